@@ -1,0 +1,40 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they make .venv themselves.
+# Where python3 is older: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/ready
+TYPES := .venv-types
+
+.PHONY: help demo test lint types bench clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+$(READY): pyproject.toml
+	@echo "making $(VENV) (a minute or two, once)"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --editable '.[examples,test,dev]'
+	touch $@
+
+demo: $(READY)  ## train a small model on a real dictionary; ARGS="--seconds 5" passes flags on
+	$(VENV)/bin/python examples/pronounce.py $(ARGS)
+
+test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags on
+	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+
+lint: $(READY)  ## ruff
+	$(VENV)/bin/ruff check .
+
+# mypy does not follow the mapped backends/ in an editable install: it looks at a normal one, from outside.
+types: $(READY)  ## mypy --strict on the installed package
+	rm -rf build $(TYPES)
+	$(PYTHON) -m venv $(TYPES)
+	$(TYPES)/bin/pip install --quiet .
+	cd $(TYPES) && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --python-executable bin/python -p tinyseq
+
+bench: $(READY)  ## run every benchmark; those against PyTorch need `.venv/bin/pip install torch==2.13.0`
+	for file in tests/benchmarks/*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
+
+clean:  ## remove the environments and everything built
+	rm -rf $(VENV) $(TYPES) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

