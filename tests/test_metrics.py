@@ -1,0 +1,73 @@
+"""Error rates against a plain dynamic programme, and the laws of a distance."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyseq.metrics import sequence_error_rate, token_error_rate
+
+pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed (pip install 'tinyseq[examples]')")
+
+tokens = st.sampled_from(["K", "AE", "T", "S", "AH"]) | st.integers(0, 3)
+sequence = st.lists(tokens, max_size=6)
+item = st.tuples(sequence, st.lists(sequence, min_size=1, max_size=3))
+items = st.lists(item, min_size=1, max_size=6)
+Item = tuple[list[str | int], list[list[str | int]]]
+
+
+def distance(a: Sequence[object], b: Sequence[object]) -> int:
+    if not a or not b:
+        return len(a) + len(b)
+    return min(distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + (a[0] != b[0]))
+
+
+@given(items)
+def test_token_error_rate_is_its_formula(pairs: list[Item]) -> None:
+    hypotheses, references = [h for h, _ in pairs], [r for _, r in pairs]
+    best = [min(right, key=lambda r, h=h: distance(h, r)) for h, right in pairs]     # min gives the first
+    if sum(map(len, best)) == 0:
+        with pytest.raises(ValueError, match="no token at all"):
+            token_error_rate(hypotheses, references)
+    else:
+        edits = sum(distance(h, r) for h, r in zip(hypotheses, best, strict=True))
+        assert token_error_rate(hypotheses, references) == edits / sum(map(len, best))
+
+
+@given(items)
+def test_sequence_error_rate_is_its_formula(pairs: list[Item]) -> None:
+    hypotheses, references = [h for h, _ in pairs], [r for _, r in pairs]
+    wrong = sum(h not in right for h, right in pairs)
+    assert sequence_error_rate(hypotheses, references) == wrong / len(pairs)
+
+
+@given(items)
+def test_a_right_answer_costs_nothing_and_order_does_not_matter(pairs: list[Item]) -> None:
+    references = [[*right, ["K"]] for _, right in pairs]
+    assert token_error_rate([right[-1] for right in references], references) == 0
+    assert sequence_error_rate([right[-1] for right in references], references) == 0
+    hypotheses = [h for h, _ in pairs]
+    rate = sequence_error_rate(hypotheses, references)
+    assert sequence_error_rate(hypotheses[::-1], references[::-1]) == rate
+
+
+def test_an_example_by_hand() -> None:
+    cat, cuts = ["K", "AE", "T"], ["K", "AH", "T", "S"]
+    tomato, tomahto = ["T", "AH", "M", "EY", "T", "OW"], ["T", "AH", "M", "AA", "T", "OW"]
+    assert token_error_rate([tomato, cat], [[tomahto, tomato], [cuts]]) == 2 / (6 + 4)
+    assert sequence_error_rate([tomato, cat], [[tomahto, tomato], [cuts]]) == 1 / 2
+    assert token_error_rate(["kitten"], [["sitting"]]) == 3 / 7
+
+
+@pytest.mark.parametrize("rate", [token_error_rate, sequence_error_rate])
+def test_errors_name_what_is_wrong(rate: object) -> None:
+    assert callable(rate)
+    with pytest.raises(ValueError, match="2 hypotheses and 1 lists"):
+        rate([["K"], ["T"]], [[["K"]]])
+    with pytest.raises(ValueError, match="item 1 has no reference"):
+        rate([["K"], ["T"]], [[["K"]], []])
+    with pytest.raises(TypeError, match="item 0: a hypothesis like"):
+        rate([["K", "AE"]], [["K", "AE"]])      # the list of references forgotten
+    with pytest.raises(ValueError, match="not defined"):
+        rate([], [])

@@ -1,0 +1,51 @@
+"""Pictures are drawn, and wrong shapes are refused by name."""
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinyseq import metrics, plot
+
+
+def test_pictures_are_written_and_show_what_was_given(tmp_path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+    for name, value in (("none", 0.0), ("all", 1.0)):
+        plot.attention([np.full((3, 4), value)] * 9, ["abc"] * 9, ["wxyz"] * 9, tmp_path / f"{name}.png")
+    none, all_ = (image.imread(tmp_path / f"{name}.png")[..., :3].mean() for name in ("none", "all"))
+    assert all_ < none - 0.2                    # dark where attention is
+
+    steps = np.arange(1000)
+    lines = {"train": (steps, 1 / (1 + steps)), "dev": ([0, 999], [1.0, 0.5])}
+    plot.curves({"loss": lines, "error": lines}, "steps", tmp_path / "curves.svg")
+    text = (tmp_path / "curves.svg").read_text()
+    assert all(f"<!-- {word} -->" in text for word in ("loss", "error", "train", "dev", "steps"))
+
+
+def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    with pytest.raises(ValueError, match=r"map 1: weights have shape \(2, 3\), labels \(3, 2\)"):
+        plot.attention([np.ones((2, 3))] * 2, ["ab", "abc"], ["xyz", "xy"], tmp_path / "a.png")
+    with pytest.raises(ValueError, match="at least one; got 0, 0 and 0"):
+        plot.attention([], [], [], tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"curve 'train': .* \(2,\) and \(3,\)"):
+        plot.curves({"loss": {"train": ([1, 2], [1, 2, 3])}}, "steps", tmp_path / "a.png")
+    with pytest.raises(ValueError, match="no panel"):
+        plot.curves({}, "steps", tmp_path / "a.png")
+
+
+def test_missing_libraries_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith(("matplotlib", "rapidfuzz")):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"matplotlib; run: pip install 'tinyseq\[examples\]'"):
+        plot.curves({"loss": {}}, "steps", tmp_path / "a.png")
+    with pytest.raises(ImportError, match=r"rapidfuzz; run: pip install 'tinyseq\[examples\]'"):
+        metrics.token_error_rate(["ab"], [["ab"]])

@@ -1,0 +1,136 @@
+"""From symbols to batches: vocabularies, padding, and batches of sequences of about the same length.
+
+Everything here is plain Python and NumPy on the host; a batch becomes a tensor where the model takes it.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import ClassVar, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Vocabulary", "batches", "pad"]
+
+
+class Vocabulary:
+    """The symbols that sequences are made of, and an integer id for each.
+
+    Ids 0, 1 and 2 are taken by `pad` (fills up a batch), `start` and `end` (of a sequence that a decoder
+    writes); the symbols follow from 3 on, in the order given. A model tells `len(vocabulary)` ids apart.
+
+    >>> letters = Vocabulary("abc")
+    >>> letters.encode("cab")
+    [5, 3, 4]
+    >>> letters.decode([letters.start, 5, 3, 4, letters.end, 3])
+    ['c', 'a', 'b']
+
+    Args:
+        symbols: strings (a string gives its characters), each once. `vocabulary.symbols` gives them back.
+
+    Raises:
+        ValueError: a symbol occurs twice.
+    """
+
+    pad: ClassVar[int] = 0
+    start: ClassVar[int] = 1
+    end: ClassVar[int] = 2
+
+    def __init__(self, symbols: Iterable[str]) -> None:
+        self.symbols = tuple(symbols)
+        self._ids = {symbol: i for i, symbol in enumerate(self.symbols, start=3)}
+        if len(self._ids) != len(self.symbols):
+            twice = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
+            raise ValueError(f"each symbol must occur once, but these occur more often: {_some(twice)}")
+
+    def __len__(self) -> int:
+        return 3 + len(self.symbols)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary of {len(self.symbols)} symbols: {_some(self.symbols)}"
+
+    def encode(self, sequence: Iterable[str]) -> list[int]:
+        """The id of each symbol. `start` and `end` are not added: write `[v.start, *v.encode(s), v.end]`.
+
+        Raises:
+            ValueError: a symbol that the vocabulary does not have.
+        """
+        symbols = list(sequence)
+        try:
+            return [self._ids[symbol] for symbol in symbols]
+        except KeyError:
+            at = next(i for i, symbol in enumerate(symbols) if symbol not in self._ids)
+            known = _some(self.symbols)
+            raise ValueError(f"unknown symbol {symbols[at]!r} at position {at}; known are {known}") from None
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> list[str]:
+        """The symbols that ids stand for, up to the first `end`; `pad` and `start` stand for none.
+
+        Raises:
+            ValueError: an id that is negative or not below `len(self)`.
+        """
+        symbols = []
+        for i in map(int, ids):
+            if i == self.end:
+                break
+            if not 0 <= i < len(self):
+                raise ValueError(f"unknown id {i}; the ids of this vocabulary are 0 to {len(self) - 1}")
+            if i > self.end:
+                symbols.append(self.symbols[i - 3])
+        return symbols
+
+
+def _some(symbols: Sequence[str]) -> str:
+    return " ".join(map(repr, symbols[:40])) + (" …" if len(symbols) > 40 else "")
+
+
+def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One array of sequences of different lengths, filled up with `Vocabulary.pad` at the end.
+
+    Args:
+        sequences: B sequences (lists or 1-D arrays) of integers.
+
+    Returns:
+        ids (B, T) and lengths (B,), both int64, where T is the length of the longest sequence.
+
+    Raises:
+        TypeError: something other than integers in a sequence.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    values = np.array(list(chain.from_iterable(sequences)))
+    if values.size and values.dtype.kind not in "iu":
+        raise TypeError(f"pad takes sequences of integers, not {values.dtype}; encode symbols first")
+    ids = np.full((len(lengths), lengths.max(initial=0)), Vocabulary.pad, dtype=np.int64)
+    ids[np.arange(ids.shape[1]) < lengths[:, None]] = values
+    return ids, lengths
+
+
+def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = None
+            ) -> list[NDArray[np.int64]]:
+    """Split N sequences into batches of like length, so that little padding is computed.
+
+    With a seed, sequences of one length are mixed and the batches come in random order; pass `(seed, epoch)`
+    for another order in every epoch. Without, batches run from short to long: for evaluation.
+
+    Args:
+        lengths: (N,) integers, or (N, K) for sequences in K parts, say source and target: by the first part,
+            those that tie by the second, and so on.
+        size: sequences in a batch; the batch of the longest may have fewer.
+        seed: non-negative integers. The same seed gives the same batches, on every machine.
+
+    Returns:
+        int64 arrays of row numbers; every number from 0 to N-1 occurs once.
+
+    Raises:
+        ValueError: lengths of another shape, or a size below 1.
+    """
+    keys = np.asarray(lengths)
+    if keys.ndim not in (1, 2) or size < 1:
+        raise ValueError(f"expected lengths of shape (N,) or (N, K) and a size of at least 1; "
+                         f"got shape {keys.shape} and size {size}")
+    columns = np.atleast_2d(keys.T)                     # (K, N)
+    rng = np.random.default_rng(seed)
+    order = np.arange(len(keys)) if seed is None else rng.permutation(len(keys))
+    order = order[np.lexsort(columns[::-1, order])]     # a stable sort whose last key counts most
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    return groups if seed is None else [groups[i] for i in rng.permutation(len(groups))]

@@ -1,0 +1,118 @@
+"""Pictures of what was learnt, drawn by matplotlib (`pip install 'tinyseq[examples]'`)."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["attention", "curves"]
+
+_INK, _FAINT = "#333333", "#d9d9d9"
+_LINES = ("#2a6f97", "#d1495b", "#3a7d44", "#8d5a97")
+
+
+def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], columns: Sequence[Sequence[str]],
+              path: str | PathLike[str]) -> None:
+    """Heat maps of attention, several in one picture: which column each row looked at.
+
+    Args:
+        weights: for each map an array (R, C) of numbers from 0 (white) to 1 (dark).
+        rows: for each map the R labels of what attends, say the phonemes written. They stand at the left.
+        columns: for each map the C labels of what is attended to, say the letters read. They stand on top.
+        path: the file to write; its ending (.png, .svg, .pdf) says the format.
+
+    Raises:
+        ValueError: there is no map, the three differ in number, or labels do not fit an array's shape.
+        ImportError: matplotlib is not installed.
+    """
+    maps = [np.asarray(w) for w in weights]
+    if not maps or not len(maps) == len(rows) == len(columns):
+        raise ValueError(f"expected as many weights, rows and columns, at least one; "
+                         f"got {len(maps)}, {len(rows)} and {len(columns)}")
+    for i, (w, row, column) in enumerate(zip(maps, rows, columns, strict=True)):
+        if w.shape != (len(row), len(column)):
+            raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)})")
+
+    # In inches, so that a cell has one size in all maps; maps flow into lines like words, from the top left.
+    cell, left, top, gap, wide = 0.3, 0.45, 0.35, 0.2, 11.0
+    corners: list[tuple[float, float]] = []     # of each map's cells, from the picture's top left
+    x = y = gap
+    width = bottom = 0.0                        # of the picture so far
+    for r, c in (w.shape for w in maps):
+        if x > gap and x + left + c * cell > wide:
+            x, y = gap, bottom + gap
+        corners.append((x + left, y + top))
+        x += left + c * cell + gap
+        width, bottom = max(width, x), max(bottom, y + top + r * cell)
+    height = bottom + gap
+
+    figure = _figure(width, height)
+    for w, row, column, (x, y) in zip(maps, rows, columns, corners, strict=True):
+        r, c = w.shape
+        axes = figure.add_axes((x / width, 1 - (y + r * cell) / height, c * cell / width, r * cell / height))
+        axes.pcolormesh(w, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
+        axes.invert_yaxis()
+        axes.set_xticks(np.arange(c) + 0.5, column)
+        axes.set_yticks(np.arange(r) + 0.5, row)
+        axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=_INK)
+        axes.spines[:].set_color(_FAINT)
+    figure.savefig(path, dpi=150)
+
+
+def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: str,
+           path: str | PathLike[str]) -> None:
+    """Curves over one horizontal axis, in panels side by side; where there are many points, smoothed too.
+
+    Args:
+        panels: for each panel, by the name of its vertical axis, curves by name, each (xs, ys) of shape (N,).
+        x: what the horizontal axis shows, with its unit, say "seconds".
+        path: the file to write; its ending (.png, .svg, .pdf) says the format.
+
+    Raises:
+        ValueError: there is no panel, or xs and ys of a curve are not two (N,) arrays of the same length.
+        ImportError: matplotlib is not installed.
+
+    >>> curves({"loss": {"train": (seconds, losses)}, "error": {"PER": (at, per), "WER": (at, wer)}},
+    ...        "seconds", "learning.png")                                            # doctest: +SKIP
+    """
+    if not panels:
+        raise ValueError("there is no panel to draw")
+    figure = _figure(5.2 * len(panels), 3.6)
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, lines) in zip(row, panels.items(), strict=True):
+        for color, (name, (xs, ys)) in zip(cycle(_LINES), lines.items(), strict=False):
+            _curve(axes, name, np.asarray(xs), np.asarray(ys), color)
+        axes.set_title(title, loc="left", color=_INK, fontsize=11)
+        axes.set_xlabel(x, color=_INK)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(length=0, labelcolor=_INK)
+        axes.grid(color=_FAINT, linewidth=0.6)
+        axes.spines[:].set_visible(False)
+        axes.legend(frameon=False, labelcolor=_INK)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def _curve(axes: "Axes", name: str, xs: NDArray[Any], ys: NDArray[Any], color: str) -> None:
+    if xs.ndim != 1 or xs.shape != ys.shape:
+        raise ValueError(f"curve {name!r}: xs and ys must have one shape (N,); got {xs.shape} and {ys.shape}")
+    if len(xs) > 200:                          # a loss at every step: pale, and a hundred means over it
+        axes.plot(xs, ys, color=color, linewidth=0.6, alpha=0.25)
+        xs, ys = (np.array([part.mean() for part in np.array_split(values, 100)]) for values in (xs, ys))
+    axes.plot(xs, ys, color=color, linewidth=1.8, label=name)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """A figure of its own, in inches: no window, and nothing of matplotlib.pyplot's global state."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[examples]'") from error
+    return Figure(figsize=(width, height))
