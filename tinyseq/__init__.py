@@ -1,0 +1,35 @@
+"""tinyseq: a tensor-and-autograd engine to read in an afternoon, and sequence layers that stand on it.
+
+    import tinyseq as ts
+
+    x = ts.tensor([1.0, 2.0], requires_grad=True)
+    (x * x).sum().backward()
+    x.grad                                  # tensor([2., 4.])
+"""
+
+from numpy import bool as bool
+from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
+
+try:
+    from tinyseq import backends
+except ImportError as error:  # `backends/` is mapped into the package by the installation
+    if error.name not in ("tinyseq.backends", "tinyseq"):
+        raise
+    raise ImportError("tinyseq is not installed, only checked out: run: pip install -e .") from None
+
+from tinyseq import functional, nn, optim, random
+from tinyseq.backends import use_backend
+from tinyseq.ops import (
+    abs, acos, acosh, add, all, any, arange, argmax, argmin, argsort, asarray, asin, asinh, astype, atan, atan2, atanh,
+    broadcast_to, ceil, clip, concat, cos, cosh, cumulative_sum, divide, einsum, equal, erf, exp, expand_dims, expm1,
+    eye, flip, floor, floor_divide, from_dlpack, full, full_like, greater, greater_equal, index_add, isfinite, isinf,
+    isnan, less, less_equal, linspace, log, log1p, log2, log10, logaddexp, logical_and, logical_not, logical_or,
+    logical_xor, logsumexp, matmul, matrix_transpose, max, maximum, mean, min, minimum, moveaxis, multiply, negative,
+    not_equal, one_hot, ones, ones_like, outer, pad, permute_dims, pow, prod, reciprocal, remainder, repeat, reshape,
+    roll, round, sigmoid, sign, sin, sinh, sort, split, sqrt, square, squeeze, stack, std, subtract, sum, take,
+    take_along_axis, tan, tanh, tensor, tensordot, tile, topk, tril, triu, trunc, unstack, var, vecdot, vector_norm,
+    where, zeros, zeros_like,
+)
+from tinyseq.random import manual_seed
+from tinyseq.recompute import recompute
+from tinyseq.tensor import Tensor, debug, enable_grad, grad, no_grad, op, value_and_grad

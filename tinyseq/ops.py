@@ -1,0 +1,1066 @@
+"""The functions of tensors, under the names of the Array API standard (2024.12).
+
+Each is an `@op`: a body that runs on arrays and on Tensors alike, and how to pull a gradient back (see `tensor`). What
+is a combination of other ops is written as one. Results have NumPy's shapes and dtypes, except that Python and NumPy
+scalars never widen an array. `axis` counts from the end when negative; a tuple of axes is several at once.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyseq import backends
+from tinyseq.tensor import Array, Axis, Like, Tensor, namespace, op
+
+Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
+Shape = int | Sequence[int]
+
+# --- creation: on the active backend, float32 unless said otherwise ------------------------------------------------
+
+
+def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor with a copy of `data`: a number, nested lists, an array or a Tensor.
+
+    Python floats become float32, integers int64, booleans bool; arrays keep their dtype (and their backend).
+    """
+    return Tensor(_array(data, dtype, copy=True), requires_grad)
+
+
+def asarray(data: Any, dtype: Any = None) -> Tensor:
+    """Like `tensor`, but shares memory where it can; a Tensor is returned as it is."""
+    if isinstance(data, Tensor):
+        return data if dtype is None else data.astype(dtype)
+    return Tensor(_array(data, dtype, copy=None))
+
+
+def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
+    backend = backends.active()
+    if isinstance(data, Tensor):
+        data, backend = data._data, backends.of(data._data)
+    elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
+        backend = backends.of(data)
+    elif not hasattr(data, "__array__"):  # Python's numbers
+        try:
+            data = np.asarray(data)
+        except ValueError as error:
+            raise ValueError(f"tensor(): expected numbers, in lists of equal lengths: {error}") from error
+        if data.dtype == np.float64 and dtype is None:
+            dtype = np.float32
+    array = backend.asarray(data, dtype=dtype, copy=copy)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"tensor(): expected real numbers or booleans, got dtype {array.dtype}")
+    return array
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """A tensor that shares the memory of another library's (PyTorch, JAX, CuPy, ...)."""
+    return Tensor(backends.active().xp.from_dlpack(x))
+
+
+def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+    return Tensor(backends.active().xp.zeros(shape, dtype=dtype), requires_grad)
+
+
+def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+    return Tensor(backends.active().xp.ones(shape, dtype=dtype), requires_grad)
+
+
+def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does."""
+    dtype = dtype or {float: np.float32, int: np.int64, bool: np.bool}.get(type(fill_value))
+    return Tensor(backends.active().xp.full(shape, fill_value, dtype=dtype), requires_grad)
+
+
+def zeros_like(x: Like, dtype: Any = None) -> Tensor:
+    return Tensor(_raw(x, "zeros_like").zeros_like(_data(x), dtype=dtype))
+
+
+def ones_like(x: Like, dtype: Any = None) -> Tensor:
+    return Tensor(_raw(x, "ones_like").ones_like(_data(x), dtype=dtype))
+
+
+def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
+    return Tensor(_raw(x, "full_like").full_like(_data(x), fill_value, dtype=dtype))
+
+
+def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
+    """`arange(n)` is 0 .. n-1. int64 for integers, float32 if any argument is a float."""
+    if dtype is None:
+        dtype = np.float32 if builtins.any(isinstance(x, float) for x in (start, stop, step)) else np.int64
+    start, stop = (0, start) if stop is None else (start, stop)
+    return Tensor(backends.active().xp.arange(start, stop, step, dtype=dtype))
+
+
+def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpoint: bool = True) -> Tensor:
+    return Tensor(backends.active().xp.linspace(start, stop, num, dtype=dtype, endpoint=endpoint))
+
+
+def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.float32) -> Tensor:
+    return Tensor(backends.active().xp.eye(n_rows, n_cols, k=k, dtype=dtype))
+
+
+def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Tensor:
+    """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
+    data = _data(ids)
+    if data.dtype.kind not in "iu":
+        raise TypeError(f"one_hot: expected integers, got dtype {data.dtype}")
+    _check_ids("one_hot", data, num_classes)
+    xp = namespace(data)
+    return Tensor((xp.expand_dims(data, -1) == xp.arange(num_classes)).astype(dtype))
+
+
+def _check_ids(name: str, ids: Array, size: int) -> None:
+    """Refuse out-of-range ids, which would be another row's numbers. Looks only at ids that are on the host."""
+    if isinstance(ids, np.ndarray) and ids.size and (ids.min() < 0 or ids.max() >= size):
+        bad = int(ids.min() if ids.min() < 0 else ids.max())
+        raise IndexError(f"{name}: id {bad} is out of range, expected 0 <= id < {size}")
+
+
+def _data(x: Like) -> Array:
+    return x._data if isinstance(x, Tensor) else asarray(x)._data
+
+
+def _raw(x: Like, name: str) -> Any:
+    return namespace(_data(x))
+
+
+# --- elementwise ---------------------------------------------------------------------------------------------------
+
+
+@op
+def identity(x: Tensor) -> Out:
+    """A tensor with the same values: a new place in the graph."""
+    return x, (lambda g: g,)
+
+
+@op
+def add(a: Like, b: Like) -> Out:
+    return a + b, (lambda g: g, lambda g: g)
+
+
+@op
+def subtract(a: Like, b: Like) -> Out:
+    return a - b, (lambda g: g, lambda g: -g)
+
+
+@op
+def multiply(a: Like, b: Like) -> Out:
+    return a * b, (lambda g: g * b, lambda g: g * a)
+
+
+@op
+def divide(a: Like, b: Like) -> Out:
+    y = a / b
+    return y, (lambda g: g / b, lambda g: -g * y / b)
+
+
+@op
+def negative(x: Tensor) -> Out:
+    return -x, (lambda g: -g,)
+
+
+@op
+def pow(a: Like, b: Like) -> Out:
+    """a**b. At a = 0 the gradient of b is 0 (for b >= 0); at b = 0 that of a is 0, as in PyTorch."""
+    xp = namespace(a, b)
+    y = a**b
+
+    def pull_a(g: Tensor) -> Tensor:
+        if isinstance(b, (int, float)):
+            return xp.zeros_like(g) if b == 0 else g * (b * a ** (b - 1))
+        return xp.where(b == 0, xp.zeros_like(g), g * (b * a ** xp.where(b == 0, xp.ones_like(b), b - 1)))
+
+    def pull_b(g: Tensor) -> Tensor:
+        zero = (a == 0) & (b >= 0)
+        return xp.where(zero, xp.zeros_like(g), g * y * xp.log(xp.where(zero, xp.ones_like(y), a)))
+
+    return y, (pull_a, pull_b)
+
+
+@op
+def floor_divide(a: Like, b: Like) -> Out:
+    """The largest integer <= a / b; no gradient."""
+    return a // b, None
+
+
+@op
+def remainder(a: Like, b: Like) -> Out:
+    """a - b * floor(a / b): the sign is b's."""
+    xp = namespace(a, b)
+    return a % b, (lambda g: g, lambda g: -g * xp.floor_divide(a, b))
+
+
+def reciprocal(x: Like) -> Tensor:
+    """1 / x."""
+    return divide(1.0, x)
+
+
+@op
+def square(x: Tensor) -> Out:
+    return x * x, (lambda g: 2 * g * x,)
+
+
+@op
+def sqrt(x: Tensor) -> Out:
+    y = namespace(x).sqrt(x)
+    return y, (lambda g: g / (2 * y),)
+
+
+@op
+def exp(x: Tensor) -> Out:
+    y = namespace(x).exp(x)
+    return y, (lambda g: g * y,)
+
+
+@op
+def expm1(x: Tensor) -> Out:
+    """exp(x) - 1, exact near 0."""
+    y = namespace(x).expm1(x)
+    return y, (lambda g: g * (y + 1),)
+
+
+@op
+def log(x: Tensor) -> Out:
+    """Natural logarithm."""
+    return namespace(x).log(x), (lambda g: g / x,)
+
+
+@op
+def log1p(x: Tensor) -> Out:
+    """log(1 + x), exact near 0."""
+    return namespace(x).log1p(x), (lambda g: g / (x + 1),)
+
+
+@op
+def log2(x: Tensor) -> Out:
+    return namespace(x).log2(x), (lambda g: g / (x * math.log(2)),)
+
+
+@op
+def log10(x: Tensor) -> Out:
+    return namespace(x).log10(x), (lambda g: g / (x * math.log(10)),)
+
+
+@op
+def sin(x: Tensor) -> Out:
+    xp = namespace(x)
+    return xp.sin(x), (lambda g: g * xp.cos(x),)
+
+
+@op
+def cos(x: Tensor) -> Out:
+    xp = namespace(x)
+    return xp.cos(x), (lambda g: -g * xp.sin(x),)
+
+
+@op
+def tan(x: Tensor) -> Out:
+    y = namespace(x).tan(x)
+    return y, (lambda g: g * (1 + y * y),)
+
+
+@op
+def asin(x: Tensor) -> Out:
+    xp = namespace(x)
+    return xp.asin(x), (lambda g: g / xp.sqrt(1 - x * x),)
+
+
+@op
+def acos(x: Tensor) -> Out:
+    xp = namespace(x)
+    return xp.acos(x), (lambda g: -g / xp.sqrt(1 - x * x),)
+
+
+@op
+def atan(x: Tensor) -> Out:
+    return namespace(x).atan(x), (lambda g: g / (1 + x * x),)
+
+
+@op
+def atan2(a: Like, b: Like) -> Out:
+    """The angle of the point (b, a), in (-pi, pi]."""
+    return namespace(a, b).atan2(a, b), (lambda g: g * b / (a * a + b * b), lambda g: -g * a / (a * a + b * b))
+
+
+@op
+def sinh(x: Tensor) -> Out:
+    xp = namespace(x)
+    return xp.sinh(x), (lambda g: g * xp.cosh(x),)
+
+
+@op
+def cosh(x: Tensor) -> Out:
+    xp = namespace(x)
+    return xp.cosh(x), (lambda g: g * xp.sinh(x),)
+
+
+@op
+def tanh(x: Tensor) -> Out:
+    y = namespace(x).tanh(x)
+    return y, (lambda g: g * (1 - y * y),)
+
+
+@op
+def asinh(x: Tensor) -> Out:
+    xp = namespace(x)
+    return xp.asinh(x), (lambda g: g / xp.sqrt(x * x + 1),)
+
+
+@op
+def acosh(x: Tensor) -> Out:
+    xp = namespace(x)
+    return xp.acosh(x), (lambda g: g / xp.sqrt(x * x - 1),)
+
+
+@op
+def atanh(x: Tensor) -> Out:
+    return namespace(x).atanh(x), (lambda g: g / (1 - x * x),)
+
+
+@op
+def erf(x: Tensor) -> Out:
+    """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+    xp = namespace(x)
+    return xp.erf(x), (lambda g: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x),)
+
+
+@op
+def sigmoid(x: Tensor) -> Out:
+    """1 / (1 + exp(-x)), right for any x."""
+    y = namespace(x).sigmoid(x)
+    return y, (lambda g: g * y * (1 - y),)
+
+
+@op
+def abs(x: Tensor) -> Out:
+    """|x|; the gradient at 0 is 0."""
+    xp = namespace(x)
+    return xp.abs(x), (lambda g: g * xp.sign(x),)
+
+
+@op
+def sign(x: Tensor) -> Out:
+    """-1, 0 or 1; the gradient is 0."""
+    xp = namespace(x)
+    return xp.sign(x), (lambda g: xp.zeros_like(g),)
+
+
+@op
+def logaddexp(a: Like, b: Like) -> Out:
+    """log(exp(a) + exp(b)), without overflow; the gradients are the softmax of a and b."""
+    xp = namespace(a, b)
+    return xp.logaddexp(a, b), (lambda g: g * xp.sigmoid(a - b), lambda g: g * xp.sigmoid(b - a))
+
+
+@op
+def maximum(a: Like, b: Like) -> Out:
+    """The larger of each pair; where they are equal each gets half of the gradient."""
+    xp = namespace(a, b)
+    half = lambda g, first: xp.where(a == b, g * 0.5, xp.where(first, g, xp.zeros_like(g)))  # noqa: E731
+    return xp.maximum(a, b), (lambda g: half(g, a > b), lambda g: half(g, a < b))
+
+
+@op
+def minimum(a: Like, b: Like) -> Out:
+    """The smaller of each pair; where they are equal each gets half of the gradient."""
+    xp = namespace(a, b)
+    half = lambda g, first: xp.where(a == b, g * 0.5, xp.where(first, g, xp.zeros_like(g)))  # noqa: E731
+    return xp.minimum(a, b), (lambda g: half(g, a < b), lambda g: half(g, a > b))
+
+
+@op
+def clip(x: Tensor, min: Like = None, max: Like = None) -> Out:
+    """x limited to [min, max]. At a bound the gradient goes to x; beyond one, to the bound."""
+    xp = namespace(x)
+    low = x < min if min is not None else xp.zeros_like(x, dtype=bool)
+    high = x > max if max is not None else xp.zeros_like(x, dtype=bool)
+    pick = lambda g, here: xp.where(here, g, xp.zeros_like(g))  # noqa: E731
+    y = x if min is None else xp.maximum(x, min)
+    y = y if max is None else xp.minimum(y, max)
+    return y, (lambda g: pick(g, ~(low | high)), lambda g: pick(g, low & ~high), lambda g: pick(g, high))
+
+
+@op
+def where(condition: Like, a: Like, b: Like) -> Out:
+    """`a` where the boolean `condition` holds, else `b`."""
+    xp = namespace(a, b, condition)
+    if isinstance(a, float) and isinstance(b, (int, float)) or isinstance(b, float) and isinstance(a, int):
+        a = xp.asarray(a, dtype=np.float32)  # two Python numbers make float32, as everywhere
+    return xp.where(condition, a, b), (
+        None,
+        lambda g: xp.where(condition, g, xp.zeros_like(g)),
+        lambda g: xp.where(condition, xp.zeros_like(g), g),
+    )
+
+
+@op
+def astype(x: Tensor, dtype: Any) -> Out:
+    """Converted to `dtype`; gradients pass between floating-point types."""
+    return x.astype(dtype), (lambda g: g,)
+
+
+@op
+def to_backend(x: Tensor, name: str) -> Out:
+    """Copied to the backend called `name`; gradients come back to this one."""
+    here = x.backend if isinstance(x, Tensor) else backends.of(x).name
+    return _move(x, name), (lambda g: _move(g, here),)
+
+
+def _move(x: Any, name: str) -> Any:
+    return to_backend(x, name) if isinstance(x, Tensor) else backends.load(name).asarray(backends.of(x).asnumpy(x))
+
+
+@op
+def floor(x: Tensor) -> Out:
+    """The gradient is 0, as that of `ceil`, `round` and `trunc`."""
+    xp = namespace(x)
+    return xp.floor(x), (lambda g: xp.zeros_like(g),)
+
+
+@op
+def ceil(x: Tensor) -> Out:
+    xp = namespace(x)
+    return xp.ceil(x), (lambda g: xp.zeros_like(g),)
+
+
+@op
+def trunc(x: Tensor) -> Out:
+    xp = namespace(x)
+    return xp.trunc(x), (lambda g: xp.zeros_like(g),)
+
+
+@op
+def round(x: Tensor) -> Out:
+    """To the nearest integer, halves to the even one."""
+    xp = namespace(x)
+    return xp.round(x), (lambda g: xp.zeros_like(g),)
+
+
+# --- comparisons and logic: boolean results, no gradient -----------------------------------------------------------
+
+
+@op
+def equal(a: Like, b: Like) -> Out:
+    return namespace(a, b).equal(a, b), None
+
+
+@op
+def not_equal(a: Like, b: Like) -> Out:
+    return namespace(a, b).not_equal(a, b), None
+
+
+@op
+def less(a: Like, b: Like) -> Out:
+    return namespace(a, b).less(a, b), None
+
+
+@op
+def less_equal(a: Like, b: Like) -> Out:
+    return namespace(a, b).less_equal(a, b), None
+
+
+@op
+def greater(a: Like, b: Like) -> Out:
+    return namespace(a, b).greater(a, b), None
+
+
+@op
+def greater_equal(a: Like, b: Like) -> Out:
+    return namespace(a, b).greater_equal(a, b), None
+
+
+@op
+def logical_and(a: Like, b: Like) -> Out:
+    """`a & b`, for truth values: what is not 0 is true."""
+    return namespace(a, b).logical_and(a, b), None
+
+
+@op
+def logical_or(a: Like, b: Like) -> Out:
+    return namespace(a, b).logical_or(a, b), None
+
+
+@op
+def logical_xor(a: Like, b: Like) -> Out:
+    return namespace(a, b).logical_xor(a, b), None
+
+
+@op
+def logical_not(x: Tensor) -> Out:
+    return namespace(x).logical_not(x), None
+
+
+@op
+def isnan(x: Tensor) -> Out:
+    return namespace(x).isnan(x), None
+
+
+@op
+def isinf(x: Tensor) -> Out:
+    return namespace(x).isinf(x), None
+
+
+@op
+def isfinite(x: Tensor) -> Out:
+    return namespace(x).isfinite(x), None
+
+
+# --- reductions ----------------------------------------------------------------------------------------------------
+
+
+def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """`axis` as a tuple of axes counted from the front; all of them for None."""
+    if axis is None:
+        return tuple(range(ndim))
+    return tuple(i % ndim if -ndim <= i < ndim else i for i in ((axis,) if isinstance(axis, int) else axis))
+
+
+def _expander(x: Tensor, axis: Axis, keepdims: bool) -> Callable[[Tensor], Tensor]:
+    """The function that gives a reduction's output the axes of x that it lost, with length 1."""
+    axes = _axes(axis, x.ndim)
+    return lambda y: y if keepdims else namespace(y).expand_dims(y, axes)
+
+
+def _count(x: Tensor, axis: Axis) -> int:
+    return math.prod(x.shape[i] for i in _axes(axis, x.ndim))
+
+
+@op
+def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    xp, shape, expand = namespace(x), x.shape, _expander(x, axis, keepdims)
+    return xp.sum(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g), shape),)
+
+
+@op
+def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    xp, shape, expand, n = namespace(x), x.shape, _expander(x, axis, keepdims), _count(x, axis)
+    return xp.mean(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g) / n, shape),)
+
+
+@op
+def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Out:
+    """Variance: squared deviations from the mean, summed and divided by n - `correction` (0, unlike PyTorch's 1)."""
+    xp, expand, n = namespace(x), _expander(x, axis, keepdims), _count(x, axis) - correction
+    deviation = x - xp.mean(x, axis=axis, keepdims=True)
+    y = xp.sum(deviation * deviation, axis=axis, keepdims=keepdims) / n
+    return y, (lambda g: expand(g) * deviation * (2 / n),)
+
+
+@op
+def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Out:
+    """Standard deviation, the root of `var`; where it is 0 so is the gradient."""
+    xp, expand, n = namespace(x), _expander(x, axis, keepdims), _count(x, axis) - correction
+    deviation = x - xp.mean(x, axis=axis, keepdims=True)
+    y = xp.sqrt(xp.sum(deviation * deviation, axis=axis, keepdims=keepdims) / n)
+
+    def pull(g: Tensor) -> Tensor:
+        scale = xp.where(y == 0, xp.zeros_like(g), g / xp.where(y == 0, xp.ones_like(y), y * n))
+        return expand(scale) * deviation
+
+    return y, (pull,)
+
+
+@op
+def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """Product. Its gradient, the product of the others, is right at zeros as well."""
+    xp, expand, axes = namespace(x), _expander(x, axis, keepdims), _axes(axis, x.ndim)
+    y = xp.prod(x, axis=axis, keepdims=keepdims)
+
+    def pull(g: Tensor) -> Tensor:
+        if not bool(xp.any(x == 0)):
+            return expand(g * y) / x
+        moved = xp.moveaxis(x, axes, tuple(range(-len(axes), 0)))  # (..., the axes that are multiplied)
+        flat = xp.reshape(moved, (*moved.shape[: x.ndim - len(axes)], -1))
+        rows = xp.broadcast_to(xp.expand_dims(flat, -2), (*flat.shape, flat.shape[-1]))  # (..., n, n)
+        diagonal = xp.tril(xp.triu(xp.ones_like(rows))) != 0
+        others = xp.where(diagonal, 1.0, rows)  # row i: the factors, the i-th replaced by 1
+        others = xp.moveaxis(xp.reshape(xp.prod(others, axis=-1), moved.shape), tuple(range(-len(axes), 0)), axes)
+        return expand(g) * others
+
+    return y, (pull,)
+
+
+def _share(x: Tensor, y: Tensor, expand: Callable[[Tensor], Tensor], axis: Axis) -> Callable[[Tensor], Tensor]:
+    """The pull-back of `max` and `min`: entries of x that equal y share the gradient."""
+
+    def pull(g: Tensor) -> Tensor:
+        tied = (x == expand(y)).astype(g.dtype)
+        return expand(g) * (tied / namespace(x).sum(tied, axis=axis, keepdims=True))
+
+    return pull
+
+
+@op
+def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """The largest entry; tied ones share the gradient equally."""
+    y = namespace(x).max(x, axis=axis, keepdims=keepdims)
+    return y, (_share(x, y, _expander(x, axis, keepdims), axis),)
+
+
+@op
+def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """The smallest entry; tied ones share the gradient equally."""
+    y = namespace(x).min(x, axis=axis, keepdims=keepdims)
+    return y, (_share(x, y, _expander(x, axis, keepdims), axis),)
+
+
+@op
+def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """log of the sum of exp(x), without overflow; -inf (gradient 0) where every entry is -inf."""
+    xp, expand = namespace(x), _expander(x, axis, keepdims)
+    y = xp.logsumexp(x, axis=axis, keepdims=keepdims)
+
+    def pull(g: Tensor) -> Tensor:
+        top = expand(y)
+        return expand(g) * xp.exp(x - xp.where(xp.isfinite(top), top, xp.zeros_like(top)))
+
+    return y, (pull,)
+
+
+@op
+def cumulative_sum(x: Tensor, axis: int = -1) -> Out:
+    """Running sums along `axis`, each including its own entry."""
+    xp = namespace(x)
+    back = lambda g: xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis)  # noqa: E731
+    return xp.cumulative_sum(x, axis=axis), (back,)
+
+
+@op
+def any(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    return namespace(x).any(x, axis=axis, keepdims=keepdims), None
+
+
+@op
+def all(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    return namespace(x).all(x, axis=axis, keepdims=keepdims), None
+
+
+@op
+def argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Out:
+    """Place of the largest entry (the first of tied ones) along `axis`, or in the flattened tensor."""
+    return namespace(x).argmax(x, axis=axis, keepdims=keepdims), None
+
+
+@op
+def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Out:
+    """Place of the smallest entry (the first of tied ones) along `axis`, or in the flattened tensor."""
+    return namespace(x).argmin(x, axis=axis, keepdims=keepdims), None
+
+
+# --- sorting -------------------------------------------------------------------------------------------------------
+
+
+@op
+def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Out:
+    """Places of the entries in ascending (or descending) order; tied ones keep their order."""
+    return _argsort(x, axis, descending), None
+
+
+def _argsort(x: Array, axis: int, descending: bool) -> Array:
+    xp = namespace(x)
+    if not descending:
+        return xp.argsort(x, axis=axis, stable=True)
+    flipped = xp.argsort(xp.flip(x, axis=axis), axis=axis, stable=True)  # flipped twice, so that ties keep their order
+    return xp.flip(x.shape[axis] - 1 - flipped, axis=axis)
+
+
+def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
+    """In ascending (or descending) order; each gradient goes to the entry that stands there, ties in their order."""
+    return take_along_axis(x, argsort(x, axis, descending), axis)
+
+
+def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
+    """The k largest (or smallest) entries along `axis`, sorted, and their places; of tied ones the first."""
+    n = x.shape[axis] if x.ndim else 0
+    if not 0 <= k <= n:
+        raise ValueError(f"topk: k = {k} is out of range for axis {axis} of shape {x.shape}")
+    places = argsort(x, axis, largest)[_along(axis, x.ndim, slice(0, k))]
+    return take_along_axis(x, places, axis), places
+
+
+# --- products ------------------------------------------------------------------------------------------------------
+
+
+def _times(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, where several matrices times one are one product."""
+    if a.ndim > 2 and b.ndim == 2:
+        xp, rows = namespace(a, b), math.prod(a.shape[:-1])
+        return xp.reshape(xp.reshape(a, (rows, a.shape[-1])) @ b, (*a.shape[:-1], b.shape[-1]))
+    return a @ b
+
+
+@op
+def matmul(a: Like, b: Like) -> Out:
+    """(..., n, k) @ (..., k, m) -> (..., n, m), leading axes broadcast; a 1-D operand is a row (left) or a column."""
+    xp, a_ndim, b_ndim = namespace(a, b), a.ndim, b.ndim
+    if a_ndim == 0 or b_ndim == 0 or a.shape[-1] != b.shape[-2 if b_ndim > 1 else -1]:
+        raise ValueError("expected (..., n, k) @ (..., k, m) with the same k")
+
+    def pull_a(g: Tensor) -> Tensor:
+        if b_ndim == 1:
+            return xp.expand_dims(g, -1) * b
+        if a_ndim == 1:
+            return xp.squeeze(xp.expand_dims(g, -2) @ xp.matrix_transpose(b), axis=-2)
+        return _times(g, xp.matrix_transpose(b))
+
+    def pull_b(g: Tensor) -> Tensor:
+        if a_ndim == 1:
+            return g * a if b_ndim == 1 else xp.expand_dims(a, -1) * xp.expand_dims(g, -2)
+        if b_ndim == 1:
+            return xp.squeeze(xp.matrix_transpose(a) @ xp.expand_dims(g, -1), axis=-1)
+        if b_ndim == 2 and a_ndim > 2:
+            rows = math.prod(a.shape[:-1])
+            return xp.matrix_transpose(xp.reshape(a, (rows, a.shape[-1]))) @ xp.reshape(g, (rows, g.shape[-1]))
+        return xp.matrix_transpose(a) @ g
+
+    return _times(a, b), (pull_a, pull_b)
+
+
+def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
+    """Sum of a * b along `axis`."""
+    return sum(multiply(a, b), axis)
+
+
+def outer(a: Like, b: Like) -> Tensor:
+    """(n,), (m,) -> (n, m): every product."""
+    a, b = asarray(a), asarray(b)
+    if a.ndim != 1 or b.ndim != 1:
+        raise ValueError(f"outer: expected two vectors, got shapes {a.shape} and {b.shape}")
+    return expand_dims(a, 1) * b
+
+
+def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
+    """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
+    a, b = asarray(a), asarray(b)
+    if isinstance(axes, int):
+        axes = (range(a.ndim - axes, a.ndim), range(axes))
+    of_a, of_b = _axes(tuple(axes[0]), a.ndim), _axes(tuple(axes[1]), b.ndim)
+    if [a.shape[i] for i in of_a] != [b.shape[i] for i in of_b]:
+        raise ValueError(f"tensordot: axes {of_a} of shape {a.shape} and {of_b} of {b.shape} differ in length")
+    rest_a, rest_b = [i for i in range(a.ndim) if i not in of_a], [i for i in range(b.ndim) if i not in of_b]
+    k = math.prod(a.shape[i] for i in of_a)
+    left, right = permute_dims(a, (*rest_a, *of_a)), permute_dims(b, (*of_b, *rest_b))
+    out = (*left.shape[: len(rest_a)], *right.shape[len(of_b) :])
+    rows, columns = math.prod(out[: len(rest_a)]), math.prod(out[len(rest_a) :])
+    return reshape(reshape(left, (rows, k)) @ reshape(right, (k, columns)), out)
+
+
+def einsum(subscripts: str, *operands: Like) -> Tensor:
+    """Einstein's summation, as `numpy.einsum`: "bij,bjk->bik". An index twice in one operand takes its diagonal."""
+    tensors = [asarray(x) for x in operands]
+    inputs, output = _subscripts(subscripts, [x.ndim for x in tensors])
+    for i, names in enumerate(inputs):  # a diagonal is a product with the identity matrix
+        for name in {n for n in names if names.count(n) > 1}:
+            while inputs[i].count(name) > 1:
+                fresh = next(c for c in _LETTERS if c not in "".join(inputs) + output)
+                at = inputs[i].rindex(name)
+                inputs[i] = inputs[i][:at] + fresh + inputs[i][at + 1 :]
+                ones_ = ones_like(tensors[i].detach(), dtype=tensors[i].dtype)
+                n = ones_.shape[at]
+                tensors.append(Tensor(namespace(ones_._data).eye(n, dtype=ones_.dtype)))
+                inputs.append(name + fresh)
+    return _einsum(",".join(inputs) + "->" + output, tensors)
+
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def _subscripts(text: str, ndims: list[int]) -> tuple[list[str], str]:
+    """The letters of each operand and of the output, an ellipsis written out, the output inferred if not given."""
+    left, arrow, output = text.replace(" ", "").partition("->")
+    inputs = left.split(",")
+    if len(inputs) != len(ndims):
+        raise ValueError(f"einsum: {text!r} has {len(inputs)} operands, {len(ndims)} were given")
+    free = [c for c in _LETTERS if c not in text]
+    widths = [ndim - len(names.replace("...", "")) for names, ndim in zip(inputs, ndims, strict=True)]
+    for names, ndim, width in zip(inputs, ndims, widths, strict=True):
+        if width < 0 or (width > 0 and "..." not in names):
+            raise ValueError(f"einsum: {names!r} in {text!r} does not fit an operand with {ndim} dimensions")
+    dots = "".join(free[: builtins.max(widths, default=0)])
+    inputs = [names.replace("...", dots[len(dots) - width :]) for names, width in zip(inputs, widths, strict=True)]
+    if not arrow:
+        letters = sorted({c for c in "".join(inputs) if "".join(inputs).count(c) == 1 and c not in dots})
+        output = ("..." if dots else "") + "".join(letters)
+    output = output.replace("...", dots)
+    if not set(output) <= set("".join(inputs)) or len(set(output)) < len(output):
+        raise ValueError(f"einsum: the output of {text!r} must have indices of the operands, each once")
+    return inputs, output
+
+
+@op
+def _einsum(subscripts: str, operands: Sequence[Tensor]) -> Out:
+    """`einsum` with every index spelt out and none twice in one operand."""
+    xp = namespace(*operands)
+    left, output = subscripts.split("->")
+    inputs = left.split(",")
+    lengths: dict[str, int] = {}
+    for names, x in zip(inputs, operands, strict=True):
+        for name, n in zip(names, x.shape, strict=True):
+            if lengths.setdefault(name, n) != n and 1 not in (n, lengths[name]):
+                raise ValueError(f"index {name!r} of {subscripts!r} is {lengths[name]} long and {n} long")
+            lengths[name] = builtins.max(n, lengths[name]) if 0 not in (n, lengths[name]) else 0
+
+    def pull(g: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
+        return [None] + [gradient(g, i) if need else None for i, need in enumerate(needs[1:])]
+
+    def gradient(g: Tensor, i: int) -> Tensor:
+        others = [(names, x) for j, (names, x) in enumerate(zip(inputs, operands, strict=True)) if j != i]
+        known = set(output).union(*(names for names, _ in others))
+        kept = "".join(c for c in inputs[i] if c in known)
+        terms = ",".join([output, *(names for names, _ in others)])
+        y = xp.einsum(f"{terms}->{kept}", g, *(x for _, x in others))
+        alone = tuple(k for k, c in enumerate(inputs[i]) if c not in known)  # summed here only: the same all along it
+        y = xp.expand_dims(y, alone) if alone else y
+        return xp.broadcast_to(y, tuple(lengths[c] for c in inputs[i]))
+
+    return xp.einsum(subscripts, *operands), pull
+
+
+def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
+    """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The Euclidean norm's gradient at 0 is 0."""
+    if ord == 2:
+        return _norm2(x, axis, keepdims)
+    if ord == 1:
+        return sum(abs(x), axis, keepdims)
+    if math.isinf(ord) and ord > 0:
+        return max(abs(x), axis, keepdims)
+    if ord <= 0:
+        raise ValueError(f"vector_norm: expected ord > 0, got {ord}")
+    return pow(sum(pow(abs(x), ord), axis, keepdims), 1 / ord)
+
+
+@op
+def _norm2(x: Tensor, axis: Axis, keepdims: bool) -> Out:
+    xp, expand = namespace(x), _expander(x, axis, keepdims)
+    y = xp.sqrt(xp.sum(x * x, axis=axis, keepdims=keepdims))
+    safe = xp.where(y == 0, xp.ones_like(y), y)
+    return y, (lambda g: expand(g / safe) * x,)
+
+
+# --- shape ---------------------------------------------------------------------------------------------------------
+
+
+@op
+def reshape(x: Tensor, shape: Shape) -> Out:
+    """The same entries in the same order; one length may be -1."""
+    xp, before = namespace(x), x.shape
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    return xp.reshape(x, shape), (lambda g: xp.reshape(g, before),)
+
+
+@op
+def permute_dims(x: Tensor, axes: Sequence[int]) -> Out:
+    xp, axes = namespace(x), tuple(axes)
+    if sorted(_axes(axes, x.ndim)) != list(range(x.ndim)):
+        raise ValueError(f"expected each of {x.ndim} axes once")
+    inverse = tuple(sorted(range(x.ndim), key=_axes(axes, x.ndim).__getitem__))
+    return xp.permute_dims(x, axes), (lambda g: xp.permute_dims(g, inverse),)
+
+
+@op
+def matrix_transpose(x: Tensor) -> Out:
+    """The last two axes swapped."""
+    xp = namespace(x)
+    if x.ndim < 2:
+        raise ValueError("expected at least 2 dimensions")
+    return xp.matrix_transpose(x), (lambda g: xp.matrix_transpose(g),)
+
+
+def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """The axes at `source` moved to `destination`, the others kept in their order."""
+    x = asarray(x)
+    sources = _axes(source if isinstance(source, int) else tuple(source), x.ndim)
+    places = _axes(destination if isinstance(destination, int) else tuple(destination), x.ndim)
+    order = [i for i in range(x.ndim) if i not in sources]
+    for place, i in sorted(zip(places, sources, strict=True)):
+        order.insert(place, i)
+    return permute_dims(x, order)
+
+
+@op
+def expand_dims(x: Tensor, axis: Axis = 0) -> Out:
+    """A new axis of length 1 at `axis` of the result."""
+    xp, before = namespace(x), x.shape
+    return xp.expand_dims(x, axis), (lambda g: xp.reshape(g, before),)
+
+
+@op
+def squeeze(x: Tensor, axis: Axis = None) -> Out:
+    """Without the axes of length 1: those given, or all."""
+    xp, before = namespace(x), x.shape
+    return xp.squeeze(x, axis=axis), (lambda g: xp.reshape(g, before),)
+
+
+@op
+def broadcast_to(x: Tensor, shape: Sequence[int]) -> Out:
+    """Repeated along new leading axes and along axes of length 1, without a copy."""
+    return namespace(x).broadcast_to(x, tuple(shape)), (lambda g: g,)
+
+
+@op
+def concat(tensors: Sequence[Like], axis: int = 0) -> Out:
+    """Joined along an axis that they have."""
+    xp, lengths = namespace(*tensors), [x.shape[axis] if x.ndim else 0 for x in tensors]
+    ndim = tensors[0].ndim
+
+    def pull(g: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
+        ends = [builtins.sum(lengths[: i + 1]) for i in range(len(lengths))]
+        return [g[_along(axis, ndim, slice(end - n, end))] if need else None
+                for n, end, need in zip(lengths, ends, needs, strict=False)]
+
+    return xp.concat(tensors, axis=axis), pull
+
+
+def stack(tensors: Sequence[Like], axis: int = 0) -> Tensor:
+    """Joined along a new axis."""
+    return concat([expand_dims(x, axis) for x in tensors], axis)
+
+
+def _along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
+    """The index that applies `index` to one axis and takes the others whole."""
+    if not -ndim <= axis < ndim:
+        raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
+    return (*(slice(None),) * (axis % ndim), index)
+
+
+def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
+    """The slices along `axis`, without that axis."""
+    return tuple(x[_along(axis, x.ndim, i)] for i in range(x.shape[axis]))
+
+
+def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+    """Cut along `axis` into `sections` equal parts, or before each of the places listed (as `numpy.split`)."""
+    n = x.shape[axis]
+    if isinstance(sections, int):
+        if sections < 1 or n % sections:
+            raise ValueError(f"split: axis {axis} of shape {x.shape} cannot be cut into {sections} equal parts")
+        sections = range(n // sections, n, n // sections) if n else [0] * (sections - 1)
+    return tuple(x[_along(axis, x.ndim, slice(a, b))] for a, b in zip([0, *sections], [*sections, n], strict=True))
+
+
+def flip(x: Tensor, axis: Axis = None) -> Tensor:
+    """Reversed along an axis, several, or all."""
+    axes = _axes(axis, x.ndim)
+    return x[tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(x.ndim))]
+
+
+def roll(x: Tensor, shift: int, axis: int) -> Tensor:
+    """Shifted along `axis`, what leaves at one end entering at the other."""
+    shift = shift % x.shape[axis] if x.shape[axis] else 0
+    return concat(split(x, [x.shape[axis] - shift], axis)[::-1], axis)
+
+
+def repeat(x: Tensor, repeats: int, axis: int) -> Tensor:
+    """Each slice along `axis` `repeats` times in a row."""
+    axis = _axes(axis, x.ndim)[0]
+    long = broadcast_to(expand_dims(x, axis + 1), (*x.shape[: axis + 1], repeats, *x.shape[axis + 1 :]))
+    return reshape(long, (*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :]))
+
+
+def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
+    """The whole tensor `repetitions` times along each axis (missing leading entries of either are 1)."""
+    times = (*(1,) * (x.ndim - len(repetitions)), *repetitions)
+    shape = (*(1,) * (len(times) - x.ndim), *x.shape)
+    pairs = [m for pair in zip(times, shape, strict=True) for m in pair]
+    spread = reshape(x, [m for n in shape for m in (1, n)])
+    return reshape(broadcast_to(spread, pairs), [a * b for a, b in zip(times, shape, strict=True)])
+
+
+@op
+def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float = 0.0) -> Out:
+    """`pad_width[i]` = (before, after) entries of `constant_values` around axis i."""
+    if len(pad_width) != x.ndim or builtins.any(w < 0 for pair in pad_width for w in pair):
+        raise ValueError(f"expected {x.ndim} pairs of widths >= 0")
+    inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
+    return namespace(x).pad(x, pad_width, constant_values=constant_values), (lambda g: g[inside],)
+
+
+@op
+def tril(x: Tensor, k: int = 0) -> Out:
+    """Zero above the k-th diagonal of each matrix."""
+    xp = namespace(x)
+    return xp.tril(x, k=k), (lambda g: xp.tril(g, k=k),)
+
+
+@op
+def triu(x: Tensor, k: int = 0) -> Out:
+    """Zero below the k-th diagonal of each matrix."""
+    xp = namespace(x)
+    return xp.triu(x, k=k), (lambda g: xp.triu(g, k=k),)
+
+
+# --- indexing ------------------------------------------------------------------------------------------------------
+
+
+def _index(index: Any) -> Any:
+    """An index with the arrays of its Tensors."""
+    if isinstance(index, tuple):
+        return tuple(_index(i) for i in index)
+    return index._data if isinstance(index, Tensor) else index
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """x[index], as in NumPy: slices, ellipsis, None, integers, integer and boolean arrays, mixed."""
+    return _getitem(x, _index(index))
+
+
+@op
+def _getitem(x: Tensor, index: Any) -> Out:
+    xp, shape = namespace(x), x.shape
+    return x[index], (lambda g: xp.unindex(g, index, shape),)
+
+
+def unindex(values: Tensor, index: Any, shape: Sequence[int]) -> Tensor:
+    """Zeros of `shape` with `values` added at `index`: what pulls a gradient back through `x[index]`."""
+    return _unindex(values, _index(index), tuple(shape))
+
+
+@op
+def _unindex(values: Tensor, index: Any, shape: tuple[int, ...]) -> Out:
+    return namespace(values).unindex(values, index, shape), (lambda g: g[index],)
+
+
+def setitem(x: Tensor, index: Any, value: Like) -> Tensor:
+    """A copy of x with `value` at `index`; what `x[index] = value` makes of x."""
+    return _setitem(x, _index(index), value)
+
+
+@op
+def _setitem(x: Tensor, index: Any, value: Like) -> Out:
+    if isinstance(x, Tensor) or isinstance(value, Tensor):
+        y = setitem(asarray(x), index, value)
+    else:
+        y = namespace(x).asarray(x, copy=True)
+        y[index] = value
+    return y, (lambda g: setitem(g, index, 0) if isinstance(g, Tensor) else _cleared(g, index), lambda g: g[index])
+
+
+def _cleared(g: Array, index: Any) -> Array:
+    g = namespace(g).asarray(g, copy=True)
+    g[index] = 0
+    return g
+
+
+def take(x: Tensor, indices: Like, axis: int = 0) -> Tensor:
+    """x's slices along `axis` at `indices`: integers, of any shape."""
+    return getitem(x, _along(axis, x.ndim, _data(indices)))
+
+
+def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Tensor:
+    """For each place along the other axes, the entries of x at that place's `indices` along `axis`."""
+    x, indices = asarray(x), _data(indices)
+    if indices.ndim != x.ndim:
+        raise ValueError(f"take_along_axis: indices of shape {indices.shape} for a tensor of shape {x.shape}")
+    xp, axis = namespace(x._data), _axes(axis, x.ndim)[0]
+    places = [xp.reshape(xp.arange(n), (-1, *(1,) * (x.ndim - 1 - i))) for i, n in enumerate(x.shape)]
+    return getitem(x, (*places[:axis], indices, *places[axis + 1 :]))
+
+
+def index_add(x: Tensor, indices: Like, values: Tensor, axis: int = 0) -> Tensor:
+    """x plus `values` at the `indices` along `axis`; an index given twice is added to twice."""
+    return add(x, unindex(values, _along(axis, x.ndim, _data(indices)), x.shape))

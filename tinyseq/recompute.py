@@ -1,0 +1,59 @@
+"""Memory for time: forget what a function computed, and compute it again when its gradient is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tinyseq import random
+from tinyseq.tensor import Leaf, Node, Tensor, attach, enable_grad, grad_enabled, pull_back, serials
+
+
+def recompute(fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn(*args)`, keeping nothing between its input and its output for the backward pass.
+
+    `fn` returns a Tensor or a tuple of Tensors; on the way back it is run again, with the same random numbers.
+    Gradients reach the arguments and every tensor that `fn` closes over, parameters included. It must compute the same
+    both times. (Chen et al. 2016, "Training deep nets with sublinear memory cost"; elsewhere called checkpointing.)
+    """
+    if not grad_enabled():
+        return fn(*args)
+    state = random.get_state()
+    raw = [a._data if isinstance(a, Tensor) else a for a in args]
+    tracked = [isinstance(a, Tensor) and a.node is not None for a in args]
+
+    def leaves() -> list[Any]:
+        return [Tensor(x, t) if isinstance(a, Tensor) else a for a, x, t in zip(args, raw, tracked, strict=True)]
+
+    def again(*arguments: Any) -> Any:
+        with random.replay(state):
+            return fn(*arguments)
+
+    def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
+        for node in closed_over:
+            if isinstance(node, Leaf) and node.written:
+                raise RuntimeError(f"recompute: a leaf of shape {node.shape} was written to since the forward pass")
+        arguments = leaves()
+        with enable_grad():
+            out = again(*arguments)
+        nodes = [a.node if isinstance(a, Tensor) else None for a in arguments] + closed_over
+        wanted = {node for node, need in zip(nodes, needs, strict=True) if need}
+        pairs = [(y, h) for y, h in ([(out, g)] if isinstance(out, Tensor) else zip(out, g, strict=True)) if y.node]
+        found = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted, retain_graph=True, stop=True)
+        return [found.get(node) for node in nodes]
+
+    first = leaves()
+    start = next(serials)
+    with enable_grad():
+        out = fn(*first)
+    outs = [out] if isinstance(out, Tensor) else list(out)
+    inside = {y.node: None for y in outs if y.node is not None and y.node.serial > start}
+    for node in (found := list(inside)):  # grows as it goes
+        found += [p for p in node.parents if p is not None and p.serial > start and p not in inside]
+        inside.update(dict.fromkeys(found))
+    closed_over = list(dict.fromkeys(p for node in inside for p in node.parents if p is not None and p not in inside))
+    again.__name__, again.definition = getattr(fn, "__name__", "recompute"), again  # type: ignore[attr-defined]
+    arrays = out._data if isinstance(out, Tensor) else tuple(y._data for y in out)
+    parents = [a.node if isinstance(a, Tensor) else None for a in args] + closed_over
+    constants = [x if p is None else None for x, p in zip(raw, parents, strict=False)]
+    return attach(again, parents, constants, {}, arrays, pull)
