@@ -87,7 +87,7 @@ def _hook_compiler() -> None:
     ) -> tuple[bytes, dict[str, str] | None]:  # fmt: skip
         program = compile.program(source, options, name_expressions or ())
         program.library()  # errors belong here, not to the first launch
-        if not program.of_cupy:
+        if not (program.of_cupy or settings.settings.address):  # NVRTC does not load beside AddressSanitizer
             for architecture in settings.settings.nvrtc:
                 compile.check_nvrtc(source, options, name_expressions or (), architecture)
         code = f"program {len(_device.loaded)}".encode()

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
@@ -66,7 +67,8 @@ def cuda_include() -> Path | None:
     except ImportError:
         pass
     complete = (c for c in candidates if (c / "cuda_bf16.h").exists() and (c / "vector_types.h").exists())
-    return next(complete, None)
+    found = next(complete, None)
+    return found.resolve() if found else None  # so that another toolkit has another name
 
 
 def missing() -> str | None:
@@ -106,7 +108,7 @@ def _precompiled_header(flags: tuple[str, ...]) -> Path:
     """cudacpu.h and CuPy's own headers, precompiled: what takes most of the time is done once."""
     shim = (HERE / "cudacpu.h").read_text()
     gxx = subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout
-    folder = S.cache_folder() / f"header_{_digest(flags, shim, gxx)}"
+    folder = S.cache_folder() / f"header_{_digest(flags, shim, gxx, version('cupy-cuda13x'))}"
     folder.mkdir(exist_ok=True)
     header = folder / "cudacpu_pch.h"
     compiled = folder / "cudacpu_pch.h.gch"

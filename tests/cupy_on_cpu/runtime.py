@@ -61,6 +61,9 @@ class Device:
             sharedMemPerMultiprocessor=102400, regsPerBlock=65536, maxThreadsPerMultiProcessor=2048,
         )  # fmt: skip
 
+    def deviceGetPCIBusId(self, device: int) -> str:
+        return "0000:00:00.0"
+
     def driverGetVersion(self) -> int:
         return 13000
 
@@ -76,9 +79,11 @@ class Device:
 
     def hostAlloc(self, size: int, flags: int) -> int:
         address = ctypes.c_void_p()
-        if _libc.posix_memalign(ctypes.byref(address), 512, max(size, 1)):
-            raise MemoryError(f"the emulated device cannot allocate {size} bytes")
-        assert address.value is not None
+        full = size > self.memGetInfo()[0]
+        if full or _libc.posix_memalign(ctypes.byref(address), 512, max(size, 1)) or address.value is None:
+            from cupy_backends.cuda.api import runtime
+
+            raise runtime.CUDARuntimeError(2)  # CuPy frees what its pool keeps, and tries again
         ctypes.memset(address, 0xFF, size)  # fresh memory is garbage: NaN, -1
         self._sizes[address.value] = size
         return address.value

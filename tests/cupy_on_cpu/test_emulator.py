@@ -96,14 +96,23 @@ OPERATIONS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def plain_settings():
+    """What these tests plant and look for must not depend on the settings of the run."""
+    with emulator.using(reverse=False, races=False, nvrtc=()):
+        yield
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_equals_numpy(name):
     operation, *arrays = OPERATIONS[name]
     expected = np.asarray(operation(np, *arrays))
-    got = cp.asnumpy(operation(cp, *map(cp.asarray, arrays)))
-    assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
     tolerance = 64 * np.finfo(expected.dtype).eps if expected.dtype.kind in "fc" else 0
-    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+    for order in (FORWARDS, REVERSED):
+        with emulator.using(**order):
+            got = cp.asnumpy(operation(cp, *map(cp.asarray, arrays)))
+        assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
 # Kernels of the kinds that a backend writes
@@ -132,8 +141,8 @@ template <typename T> __device__ T warp_sum(T v) {
   for (int o = 16; o > 0; o >>= 1) v += __shfl_down_sync(0xffffffffu, v, o);
   return __shfl_sync(0xffffffffu, v, 0);
 }
-extern "C" __global__ void softmax(const float* x, float* y, int n, int stride) {
-  extern __shared__ float row[];
+extern "C" __global__ void __launch_bounds__(256) softmax(const float* x, float* y, int n, int stride) {
+  extern __shared__ __align__(16) float row[];
   __shared__ float part[32];
   const int t = threadIdx.x, warps = blockDim.x / 32;
   float m = NEGATIVE_INFINITY, s = 0;
@@ -219,7 +228,7 @@ def test_atomics():
     assert _on_one_block("atomicAdd(&y[t % 2], (float)t);", races=True)[:2].tolist() == [992, 1024]
     assert _on_one_block("atomicAdd(&y[0], __float2half(1.0f));", dtype="f2")[0] == 64
     assert _on_one_block("atomicMax(&y[0], t);", dtype="i4")[0] == 63
-    assert _on_one_block("if (t) atomicCAS(&y[0], t - 1, t);", dtype="i4")[0] == 63
+    assert _on_one_block("atomicCAS(&y[t % 2], 0, 7);", dtype="i4", races=True)[:3].tolist() == [7, 7, 0]
 
 
 def test_templates_by_name_expression_and_definitions():
@@ -457,6 +466,11 @@ def test_fresh_memory_is_counted_and_the_pool_keeps_it():
     assert free <= total - (4 << 20)
 
 
+def test_a_full_device_is_cupys_error():
+    with pytest.raises(cp.cuda.memory.OutOfMemoryError):
+        cp.empty(1 << 34, "f4")
+
+
 def test_streams_and_events():
     start, end = cp.cuda.Event(), cp.cuda.Event()
     with cp.cuda.Stream(non_blocking=True) as stream:
@@ -522,6 +536,25 @@ def test_kernels_that_cupy_generates_from_ours_compile_with_nvrtc(nvrtc):
 
 
 # What is missing
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "words"),
+    [(os.environ["PATH"], 0, "1 passed"), ("", 4, "The CuPy emulator needs g++")],
+    ids=["complete", "without g++"],
+)
+def test_the_plugin_selects_the_backend_or_says_what_is_missing(tmp_path, path, code, words):
+    test = tmp_path / "test_it.py"
+    test.write_text("""def test_it():
+        import os, cupy
+        assert os.environ["TINYSEQ_BACKEND"] == "cupy" and cupy.arange(3).get().tolist() == [0, 1, 2]""")
+    environment = {key: value for key, value in os.environ.items() if key != "TINYSEQ_BACKEND"}
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "cupy_on_cpu.plugin", "-p", "no:cacheprovider", str(test)],
+        capture_output=True, text=True, cwd=tmp_path,
+        env=environment | {"PATH": path, "PYTHONPATH": str(Path(emulator.__file__).parents[1])},
+    )  # fmt: skip
+    assert (run.returncode, words in run.stdout + run.stderr) == (code, True)
 
 
 def test_what_is_missing_is_one_sentence(monkeypatch, tmp_path):
