@@ -1,0 +1,428 @@
+"""Functions of sequence models: activations, losses, and the ops with kernels of their own.
+
+An op with a kernel is given with the composed definition that it equals: that is what to read, what the tests compare
+it with, and what gradients of gradients use. Classes and features stand on the last axis: (batch, time, features).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyseq import backends, ops, random
+from tinyseq.ops import Out
+from tinyseq.tensor import Like, Tensor, namespace, op
+
+# --- activations ---------------------------------------------------------------------------------------------------
+
+
+@op
+def relu(x: Tensor) -> Out:
+    """max(x, 0); the gradient at 0 is 0."""
+    y = namespace(x).maximum(x, 0)
+    return y, (lambda g: g * (y > 0),)
+
+
+@op
+def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Out:
+    """x where it is positive, else `negative_slope` x; at 0 the gradient is that slope."""
+    xp = namespace(x)
+    bend = lambda g: xp.where(x > 0, g, g * negative_slope)
+    return bend(x), (bend,)
+
+
+@op
+def elu(x: Tensor, alpha: float = 1.0) -> Out:
+    """x where it is positive, else alpha (exp(x) - 1) (Clevert et al. 2016)."""
+    xp = namespace(x)
+    low = alpha * xp.expm1(xp.minimum(x, 0))
+    return xp.where(x > 0, x, low), (lambda g: xp.where(x > 0, g, g * (low + alpha)),)
+
+
+def _gelu_definition(x: Tensor, approximate: str = "none") -> Tensor:
+    if approximate == "tanh":
+        return 0.5 * x * (1 + ops.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + ops.erf(x / math.sqrt(2)))
+
+
+@op(definition=_gelu_definition)
+def gelu(x: Tensor, approximate: str = "none") -> Out:
+    """x times the normal distribution function of x (Hendrycks & Gimpel 2016), by erf or the `"tanh"` approximation."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError("approximate must be 'none' or 'tanh'")
+    backend, tanh = backends.of(x), approximate == "tanh"
+    return backend.gelu(x, tanh), (lambda g: backend.gelu_backward(g, x, tanh),)
+
+
+@op
+def silu(x: Tensor) -> Out:
+    """x sigmoid(x), also called swish (Elfwing et al. 2017)."""
+    s = namespace(x).sigmoid(x)
+    return x * s, (lambda g: g * (s * (1 + x * (1 - s))),)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), right for any x."""
+    return ops.logaddexp(x, 0.0)
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    """log(sigmoid(x)), right for any x."""
+    return -softplus(-x)
+
+
+def glu(x: Tensor, axis: int = -1) -> Tensor:
+    """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al. 2017)."""
+    a, b = ops.split(x, 2, axis)
+    return a * ops.sigmoid(b)
+
+
+def _softmax_definition(x: Tensor, axis: int = -1, mask: Like = None) -> Tensor:
+    z = x if mask is None else ops.where(mask, x, -math.inf)
+    total = ops.logsumexp(z, axis, keepdims=True)
+    return ops.exp(z - ops.where(ops.isfinite(total), total, 0.0))
+
+
+@op(definition=_softmax_definition)
+def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
+    """exp(x) / sum(exp(x)) along `axis`, over the entries where the boolean `mask` (broadcast to x) is True.
+
+    The others get 0. Where every entry is masked, or -inf, all are 0, and so is the gradient.
+    """
+    backend = backends.of(x)
+    y = backend.softmax(x, axis, mask)
+    return y, (lambda g: backend.softmax_backward(g, y, axis),)
+
+
+def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
+    total = ops.logsumexp(x, axis, keepdims=True)
+    return x - ops.where(ops.isfinite(total), total, 0.0)
+
+
+@op(definition=_log_softmax_definition)
+def log_softmax(x: Tensor, axis: int = -1) -> Out:
+    """log(softmax(x)) without underflow."""
+    backend = backends.of(x)
+    y = backend.log_softmax(x, axis)
+    return y, (lambda g: backend.log_softmax_backward(g, y, axis),)
+
+
+# --- layers' functions ---------------------------------------------------------------------------------------------
+
+
+@op
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
+    """x (..., I) times weight (O, I) transposed, plus bias (O,): (..., O)."""
+    xp, rows = namespace(x, weight), math.prod(x.shape[:-1])
+    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError("expected x (..., I) and weight (O, I) with the same I")
+    y = ops.times(x, xp.matrix_transpose(weight))
+    if bias is not None:
+        y += bias  # the product is ours; on Tensors this is y = y + bias
+    flat = lambda a: xp.reshape(a, (rows, a.shape[-1]))
+    return y, (lambda g: ops.times(g, weight), lambda g: xp.matrix_transpose(flat(g)) @ flat(x), lambda g: g)
+
+
+def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+    """Rows of weight (V, E) at integer ids (...): (..., E). The row `padding_idx` gets no gradient.
+
+    An id below 0 or above V - 1 is an IndexError.
+    """
+    data = ops.raw(ids)
+    if data.dtype.kind not in "iu":
+        raise TypeError(f"embedding: expected integer ids, got dtype {data.dtype} and shape {data.shape}")
+    ops.check_ids("embedding", data, weight.shape[0])
+    return _embedding(weight, data, padding_idx)
+
+
+@op
+def _embedding(weight: Tensor, ids: Any, padding_idx: int | None) -> Out:
+    xp, shape = namespace(weight), weight.shape
+
+    def pull(g: Tensor) -> Tensor:
+        g = g if padding_idx is None else g * xp.expand_dims(ids != padding_idx, -1)
+        return xp.unindex(g, ids, shape)
+
+    return weight[ids], (pull,)
+
+
+def _layer_norm_definition(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int, eps: float) -> Tensor:
+    axes = tuple(range(-ndim, 0))
+    y = (x - ops.mean(x, axes, keepdims=True)) / ops.sqrt(ops.var(x, axes, keepdims=True) + eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+@op(definition=_layer_norm_definition)
+def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int, eps: float) -> Out:
+    backend = backends.of(x)
+    y, saved = backend.layer_norm(x, weight, bias, ndim, eps)
+
+    def pull(g: Tensor, needs: tuple[bool, ...]) -> Any:
+        return backend.layer_norm_backward(g, saved, weight)
+
+    return y, pull
+
+
+def layer_norm(
+    x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) over the trailing axes `normalized_shape`, times weight, plus bias (Ba et al. 2016)."""
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if x.shape[x.ndim - len(shape) :] != shape:
+        raise ValueError(f"layer_norm: x of shape {x.shape} does not end in normalized_shape {shape}")
+    return _layer_norm(x, weight, bias, len(shape), eps)
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """Each entry 0 with probability p, the others divided by 1 - p; x itself unless `training` (Srivastava et al. 2014).
+
+    Takes the next random stream; the same (seed, stream) drops the same entries on every backend.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: expected 0 <= p < 1, got {p}")
+    return _dropout(x, p, *random.next_stream()) if training and p > 0 else x
+
+
+def _dropout_definition(x: Tensor, p: float, seed: int, stream: int) -> Tensor:
+    return x * Tensor(backends.of(x._data).dropout_mask(x.shape, p, seed, stream)) * (1 / (1 - p))
+
+
+@op(definition=_dropout_definition)
+def _dropout(x: Tensor, p: float, seed: int, stream: int) -> Out:
+    keep = backends.of(x).dropout_mask(x.shape, p, seed, stream)
+    return x * keep * (1 / (1 - p)), (lambda g: g * keep * (1 / (1 - p)),)
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Like = None, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """softmax(query key^T scale) value, and the softmax (Vaswani et al. 2017, equation 1).
+
+    query (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E) and the weights (..., T, S). The boolean
+    `mask`, broadcast to (..., T, S), says which positions take part: True. A query with none gets zeros. `scale` is
+    1 / sqrt(D) unless given.
+    """
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    weights = softmax((query * scale) @ ops.matrix_transpose(key), -1, mask)
+    return weights @ value, weights
+
+
+# --- recurrence ----------------------------------------------------------------------------------------------------
+
+
+def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
+             nonlinearity: str = "tanh") -> Tensor:
+    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(., 0) (Elman 1990). x (B, I), h (B, H) -> (B, H)."""
+    return {"tanh": ops.tanh, "relu": relu}[nonlinearity](linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
+
+
+def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
+              b_hh: Any = None) -> tuple[Tensor, Tensor]:
+    """c' = f c + i g, h' = o tanh(c'), gates in the order i, f, g, o (Hochreiter & Schmidhuber 1997, Gers et al. 2000).
+
+    x (B, I), h and c (B, H) -> h' and c' (B, H).
+    """
+    i, f, g, o = ops.split(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh), 4, -1)
+    c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
+    return ops.sigmoid(o) * ops.tanh(c), c
+
+
+def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
+             reset: str = "after") -> Tensor:
+    """h' = (1 - z) n + z h, gates in the order r, z, n (Cho et al. 2014). x (B, I), h (B, H) -> (B, H).
+
+    `reset="after"`, as PyTorch and cuDNN: n = tanh(W_n x + b_n + r (U_n h + d_n)).
+    `reset="before"`, the classic form: n = tanh(W_n x + b_n + U_n (r h) + d_n).
+    """
+    x_r, x_z, x_n = ops.split(linear(x, w_ih, b_ih), 3, -1)
+    n_rows = slice(2 * h.shape[-1], None)
+    h_r, h_z, h_n = ops.split(linear(h, w_hh, b_hh), 3, -1)
+    r, z = ops.sigmoid(x_r + h_r), ops.sigmoid(x_z + h_z)
+    h_n = r * h_n if reset == "after" else linear(r * h, w_hh[n_rows], None if b_hh is None else b_hh[n_rows])
+    n = ops.tanh(x_n + h_n)
+    return n + z * (h - n)
+
+
+def _scan_definition(
+    cell: str, x: Tensor, h: Tensor, c: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
+    b_hh: Tensor | None, lengths: Any, reverse: bool,
+) -> tuple[Tensor, ...]:
+    """Step by step: a row's state stands still where its sequence has no entry, and its output there is 0."""
+    steps = x.shape[1]
+    weights = (w_ih, w_hh, b_ih, b_hh)
+    outputs: list[Any] = [None] * steps
+    for t in reversed(range(steps)) if reverse else range(steps):
+        if cell == "lstm":
+            h_new, c_new = lstm_cell(x[:, t], h, ops.asarray(c), *weights)
+        elif cell.startswith("rnn"):
+            h_new = rnn_cell(x[:, t], h, *weights, nonlinearity=cell.removeprefix("rnn_"))
+        else:
+            h_new = gru_cell(x[:, t], h, *weights, reset="before" if cell == "gru_before" else "after")
+        real = True if lengths is None else ops.asarray(lengths[:, None] > t)
+        h = ops.where(real, h_new, h)
+        c = None if c is None else ops.where(real, c_new, c)
+        outputs[t] = ops.where(real, h, 0.0)
+    y = ops.stack(outputs, 1) if steps else ops.zeros_like(h)[:, None][:, :0]
+    return (y, h) if c is None else (y, h, c)
+
+
+@op(definition=_scan_definition)
+def scan(
+    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None, lengths: Any = None, reverse: bool = False,
+) -> Out:
+    """One recurrent layer in one direction, as one op: (y, h_n), or (y, h_n, c_n) for an LSTM.
+
+    `cell` is "rnn_tanh", "rnn_relu", "gru", "gru_before" or "lstm". x (B, T, I), h0 and c0 (B, H), weights (G H, I) and
+    (G H, H), biases (G H,), the gates in PyTorch's order; y (B, T, H), final states (B, H). `lengths` (B,) is an array
+    of integers on the host, 0 <= length <= T: outputs past a row's end are 0, its final state is that of its last real
+    step, where `reverse` starts.
+    """
+    backend = backends.of(x)
+    y, h, c, saved = backend.rnn_forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse)
+
+    def pull(g: Any, needs: tuple[bool, ...]) -> Any:
+        gy, gh, gc = (*g, None)[:3]
+        return [None, *backend.rnn_backward(cell, saved, gy, gh, gc, needs[1:8])]
+
+    return ((y, h) if c is None else (y, h, c)), pull
+
+
+# --- losses --------------------------------------------------------------------------------------------------------
+
+
+def _reduce(losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return losses
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    return ops.mean(losses) if reduction == "mean" else ops.sum(losses)
+
+
+def _same_shape(name: str, x: Tensor, target: Like) -> Tensor:
+    target = ops.asarray(target)
+    if x.shape != target.shape:
+        raise ValueError(f"{name}: input of shape {x.shape} and target of shape {target.shape} must have one shape")
+    return target
+
+
+def _class_losses(name: str, x: Tensor, targets: Like, ignore_index: int) -> tuple[Tensor, Any]:
+    """x (..., C) as rows (N, C) and targets (...) as (N,) raw integers, checked."""
+    data = ops.raw(targets)
+    if x.ndim == 0 or data.shape != x.shape[:-1]:
+        raise ValueError(f"{name}: expected x (..., C) and targets (...), got shapes {x.shape} and {data.shape}; "
+                         "classes stand on the last axis")
+    if data.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integer class ids as targets, got dtype {data.dtype}")
+    ids = data.reshape(-1)
+    ops.check_ids(name, ids[ids != ignore_index] if isinstance(ids, np.ndarray) else ids, x.shape[-1])
+    return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids
+
+
+def _weighted(losses: Tensor, weights: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
+    """The mean of class losses (N,) counts each with its target's weight, so none that is ignored."""
+    if reduction != "mean":
+        return ops.reshape(_reduce(losses, reduction), shape if reduction == "none" else ())
+    total = ops.sum(weights.detach())
+    return ops.sum(losses) / ops.where(total == 0, 1.0, total)
+
+
+def cross_entropy(
+    logits: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100, reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-log softmax(logits)[target]: logits (..., C), integer targets (...). PyTorch's, with classes on the last axis.
+
+    `weight` (C,) weights the classes; a target `ignore_index` has loss and gradient 0, and the mean, which divides by
+    the sum of the targets' weights, does not count it (it is 0 if all are ignored). `label_smoothing` s mixes the
+    target with the uniform distribution: 1 - s to s (Szegedy et al. 2016). Reductions: "mean", "sum", "none".
+    """
+    rows, ids = _class_losses("cross_entropy", logits, targets, ignore_index)
+    weight = None if weight is None else ops.raw(weight)
+    losses, weights = _cross_entropy(rows, ids, weight, label_smoothing, ignore_index)
+    return _weighted(losses, weights, logits.shape[:-1], reduction)
+
+
+def _cross_entropy_definition(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> Any:
+    kept = ops.asarray(ids != ignore)
+    ids = ops.raw(ops.where(kept, ids, 0))
+    weights = ops.ones_like(logits[0].detach()) if weight is None else ops.asarray(weight)
+    logs = log_softmax(logits)
+    picked = ops.take_along_axis(logs, ids[:, None], 1)[:, 0]
+    losses = -(1 - smoothing) * weights[ids] * picked
+    if smoothing:
+        losses = losses - smoothing / logits.shape[1] * ops.sum(logs * weights, 1)
+    return ops.where(kept, losses, 0.0), ops.where(kept, weights[ids], 0.0)
+
+
+@op(definition=_cross_entropy_definition)
+def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> Out:
+    backend = backends.of(logits)
+    losses, weights, saved = backend.cross_entropy(logits, ids, weight, smoothing, ignore)
+    return (losses, weights), lambda g, needs: [backend.cross_entropy_backward(g[0], saved)]
+
+
+def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
+             reduction: str = "mean") -> Tensor:
+    """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
+    rows, ids = _class_losses("nll_loss", log_probs, targets, ignore_index)
+    kept = ops.asarray(ids != ignore_index)
+    ids = ops.raw(ops.where(kept, ids, 0))
+    weights = ops.ones_like(rows.detach()[:, 0]) if weight is None else ops.asarray(weight)[ids]
+    weights = ops.where(kept, weights, 0.0)
+    picked = ops.where(kept, ops.take_along_axis(rows, ids[:, None], 1)[:, 0], 0.0)
+    return _weighted(-weights * picked, weights, log_probs.shape[:-1], reduction)
+
+
+def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
+    """(x - target)^2, of one shape."""
+    return _reduce(ops.square(x - _same_shape("mse_loss", x, target)), reduction)
+
+
+def l1_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
+    """|x - target|, of one shape."""
+    return _reduce(ops.abs(x - _same_shape("l1_loss", x, target)), reduction)
+
+
+def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target (Huber 1964)."""
+    d = ops.abs(x - _same_shape("huber_loss", x, target))
+    return _reduce(ops.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
+
+
+def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -> Tensor:
+    """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, as PyTorch's. Shapes must be equal."""
+    target = _same_shape("binary_cross_entropy", probs, target)
+    log = lambda p: ops.maximum(ops.log(ops.maximum(p, np.finfo(probs.dtype).tiny)), -100.0)
+    return _reduce(-(target * log(probs) + (1 - target) * log(1 - probs)), reduction)
+
+
+def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "mean",
+                                     pos_weight: Like = None) -> Tensor:
+    """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight` weights the positive term."""
+    target = _same_shape("binary_cross_entropy_with_logits", x, target)
+    positive = target if pos_weight is None else target * ops.asarray(pos_weight)
+    return _reduce(-(positive * log_sigmoid(x) + (1 - target) * log_sigmoid(-x)), reduction)
+
+
+def kl_div(log_probs: Tensor, target: Like, reduction: str = "mean", log_target: bool = False) -> Tensor:
+    """t (log t - log_probs) by entry, 0 where t is 0: Kullback & Leibler's divergence from the model to the target.
+
+    `reduction="batchmean"` divides the sum by the first axis' length, which is the divergence's mean over a batch.
+    With `log_target` the target is given as log-probabilities.
+    """
+    target = _same_shape("kl_div", log_probs, target)
+    if log_target:
+        losses = ops.exp(target) * (target - log_probs)
+    else:
+        positive = target > 0
+        losses = ops.where(positive, target * (ops.log(ops.where(positive, target, 1.0)) - log_probs), 0.0)
+    return ops.sum(losses) / log_probs.shape[0] if reduction == "batchmean" else _reduce(losses, reduction)

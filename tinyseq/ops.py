@@ -77,15 +77,15 @@ def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool
 
 
 def zeros_like(x: Like, dtype: Any = None) -> Tensor:
-    return Tensor(_raw(x, "zeros_like").zeros_like(_data(x), dtype=dtype))
+    return Tensor(_raw(x, "zeros_like").zeros_like(raw(x), dtype=dtype))
 
 
 def ones_like(x: Like, dtype: Any = None) -> Tensor:
-    return Tensor(_raw(x, "ones_like").ones_like(_data(x), dtype=dtype))
+    return Tensor(_raw(x, "ones_like").ones_like(raw(x), dtype=dtype))
 
 
 def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
-    return Tensor(_raw(x, "full_like").full_like(_data(x), fill_value, dtype=dtype))
+    return Tensor(_raw(x, "full_like").full_like(raw(x), fill_value, dtype=dtype))
 
 
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
@@ -106,27 +106,27 @@ def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.floa
 
 def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Tensor:
     """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
-    data = _data(ids)
+    data = raw(ids)
     if data.dtype.kind not in "iu":
         raise TypeError(f"one_hot: expected integers, got dtype {data.dtype}")
-    _check_ids("one_hot", data, num_classes)
+    check_ids("one_hot", data, num_classes)
     xp = namespace(data)
     return Tensor((xp.expand_dims(data, -1) == xp.arange(num_classes)).astype(dtype))
 
 
-def _check_ids(name: str, ids: Array, size: int) -> None:
+def check_ids(name: str, ids: Array, size: int) -> None:
     """Refuse out-of-range ids, which would be another row's numbers. Looks only at ids that are on the host."""
     if isinstance(ids, np.ndarray) and ids.size and (ids.min() < 0 or ids.max() >= size):
         bad = int(ids.min() if ids.min() < 0 else ids.max())
         raise IndexError(f"{name}: id {bad} is out of range, expected 0 <= id < {size}")
 
 
-def _data(x: Like) -> Array:
+def raw(x: Like) -> Array:
     return x._data if isinstance(x, Tensor) else asarray(x)._data
 
 
 def _raw(x: Like, name: str) -> Any:
-    return namespace(_data(x))
+    return namespace(raw(x))
 
 
 # --- elementwise ---------------------------------------------------------------------------------------------------
@@ -686,7 +686,7 @@ def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tenso
 # --- products ------------------------------------------------------------------------------------------------------
 
 
-def _times(a: Tensor, b: Tensor) -> Tensor:
+def times(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, where several matrices times one are one product."""
     if a.ndim > 2 and b.ndim == 2:
         xp, rows = namespace(a, b), math.prod(a.shape[:-1])
@@ -706,7 +706,7 @@ def matmul(a: Like, b: Like) -> Out:
             return xp.expand_dims(g, -1) * b
         if a_ndim == 1:
             return xp.squeeze(xp.expand_dims(g, -2) @ xp.matrix_transpose(b), axis=-2)
-        return _times(g, xp.matrix_transpose(b))
+        return times(g, xp.matrix_transpose(b))
 
     def pull_b(g: Tensor) -> Tensor:
         if a_ndim == 1:
@@ -718,7 +718,7 @@ def matmul(a: Like, b: Like) -> Out:
             return xp.matrix_transpose(xp.reshape(a, (rows, a.shape[-1]))) @ xp.reshape(g, (rows, g.shape[-1]))
         return xp.matrix_transpose(a) @ g
 
-    return _times(a, b), (pull_a, pull_b)
+    return times(a, b), (pull_a, pull_b)
 
 
 def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
@@ -1048,12 +1048,12 @@ def _cleared(g: Array, index: Any) -> Array:
 
 def take(x: Tensor, indices: Like, axis: int = 0) -> Tensor:
     """x's slices along `axis` at `indices`: integers, of any shape."""
-    return getitem(x, _along(axis, x.ndim, _data(indices)))
+    return getitem(x, _along(axis, x.ndim, raw(indices)))
 
 
 def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Tensor:
     """For each place along the other axes, the entries of x at that place's `indices` along `axis`."""
-    x, indices = asarray(x), _data(indices)
+    x, indices = asarray(x), raw(indices)
     if indices.ndim != x.ndim:
         raise ValueError(f"take_along_axis: indices of shape {indices.shape} for a tensor of shape {x.shape}")
     xp, axis = namespace(x._data), _axes(axis, x.ndim)[0]
@@ -1063,4 +1063,4 @@ def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Tensor:
 
 def index_add(x: Tensor, indices: Like, values: Tensor, axis: int = 0) -> Tensor:
     """x plus `values` at the `indices` along `axis`; an index given twice is added to twice."""
-    return add(x, unindex(values, _along(axis, x.ndim, _data(indices)), x.shape))
+    return add(x, unindex(values, _along(axis, x.ndim, raw(indices)), x.shape))

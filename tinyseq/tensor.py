@@ -530,7 +530,7 @@ class _Slots(list[Any]):
 
 def _unwrap(a: Any) -> tuple[Any, list[Node | None]]:
     """The raw form of an argument that is no Tensor, and the nodes of its slots."""
-    if type(a) in (list, tuple) and any(isinstance(x, Tensor) for x in a):
+    if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
         slots = [x if isinstance(x, Tensor) else Tensor(x) for x in a]
         return _Slots(x._data for x in slots), [x.node for x in slots]
     # NumPy's scalars become Python's, so that they never widen an array
