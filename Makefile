@@ -26,11 +26,13 @@ lint: $(READY)  ## ruff
 	$(VENV)/bin/ruff check .
 
 # mypy does not follow the mapped backends/ in an editable install: it looks at a normal one, from outside.
-types: $(READY)  ## mypy --strict on the installed package
+USERS_PROGRAM := import tinyseq as ts; y: ts.Tensor = ts.tanh(ts.tensor([1.0]))
+types: $(READY)  ## mypy --strict on the installed package, and on a line that uses it
 	rm -rf build $(TYPES)
 	$(PYTHON) -m venv $(TYPES)
 	$(TYPES)/bin/pip install --quiet .
 	cd $(TYPES) && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --python-executable bin/python -p tinyseq
+	cd $(TYPES) && ../$(VENV)/bin/mypy --strict --python-executable bin/python -c '$(USERS_PROGRAM)'
 
 bench: $(READY)  ## run every benchmark; those against PyTorch need `.venv/bin/pip install torch==2.13.0`
 	for file in tests/benchmarks/*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
