@@ -1,0 +1,161 @@
+"""Laws that hold for every differentiable function, for your own ops and layers too.
+
+    from tinyseq.testing import check_grad
+    check_grad(my_op, ts.tensor([0.3, -1.2]), order=2)
+
+Each check raises AssertionError with what was given and what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyseq import backends
+from tinyseq.tensor import Tensor, grad
+
+Function = Callable[..., Any]  # takes Tensors, returns a Tensor or tuples of them
+Host = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def check_grad(fn: Function, *inputs: Any, order: int = 1, step: float = 1e-5, tolerance: float = 1e-6,
+               seed: int = 0) -> None:
+    """Compare the gradients of `fn(*inputs)` with central differences, in float64.
+
+    The outputs, weighted by random numbers, are summed; the sum's slope along one random unit direction over all
+    floating-point inputs must be what the gradients say, within `tolerance` of their size. `order=2` checks in the
+    same way the gradient as a function of the inputs and the weights (through `create_graph`). Choose inputs where
+    `fn` is smooth: not at a tie, not at a jump. Inputs that are no floating-point Tensors are passed on as they are.
+    """
+    places = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.dtype.kind == "f"]
+    if order not in (1, 2) or not places:
+        raise ValueError(f"check_grad: expected order 1 or 2 and a floating-point Tensor, got {order=} and {inputs}")
+    leaves = [inputs[i] if inputs[i].dtype == np.float64 else inputs[i].astype(np.float64) for i in places]
+
+    def of_floats(*floats: Tensor) -> Any:
+        arguments = list(inputs)
+        for i, x in zip(places, floats, strict=True):
+            arguments[i] = x
+        return fn(*arguments)
+
+    rng = np.random.default_rng(seed)
+    weights = [_like(rng.standard_normal(y.shape), y) for y in _flat(of_floats(*leaves)) if y.dtype.kind == "f"]
+    _compare(_name(fn), of_floats, leaves, weights, rng, step, tolerance)
+    if order == 2:
+        def gradients(*args: Tensor) -> Any:
+            xs, ws = args[: len(leaves)], args[len(leaves) :]
+            return [g for g in _gradients(of_floats, xs, ws, create_graph=True) if g is not None]
+
+        both = [*leaves, *weights]
+        seconds = [_like(rng.standard_normal(g.shape), g) for g in gradients(*map(_leaf, both))]
+        if seconds:
+            _compare(f"the gradient of {_name(fn)}", gradients, both, seconds, rng, step, tolerance)
+
+
+def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None, wrong: Sequence[tuple[Any, ...]] = ()) -> None:
+    """`fn(*inputs)` has the declared `shape` (and `dtype`), and each of the `wrong` argument lists raises.
+
+    For several outputs, nested or not, `shape` is the list of their shapes in order. The error for wrong arguments is
+    a TypeError, ValueError or IndexError whose message names the shape of every Tensor among them.
+    """
+    outputs = list(_flat(fn(*inputs)))
+    found, declared = [y.shape for y in outputs], list(shape) if isinstance(shape, list) else [shape]
+    given = f"{_name(fn)}({', '.join(map(_describe, inputs))})"
+    if found != declared:
+        raise AssertionError(f"{given} has shape {found}, expected {declared}")
+    for y in outputs:
+        if dtype is not None and y.dtype != dtype:
+            raise AssertionError(f"{given} has dtype {y.dtype}, expected {np.dtype(dtype)}")
+    for arguments in wrong:
+        given = f"{_name(fn)}({', '.join(map(_describe, arguments))})"
+        try:
+            fn(*arguments)
+        except (TypeError, ValueError, IndexError) as error:
+            for x in arguments:
+                if isinstance(x, Tensor) and ", ".join(map(str, x.shape)) not in str(error):
+                    raise AssertionError(f"{given}: the error does not name shape {x.shape}: {error}") from error
+        else:
+            raise AssertionError(f"{given} is illegal, and raised nothing")
+
+
+def _compare(name: str, fn: Function, inputs: Sequence[Tensor], weights: Sequence[Tensor], rng: np.random.Generator,
+             step: float, tolerance: float) -> None:
+    """Hold the slope that the gradients give to that of central differences."""
+    leaves = list(map(_leaf, inputs))
+    found = _gradients(fn, leaves, weights)
+    gradients = [np.zeros(x.shape) if g is None else g.numpy() for x, g in zip(inputs, found, strict=True)]
+    for i, (x, g) in enumerate(zip(inputs, gradients, strict=True)):
+        if g.shape != x.shape or g.dtype != x.dtype:
+            raise AssertionError(f"{name}: input {i} is {_describe(x)}, its gradient {g.dtype}{list(g.shape)}")
+    directions = [rng.standard_normal(x.shape) for x in inputs]
+    length = np.sqrt(sum(np.sum(d * d) for d in directions)) or 1.0
+    points = [x.detach().numpy() for x in inputs]
+
+    def value(which: Sequence[int], shift: float) -> float:
+        """The weighted sum of the outputs, with the inputs `which` moved along the direction."""
+        moved = [p + shift / length * d if i in which else p
+                 for i, (p, d) in enumerate(zip(points, directions, strict=True))]
+        outputs = _outputs(fn, [_leaf(_like(p, x)) for p, x in zip(moved, inputs, strict=True)])
+        pairs = zip(weights, outputs, strict=True)
+        return float(sum(np.sum(w.detach().numpy() * y.detach().numpy()) for w, y in pairs))
+
+    def slopes(which: Sequence[int]) -> tuple[float, float]:
+        """By central differences, and by the gradients."""
+        got = sum(np.sum(gradients[i] * directions[i]) for i in which) / length
+        return (value(which, step) - value(which, -step)) / (2 * step), float(got)
+
+    def differ(expected: float, got: float) -> bool:
+        size = np.sqrt(sum(np.sum(g * g) for g in gradients)) + abs(expected) + 0.01
+        return not abs(expected - got) <= tolerance * size
+
+    expected, got = slopes(range(len(inputs)))
+    if differ(expected, got):
+        lines = [f"{name}: wrong slope along a random unit direction: expected {expected:.10g}, got {got:.10g}"]
+        for i, x in enumerate(inputs):
+            expected, got = slopes([i])
+            mark = "  <- differs" if differ(expected, got) else ""
+            lines.append(f"  input {i}, {_describe(x)}, alone: expected {expected:.10g}, got {got:.10g}{mark}")
+        raise AssertionError("\n".join(lines))
+
+
+def _gradients(fn: Function, leaves: Sequence[Tensor], weights: Sequence[Tensor], create_graph: bool = False) -> Any:
+    """Gradients of the weighted sum of fn's outputs; None where it does not depend on a leaf."""
+    pairs = [(y, w) for y, w in zip(_outputs(fn, leaves), weights, strict=True) if y.requires_grad]
+    if not pairs:
+        return [None] * len(leaves)
+    outputs, seeds = zip(*pairs, strict=True)
+    return grad(outputs, leaves, seeds, create_graph=create_graph, allow_unused=True)
+
+
+def _outputs(fn: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
+    return [y for y in _flat(fn(*inputs)) if y.dtype.kind == "f"]
+
+
+def _flat(outputs: Any) -> Iterator[Tensor]:
+    """The Tensors in an output: one, or nested tuples and lists of them."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, (tuple, list)):
+        for y in outputs:
+            yield from _flat(y)
+    elif outputs is not None:
+        raise AssertionError(f"expected a Tensor or tuples of them, got {type(outputs).__name__}")
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """A leaf on the same array: its strides, and whether it may be written to, stay as they are."""
+    return Tensor(x.data, requires_grad=True)
+
+
+def _like(values: Host, x: Tensor) -> Tensor:
+    return Tensor(backends.of(x.data).asarray(values))
+
+
+def _name(fn: Function) -> str:
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def _describe(x: Any) -> str:
+    return f"{x.dtype}{list(x.shape)}" if isinstance(x, Tensor) else repr(x)
