@@ -1,0 +1,148 @@
+"""Optimizers: SGD, Adam, AdamW, and the clipping of gradients.
+
+Each step is one kernel over all parameters, in place. A learning rate is an attribute, so a schedule is a line of the
+training loop: `optimizer.lr = 0.002 * (1 - step / steps)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tinyseq import backends
+from tinyseq.tensor import Tensor, namespace
+
+
+class Optimizer:
+    """What all optimizers share: the parameters, their state, and who is skipped."""
+
+    slots: tuple[str, ...]  # names of the arrays kept for each parameter
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
+        self.parameters = list(parameters)
+        self.lr, self.steps = lr, 0
+        if not self.parameters:
+            raise ValueError(f"{type(self).__name__}: no parameters were given")
+        for i, p in enumerate(self.parameters):
+            if not isinstance(p, Tensor) or not p.is_leaf:
+                raise TypeError(f"{type(self).__name__}: parameter {i} is not a leaf Tensor")
+        if len({id(p) for p in self.parameters}) < len(self.parameters):
+            raise ValueError(f"{type(self).__name__}: a parameter was given twice")
+        self.state: list[dict[str, Any] | None] = [None] * len(self.parameters)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for p in self.parameters:
+            p.grad = None
+
+    def step(self) -> None:
+        """Change every parameter that has a gradient, in place; the others stand still, their state too."""
+        self.steps += 1
+        groups: dict[tuple[Any, int], list[int]] = {}
+        for i, p in enumerate(self.parameters):
+            if p.grad is None or not p.requires_grad:
+                continue
+            if self.state[i] is None:
+                self.state[i] = {"steps": 0} | {s: namespace(p._data).zeros_like(p._data) for s in self.slots}
+            state = self.state[i] or {}
+            state["steps"] += 1
+            groups.setdefault((backends.of(p._data), state["steps"]), []).append(i)
+        for (backend, steps), members in groups.items():
+            ps = [self.parameters[i] for i in members]
+            arrays = [[(self.state[i] or {})[s] for i in members] for s in self.slots]
+            self._update(backend, [p._data for p in ps], [p.grad._data for p in ps if p.grad is not None], arrays, steps)
+            for p in ps:
+                p.written()
+
+    def _update(self, backend: Any, data: list[Any], grads: list[Any], state: list[list[Any]], steps: int) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `step` needs to go on: for `load_state_dict` of an optimizer over the same parameters."""
+        arrays = {f"{i}.{k}": v if k == "steps" else Tensor(v) for i, s in enumerate(self.state) for k, v in (s or {}).items()}
+        return {"lr": self.lr, "steps": self.steps} | arrays
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the optimizer that gave `state` stood."""
+        unknown = [k for k in state if k not in ("lr", "steps") and not (
+            k.partition(".")[0].isdigit() and int(k.partition(".")[0]) < len(self.parameters)
+            and k.partition(".")[2] in ("steps", *self.slots))]
+        if unknown:
+            raise KeyError(f"{type(self).__name__}: this state was saved by another optimizer, unexpected {unknown}")
+        self.lr, self.steps = state["lr"], int(state["steps"])
+        for i, p in enumerate(self.parameters):
+            if f"{i}.steps" not in state:
+                self.state[i] = None
+                continue
+            values = {s: state[f"{i}.{s}"] for s in self.slots}
+            wrong = [f"{i}.{s}: {v.shape} given, {p.shape} here" for s, v in values.items() if tuple(v.shape) != p.shape]
+            if wrong:
+                raise ValueError(f"{type(self).__name__}: wrong shapes: {'; '.join(wrong)}")
+            backend = backends.of(p._data)
+            self.state[i] = {"steps": int(state[f"{i}.steps"])} | {
+                s: backend.asarray(v._host() if isinstance(v, Tensor) else v, dtype=p.dtype, copy=True)
+                for s, v in values.items()}
+
+
+class SGD(Optimizer):
+    """p -= lr v, with v = momentum v + g (Polyak 1964), or Nesterov's variant; g includes weight_decay p. PyTorch's."""
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, weight_decay: float = 0.0,
+                 nesterov: bool = False) -> None:
+        super().__init__(parameters, lr)
+        if nesterov and momentum <= 0:
+            raise ValueError("SGD: nesterov needs momentum > 0")
+        self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
+        self.slots = ("momentum",) if momentum else ()
+
+    def _update(self, backend: Any, data: list[Any], grads: list[Any], state: list[list[Any]], steps: int) -> None:
+        momenta = state[0] if self.momentum else []
+        backend.sgd_step(data, grads, momenta, self.lr, self.momentum, nesterov=self.nesterov,
+                         weight_decay=self.weight_decay)
+
+
+class Adam(Optimizer):
+    """p -= lr m / (sqrt(v) + eps), m and v the bias-corrected running means of g and g^2 (Kingma & Ba 2015).
+
+    `weight_decay` adds weight_decay p to g (L2), as PyTorch's Adam does; AdamW's is decoupled.
+    """
+
+    slots = ("m", "v")
+    decoupled = False
+
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, lr)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+
+    def _update(self, backend: Any, data: list[Any], grads: list[Any], state: list[list[Any]], steps: int) -> None:
+        backend.adam_step(data, grads, *state, steps, self.lr, *self.betas, self.eps, self.weight_decay, self.decoupled)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p -= lr weight_decay p besides (Loshchilov & Hutter 2019)."""
+
+    decoupled = True
+
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(parameters, lr, betas, eps, weight_decay)
+
+
+def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients by max_norm / norm where their common Euclidean norm is larger than `max_norm`.
+
+    Returns the norm before, a 0-dimensional Tensor that stays on the device (Pascanu et al. 2013). The factor is
+    max_norm / (norm + 1e-6), at most 1, as PyTorch's. A norm that is not finite makes the gradients so: look at it.
+    """
+    grads = [p.grad._data for p in parameters if p.grad is not None]
+    if not grads:
+        raise ValueError("clip_grad_norm_: no parameter has a gradient")
+    backend = backends.of(grads[0])
+    norm = backend.xp.asarray(backend.global_norm(grads))
+    backend.scale(grads, backend.xp.minimum(max_norm / (norm + 1e-6), 1.0))
+    return Tensor(norm)

@@ -1,0 +1,11 @@
+"""Layers, under PyTorch's names: modules that own parameters."""
+
+from tinyseq.nn import init
+from tinyseq.nn.attention import AdditiveAttention, Attention, DotAttention
+from tinyseq.nn.layers import (
+    ELU, GELU, Activation, Dropout, Embedding, LayerNorm, LeakyReLU, Linear, ReLU, Sequential, Sigmoid, SiLU, Softplus,
+    Tanh,
+)
+from tinyseq.nn.module import Module, Parameter
+from tinyseq.nn.recurrent import GRU, LSTM, RNN
+from tinyseq.nn.seq2seq import AttentionDecoder, DecoderState, EncoderDecoder, length_mask

@@ -1,0 +1,76 @@
+"""How parameters begin. Each function fills a tensor in place, drawing from the next random stream, and returns it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinyseq import backends, random
+from tinyseq.tensor import Tensor
+
+
+def _fill(tensor: Tensor, values: Any) -> Tensor:
+    values = np.broadcast_to(np.asarray(values, dtype=tensor.dtype), tensor.shape)
+    tensor.data = backends.of(tensor._data).asarray(values, copy=True)
+    return tensor
+
+
+def _fans(tensor: Tensor) -> tuple[int, int]:
+    """(inputs, outputs) of a weight (O, I, ...)."""
+    if tensor.ndim < 2:
+        raise ValueError(f"this initialisation needs a weight (O, I, ...), got shape {tensor.shape}")
+    receptive = math.prod(tensor.shape[2:])
+    return tensor.shape[1] * receptive, tensor.shape[0] * receptive
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    return _fill(tensor, 0.0)
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    return _fill(tensor, 1.0)
+
+
+def constant_(tensor: Tensor, value: float) -> Tensor:
+    return _fill(tensor, value)
+
+
+def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    return _fill(tensor, random.host_generator().uniform(low, high, tensor.shape))
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    return _fill(tensor, mean + std * random.host_generator().standard_normal(tensor.shape))
+
+
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Uniform on +-gain sqrt(6 / (inputs + outputs)) (Glorot & Bengio 2010)."""
+    bound = gain * math.sqrt(6 / sum(_fans(tensor)))
+    return uniform_(tensor, -bound, bound)
+
+
+def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Normal with standard deviation gain sqrt(2 / (inputs + outputs)) (Glorot & Bengio 2010)."""
+    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(_fans(tensor))))
+
+
+def kaiming_uniform_(tensor: Tensor, gain: float = math.sqrt(2)) -> Tensor:
+    """Uniform on +-gain sqrt(3 / inputs); the default gain is that for ReLU (He et al. 2015)."""
+    bound = gain * math.sqrt(3 / _fans(tensor)[0])
+    return uniform_(tensor, -bound, bound)
+
+
+def kaiming_normal_(tensor: Tensor, gain: float = math.sqrt(2)) -> Tensor:
+    """Normal with standard deviation gain / sqrt(inputs); the default gain is that for ReLU (He et al. 2015)."""
+    return normal_(tensor, 0.0, gain / math.sqrt(_fans(tensor)[0]))
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """A matrix with orthonormal rows or columns, whichever are fewer, times gain (Saxe et al. 2014)."""
+    rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
+    normal = random.host_generator().standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(normal)
+    q = q * np.sign(np.diag(r))  # so that every orthogonal matrix is as likely
+    return _fill(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))

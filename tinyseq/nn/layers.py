@@ -1,0 +1,165 @@
+"""Layers without memory: Linear, Embedding, LayerNorm, Dropout, activations, Sequential.
+
+Constructor arguments, initial distributions and state_dict names are PyTorch's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyseq import functional, ops
+from tinyseq.nn import init
+from tinyseq.nn.module import Module, Parameter
+from tinyseq.tensor import Like, Tensor
+
+
+class Linear(Module):
+    """x (..., in_features) -> x weight^T + bias (..., out_features). weight (out, in), bias (out,)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype: Any = np.float32) -> None:
+        bound = 1 / math.sqrt(in_features) if in_features else 0.0
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = Parameter(ops.zeros((out_features, in_features), dtype))
+        self.bias = Parameter(ops.zeros((out_features,), dtype)) if bias else None
+        for parameter in self.parameters():
+            init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+class Embedding(Module):
+    """Integer ids (...) -> rows of weight (num_embeddings, embedding_dim): (..., embedding_dim).
+
+    Normally distributed at first; the row `padding_idx` starts at 0 and stays there.
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, dtype: Any = np.float32
+    ) -> None:
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(f"Embedding: padding_idx {padding_idx} is out of range for {num_embeddings} rows")
+        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        self.weight = init.normal_(Parameter(ops.zeros((num_embeddings, embedding_dim), dtype)))
+        if self.padding_idx is not None:
+            row = ops.zeros((embedding_dim,), dtype)
+            self.weight.data = ops.setitem(self.weight.detach(), self.padding_idx, row).data
+
+    def forward(self, ids: Like) -> Tensor:
+        return functional.embedding(ids, self.weight, self.padding_idx)
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, self.weight.shape)) + (
+            "" if self.padding_idx is None else f", padding_idx={self.padding_idx}")
+
+
+class LayerNorm(Module):
+    """Normalise the trailing axes `normalized_shape` to mean 0 and variance 1, then scale and shift (Ba et al. 2016)."""
+
+    def __init__(
+        self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
+        bias: bool = True, dtype: Any = np.float32,
+    ) -> None:
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape, self.eps = shape, eps
+        self.weight = Parameter(ops.ones(shape, dtype)) if elementwise_affine else None
+        self.bias = Parameter(ops.zeros(shape, dtype)) if elementwise_affine and bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}"
+
+
+class Dropout(Module):
+    """In training, zero each entry with probability p and divide the others by 1 - p (Srivastava et al. 2014)."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p < 1:
+            raise ValueError(f"Dropout: expected 0 <= p < 1, got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.p, self.training)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class Activation(Module):
+    """A function of `tinyseq.functional` as a module, with its options: what `Sequential` and its key names need."""
+
+    function: Callable[..., Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        return type(self).function(x, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v!r}" for k, v in self.options.items())
+
+
+class ReLU(Activation):
+    function = functional.relu
+
+
+class LeakyReLU(Activation):
+    function = functional.leaky_relu
+
+
+class ELU(Activation):
+    function = functional.elu
+
+
+class GELU(Activation):
+    function = functional.gelu
+
+
+class SiLU(Activation):
+    function = functional.silu
+
+
+class Tanh(Activation):
+    function = ops.tanh
+
+
+class Sigmoid(Activation):
+    function = ops.sigmoid
+
+
+class Softplus(Activation):
+    function = functional.softplus
+
+
+class Sequential(Module):
+    """Layers one after another; `layers[i]`, `len` and iteration work, and names are "0.weight", "1.bias", ..."""
+
+    def __init__(self, *layers: Module) -> None:
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(f"Sequential: layer {i} is a {type(layer).__name__}, expected a Module (nn.ReLU(), ...)")
+            setattr(self, str(i), layer)
+
+    def forward(self, x: Any) -> Any:
+        for layer in self:
+            x = layer(x)
+        return x
+
+    def __iter__(self) -> Iterator[Module]:
+        return (module for _, module in self.children())
+
+    def __len__(self) -> int:
+        return len(list(self.children()))
+
+    def __getitem__(self, index: int) -> Module:
+        return list(self)[index]

@@ -1,0 +1,184 @@
+"""Modules: objects that own parameters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from tinyseq import backends
+from tinyseq.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a Module trains: `requires_grad` unless said otherwise. Wraps a Tensor without a copy."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        super().__init__(data._data if isinstance(data, Tensor) else data, requires_grad)
+
+
+class Module:
+    """The base of all layers: subclass it, make parameters and layers in `__init__`, compute in `forward`.
+
+    Whatever hangs on an attribute is found by walking them, through lists, tuples and dicts: a `Parameter` is trained,
+    any other Tensor is a buffer (saved, not trained), a Module is walked in turn. Names that begin with an underscore
+    are private and skipped. A parameter that hangs in two places counts once.
+
+    >>> class Classifier(nn.Module):
+    ...     def __init__(self):
+    ...         self.embedding = nn.Embedding(1000, 64)
+    ...         self.out = nn.Linear(64, 2)
+    ...     def forward(self, ids):
+    ...         return self.out(self.embedding(ids).mean(axis=1))
+    """
+
+    training: bool = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no forward method: write one, or call another method")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    # --- what it holds
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) of the modules that hang on this one directly, in the order of its attributes."""
+        for name, value in _entries(self):
+            if isinstance(value, Module):
+                yield name, value
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it."""
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of every parameter and buffer; one that hangs in several places comes under each name."""
+        for name, value in _entries(self):
+            if isinstance(value, Tensor):
+                yield prefix + name, value
+            else:
+                yield from value.named_tensors(f"{prefix}{name}.")
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, parameter), each parameter once, under its first name."""
+        seen: set[int] = set()
+        for name, tensor in self.named_tensors():
+            if (isinstance(tensor, Parameter) or tensor.requires_grad) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield name, tensor
+
+    def parameters(self) -> list[Tensor]:
+        """Every parameter once, frozen ones included: what an optimizer takes."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    # --- modes
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout and the like on, here and below."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Switch dropout and the like off, here and below."""
+        return self.train(False)
+
+    def requires_grad_(self, value: bool = True) -> Self:
+        """Freeze (False) or train (True) every parameter here and below."""
+        for parameter in self.parameters():
+            parameter.requires_grad = value
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def to(self, target: Any) -> Self:
+        """Move every parameter and buffer to a backend (`"cupy"`), or convert the floating-point ones to a dtype.
+
+        In place: optimizers made before keep their own moments where they are, so move first.
+        """
+        for tensor in {id(t): t for _, t in self.named_tensors()}.values():
+            moved = tensor.detach().to(target) if isinstance(target, str) or tensor.dtype.kind == "f" else tensor
+            if moved is not tensor:
+                trained, tensor.requires_grad = tensor.requires_grad, False
+                tensor._data, tensor.grad = moved._data, None
+                tensor.requires_grad = trained
+        return self
+
+    # --- saving
+    def state_dict(self) -> dict[str, Tensor]:
+        """Name -> tensor, of every parameter and buffer; the tensors share memory with the module's."""
+        return {name: tensor.detach() for name, tensor in self.named_tensors()}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy values (Tensors, or arrays of any library that NumPy reads) into the parameters and buffers by name.
+
+        Raises KeyError for missing and unexpected names (unless not `strict`), and ValueError for wrong shapes; each
+        names all of them, and then nothing is loaded. Values are converted to the dtype and the backend that are here.
+        """
+        own = dict(self.named_tensors())
+        missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
+        if strict and (missing or unexpected):
+            raise KeyError(f"load_state_dict into {type(self).__name__}: missing {missing or 'nothing'}, "
+                           f"unexpected {unexpected or 'nothing'}; strict=False loads what fits")
+        shared = {k: v if isinstance(v, Tensor) else np.asarray(v) for k, v in state.items() if k in own}
+        wrong = [f"{k}: {tuple(v.shape)} given, {own[k].shape} here" for k, v in shared.items()
+                 if tuple(v.shape) != own[k].shape]
+        if wrong:
+            raise ValueError(f"load_state_dict into {type(self).__name__}: wrong shapes: {'; '.join(wrong)}")
+        for name, value in shared.items():
+            array = value._host() if isinstance(value, Tensor) else value
+            backend = backends.of(own[name]._data)
+            own[name].data = backend.asarray(array, dtype=own[name].dtype, copy=True)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state_dict as a safetensors file, whole or not at all: an interrupted save leaves the old file."""
+        from safetensors.numpy import save
+
+        target = os.fspath(path)
+        temporary = f"{target}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(save({k: np.ascontiguousarray(v._host()) for k, v in self.state_dict().items()}))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+
+    def load(self, path: str | os.PathLike[str], strict: bool = True) -> None:
+        """`load_state_dict` from a safetensors file, PyTorch's included."""
+        from safetensors.numpy import load_file
+
+        self.load_state_dict(load_file(path), strict)
+
+    def __repr__(self) -> str:
+        lines = [f"({name}): {module!r}".replace("\n", "\n  ") for name, module in self.children()]
+        inside = self.extra_repr()
+        return f"{type(self).__name__}({inside})" if not lines else "\n  ".join(
+            [f"{type(self).__name__}({inside}", *lines]) + "\n)"
+
+    def extra_repr(self) -> str:
+        """What `repr` shows between the brackets."""
+        return ""
+
+
+def _entries(module: Module) -> Iterator[tuple[str, Any]]:
+    """(name, Tensor or Module) of a module's attributes, through lists, tuples and dicts."""
+    stack = [(name, value) for name, value in reversed(vars(module).items()) if not name.startswith("_")]
+    while stack:
+        name, value = stack.pop()
+        if isinstance(value, (Tensor, Module)):
+            yield name, value
+        elif isinstance(value, (list, tuple)):
+            stack += [(f"{name}.{i}", v) for i, v in reversed(list(enumerate(value)))]
+        elif isinstance(value, dict):
+            stack += [(f"{name}.{k}", v) for k, v in reversed(value.items())]
