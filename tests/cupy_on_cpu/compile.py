@@ -6,9 +6,11 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -66,13 +68,15 @@ def cuda_include() -> Path | None:
         candidates += [include for p in nvidia.__path__ for include in Path(p).glob("cu*/include")]
     except ImportError:
         pass
-    complete = (c for c in candidates if (c / "cuda_bf16.h").exists() and (c / "vector_types.h").exists())
-    found = next(complete, None)
+    needed = ("cuda_bf16.h", "vector_types.h", "crt/host_defines.h")  # the last is in a wheel of its own
+    found = next((c for c in candidates if all((c / name).exists() for name in needed)), None)
     return found.resolve() if found else None  # so that another toolkit has another name
 
 
 def missing() -> str | None:
     """What the compiler side lacks, in one sentence, or None."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return f"The CuPy emulator runs on Linux on x86-64, not on {sys.platform} on {platform.machine()}."
     if shutil.which("g++") is None:
         return "The CuPy emulator needs g++ (Debian: apt-get install g++)."
     if cuda_include() is None:

@@ -58,9 +58,10 @@ extern char _end[] __attribute__((weak, visibility("hidden")));
 
 namespace emu {
 enum State { READY, AT_BARRIER, AT_WARP, DONE };
-struct Fiber { void* sp; char* stack; State state; int line; unsigned mask; uint3 index; };
+struct Fiber { void* sp; State state; int line; unsigned mask; uint3 index; };
 static const size_t STACK = 128 << 10;
 static Fiber fibers[1024];
+static char* stacks;                             // STACK bytes for each fiber
 static int threads, current;                     // threads of a block, the one that runs
 static size_t dynamic_size;
 static void* scheduler_sp;
@@ -168,10 +169,10 @@ static void pause(State state, int line, unsigned mask = ~0u) {
   Fiber& f = fibers[current];
   f.state = state; f.line = line; f.mask = mask;
   emu_switch(&f.sp, scheduler_sp);
-  EMU_WATCH(watch_thread(fibers[current].stack);)
+  EMU_WATCH(watch_thread(stacks + current * STACK);)
 }
 static void fiber_main() {
-  EMU_WATCH(watch_thread(fibers[current].stack);)
+  EMU_WATCH(watch_thread(stacks + current * STACK);)
   entry(entry_argument);
   pause(DONE, 0);
   abort();                                       // a thread that is done is never resumed
@@ -180,8 +181,7 @@ static uint3 index_of(unsigned i) {
   return {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
 }
 static void start(Fiber& f, unsigned i) {
-  if (!f.stack) f.stack = (char*)aligned_alloc(64, STACK);
-  void** sp = (void**)(f.stack + STACK - 64);
+  void** sp = (void**)(stacks + (i + 1) * STACK - 64);
   *--sp = nullptr;                               // keeps the stack aligned as after a call
   *--sp = (void*)fiber_main;
   for (int r = 0; r < 6; r++) *--sp = nullptr;   // the registers that emu_switch pops
@@ -227,6 +227,7 @@ static bool run_warp(int from, int to, bool reversed) {
   }
 }
 static void run_fibers(bool reversed) {
+  if (!stacks) stacks = (char*)aligned_alloc(64, 1024 * STACK);
   for (int i = 0; i < threads; i++) start(fibers[i], i);
   for (;;) {
     for (int k = 0, warps = (threads + 31) / 32; k < warps; k++) {
@@ -278,8 +279,7 @@ static const char* launch(void (*kernel)(A...), const unsigned* dims, size_t sha
 #endif
     if (barriers_in_it) run_fibers(reversed); else run_loop(reversed);
   }
-  if (message[0])                                // some fibers may have stopped half-way
-    for (Fiber& f : fibers) { free(f.stack); f.stack = nullptr; }
+  if (message[0]) { free(stacks); stacks = nullptr; }   // some fibers may have stopped half-way
   free(emu_dynamic_shared);
   return message;
 }

@@ -276,6 +276,15 @@ def test_a_missing_barrier_shows_in_one_of_two_orders():
     assert max(errors) > 1e-3 or math.isnan(max(errors))
 
 
+@pytest.mark.parametrize("barrier", ["", "__syncwarp();"], ids=["loop", "fibers"])
+def test_the_two_orders_are_each_others_reverse(barrier):
+    reads_below = f"__shared__ float s[64]; s[t] = 1; {barrier} y[t] = s[t % 32];"
+    reads_above = f"__shared__ float s[64]; s[t] = 1; {barrier} y[t] = s[t % 32 + 32];"
+    for body, right, wrong in ((reads_below, FORWARDS, REVERSED), (reads_above, REVERSED, FORWARDS)):
+        assert (_on_one_block(body, **right) == 1).all()
+        assert np.isnan(_on_one_block(body, **wrong)).any()
+
+
 @pytest.mark.parametrize("order", [FORWARDS, REVERSED], ids=["forwards", "reversed"])
 def test_a_missing_barrier_is_a_race_in_both_orders(order):
     with (
