@@ -568,7 +568,8 @@ def test_the_plugin_selects_the_backend_or_says_what_is_missing(tmp_path, path, 
 
 def test_a_script_runs_on_it(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import cupy as c, os, sys\nprint(c.arange(3), sys.argv[1], os.environ['TINYSEQ_BACKEND'])")
+    program = "import cupy, os, sys; print(cupy.arange(3), sys.argv[1], os.environ['TINYSEQ_BACKEND'])"
+    script.write_text(program)
     run = subprocess.run(
         [sys.executable, "-m", "cupy_on_cpu", str(script), "word"], capture_output=True, text=True,
         cwd=Path(emulator.__file__).parents[1], check=True,
