@@ -25,12 +25,14 @@ def length_mask(lengths: Like, steps: int) -> Tensor:
 
 
 class DecoderState(NamedTuple):
-    """Where an attention decoder stands: hidden (B, H), memory (B, S, M), keys (B, S, K), mask (B, S) or None."""
+    """Where an attention decoder stands: hidden (B, H), memory (B, S, M), its keys (B, S, K), mask (B, S) or None, and
+    the attention weights (B, S) of the last step, or None before the first."""
 
     hidden: Tensor
     memory: Tensor
     keys: Tensor
     mask: Tensor | None
+    weights: Tensor | None = None
 
 
 class AttentionDecoder(Module):
@@ -40,49 +42,48 @@ class AttentionDecoder(Module):
     (Luong et al. 2015, equations 5 and 6). As no context is fed back into the GRU, training runs the whole target
     through it at once, and attention is one batched product.
 
-    vocab_size V, embedding_dim E, hidden_size H; `attention` maps H-wide queries to a memory of `memory_size` M
-    features; `initial_size`: width of what `start` is given to begin the GRU from.
+    `attention` takes queries of `hidden_size` H features to a memory of `memory_size` M; there are `vocab_size` V tokens.
     """
 
     def __init__(
         self, vocab_size: int, embedding_dim: int, hidden_size: int, attention: Attention, memory_size: int,
-        initial_size: int, dropout: float = 0.0,
+        dropout: float = 0.0,
     ) -> None:
         self.embedding = Embedding(vocab_size, embedding_dim)
-        self.initial = Linear(initial_size, hidden_size)
         self.rnn = GRU(embedding_dim, hidden_size)
         self.attention = attention
         self.combine = Linear(memory_size + hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
         self.out = Linear(hidden_size, vocab_size)
 
-    def start(self, memory: Tensor, initial: Tensor, mask: Like = None) -> DecoderState:
-        """The state before the first token: memory (B, S, M), `initial` (B, initial_size), mask (B, S), True: real."""
-        hidden = ops.tanh(self.initial(initial))
+    def start(self, memory: Tensor, hidden: Tensor, mask: Like = None) -> DecoderState:
+        """The state before the first token: memory (B, S, M), hidden (B, H), mask (B, S): True where memory is real."""
+        expected = (memory.shape[0], self.rnn.hidden_size)
+        if hidden.shape != expected:
+            raise ValueError(f"AttentionDecoder: expected a first hidden state (B, H) = {expected}, got {hidden.shape}")
         return DecoderState(hidden, memory, self.attention.keys(memory), None if mask is None else ops.asarray(mask))
 
     def forward(self, tokens: Like, state: DecoderState) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T), all of them given: teacher forcing."""
-        return self.advance(tokens, state)[0]
+        return self._advance(tokens, state)[0]
 
     def step(self, tokens: Like, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Logits (B, V) of the token after `tokens` (B,), and the state then."""
-        logits, _, state = self.advance(ops.asarray(tokens)[:, None], state)
+        logits, state = self._advance(ops.expand_dims(ops.asarray(tokens), 1), state)
         return logits[:, 0], state
 
-    def advance(self, tokens: Like, state: DecoderState) -> tuple[Tensor, Tensor, DecoderState]:
-        """Logits (B, T, V), attention weights (B, T, S) and the state after `tokens` (B, T)."""
-        s, h = self.rnn(self.embedding(tokens), state.hidden[None])
+    def _advance(self, tokens: Like, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        s, h = self.rnn(self.embedding(tokens), ops.expand_dims(state.hidden, 0))
         context, weights = self.attention(s, state.memory, state.mask, state.keys)
         combined = self.dropout(ops.tanh(self.combine(ops.concat([context, s], -1))))
-        return self.out(combined), weights, state._replace(hidden=h[0])
+        return self.out(combined), state._replace(hidden=h[0], weights=weights[:, -1])
 
 
 class EncoderDecoder(Module):
-    """An encoder (embedding and a sequence layer in any number of directions) and a decoder with a context.
+    """An encoder, embedding and recurrent layer, and a decoder that attends to it.
 
-    The encoder's outputs (B, S, M) are the decoder's memory; its final states, one a direction of the last layer, side
-    by side, begin the decoder.
+    The encoder's outputs (B, S, M) are the decoder's memory; the final states of its last layer, those of both
+    directions side by side, are the decoder's first hidden state.
     """
 
     def __init__(self, embedding: Module, encoder: Any, decoder: Any) -> None:
@@ -92,8 +93,8 @@ class EncoderDecoder(Module):
         """Source ids (B, S) and their lengths (B,) -> the decoder's first state."""
         memory, final = self.encoder(self.embedding(source), lengths=lengths)
         final = final[0] if isinstance(final, tuple) else final  # h of an LSTM's (h, c)
-        initial = ops.concat(list(final[-self.encoder.directions :]), -1)
-        return self.decoder.start(memory, initial, None if lengths is None else length_mask(lengths, memory.shape[1]))
+        hidden = ops.concat(list(final[-self.encoder.directions :]), -1)
+        return self.decoder.start(memory, hidden, None if lengths is None else length_mask(lengths, memory.shape[1]))
 
     def forward(self, source: Like, lengths: Like, target: Like) -> Tensor:
         """Logits (B, T, V) of the token after each of `target` (B, T), which begins with the start symbol."""
