@@ -20,7 +20,6 @@ import numpy as np
 from tqdm import tqdm
 
 import tinyseq as ts
-import tinyseq.functional as F
 from tinyseq import data, decode, metrics, nn, optim, plot
 
 LETTERS = data.Vocabulary("abcdefghijklmnopqrstuvwxyz'")
@@ -68,7 +67,7 @@ def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int = 64
             letters, sizes = data.pad([sources[i] for i in rows])       # (batch, letters), (batch,)
             phonemes, _ = data.pad([targets[i] for i in rows])          # (batch, start + phonemes + end)
             logits = model(letters, sizes, phonemes[:, :-1])            # teacher forcing: all steps at once
-            loss = F.cross_entropy(logits, phonemes[:, 1:], ignore_index=PHONEMES.pad)
+            loss = ts.functional.cross_entropy(logits, phonemes[:, 1:], ignore_index=PHONEMES.pad)
             optimizer.zero_grad()
             loss.backward()
             optim.clip_grad_norm_(model.parameters(), 1.0)
