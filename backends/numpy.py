@@ -525,11 +525,9 @@ class NumpyBackend:
     # ---- optimizer steps, in place on lists of arrays
 
     def sgd_step(self, params: Sequence[Array], grads: Sequence[Array], buffers: Sequence[Array], lr: float,
-                 momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
-                 weight_decay: float = 0.0, first: bool = False) -> None:
-        """One step of torch.optim.SGD: d = g + weight_decay p; b = momentum b + (1 - dampening) d (b = d at
-        the `first` step); p -= lr b, or lr (d + momentum b) with `nesterov`. `buffers` may be empty without
-        momentum."""
+                 momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
+        """One step of torch.optim.SGD: d = g + weight_decay p; b = momentum b + d, with b zero at first;
+        p -= lr b, or lr (d + momentum b) with `nesterov`. `buffers` may be empty without momentum."""
         for k, (p_all, g_all) in enumerate(zip(params, grads, strict=True)):
             for i in blocks(p_all.shape, self.block):
                 p, d = p_all[i], g_all[i]
@@ -537,11 +535,8 @@ class NumpyBackend:
                     d = d + weight_decay * p
                 if momentum:
                     b = buffers[k][i]
-                    if first:
-                        b[...] = d
-                    else:
-                        b *= momentum
-                        b += (1 - dampening) * d if dampening else d
+                    b *= momentum
+                    b += d
                     d = d + momentum * b if nesterov else b
                 p -= lr * d
 
