@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class _Mode(threading.local):
     """What each thread decides for itself."""
 
     grad: bool = True  # record nodes?
-    debug: bool = False
+    watcher: watching | None = None
 
 
 _mode = _Mode()
@@ -77,7 +77,7 @@ class Node:
     shape: Any
     dtype: Any
     index: int | None  # which output of its only parent this node is, if that op has several
-    where: str  # the user's line, in debug mode
+    where: str  # the user's line, where somebody watches
 
 
 class Leaf(Node):
@@ -466,8 +466,8 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
             out, pulls = body(*raw, **kwargs)
         except (TypeError, ValueError, IndexError) as error:
             raise _explain(body.__name__, raw, error) from error
-        if _debugging and _mode.debug:
-            _check_finite(body.__name__, raw, out)
+        if _watchers and _mode.watcher is not None:
+            pulls = _mode.watcher.forward(body.__name__, body, raw, kwargs, out, pulls)
         if not tracked or pulls is None or not _mode.grad:
             return tuple([_wrap(y) for y in out]) if type(out) is tuple else _wrap(out)
         return attach(call, parents, _constants(raw, parents) if constants else (), kwargs, out, pulls)
@@ -477,7 +477,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
     return call
 
 
-_debugging = 0  # how many threads debug: keeps the usual path short
+_watchers = 0  # in all threads: keeps the usual path short
 _EMPTY: dict[str, Any] = {}
 _new = object.__new__
 
@@ -503,7 +503,7 @@ def attach(op: Any, parents: list[Node | None], args: Sequence[Any], kwargs: Any
     if type(pulls) is tuple and args:  # keep only the closures that will be called
         pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])
     node.pulls = pulls
-    if _debugging:
+    if _watchers:
         node.where = _users_line()
     if type(out) is not tuple:
         if out.dtype.kind != "f":
@@ -564,7 +564,7 @@ def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any
 
 
 def _describe(a: Any) -> str:
-    if hasattr(a, "dtype"):
+    if hasattr(a, "dtype") and not isinstance(a, type):  # float32 has a dtype too
         return f"{a.dtype}{list(a.shape)}"
     if type(a) in (list, tuple) and any(hasattr(x, "dtype") for x in a):
         return "[" + ", ".join(map(_describe, a)) + "]"
@@ -613,7 +613,34 @@ class enable_grad(no_grad):
     enabled = True
 
 
-class debug:
+class watching:
+    """See every op of this thread, forwards and backwards, inside a `with` block: the base of `debug`."""
+
+    def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
+        """`body(*raw, **kwargs)` gave `out, pulls`: returns the pull-backs to go on with."""
+        return pulls
+
+    def backward(self, node: Node, g: Any, h: Any) -> None:
+        """A pull-back of `node` made `h`, the gradient of an argument, from `g`, that of the output."""
+
+    def __enter__(self) -> Self:
+        global _watchers
+        self._before, _mode.watcher = _mode.watcher, self
+        _watchers += 1
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        global _watchers
+        _mode.watcher = self._before
+        _watchers -= 1
+
+
+def watcher() -> watching | None:
+    """Who watches the ops of this thread."""
+    return _mode.watcher
+
+
+class debug(watching):
     """Find where a NaN or an infinity comes from, or where float32 silently became float64: `with ts.debug():`.
 
     Checks every op of this thread, forwards and backwards, and raises FloatingPointError (or TypeError for a widened
@@ -621,15 +648,12 @@ class debug:
     Slow: every value is looked at.
     """
 
-    def __enter__(self) -> None:
-        global _debugging
-        self._before, _mode.debug = _mode.debug, True
-        _debugging += 1
+    def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
+        _check_finite(name, raw, out)
+        return pulls
 
-    def __exit__(self, *exc: object) -> None:
-        global _debugging
-        _mode.debug = self._before
-        _debugging -= 1
+    def backward(self, node: Node, g: Any, h: Any) -> None:
+        _check_finite(f"the gradient of {_name(node)}", [g], h, getattr(node, "where", ""))
 
 
 def _finite(x: Any) -> bool:
@@ -778,8 +802,8 @@ def pull_back(
             if parent is None or pull is None or (needed is not None and parent not in needed):
                 continue
             h = pull if joint else pull(g)
-            if _debugging and _mode.debug:
-                _check_finite(f"the gradient of {_name(node)}", [g], h, getattr(node, "where", ""))
+            if _watchers and _mode.watcher is not None:
+                _mode.watcher.backward(node, g, h)
             if h.shape != parent.shape:
                 h = _unbroadcast(h, parent, node)
             if h.dtype is not parent.dtype and h.dtype != parent.dtype:
