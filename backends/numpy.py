@@ -14,7 +14,7 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -155,8 +155,8 @@ class NumpyBackend:
         lacks."""
         xp = ModuleType(f"tinyseq.backends.{self.name}.xp", "Array functions under Array API names.")
         public = {k: v for k, v in vars(library).items() if not k.startswith("__") or k == "__getattr__"}
-        lacking = (self.unstack, self.cumulative_sum, self.cumulative_prod, self.astype)  # not in NumPy 2.0
-        ours = (self.erf, self.sigmoid, self.logsumexp, self.unindex, self.index_add)
+        lacking = (self.unstack, self.cumulative_sum)  # new in NumPy 2.1
+        ours = (self.erf, self.sigmoid, self.logsumexp, self.unindex)
         vars(xp).update({f.__name__: f for f in lacking} | public | {f.__name__: f for f in ours})
         return xp
 
@@ -186,28 +186,8 @@ class NumpyBackend:
     def unstack(self, x: Array, /, *, axis: int = 0) -> tuple[Array, ...]:
         return tuple(self.xp.moveaxis(x, axis, 0))
 
-    def cumulative_sum(self, x: Array, /, *, axis: int | None = None, dtype: Any = None,
-                       include_initial: bool = False) -> Array:
-        return self._cumulative(self.xp.cumsum, 0, x, axis, dtype, include_initial)
-
-    def cumulative_prod(self, x: Array, /, *, axis: int | None = None, dtype: Any = None,
-                        include_initial: bool = False) -> Array:
-        return self._cumulative(self.xp.cumprod, 1, x, axis, dtype, include_initial)
-
-    def _cumulative(self, accumulate: Callable[..., Array], initial: int, x: Array, axis: int | None,
-                    dtype: Any, include_initial: bool) -> Array:
-        if axis is None and x.ndim != 1:
-            raise ValueError(f"x has {x.ndim} dimensions, shape {x.shape}: say along which axis (axis=...)")
-        axis = axis or 0
-        y = accumulate(x, axis=axis, dtype=dtype)
-        if include_initial:
-            shape = list(y.shape)
-            shape[axis] = 1
-            y = self.xp.concatenate((self.xp.full(shape, initial, dtype=y.dtype), y), axis=axis)
-        return y
-
-    def astype(self, x: Array, dtype: Any, /, *, copy: bool = True) -> Array:
-        return x.astype(dtype, copy=copy)
+    def cumulative_sum(self, x: Array, /, *, axis: int) -> Array:
+        return self.xp.cumsum(x, axis=axis)
 
     def erf(self, x: Array) -> Array:
         """The error function, elementwise: float64 within 2e-16 (Cody 1969), float32 within 1.4e-7."""
@@ -280,13 +260,6 @@ class NumpyBackend:
             y[rows[starts]] = np.add.reduceat(g[order], starts, axis=0, dtype=dtype)
         return y
 
-    def index_add(self, x: Array, index: Array, values: Array, *, axis: int = 0) -> Array:
-        """A copy of x with values' i-th slice along `axis` added to its slice number index[i] (index:
-        integer, 1-D)."""
-        xp = self.xp
-        moved = xp.moveaxis(x, axis, 0)
-        return x + xp.moveaxis(self.unindex(xp.moveaxis(values, axis, 0), index, moved.shape), 0, axis)
-
     # ---- softmax and cross-entropy
 
     def softmax(self, x: Array, axis: int = -1, mask: Array | None = None) -> Array:
@@ -297,58 +270,56 @@ class NumpyBackend:
         """
         xp = self.xp
         y = xp.empty(x.shape, dtype=x.dtype)
-        rows, out = xp.moveaxis(x, axis, -1), xp.moveaxis(y, axis, -1)
-        taking = None if mask is None else xp.moveaxis(xp.broadcast_to(mask, x.shape), axis, -1)
-        for i in self._row_blocks(rows):
-            part, y_part = rows[i], out[i]
-            if taking is not None:
-                y_part[...] = -math.inf
-                xp.copyto(y_part, part, where=taking[i])
-                part = y_part
-            xp.subtract(part, self._row_max(part), out=y_part)
-            xp.exp(y_part, out=y_part)
+        masks = () if mask is None else (xp.broadcast_to(mask, x.shape),)
+        for a, e, *taking in self._pieces(axis, x, y, *masks):
+            if taking:
+                e[...] = -math.inf
+                xp.copyto(e, a, where=taking[0])
+                a = e
+            xp.subtract(a, self._row_max(a), out=e)
+            xp.exp(e, out=e)
             # A row with an entry that takes part sums to at least 1, exp(max - max).
-            y_part /= xp.maximum(self._row_sum(y_part), 1)
+            e /= xp.maximum(self._row_sum(e), 1)
         return y
 
     def softmax_backward(self, g: Array, y: Array, axis: int = -1) -> Array:
         """dx = y (g - sum(g y)) over `axis`, y the softmax."""
         xp = self.xp
         dx = xp.empty(y.shape, dtype=y.dtype)
-        g_rows, y_rows, out = (xp.moveaxis(a, axis, -1) for a in (g, y, dx))
-        for i in self._row_blocks(y_rows):
-            d = out[i]
-            xp.multiply(g_rows[i], y_rows[i], out=d)
-            s = self._row_sum(d)
-            xp.subtract(g_rows[i], s, out=d)
-            d *= y_rows[i]
+        for h, p, d in self._pieces(axis, g, y, dx):
+            xp.multiply(h, p, out=d)
+            xp.subtract(h, self._row_sum(d), out=d)
+            d *= p
         return dx
 
     def log_softmax(self, x: Array, axis: int = -1) -> Array:
         """x - log(sum(exp(x))) over `axis`, same shape; a row that is -inf throughout stays so."""
         xp = self.xp
         y = xp.empty(x.shape, dtype=x.dtype)
-        rows, out = xp.moveaxis(x, axis, -1), xp.moveaxis(y, axis, -1)
-        for i in self._row_blocks(rows):
-            y_part = out[i]
-            xp.subtract(rows[i], self._row_max(rows[i]), out=y_part)
-            y_part -= xp.log(xp.maximum(self._row_sum(xp.exp(y_part)), 1))
+        for a, z in self._pieces(axis, x, y):
+            xp.subtract(a, self._row_max(a), out=z)
+            z -= xp.log(xp.maximum(self._row_sum(xp.exp(z)), 1))
         return y
 
     def log_softmax_backward(self, g: Array, y: Array, axis: int = -1) -> Array:
         """dx = g - exp(y) sum(g) over `axis`, y the log-softmax."""
         xp = self.xp
         dx = xp.empty(y.shape, dtype=y.dtype)
-        g_rows, y_rows, out = (xp.moveaxis(a, axis, -1) for a in (g, y, dx))
-        for i in self._row_blocks(y_rows):
-            d = out[i]
-            xp.exp(y_rows[i], out=d)
-            d *= self._row_sum(g_rows[i])
-            xp.subtract(g_rows[i], d, out=d)
+        for h, z, d in self._pieces(axis, g, y, dx):
+            xp.exp(z, out=d)
+            d *= self._row_sum(h)
+            xp.subtract(h, d, out=d)
         return dx
 
-    def _row_blocks(self, rows: Array) -> Iterator[Index]:
-        return blocks(rows.shape, self.block, whole=1) if rows.size else iter(())
+    def _pieces(self, axis: int, *arrays: Array) -> Iterator[list[Array]]:
+        """Views of the same few rows of each array, a row running along `axis`, which comes last.
+
+        Arrays with fewer axes than the first are cut along those that they have.
+        """
+        moved = [self.xp.moveaxis(a, axis, -1) if axis != -1 else a for a in arrays]
+        if moved[0].size:
+            for i in blocks(moved[0].shape, self.block, whole=1):
+                yield [a[i] for a in moved]
 
     def _row_max(self, x: Array) -> Array:
         """The largest entry of each row, (..., 1); a finite number for rows of -inf, so that x - max stays
@@ -378,18 +349,17 @@ class NumpyBackend:
         spread = xp.ones(classes, dtype=dtype) if weight is None else weight.astype(dtype, copy=False)
         weights = kept * spread[targets]
         top, sums, losses = (xp.empty(kept.shape, dtype=dtype) for _ in range(3))
-        for i in self._row_blocks(logits):
-            m = self._row_max(logits[i])
-            z = logits[i] - m
-            picked = xp.where(kept[i], xp.take_along_axis(z, targets[i][:, None], axis=1)[:, 0], 0)
-            flat = z @ spread if smoothing else None
-            xp.exp(z, out=z)
-            s = self._row_sum(z)[:, 0]
+        for x, t, keep, w, m, s, loss in self._pieces(-1, logits, targets, kept, weights, top, sums, losses):
+            m[...] = self._row_max(x)[:, 0]
+            z = x - m[:, None]
+            at_target = xp.take_along_axis(z, t[:, None], axis=1)[:, 0]
+            total = z @ spread if smoothing else 0
+            s[...] = self._row_sum(xp.exp(z, out=z))[:, 0]
             log_s = xp.log(xp.maximum(s, 1))
-            loss = (1 - smoothing) * weights[i] * (log_s - picked)
+            loss[...] = (1 - smoothing) * w * (log_s - xp.where(keep, at_target, 0))
             if smoothing:
-                loss += (smoothing / classes) * (spread.sum() * log_s - flat)
-            top[i], sums[i], losses[i] = m[:, 0], s, xp.where(kept[i], loss, 0)
+                loss += (smoothing / classes) * (spread.sum() * log_s - total)
+            xp.copyto(loss, 0, where=~keep)
         return losses, weights, (logits, targets, kept, weights, spread, smoothing, top, sums)
 
     def cross_entropy_backward(self, g: Array, saved: Any) -> Array:
@@ -401,15 +371,14 @@ class NumpyBackend:
         flat = g * (smoothing / max(logits.shape[1], 1))
         hit = g * weights * (1 - smoothing)
         scale = (hit + flat * spread.sum()) / xp.maximum(sums, 1)
-        for i in self._row_blocks(logits):
-            d = dx[i]
-            xp.subtract(logits[i], top[i][:, None], out=d)
+        for d, x, t, keep, m, a, b, c in self._pieces(-1, dx, logits, targets, kept, top, scale, flat, hit):
+            xp.subtract(x, m[:, None], out=d)
             xp.exp(d, out=d)
-            d *= scale[i][:, None]
+            d *= a[:, None]
             if smoothing:
-                d -= flat[i][:, None] * spread
-            d[xp.arange(d.shape[0]), targets[i]] -= hit[i]
-            xp.copyto(d, 0, where=~kept[i][:, None])
+                d -= b[:, None] * spread
+            d[xp.arange(d.shape[0]), t] -= c
+            xp.copyto(d, 0, where=~keep[:, None])
         return dx
 
     # ---- layer norm, GELU, dropout
@@ -426,18 +395,14 @@ class NumpyBackend:
         rows = x.reshape(math.prod(x.shape[:x.ndim - ndim]), size)
         normal, y = xp.empty(rows.shape, dtype=x.dtype), xp.empty(rows.shape, dtype=x.dtype)
         scale = xp.empty((rows.shape[0], 1), dtype=x.dtype)
-        for i in self._row_blocks(rows):
-            z, y_part = normal[i], y[i]
-            xp.subtract(rows[i], self._row_sum(rows[i]) / size, out=z)
-            xp.multiply(z, z, out=y_part)
-            scale[i] = 1 / xp.sqrt(self._row_sum(y_part) / size + eps)
-            z *= scale[i]
-            if weight is None:
-                y_part[...] = z
-            else:
-                xp.multiply(z, weight.reshape(-1), out=y_part)
+        for a, z, b, c in self._pieces(-1, rows, normal, y, scale):
+            xp.subtract(a, self._row_sum(a) / size, out=z)
+            xp.multiply(z, z, out=b)
+            c[...] = 1 / xp.sqrt(self._row_sum(b) / size + eps)
+            z *= c
+            xp.multiply(z, 1 if weight is None else weight.reshape(-1), out=b)
             if bias is not None:
-                y_part += bias.reshape(-1)
+                b += bias.reshape(-1)
         return y.reshape(x.shape), (normal, scale, x.shape[x.ndim - ndim:])
 
     def layer_norm_backward(self, g: Array, saved: Any, weight: Array | None) -> tuple[Array, Array, Array]:
@@ -452,21 +417,17 @@ class NumpyBackend:
         rows = g.reshape(normal.shape)
         dx = xp.empty(normal.shape, dtype=normal.dtype)
         dweight, dbias = xp.zeros(size, dtype=normal.dtype), xp.zeros(size, dtype=normal.dtype)
-        for i in self._row_blocks(rows):
-            d, n = dx[i], normal[i]
-            t = rows[i] * n
-            ones = xp.ones(d.shape[0], dtype=d.dtype)
+        for h, d, n, c in self._pieces(-1, rows, dx, normal, scale):
+            t = h * n
+            ones = xp.ones(h.shape[0], dtype=h.dtype)
             dweight += ones @ t
-            dbias += ones @ rows[i]
-            if weight is None:
-                d[...] = rows[i]
-            else:
-                xp.multiply(rows[i], weight.reshape(-1), out=d)
-                t *= weight.reshape(-1)
+            dbias += ones @ h
+            xp.multiply(h, 1 if weight is None else weight.reshape(-1), out=d)
+            xp.multiply(d, n, out=t)
             xp.multiply(n, self._row_sum(t) / size, out=t)
             t += self._row_sum(d) / size
             d -= t
-            d *= scale[i]
+            d *= c
         return dx.reshape(g.shape), dweight.reshape(shape), dbias.reshape(shape)
 
     def gelu(self, x: Array, tanh: bool = False) -> Array:
@@ -835,12 +796,7 @@ class NumpyBackend:
         xp.multiply(1 - z, 1 - n * n, out=y[:, 2])
         return y
 
-    def _gru_before_backward(self, gradient: Array, g: Array, f: Array, kept: Array, dz: Array) -> None:
-        dh, carried = gradient
-        dh += g
-        dh += carried
-        self.xp.multiply(dh, f[1:], out=dz[1:])
-        self.xp.multiply(dh, kept[1], out=carried)
+    _gru_before_backward = _gru_backward  # its slope of a_r is overwritten once d_rh is known
 
     def _gru_before_unreset(self, gradient: Array, d_rh: Array, f: Array, kept: Array, dz: Array) -> None:
         """Take d_rh = dL/d(r h) on to a_r and to h."""

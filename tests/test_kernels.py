@@ -21,6 +21,7 @@ class Pieces(NumpyBackend):
 
 BACKENDS = (NumpyBackend(), Pieces())
 backends = pytest.mark.parametrize("backend", BACKENDS, ids=["whole", "pieces"])
+cells = pytest.mark.parametrize("cell", sorted(CELLS))
 dtypes = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 2**32 - 1)
 
@@ -38,14 +39,17 @@ def layout(x: np.ndarray, kind: int) -> np.ndarray:
 
 
 def close(got: Any, expected: Any, dtype: Any = None) -> None:
-    """Equal to rounding, 1e-10 or (float32) 1e-5 of the largest entry, with `dtype` where it is given."""
+    """Equal to rounding, 1e-10 or (float32) 1e-5 of the largest entry, with `dtype` where it is given.
+
+    Where all entries are small it is of 0.1: inputs are of order one, and rounding is relative to them.
+    """
     got, expected = np.asarray(got), np.asarray(expected)
     assert got.shape == expected.shape
     if dtype is not None:
         assert got.dtype == dtype
     finite = np.isfinite(expected)
     assert np.array_equal(got[~finite], expected[~finite], equal_nan=True)
-    scale = np.abs(expected[finite]).max(initial=1e-30)
+    scale = np.abs(expected[finite]).max(initial=0.1)
     error = np.abs(got[finite] - expected[finite]).max(initial=0)
     assert error <= (1e-10 if got.dtype == np.float64 else 1e-5) * scale, (error, scale)
 
@@ -103,28 +107,19 @@ def test_memory_is_kept_unless_switched_off(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(calls) == 3
 
 
-@given(rows(min_side=1), st.booleans())
-def test_functions_that_old_libraries_lack(case: Any, initial: bool) -> None:
+@given(rows(min_side=1))
+def test_functions_that_old_libraries_lack(case: Any) -> None:
     x, axis, _ = case
-    b = BACKENDS[0]
-    for ours, plain, start in ((b.cumulative_sum, np.cumsum, 0), (b.cumulative_prod, np.cumprod, 1)):
-        expected = plain(x, axis=axis)
-        if initial:
-            expected = np.insert(expected, 0, start, axis=axis)
-        close(ours(x, axis=axis, include_initial=initial), expected, x.dtype)
-    parts = b.unstack(x, axis=axis)
+    close(BACKENDS[0].cumulative_sum(x, axis=axis), np.cumsum(x, axis=axis), x.dtype)
+    parts = BACKENDS[0].unstack(x, axis=axis)
     assert len(parts) == x.shape[axis] and np.array_equal(np.stack(parts, axis=axis), x)
-    assert b.astype(x, np.float64).dtype == np.float64 and b.astype(x, x.dtype, copy=False) is x
-    if x.ndim > 1:
-        with pytest.raises(ValueError, match=r"shape .* axis"):
-            b.cumulative_sum(x)
 
 
 def test_namespace_has_the_library_and_what_it_lacks() -> None:
     xp = BACKENDS[0].xp
     assert xp.tanh is np.tanh and xp.linalg.norm is np.linalg.norm
-    for name in "erf sigmoid logsumexp unindex index_add unstack vecdot cumulative_sum cumulative_prod \
-                 matrix_transpose permute_dims concat astype isdtype take_along_axis".split():
+    for name in "erf sigmoid logsumexp unindex unstack vecdot cumulative_sum matrix_transpose permute_dims \
+                 concat isdtype take_along_axis".split():
         assert callable(getattr(xp, name))
     assert not hasattr(np, "erf"), "NumPy's own module must stay as it was"
 
@@ -231,18 +226,6 @@ def test_unindex_sums_float16_in_float32() -> None:
     for index in (np.zeros(4096, int), (np.zeros(4096, int), slice(None))):
         y = BACKENDS[0].unindex(ones, index, (3, 2))
         assert y.dtype == np.float16 and y.tolist() == [[4096, 4096], [0, 0], [0, 0]]
-
-
-@given(st.integers(-3, 2), seeds)
-def test_index_add(axis: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    x = layout(rng.standard_normal((3, 4, 5)), 2)
-    index = rng.integers(0, x.shape[axis], 6)
-    values = rng.standard_normal([6 if k == axis % 3 else n for k, n in enumerate(x.shape)])
-    expected = x.copy()
-    for k, i in enumerate(index):
-        np.moveaxis(expected, axis, 0)[i] += np.moveaxis(values, axis, 0)[k]
-    close(BACKENDS[0].index_add(x, index, values, axis=axis), expected)
 
 
 # ---- softmax and cross-entropy
@@ -422,7 +405,8 @@ def test_gelu(backend: NumpyBackend, tanh: bool, case: Any) -> None:
     dx = backend.gelu_backward(g, x, tanh)
     expected = g * (plain(x.astype(np.float64) + 1e-5) - plain(x.astype(np.float64) - 1e-5)) / 2e-5
     assert dx.dtype == x.dtype
-    assert np.abs(dx - expected).max(initial=0) <= 2e-6 * np.abs(expected).max(initial=1)
+    tolerance = 1e-8 if x.dtype == np.float64 else 1e-5
+    assert np.abs(dx - expected).max(initial=0) <= tolerance * np.abs(expected).max(initial=1)
 
 
 @pytest.mark.parametrize("tanh", [False, True])
@@ -469,10 +453,10 @@ def tensors(rng: np.random.Generator, dtype: Any = np.float64) -> list[np.ndarra
 
 @backends
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@given(momentum=st.sampled_from([0.0, 0.9]), dampening=st.sampled_from([0.0, 0.3]), nesterov=st.booleans(),
-       decay=st.sampled_from([0.0, 0.1]), seed=seeds)
-def test_sgd_step(backend: NumpyBackend, dtype: Any, momentum: float, dampening: float, nesterov: bool,
-                  decay: float, seed: int) -> None:
+@given(momentum=st.sampled_from([0.0, 0.9]), nesterov=st.booleans(), decay=st.sampled_from([0.0, 0.1]),
+       seed=seeds)
+def test_sgd_step(backend: NumpyBackend, dtype: Any, momentum: float, nesterov: bool, decay: float,
+                  seed: int) -> None:
     rng = np.random.default_rng(seed)
     params, buffers = tensors(rng, dtype), [np.zeros_like(p) for p in tensors(rng, dtype)] if momentum else []
     expected = [p.astype(np.float64) for p in params]
@@ -480,12 +464,12 @@ def test_sgd_step(backend: NumpyBackend, dtype: Any, momentum: float, dampening:
     for step in range(3):
         grads = tensors(rng, dtype)
         before = [g.copy() for g in grads]
-        backend.sgd_step(params, grads, buffers, 0.1, momentum, dampening, nesterov, decay, first=step == 0)
+        backend.sgd_step(params, grads, buffers, 0.1, momentum, nesterov, decay)
         assert all(map(np.array_equal, grads, before))
         for k, g in enumerate(grads):
             d = g + decay * expected[k]
             if momentum:
-                running[k] = d if step == 0 else momentum * running[k] + (1 - dampening) * d
+                running[k] = d if step == 0 else momentum * running[k] + d
                 d = d + momentum * running[k] if nesterov else running[k]
             expected[k] = expected[k] - 0.1 * d
     for p, e in zip(params, expected, strict=True):
@@ -520,7 +504,7 @@ def test_adam_step(backend: NumpyBackend, dtype: Any, decay: float, decoupled: b
 
 @pytest.mark.reference
 @pytest.mark.parametrize("name, options", [
-    ("SGD", {}), ("SGD", {"momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1}),
+    ("SGD", {}), ("SGD", {"momentum": 0.9, "weight_decay": 0.1}),
     ("SGD", {"momentum": 0.9, "nesterov": True}), ("Adam", {"weight_decay": 0.1}),
     ("AdamW", {"weight_decay": 0.1})])
 def test_optimizer_steps_are_torchs(name: str, options: dict[str, Any]) -> None:
@@ -536,7 +520,7 @@ def test_optimizer_steps_are_torchs(name: str, options: dict[str, Any]) -> None:
             leaf.grad = torch.tensor(g.copy())
         optimizer.step()
         if name == "SGD":
-            BACKENDS[1].sgd_step(params, grads, states[0], 0.01, first=step == 1, **options)
+            BACKENDS[1].sgd_step(params, grads, states[0], 0.01, **options)
         else:
             BACKENDS[1].adam_step(params, grads, *states, step, 0.01, decoupled=name == "AdamW", **options)
     for p, leaf in zip(params, leaves, strict=True):
@@ -592,8 +576,7 @@ def plain_scan(cell: str, x: Any, h0: Any, c0: Any, *weights: Any, lengths: Any,
 
 
 @st.composite
-def scans(draw: Any) -> Any:
-    cell = draw(st.sampled_from(sorted(CELLS)))
+def scans(draw: Any, cell: str) -> Any:
     batch, steps, inputs, hidden = (draw(st.integers(low, 5)) for low in (0, 0, 1, 1))
     rng = np.random.default_rng(draw(seeds))
     dtype = draw(dtypes)
@@ -603,7 +586,7 @@ def scans(draw: Any) -> Any:
     kind = draw(st.integers(0, 3))
     arrays = [layout(rng.standard_normal(s).astype(dtype), kind) for s in shapes]
     lengths = rng.integers(0, steps + 1, batch) if draw(st.booleans()) else None
-    return cell, arrays, lengths, draw(st.booleans()), rng
+    return arrays, lengths, draw(st.booleans()), rng
 
 
 def forward(backend: NumpyBackend, cell: str, arrays: Any, lengths: Any, reverse: bool) -> Any:
@@ -612,9 +595,10 @@ def forward(backend: NumpyBackend, cell: str, arrays: Any, lengths: Any, reverse
 
 
 @backends
-@given(scans())
-def test_scan_equals_its_definition(backend: NumpyBackend, case: Any) -> None:
-    cell, arrays, lengths, reverse, rng = case
+@cells
+@given(data=st.data())
+def test_scan_equals_its_definition(backend: NumpyBackend, cell: str, data: Any) -> None:
+    arrays, lengths, reverse, rng = data.draw(scans(cell))
     y, h_n, c_n, saved = forward(backend, cell, arrays, lengths, reverse)
     expected = plain_scan(cell, *arrays, lengths=lengths, reverse=reverse)
     dtype = arrays[0].dtype
@@ -642,9 +626,10 @@ def test_scan_equals_its_definition(backend: NumpyBackend, case: Any) -> None:
         slope(of_used, [arrays[k] for k in used], [pulled[k] for k in used], rng)
 
 
-@given(scans(), st.lists(st.booleans(), min_size=7, max_size=7))
-def test_scan_gives_what_is_needed_and_takes_none_for_zero(case: Any, needs: list[bool]) -> None:
-    cell, arrays, lengths, reverse, rng = case
+@cells
+@given(data=st.data(), needs=st.lists(st.booleans(), min_size=7, max_size=7))
+def test_scan_gives_what_is_needed_and_takes_none_for_zero(cell: str, data: Any, needs: list[bool]) -> None:
+    arrays, lengths, reverse, rng = data.draw(scans(cell))
     y, h_n, _, saved = forward(BACKENDS[0], cell, arrays, lengths, reverse)
     gy = rng.standard_normal(y.shape).astype(y.dtype)
     everything = BACKENDS[0].rnn_backward(cell, saved, gy, np.zeros_like(h_n), np.zeros_like(h_n), [True] * 7)
@@ -660,9 +645,10 @@ def test_scan_gives_what_is_needed_and_takes_none_for_zero(case: Any, needs: lis
 
 
 @backends
-@given(scans())
-def test_scan_never_sees_the_padding(backend: NumpyBackend, case: Any) -> None:
-    cell, arrays, lengths, reverse, _ = case
+@cells
+@given(data=st.data())
+def test_scan_never_sees_the_padding(backend: NumpyBackend, cell: str, data: Any) -> None:
+    arrays, lengths, reverse, _ = data.draw(scans(cell))
     if lengths is None:
         return
     x = arrays[0].copy()
