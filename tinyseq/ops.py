@@ -8,6 +8,7 @@ scalars never widen an array. `axis` counts from the end when negative; a tuple 
 from __future__ import annotations
 
 import builtins
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -77,15 +78,15 @@ def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool
 
 
 def zeros_like(x: Like, dtype: Any = None) -> Tensor:
-    return Tensor(_raw(x, "zeros_like").zeros_like(raw(x), dtype=dtype))
+    return Tensor(namespace(raw(x)).zeros_like(raw(x), dtype=dtype))
 
 
 def ones_like(x: Like, dtype: Any = None) -> Tensor:
-    return Tensor(_raw(x, "ones_like").ones_like(raw(x), dtype=dtype))
+    return Tensor(namespace(raw(x)).ones_like(raw(x), dtype=dtype))
 
 
 def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
-    return Tensor(_raw(x, "full_like").full_like(raw(x), fill_value, dtype=dtype))
+    return Tensor(namespace(raw(x)).full_like(raw(x), fill_value, dtype=dtype))
 
 
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
@@ -104,29 +105,32 @@ def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.floa
     return Tensor(backends.active().xp.eye(n_rows, n_cols, k=k, dtype=dtype))
 
 
-def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Tensor:
+@op
+def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
     """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
-    data = raw(ids)
-    if data.dtype.kind not in "iu":
-        raise TypeError(f"one_hot: expected integers, got dtype {data.dtype}")
-    check_ids("one_hot", data, num_classes)
-    xp = namespace(data)
-    return Tensor((xp.expand_dims(data, -1) == xp.arange(num_classes)).astype(dtype))
+    ids = _integers(ids)
+    check_ids("one_hot", ids, num_classes)
+    xp = namespace(ids)
+    return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(dtype), None
 
 
 def check_ids(name: str, ids: Array, size: int) -> None:
     """Refuse out-of-range ids, which would be another row's numbers. Looks only at ids that are on the host."""
     if isinstance(ids, np.ndarray) and ids.size and (ids.min() < 0 or ids.max() >= size):
         bad = int(ids.min() if ids.min() < 0 else ids.max())
-        raise IndexError(f"{name}: id {bad} is out of range, expected 0 <= id < {size}")
+        raise IndexError(f"{name}: id {bad} is out of range, expected 0 <= id < {size} (ids of shape {ids.shape})")
 
 
 def raw(x: Like) -> Array:
     return x._data if isinstance(x, Tensor) else asarray(x)._data
 
 
-def _raw(x: Like, name: str) -> Any:
-    return namespace(raw(x))
+def _integers(indices: Like) -> Array:
+    """The array of `indices`, which boolean masks and numbers with a fraction are not."""
+    data = raw(indices)
+    if data.dtype.kind not in "iu" and data.size:
+        raise TypeError(f"expected integers as indices, got {data.dtype}")
+    return data if data.size else data.astype(np.int64)
 
 
 # --- elementwise ---------------------------------------------------------------------------------------------------
@@ -171,13 +175,11 @@ def pow(a: Like, b: Like) -> Out:
     y = a**b
 
     def pull_a(g: Tensor) -> Tensor:
-        if isinstance(b, (int, float)):
-            return xp.zeros_like(g) if b == 0 else g * (b * a ** (b - 1))
-        return xp.where(b == 0, xp.zeros_like(g), g * (b * a ** xp.where(b == 0, xp.ones_like(b), b - 1)))
+        power = (b - 1 if b else 1) if isinstance(b, (int, float)) else xp.where(b == 0, 1, b - 1)
+        return g * (b * a**power)
 
     def pull_b(g: Tensor) -> Tensor:
-        zero = (a == 0) & (b >= 0)
-        return xp.where(zero, xp.zeros_like(g), g * y * xp.log(xp.where(zero, xp.ones_like(y), a)))
+        return g * y * xp.log(xp.where((a == 0) & (b >= 0), xp.ones_like(y), a))
 
     return y, (pull_a, pull_b)
 
@@ -343,11 +345,14 @@ def abs(x: Tensor) -> Out:
     return xp.abs(x), (lambda g: g * xp.sign(x),)
 
 
+def _zero(g: Tensor) -> Tensor:
+    return namespace(g).zeros_like(g)
+
+
 @op
 def sign(x: Tensor) -> Out:
     """-1, 0 or 1; the gradient is 0."""
-    xp = namespace(x)
-    return xp.sign(x), (lambda g: xp.zeros_like(g),)
+    return namespace(x).sign(x), (_zero,)
 
 
 @op
@@ -357,45 +362,45 @@ def logaddexp(a: Like, b: Like) -> Out:
     return xp.logaddexp(a, b), (lambda g: g * xp.sigmoid(a - b), lambda g: g * xp.sigmoid(b - a))
 
 
+def _larger(y: Tensor, a: Like, b: Like) -> Out:
+    """`maximum` or `minimum` y of a and b, with the pull-backs."""
+    where = namespace(y).where
+    pull = lambda x: lambda g: where(a == b, g * 0.5, where(x == y, g, _zero(g)))
+    return y, (pull(a), pull(b))
+
+
 @op
 def maximum(a: Like, b: Like) -> Out:
     """The larger of each pair; where they are equal each gets half of the gradient."""
-    xp = namespace(a, b)
-    half = lambda g, first: xp.where(a == b, g * 0.5, xp.where(first, g, xp.zeros_like(g)))  # noqa: E731
-    return xp.maximum(a, b), (lambda g: half(g, a > b), lambda g: half(g, a < b))
+    return _larger(namespace(a, b).maximum(a, b), a, b)
 
 
 @op
 def minimum(a: Like, b: Like) -> Out:
     """The smaller of each pair; where they are equal each gets half of the gradient."""
-    xp = namespace(a, b)
-    half = lambda g, first: xp.where(a == b, g * 0.5, xp.where(first, g, xp.zeros_like(g)))  # noqa: E731
-    return xp.minimum(a, b), (lambda g: half(g, a < b), lambda g: half(g, a > b))
+    return _larger(namespace(a, b).minimum(a, b), a, b)
 
 
 @op
 def clip(x: Tensor, min: Like = None, max: Like = None) -> Out:
-    """x limited to [min, max]. At a bound the gradient goes to x; beyond one, to the bound."""
+    """x limited to [min, max] (max where min > max). At a bound the gradient goes to x; beyond one, to the bound."""
     xp = namespace(x)
+    raised = x if min is None else xp.maximum(x, min)
+    y = raised if max is None else xp.minimum(raised, max)
     low = x < min if min is not None else xp.zeros_like(x, dtype=bool)
-    high = x > max if max is not None else xp.zeros_like(x, dtype=bool)
-    pick = lambda g, here: xp.where(here, g, xp.zeros_like(g))  # noqa: E731
-    y = x if min is None else xp.maximum(x, min)
-    y = y if max is None else xp.minimum(y, max)
-    return y, (lambda g: pick(g, ~(low | high)), lambda g: pick(g, low & ~high), lambda g: pick(g, high))
+    high = raised > max if max is not None else xp.zeros_like(x, dtype=bool)
+    pull = lambda here: lambda g: xp.where(here, g, _zero(g))
+    return y, (pull(~(low | high)), pull(low & ~high), pull(high))
 
 
 @op
 def where(condition: Like, a: Like, b: Like) -> Out:
     """`a` where the boolean `condition` holds, else `b`."""
     xp = namespace(a, b, condition)
-    if isinstance(a, float) and isinstance(b, (int, float)) or isinstance(b, float) and isinstance(a, int):
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and float in (type(a), type(b)):
         a = xp.asarray(a, dtype=np.float32)  # two Python numbers make float32, as everywhere
-    return xp.where(condition, a, b), (
-        None,
-        lambda g: xp.where(condition, g, xp.zeros_like(g)),
-        lambda g: xp.where(condition, xp.zeros_like(g), g),
-    )
+    pull_a, pull_b = (lambda g: xp.where(condition, g, _zero(g))), (lambda g: xp.where(condition, _zero(g), g))
+    return xp.where(condition, a, b), (None, pull_a, pull_b)
 
 
 @op
@@ -418,27 +423,23 @@ def _move(x: Any, name: str) -> Any:
 @op
 def floor(x: Tensor) -> Out:
     """The gradient is 0, as that of `ceil`, `round` and `trunc`."""
-    xp = namespace(x)
-    return xp.floor(x), (lambda g: xp.zeros_like(g),)
+    return namespace(x).floor(x), (_zero,)
 
 
 @op
 def ceil(x: Tensor) -> Out:
-    xp = namespace(x)
-    return xp.ceil(x), (lambda g: xp.zeros_like(g),)
+    return namespace(x).ceil(x), (_zero,)
 
 
 @op
 def trunc(x: Tensor) -> Out:
-    xp = namespace(x)
-    return xp.trunc(x), (lambda g: xp.zeros_like(g),)
+    return namespace(x).trunc(x), (_zero,)
 
 
 @op
 def round(x: Tensor) -> Out:
     """To the nearest integer, halves to the even one."""
-    xp = namespace(x)
-    return xp.round(x), (lambda g: xp.zeros_like(g),)
+    return namespace(x).round(x), (_zero,)
 
 
 # --- comparisons and logic: boolean results, no gradient -----------------------------------------------------------
@@ -515,9 +516,10 @@ def isfinite(x: Tensor) -> Out:
 
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """`axis` as a tuple of axes counted from the front; all of them for None."""
-    if axis is None:
-        return tuple(range(ndim))
-    return tuple(i % ndim if -ndim <= i < ndim else i for i in ((axis,) if isinstance(axis, int) else axis))
+    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    if builtins.any(not -ndim <= i < ndim for i in axes):
+        raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
+    return tuple(i % ndim for i in axes)
 
 
 def _expander(x: Tensor, axis: Axis, keepdims: bool) -> Callable[[Tensor], Tensor]:
@@ -548,7 +550,7 @@ def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     xp, expand, n = namespace(x), _expander(x, axis, keepdims), _count(x, axis) - correction
     deviation = x - xp.mean(x, axis=axis, keepdims=True)
     y = xp.sum(deviation * deviation, axis=axis, keepdims=keepdims) / n
-    return y, (lambda g: expand(g) * deviation * (2 / n),)
+    return y, (lambda g: expand(g) * deviation * 2 / n,)
 
 
 @op
@@ -559,8 +561,7 @@ def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     y = xp.sqrt(xp.sum(deviation * deviation, axis=axis, keepdims=keepdims) / n)
 
     def pull(g: Tensor) -> Tensor:
-        scale = xp.where(y == 0, xp.zeros_like(g), g / xp.where(y == 0, xp.ones_like(y), y * n))
-        return expand(scale) * deviation
+        return expand(g / xp.where(y == 0, xp.ones_like(y), y * n)) * deviation  # which is 0 where y is
 
     return y, (pull,)
 
@@ -626,7 +627,7 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
 def cumulative_sum(x: Tensor, axis: int = -1) -> Out:
     """Running sums along `axis`, each including its own entry."""
     xp = namespace(x)
-    back = lambda g: xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis)  # noqa: E731
+    back = lambda g: xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis)
     return xp.cumulative_sum(x, axis=axis), (back,)
 
 
@@ -676,10 +677,10 @@ def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
 
 def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
     """The k largest (or smallest) entries along `axis`, sorted, and their places; of tied ones the first."""
-    n = x.shape[axis] if x.ndim else 0
-    if not 0 <= k <= n:
+    places = argsort(x, axis, largest)
+    if not 0 <= k <= places.shape[axis]:
         raise ValueError(f"topk: k = {k} is out of range for axis {axis} of shape {x.shape}")
-    places = argsort(x, axis, largest)[_along(axis, x.ndim, slice(0, k))]
+    places = getitem(places, _along(axis, x.ndim, slice(0, k)))
     return take_along_axis(x, places, axis), places
 
 
@@ -738,31 +739,32 @@ def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[in
     """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
     a, b = asarray(a), asarray(b)
     if isinstance(axes, int):
-        axes = (range(a.ndim - axes, a.ndim), range(axes))
+        axes = (range(-axes, 0), range(axes))
+    if builtins.max(map(len, axes)) > builtins.min(a.ndim, b.ndim) or len(axes[0]) != len(axes[1]):
+        raise ValueError(f"tensordot: axes {axes} do not fit the shapes {a.shape} and {b.shape}")
     of_a, of_b = _axes(tuple(axes[0]), a.ndim), _axes(tuple(axes[1]), b.ndim)
     if [a.shape[i] for i in of_a] != [b.shape[i] for i in of_b]:
         raise ValueError(f"tensordot: axes {of_a} of shape {a.shape} and {of_b} of {b.shape} differ in length")
-    rest_a, rest_b = [i for i in range(a.ndim) if i not in of_a], [i for i in range(b.ndim) if i not in of_b]
-    k = math.prod(a.shape[i] for i in of_a)
-    left, right = permute_dims(a, (*rest_a, *of_a)), permute_dims(b, (*of_b, *rest_b))
-    out = (*left.shape[: len(rest_a)], *right.shape[len(of_b) :])
-    rows, columns = math.prod(out[: len(rest_a)]), math.prod(out[len(rest_a) :])
-    return reshape(reshape(left, (rows, k)) @ reshape(right, (k, columns)), out)
+    n = len(of_a)
+    left, right = moveaxis(a, of_a, range(-n, 0)), moveaxis(b, of_b, range(n))
+    rows, columns = left.shape[: a.ndim - n], right.shape[n:]
+    k = math.prod(right.shape[:n])
+    product = reshape(left, (math.prod(rows), k)) @ reshape(right, (k, math.prod(columns)))
+    return reshape(product, (*rows, *columns))
 
 
 def einsum(subscripts: str, *operands: Like) -> Tensor:
     """Einstein's summation, as `numpy.einsum`: "bij,bjk->bik". An index twice in one operand takes its diagonal."""
     tensors = [asarray(x) for x in operands]
-    inputs, output = _subscripts(subscripts, [x.ndim for x in tensors])
+    inputs, output = _subscripts(subscripts, [x.shape for x in tensors])
     for i, names in enumerate(inputs):  # a diagonal is a product with the identity matrix
         for name in {n for n in names if names.count(n) > 1}:
             while inputs[i].count(name) > 1:
                 fresh = next(c for c in _LETTERS if c not in "".join(inputs) + output)
                 at = inputs[i].rindex(name)
                 inputs[i] = inputs[i][:at] + fresh + inputs[i][at + 1 :]
-                ones_ = ones_like(tensors[i].detach(), dtype=tensors[i].dtype)
-                n = ones_.shape[at]
-                tensors.append(Tensor(namespace(ones_._data).eye(n, dtype=ones_.dtype)))
+                x = tensors[i]
+                tensors.append(Tensor(namespace(x._data).eye(x.shape[at], dtype=x.dtype)))
                 inputs.append(name + fresh)
     return _einsum(",".join(inputs) + "->" + output, tensors)
 
@@ -770,17 +772,17 @@ def einsum(subscripts: str, *operands: Like) -> Tensor:
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def _subscripts(text: str, ndims: list[int]) -> tuple[list[str], str]:
+def _subscripts(text: str, shapes: list[tuple[int, ...]]) -> tuple[list[str], str]:
     """The letters of each operand and of the output, an ellipsis written out, the output inferred if not given."""
     left, arrow, output = text.replace(" ", "").partition("->")
     inputs = left.split(",")
-    if len(inputs) != len(ndims):
-        raise ValueError(f"einsum: {text!r} has {len(inputs)} operands, {len(ndims)} were given")
+    if len(inputs) != len(shapes):
+        raise ValueError(f"einsum: {text!r} has {len(inputs)} operands, given shapes {shapes}")
     free = [c for c in _LETTERS if c not in text]
-    widths = [ndim - len(names.replace("...", "")) for names, ndim in zip(inputs, ndims, strict=True)]
-    for names, ndim, width in zip(inputs, ndims, widths, strict=True):
+    widths = [len(shape) - len(names.replace("...", "")) for names, shape in zip(inputs, shapes, strict=True)]
+    for names, shape, width in zip(inputs, shapes, widths, strict=True):
         if width < 0 or (width > 0 and "..." not in names):
-            raise ValueError(f"einsum: {names!r} in {text!r} does not fit an operand with {ndim} dimensions")
+            raise ValueError(f"einsum: {names!r} in {text!r} does not fit an operand of shape {shape}")
     dots = "".join(free[: builtins.max(widths, default=0)])
     inputs = [names.replace("...", dots[len(dots) - width :]) for names, width in zip(inputs, widths, strict=True)]
     if not arrow:
@@ -788,7 +790,7 @@ def _subscripts(text: str, ndims: list[int]) -> tuple[list[str], str]:
         output = ("..." if dots else "") + "".join(letters)
     output = output.replace("...", dots)
     if not set(output) <= set("".join(inputs)) or len(set(output)) < len(output):
-        raise ValueError(f"einsum: the output of {text!r} must have indices of the operands, each once")
+        raise ValueError(f"einsum: the output of {text!r} must have indices of the operands, each once (shapes {shapes})")
     return inputs, output
 
 
@@ -862,24 +864,24 @@ def permute_dims(x: Tensor, axes: Sequence[int]) -> Out:
     return xp.permute_dims(x, axes), (lambda g: xp.permute_dims(g, inverse),)
 
 
+def _of_matrices(x: Tensor) -> Any:
+    if x.ndim < 2:
+        raise ValueError("expected at least 2 dimensions")
+    return namespace(x)
+
+
 @op
 def matrix_transpose(x: Tensor) -> Out:
     """The last two axes swapped."""
-    xp = namespace(x)
-    if x.ndim < 2:
-        raise ValueError("expected at least 2 dimensions")
+    xp = _of_matrices(x)
     return xp.matrix_transpose(x), (lambda g: xp.matrix_transpose(g),)
 
 
-def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+@op
+def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Out:
     """The axes at `source` moved to `destination`, the others kept in their order."""
-    x = asarray(x)
-    sources = _axes(source if isinstance(source, int) else tuple(source), x.ndim)
-    places = _axes(destination if isinstance(destination, int) else tuple(destination), x.ndim)
-    order = [i for i in range(x.ndim) if i not in sources]
-    for place, i in sorted(zip(places, sources, strict=True)):
-        order.insert(place, i)
-    return permute_dims(x, order)
+    xp = namespace(x)
+    return xp.moveaxis(x, source, destination), (lambda g: xp.moveaxis(g, destination, source),)
 
 
 @op
@@ -905,61 +907,63 @@ def broadcast_to(x: Tensor, shape: Sequence[int]) -> Out:
 @op
 def concat(tensors: Sequence[Like], axis: int = 0) -> Out:
     """Joined along an axis that they have."""
-    xp, lengths = namespace(*tensors), [x.shape[axis] if x.ndim else 0 for x in tensors]
-    ndim = tensors[0].ndim
-
-    def pull(g: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
-        ends = [builtins.sum(lengths[: i + 1]) for i in range(len(lengths))]
-        return [g[_along(axis, ndim, slice(end - n, end))] if need else None
-                for n, end, need in zip(lengths, ends, needs, strict=False)]
-
-    return xp.concat(tensors, axis=axis), pull
+    xp = namespace(*tensors)
+    y = xp.concat(tensors, axis=axis)
+    places = list(itertools.accumulate(x.shape[axis] for x in tensors))[:-1]
+    return y, lambda g, needs: xp.split(g, places, axis=axis)
 
 
-def stack(tensors: Sequence[Like], axis: int = 0) -> Tensor:
+@op
+def stack(tensors: Sequence[Like], axis: int = 0) -> Out:
     """Joined along a new axis."""
-    return concat([expand_dims(x, axis) for x in tensors], axis)
+    xp = namespace(*tensors)
+    return xp.stack(tensors, axis=axis), lambda g, needs: xp.unstack(g, axis=axis)
 
 
 def _along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
     """The index that applies `index` to one axis and takes the others whole."""
-    if not -ndim <= axis < ndim:
-        raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
-    return (*(slice(None),) * (axis % ndim), index)
+    return (*(slice(None),) * _axes(axis, ndim)[0], index)
 
 
-def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
+@op
+def unstack(x: Tensor, axis: int = 0) -> Out:
     """The slices along `axis`, without that axis."""
-    return tuple(x[_along(axis, x.ndim, i)] for i in range(x.shape[axis]))
+    xp = namespace(x)
+    return tuple(xp.unstack(x, axis=axis)), (lambda g: xp.stack(g, axis=axis),)
 
 
-def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+@op
+def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> Out:
     """Cut along `axis` into `sections` equal parts, or before each of the places listed (as `numpy.split`)."""
-    n = x.shape[axis]
+    xp, n = namespace(x), x.shape[_axes(axis, x.ndim)[0]]
     if isinstance(sections, int):
         if sections < 1 or n % sections:
-            raise ValueError(f"split: axis {axis} of shape {x.shape} cannot be cut into {sections} equal parts")
-        sections = range(n // sections, n, n // sections) if n else [0] * (sections - 1)
-    return tuple(x[_along(axis, x.ndim, slice(a, b))] for a, b in zip([0, *sections], [*sections, n], strict=True))
+            raise ValueError(f"axis {axis} cannot be cut into {sections} equal parts")
+        sections = [i * (n // sections) for i in range(1, sections)]
+    parts = [x[_along(axis, x.ndim, slice(a, b))] for a, b in zip([0, *sections], [*sections, n], strict=True)]
+    return tuple(parts), (lambda g: xp.concat(g, axis=axis),)
 
 
-def flip(x: Tensor, axis: Axis = None) -> Tensor:
+@op
+def flip(x: Tensor, axis: Axis = None) -> Out:
     """Reversed along an axis, several, or all."""
-    axes = _axes(axis, x.ndim)
-    return x[tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(x.ndim))]
+    xp = namespace(x)
+    return xp.flip(x, axis=axis), (lambda g: xp.flip(g, axis=axis),)
 
 
-def roll(x: Tensor, shift: int, axis: int) -> Tensor:
+@op
+def roll(x: Tensor, shift: int, axis: int) -> Out:
     """Shifted along `axis`, what leaves at one end entering at the other."""
-    shift = shift % x.shape[axis] if x.shape[axis] else 0
-    return concat(split(x, [x.shape[axis] - shift], axis)[::-1], axis)
+    xp = namespace(x)
+    return xp.roll(x, shift, axis), (lambda g: xp.roll(g, -shift, axis),)
 
 
-def repeat(x: Tensor, repeats: int, axis: int) -> Tensor:
+@op
+def repeat(x: Tensor, repeats: int, axis: int) -> Out:
     """Each slice along `axis` `repeats` times in a row."""
-    axis = _axes(axis, x.ndim)[0]
-    long = broadcast_to(expand_dims(x, axis + 1), (*x.shape[: axis + 1], repeats, *x.shape[axis + 1 :]))
-    return reshape(long, (*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :]))
+    xp, after = namespace(x), _axes(axis, x.ndim)[0] + 1
+    apart = (*x.shape[:after], repeats, *x.shape[after:])
+    return xp.repeat(x, repeats, axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)
 
 
 def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
@@ -983,14 +987,14 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float 
 @op
 def tril(x: Tensor, k: int = 0) -> Out:
     """Zero above the k-th diagonal of each matrix."""
-    xp = namespace(x)
+    xp = _of_matrices(x)
     return xp.tril(x, k=k), (lambda g: xp.tril(g, k=k),)
 
 
 @op
 def triu(x: Tensor, k: int = 0) -> Out:
     """Zero below the k-th diagonal of each matrix."""
-    xp = namespace(x)
+    xp = _of_matrices(x)
     return xp.triu(x, k=k), (lambda g: xp.triu(g, k=k),)
 
 
@@ -1011,6 +1015,10 @@ def getitem(x: Tensor, index: Any) -> Tensor:
 
 @op
 def _getitem(x: Tensor, index: Any) -> Out:
+    return _picked(x, index)
+
+
+def _picked(x: Tensor, index: Any) -> Out:
     xp, shape = namespace(x), x.shape
     return x[index], (lambda g: xp.unindex(g, index, shape),)
 
@@ -1026,41 +1034,45 @@ def _unindex(values: Tensor, index: Any, shape: tuple[int, ...]) -> Out:
 
 
 def setitem(x: Tensor, index: Any, value: Like) -> Tensor:
-    """A copy of x with `value` at `index`; what `x[index] = value` makes of x."""
+    """A copy of x with `value` at `index`, each place given once; what `x[index] = value` makes of x."""
     return _setitem(x, _index(index), value)
 
 
 @op
 def _setitem(x: Tensor, index: Any, value: Like) -> Out:
+    return _put(x, index, value), (lambda g: _put(g, index, 0), None, lambda g: g[index])
+
+
+def _put(x: Any, index: Any, value: Any) -> Any:
     if isinstance(x, Tensor) or isinstance(value, Tensor):
-        y = setitem(asarray(x), index, value)
-    else:
-        y = namespace(x).asarray(x, copy=True)
-        y[index] = value
-    return y, (lambda g: setitem(g, index, 0) if isinstance(g, Tensor) else _cleared(g, index), lambda g: g[index])
+        return setitem(asarray(x), index, value)
+    y = namespace(x).asarray(x, copy=True)
+    y[index] = value
+    return y
 
 
-def _cleared(g: Array, index: Any) -> Array:
-    g = namespace(g).asarray(g, copy=True)
-    g[index] = 0
-    return g
-
-
-def take(x: Tensor, indices: Like, axis: int = 0) -> Tensor:
+@op
+def take(x: Tensor, indices: Like, axis: int = 0) -> Out:
     """x's slices along `axis` at `indices`: integers, of any shape."""
-    return getitem(x, _along(axis, x.ndim, raw(indices)))
+    return _picked(x, _along(axis, x.ndim, _integers(indices)))
 
 
-def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Tensor:
+@op
+def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Out:
     """For each place along the other axes, the entries of x at that place's `indices` along `axis`."""
-    x, indices = asarray(x), raw(indices)
+    indices, axis = _integers(indices), _axes(axis, x.ndim)[0]
     if indices.ndim != x.ndim:
-        raise ValueError(f"take_along_axis: indices of shape {indices.shape} for a tensor of shape {x.shape}")
-    xp, axis = namespace(x._data), _axes(axis, x.ndim)[0]
+        raise ValueError("expected indices with as many dimensions as x")
+    xp = namespace(indices)
     places = [xp.reshape(xp.arange(n), (-1, *(1,) * (x.ndim - 1 - i))) for i, n in enumerate(x.shape)]
-    return getitem(x, (*places[:axis], indices, *places[axis + 1 :]))
+    return _picked(x, (*places[:axis], indices, *places[axis + 1 :]))
 
 
-def index_add(x: Tensor, indices: Like, values: Tensor, axis: int = 0) -> Tensor:
+@op
+def index_add(x: Tensor, indices: Like, values: Tensor, axis: int = 0) -> Out:
     """x plus `values` at the `indices` along `axis`; an index given twice is added to twice."""
-    return add(x, unindex(values, _along(axis, x.ndim, raw(indices)), x.shape))
+    xp, index = namespace(x, values), _along(axis, x.ndim, _integers(indices))
+    expected = (*x.shape[: len(index) - 1], *index[-1].shape, *x.shape[len(index) :])
+    if values.shape != expected:
+        raise ValueError(f"expected values of shape {expected}")
+    return x + xp.unindex(values, index, x.shape), (lambda g: g, None, lambda g: g[index])

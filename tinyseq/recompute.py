@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyseq import random
-from tinyseq.tensor import Leaf, Node, Tensor, attach, enable_grad, grad_enabled, pull_back, serials
+from tinyseq.tensor import Leaf, Tensor, attach, enable_grad, grad_enabled, pull_back, serials
 
 
 def recompute(fn: Callable[..., Any], *args: Any) -> Any:
@@ -18,16 +18,18 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
     """
     if not grad_enabled():
         return fn(*args)
-    state = random.get_state()
+    state, start = random.get_state(), next(serials)
+    given = [isinstance(a, Tensor) for a in args]
     raw = [a._data if isinstance(a, Tensor) else a for a in args]
-    tracked = [isinstance(a, Tensor) and a.node is not None for a in args]
+    parents = [a.node if isinstance(a, Tensor) else None for a in args]
 
     def leaves() -> list[Any]:
-        return [Tensor(x, t) if isinstance(a, Tensor) else a for a, x, t in zip(args, raw, tracked, strict=True)]
+        return [Tensor(x, p is not None) if t else x for x, t, p in zip(raw, given, parents, strict=False)]
 
     def again(*arguments: Any) -> Any:
         with random.replay(state):
-            return fn(*arguments)
+            wrap = (t and not isinstance(x, Tensor) for x, t in zip(arguments, given, strict=True))
+            return fn(*[Tensor(x) if w else x for x, w in zip(arguments, wrap, strict=True)])
 
     def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
         for node in closed_over:
@@ -42,18 +44,18 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
         found = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted, retain_graph=True, stop=True)
         return [found.get(node) for node in nodes]
 
-    first = leaves()
-    start = next(serials)
     with enable_grad():
-        out = fn(*first)
+        out = fn(*leaves())
     outs = [out] if isinstance(out, Tensor) else list(out)
-    inside = {y.node: None for y in outs if y.node is not None and y.node.serial > start}
-    for node in (found := list(inside)):  # grows as it goes
-        found += [p for p in node.parents if p is not None and p.serial > start and p not in inside]
-        inside.update(dict.fromkeys(found))
-    closed_over = list(dict.fromkeys(p for node in inside for p in node.parents if p is not None and p not in inside))
+    seen = dict.fromkeys(y.node for y in outs if y.node is not None)
+    for node in (pending := list(seen)):  # grows as it goes, up to the nodes that were there before
+        new = [p for p in node.parents if p is not None and p not in seen] if node.serial > start else []
+        seen.update(dict.fromkeys(new))
+        pending += new
+    closed_over = [node for node in seen if node.serial < start]
+    if not closed_over and not any(parents):
+        return out
     again.__name__, again.definition = getattr(fn, "__name__", "recompute"), again  # type: ignore[attr-defined]
-    arrays = out._data if isinstance(out, Tensor) else tuple(y._data for y in out)
-    parents = [a.node if isinstance(a, Tensor) else None for a in args] + closed_over
-    constants = [x if p is None else None for x, p in zip(raw, parents, strict=False)]
-    return attach(again, parents, constants, {}, arrays, pull)
+    arrays = out._data if isinstance(out, Tensor) else tuple(y._data for y in outs)
+    constants = [x if p is None else None for x, p in zip(raw, parents, strict=True)]
+    return attach(again, [*parents, *closed_over], constants, {}, arrays, pull)

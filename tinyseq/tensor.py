@@ -128,8 +128,10 @@ class Tensor:
         value = backends.of(self._data).asarray(value._data if isinstance(value, Tensor) else value, dtype=self.dtype)
         if value.shape != self.shape:
             raise ValueError(f"data: a tensor of shape {self.shape} cannot be given data of shape {value.shape}")
-        self._data = value
         self.written()
+        self._data = value
+        if isinstance(self.node, Leaf):
+            self.node.data = value
 
     def written(self) -> None:
         """Tell the engine that the array was changed in place: graphs that were made from the old values are void."""
@@ -182,13 +184,12 @@ class Tensor:
         return backends.of(self._data).name
 
     def __repr__(self) -> str:
-        text = repr(self._host()).replace("array(", "tensor(", 1).replace("\n ", "\n  ")
-        notes = [] if "dtype=" in text or self.dtype != np.float64 else ["dtype=float64"]
-        text = text.replace(", dtype=float32", "")
+        notes = [np.array2string(self._host(), separator=", ", prefix="tensor(")]
+        notes += [f"shape={self.shape}"] if not self.size else []
+        notes += [f"dtype={self.dtype}"] if self.dtype.name not in ("float32", "int64", "bool") else []
         notes += [f"backend={self.backend!r}"] if self.backend != "numpy" else []
-        notes += ["requires_grad=True"] if self.requires_grad and self.is_leaf else []
-        notes += [f"op={_name(self.node)}"] if not self.is_leaf else []
-        return text[:-1] + "".join(", " + note for note in notes) + ")"
+        notes += [] if self.node is None else ["requires_grad=True" if self.is_leaf else f"op={_name(self.node)}"]
+        return f"tensor({', '.join(notes)})"
 
     # --- with others
     def _host(self) -> np.ndarray[Any, Any]:
@@ -242,7 +243,8 @@ class Tensor:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter([self[i] for i in range(len(self))])
+        len(self)  # refuses 0 dimensions
+        return iter(ops.unstack(self))
 
     def __bool__(self) -> bool:
         if self.size != 1:
@@ -283,12 +285,9 @@ class Tensor:
             tensor = leaf.tensor()
             if tensor is None:
                 continue
-            if not create_graph:  # a copy where the array could belong to someone else, a sum is always new
-                xp = namespaces[type(g)]
-                g = Tensor(xp.asarray(g, copy=True) if tensor.grad is None else xp.asarray(tensor.grad._data + g))
-            elif tensor.grad is not None:
-                g = tensor.grad + g
-            tensor.grad = g
+            if tensor.grad is not None:  # a sum is a new array, and the first gradient could belong to someone else
+                g = tensor.grad + g if create_graph else Tensor(namespaces[type(g)].asarray(tensor.grad._data + g))
+            tensor.grad = _own(g) if tensor.grad is None else g
 
     # --- operators
     def __neg__(self) -> Tensor: return ops.negative(self)
@@ -464,7 +463,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
                     tracked = tracked or any(nodes)
         try:
             out, pulls = body(*raw, **kwargs)
-        except (TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise _explain(body.__name__, raw, error) from error
         if _watchers and _mode.watcher is not None:
             pulls = _mode.watcher.forward(body.__name__, body, raw, kwargs, out, pulls)
@@ -500,6 +499,9 @@ def attach(op: Any, parents: list[Node | None], args: Sequence[Any], kwargs: Any
     node = _new(Node)
     node.op, node.serial, node.args, node.kwargs, node.index = op, next(serials), args, kwargs or _EMPTY, None
     node.parents = tuple(parents)
+    if type(pulls) is tuple and len(pulls) < len(parents) and any(parents[len(pulls) :]):
+        raise TypeError(f"{op.__name__}: a Tensor has no pull-back of its own ({len(pulls)} for {len(parents)} slots): it "
+                        "stands in a list where one Tensor is expected (ts.stack them), or the op lacks one (or a None)")
     if type(pulls) is tuple and args:  # keep only the closures that will be called
         pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])
     node.pulls = pulls
@@ -566,7 +568,7 @@ def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any
 def _describe(a: Any) -> str:
     if hasattr(a, "dtype") and not isinstance(a, type):  # float32 has a dtype too
         return f"{a.dtype}{list(a.shape)}"
-    if type(a) in (list, tuple) and any(hasattr(x, "dtype") for x in a):
+    if isinstance(a, (list, tuple)) and any(hasattr(x, "dtype") for x in a):
         return "[" + ", ".join(map(_describe, a)) + "]"
     return repr(a) if type(a) in (*_PLAIN, list, tuple) else type(a).__name__
 
@@ -575,11 +577,12 @@ def _explain(name: str, raw: list[Any], error: Exception) -> Exception:
     """An error of a body, with the op's name and what it was given."""
     given = ", ".join(map(_describe, raw))
     places = sorted({backends.of(a).name for a in raw if type(a) in backends.arrays})
-    hint = f'; move one with .to("{places[0]}")' if len(places) > 1 else ""
-    if hint:
-        error = TypeError(f"its arguments live on different backends: {' and '.join(places)}")
-    kind = type(error) if type(error) in (TypeError, ValueError, IndexError) else ValueError  # NumPy has subclasses
-    return kind(f"{name}({given}): {error}{hint}")
+    if len(places) > 1:
+        error = TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')
+    # NumPy has subclasses; an attribute that is missing means that the argument is no tensor
+    kind = next((k for k in (TypeError, IndexError) if isinstance(error, k)), ValueError)
+    kind = TypeError if isinstance(error, AttributeError) else kind
+    return kind(f"{name.lstrip('_')}({given}): {error}")
 
 
 def grad_enabled() -> bool:
@@ -656,26 +659,21 @@ class debug(watching):
         _check_finite(f"the gradient of {_name(node)}", [g], h, getattr(node, "where", ""))
 
 
-def _finite(x: Any) -> bool:
-    if type(x) is list or type(x) is tuple:
-        return all(map(_finite, x))
-    if isinstance(x, float):
-        return math.isfinite(x)
-    return getattr(getattr(x, "dtype", None), "kind", "") != "f" or bool(namespace(x).isfinite(x).all())
-
-
-def _floats(x: Any) -> set[str]:
-    """Names of the floating-point dtypes among the arrays in `x`."""
-    if type(x) is list or type(x) is tuple:
-        return set().union(*map(_floats, x))
-    return {x.dtype.name} if getattr(getattr(x, "dtype", None), "kind", "") == "f" else set()
+def _floats(x: Any) -> list[Array]:
+    """The floating-point arrays in `x`."""
+    if isinstance(x, (list, tuple)):
+        return [a for y in x for a in _floats(y)]
+    return [x] if getattr(getattr(x, "dtype", None), "kind", "") == "f" else []
 
 
 def _check_finite(name: str, raw: list[Any], out: Any, where: str = "") -> None:
     given = f"{name}({', '.join(map(_describe, raw))}), {where or _users_line()}"
-    if _finite(raw) and not _finite(out):
+    before, after = _floats(raw), _floats(out)
+    finite = lambda arrays: all(bool(namespace(a).isfinite(a).all()) for a in arrays)
+    if finite(before) and not finite(after) and all(math.isfinite(a) for a in raw if type(a) is float):
         raise FloatingPointError(f"a NaN or an infinity appeared in {given}")
-    if name != "astype" and "float32" in _floats(raw) and "float64" in _floats(out):
+    narrow, wide = (any(a.dtype.name == n for a in part) for n, part in (("float32", before), ("float64", after)))
+    if name != "astype" and narrow and wide:
         raise TypeError(f"float32 became float64 in {given}: one argument is float64, or an integer array; use .astype")
 
 
@@ -709,13 +707,12 @@ def grad(
     >>> slope = ts.grad(x**3, x, create_graph=True)   # 3 x^2 = 12
     >>> ts.grad(slope, x)                             # 6 x = 12
     """
-    single = isinstance(inputs, Tensor)
-    several = isinstance(outputs, Tensor)
+    single, alone = isinstance(inputs, Tensor), isinstance(outputs, Tensor)
     if callable(outputs):
         raise TypeError("grad takes the tensor to differentiate; for a function there is value_and_grad(fn)(*args)")
     wanted = [cast(Tensor, inputs)] if single else list(inputs)
-    roots = [cast(Tensor, outputs)] if several else list(outputs)
-    seeds = [grad_outputs] * len(roots) if grad_outputs is None or several else list(grad_outputs)
+    roots = [cast(Tensor, outputs)] if alone else list(outputs)
+    seeds = [grad_outputs] * len(roots) if grad_outputs is None or alone else list(grad_outputs)
     for i, x in enumerate(wanted):
         if x.node is None:
             raise ValueError(f"input {i}, of shape {x.shape}, does not require a gradient")
@@ -726,8 +723,13 @@ def grad(
         if g is None and not allow_unused:
             raise ValueError(f"the outputs do not depend on input {i}, of shape {x.shape}: pass allow_unused=True "
                              "for None in its place")
-        results.append(g if g is None or create_graph else Tensor(namespaces[type(g)].asarray(g, copy=True)))
+        results.append(g if g is None else _own(g))
     return results[0] if single else results
+
+
+def _own(g: Any) -> Tensor:
+    """A gradient that the user may write to: it could be an array that others hold, or a broadcast one."""
+    return g.astype(g.dtype) if isinstance(g, Tensor) else Tensor(namespaces[type(g)].asarray(g, copy=True))
 
 
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
@@ -741,7 +743,7 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
         outer = grad_enabled() and any(isinstance(a, Tensor) and a.node is not None for a in args)
         arguments = list(args)
         for i in places:
-            arguments[i] = identity(args[i]) if outer and args[i].node is not None else Tensor(args[i]._data, True)
+            arguments[i] = ops.identity(args[i]) if outer and args[i].node is not None else Tensor(args[i]._data, True)
         with enable_grad():
             value = fn(*arguments)
             loss = value[0] if isinstance(value, tuple) else value
@@ -780,8 +782,6 @@ def pull_back(
             if stop:
                 continue
         if type(node) is Leaf:
-            if node.written:
-                raise RuntimeError(f"a leaf of shape {node.shape} was written to after its use: run the forward pass again")
             if wanted is None:
                 found[node] = g
             continue
@@ -843,11 +843,14 @@ def _order(roots: list[Node], known: Mapping[Node, Tensor]) -> list[Node]:
     """The nodes that `roots` were computed from, each after its parents; nothing beyond the `known` ones."""
     seen = set(roots)
     for node in roots:  # grows as it goes
-        if node not in known:
-            for parent in node.parents:
-                if parent is not None and parent not in seen:
-                    seen.add(parent)
-                    roots.append(parent)
+        if node in known:
+            continue
+        if type(node) is Leaf and node.written:
+            raise RuntimeError(f"a leaf of shape {node.shape} was written to after its use: run the forward pass again")
+        for parent in node.parents:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                roots.append(parent)
     roots.sort(key=attrgetter("serial"))
     return roots
 
@@ -874,6 +877,8 @@ def _fill(several: list[Any], node: Node) -> tuple[Any, ...]:
 def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
     """Sum a gradient over the axes along which its argument was broadcast."""
     extra = g.ndim - len(parent.shape)
+    if extra < 0:  # assignment drops leading axes of length 1
+        g = g.reshape((1,) * -extra + g.shape)
     if extra > 0:
         g = g.sum(axis=tuple(range(extra)))
     if g.ndim == len(parent.shape):
@@ -949,11 +954,10 @@ def _run_definition(node: Node, args: list[Any]) -> tuple[Any, Any]:
         flat = [x for a in args for x in (a if type(a) is _Slots else [a])]
         nodes = [x.node if isinstance(x, Tensor) else None for x in flat]
         nodes += node.parents[len(nodes) :]  # what a recomputed function closes over
-        pairs = [(out, g)] if isinstance(out, Tensor) else zip(out, g, strict=True)
-        roots, seeds = zip(*[(y, h) for y, h in pairs if y.node is not None], strict=True)
+        pairs = [(y, h) for y, h in ([(out, g)] if isinstance(out, Tensor) else zip(out, g, strict=True)) if y.node]
         wanted = {n for n, need in zip(nodes, needs, strict=True) if need}
         known = {x.node: x for x in flat if isinstance(x, Tensor) and x.node is not None}
-        found = pull_back(roots, seeds, wanted, create_graph=True, retain_graph=True, stop=True, known=known)
+        found = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted, True, True, stop=True, known=known)
         return [None if n is None else found.get(n) for n in nodes]
 
     return Tensor(out._data) if isinstance(out, Tensor) else tuple(Tensor(y._data) for y in out), pull
