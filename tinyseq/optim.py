@@ -6,11 +6,11 @@ training loop: `optimizer.lr = 0.002 * (1 - step / steps)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tinyseq import backends
-from tinyseq.tensor import Tensor, namespace
+from tinyseq.tensor import Tensor, namespace, watcher
 
 
 class Optimizer:
@@ -38,7 +38,7 @@ class Optimizer:
     def step(self) -> None:
         """Change every parameter that has a gradient, in place; the others stand still, their state too."""
         self.steps += 1
-        groups: dict[tuple[Any, int], list[int]] = {}
+        groups: dict[tuple[str, int], list[int]] = {}
         for i, p in enumerate(self.parameters):
             if p.grad is None or not p.requires_grad:
                 continue
@@ -46,15 +46,16 @@ class Optimizer:
                 self.state[i] = {"steps": 0} | {s: namespace(p._data).zeros_like(p._data) for s in self.slots}
             state = self.state[i] or {}
             state["steps"] += 1
-            groups.setdefault((backends.of(p._data), state["steps"]), []).append(i)
-        for (backend, steps), members in groups.items():
+            groups.setdefault((backends.of(p._data).name, state["steps"]), []).append(i)
+        for (_, steps), members in groups.items():
             ps = [self.parameters[i] for i in members]
             arrays = [[(self.state[i] or {})[s] for i in members] for s in self.slots]
-            self._update(backend, [p._data for p in ps], [p.grad._data for p in ps if p.grad is not None], arrays, steps)
+            grads = [p.grad._data for p in ps if p.grad is not None]
+            _in_place(f"{type(self).__name__}.step", self._update, steps, [p._data for p in ps], grads, *arrays)
             for p in ps:
                 p.written()
 
-    def _update(self, backend: Any, data: list[Any], grads: list[Any], state: list[list[Any]], steps: int) -> None:
+    def _update(self, steps: int, data: list[Any], grads: list[Any], *state: list[Any]) -> None:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,10 +96,10 @@ class SGD(Optimizer):
         self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
         self.slots = ("momentum",) if momentum else ()
 
-    def _update(self, backend: Any, data: list[Any], grads: list[Any], state: list[list[Any]], steps: int) -> None:
+    def _update(self, steps: int, data: list[Any], grads: list[Any], *state: list[Any]) -> None:
         momenta = state[0] if self.momentum else []
-        backend.sgd_step(data, grads, momenta, self.lr, self.momentum, nesterov=self.nesterov,
-                         weight_decay=self.weight_decay)
+        backends.of(data[0]).sgd_step(data, grads, momenta, self.lr, self.momentum, nesterov=self.nesterov,
+                                      weight_decay=self.weight_decay)
 
 
 class Adam(Optimizer):
@@ -117,8 +118,9 @@ class Adam(Optimizer):
         super().__init__(parameters, lr)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
-    def _update(self, backend: Any, data: list[Any], grads: list[Any], state: list[list[Any]], steps: int) -> None:
-        backend.adam_step(data, grads, *state, steps, self.lr, *self.betas, self.eps, self.weight_decay, self.decoupled)
+    def _update(self, steps: int, data: list[Any], grads: list[Any], *state: list[Any]) -> None:
+        backends.of(data[0]).adam_step(data, grads, *state, steps, self.lr, *self.betas, self.eps, self.weight_decay,
+                                       self.decoupled)
 
 
 class AdamW(Adam):
@@ -142,7 +144,30 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     grads = [p.grad._data for p in parameters if p.grad is not None]
     if not grads:
         raise ValueError("clip_grad_norm_: no parameter has a gradient")
+    return Tensor(_in_place("clip_grad_norm_", _clip, grads, max_norm))
+
+
+def _clip(grads: list[Any], max_norm: float) -> Any:
     backend = backends.of(grads[0])
     norm = backend.xp.asarray(backend.global_norm(grads))
     backend.scale(grads, backend.xp.minimum(max_norm / (norm + 1e-6), 1.0))
-    return Tensor(norm)
+    return norm
+
+
+def _in_place(name: str, body: Callable[..., Any], *args: Any) -> Any:
+    """`body(*args)`, which writes to arrays in lists. A watcher sees an op, from what they were to what they become."""
+
+    def run(*args: Any) -> Any:
+        return (body(*args), args), None
+
+    def copy(x: Any) -> Any:
+        if isinstance(x, (list, tuple)):
+            return list(map(copy, x))
+        return backends.of(x).asarray(x, copy=True) if hasattr(x, "dtype") else x
+
+    seen = watcher()
+    before = copy(args) if seen else []
+    out, _ = run(*args)
+    if seen:
+        seen.forward(name, run, before, {}, out, None)
+    return out[0]

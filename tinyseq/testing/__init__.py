@@ -3,7 +3,8 @@
     from tinyseq.testing import check_grad
     check_grad(my_op, ts.tensor([0.3, -1.2]), order=2)
 
-Each check raises AssertionError with what was given and what was found.
+Each check raises AssertionError with what was given and what was found. `parity` holds a whole training on one backend
+to NumPy's, op by op; `python -m tinyseq.testing.gpu` checks and times the GPU at hand.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from tinyseq import backends
 from tinyseq.tensor import Tensor, grad
+from tinyseq.testing.compare import parity as parity
 
 Function = Callable[..., Any]  # takes Tensors, returns a Tensor or tuples of them
 Host = np.ndarray[Any, np.dtype[np.float64]]

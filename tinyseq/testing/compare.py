@@ -1,0 +1,133 @@
+"""Two backends in step: which op is the first to compute something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyseq import backends
+from tinyseq.tensor import _describe, _users_line, watching
+
+Host = np.ndarray[Any, Any]
+
+
+class parity(watching):
+    """Run a training on its own backend and on NumPy in step; AssertionError names the first op in which they part.
+
+        ts.use_backend("cupy")
+        with parity():
+            train(steps=200)
+
+    Each op, each gradient and each optimizer step inside the block is computed a second time by the NumPy backend, from
+    the very same inputs. So rounding does not add up over the steps, and the op that is named is the one that differs,
+    not one that was handed a difference. Random numbers are part of it: an op gets its seed and stream as arguments.
+
+    Shapes, dtypes, integers and booleans must be equal. Floating-point entries may differ by `tolerance` times the
+    rounding error of their dtype, relative to the largest entry of the output and a hundredth of the largest input.
+    `compared` counts the ops so far. Slow: everything is copied to the host.
+    """
+
+    def __init__(self, tolerance: float = 200.0) -> None:
+        self.tolerance, self.compared = tolerance, 0
+        self.numpy = backends.load("numpy")
+
+    def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
+        backend = next((backends.of(a) for a in _flat(out)), self.numpy)
+        if backend is self.numpy:  # on the host: nothing to compare
+            return pulls
+        given = f"{name.lstrip('_')}({', '.join(map(_describe, raw))}), {_users_line()}"
+        inputs = _hosts(raw)
+        expected, others = self._on_numpy(body, *inputs, **_hosts(kwargs))
+        self._hold(backend.name, given, inputs, out, expected)
+        if pulls is None or others is None:
+            return pulls
+        ours, theirs = _joint(pulls), _joint(others)
+
+        def pull(g: Any, needs: tuple[bool, ...]) -> Any:
+            found, wanted = list(ours(g, needs)), list(self._on_numpy(theirs, _hosts(g), needs))
+            for i, (h, r, need) in enumerate(zip(found, wanted, needs, strict=False)):
+                if need and not (h is None and r is None):
+                    what = f"the gradient of {given}, for input {i}, from {_describe(g)}"
+                    self._hold(backend.name, what, [*inputs, _hosts(g)], h, r)
+            return found
+
+        return pull
+
+    def _on_numpy(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with backends.use_backend("numpy"), np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    def _hold(self, backend: str, given: str, inputs: Sequence[Any], found: Any, expected: Any) -> None:
+        self.compared += 1
+        problem = difference(found, expected, inputs, self.tolerance)
+        if problem:
+            raise AssertionError(f"{backend} and numpy part in {given}: {problem}")
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        if exc[0] is None and not self.compared:
+            raise ValueError("parity compared nothing: all ops ran on NumPy itself; ts.use_backend chooses another")
+
+
+def difference(found: Any, expected: Any, inputs: Sequence[Any] = (), tolerance: float = 200.0) -> str | None:
+    """How arrays of any backend (nested in lists and tuples) differ from those expected, or None: `parity`'s rule."""
+    ours, theirs = (list(map(_host, _flat(x))) for x in (found, expected))
+    if len(ours) != len(theirs):
+        return f"{len(ours)} arrays, {len(theirs)} expected"
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        what = _describe(a) if len(ours) == 1 else f"array {i}, {_describe(a)}"
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return f"{what}, expected {_describe(b)}"
+        if not a.size:
+            continue
+        if a.dtype.kind != "f":
+            apart, allowed = (a != b).astype(float), 0.0
+        else:
+            with np.errstate(all="ignore"):
+                apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a.astype(float) - b))
+            apart[np.isnan(apart)] = np.inf  # a NaN on one side alone
+            size = _largest([b]) + 0.01 * _largest(inputs)
+            allowed = float(tolerance * np.finfo(a.dtype).eps * size)
+        worst = np.unravel_index(np.argmax(apart), apart.shape)
+        if apart[worst] > allowed:
+            place = f" at {tuple(map(int, worst))}" if worst else ""
+            return (f"{what}, largest difference {apart[worst]:.3g}{place}: {a[worst]!s}, "
+                    f"expected {b[worst]!s} within {allowed:.2g}")
+    return None
+
+
+def _flat(x: Any) -> Iterator[Any]:
+    """The arrays in nested lists and tuples."""
+    if isinstance(x, (list, tuple)):
+        for y in x:
+            yield from _flat(y)
+    elif hasattr(x, "dtype") and not isinstance(x, type):
+        yield x
+
+
+def _host(array: Any) -> Host:
+    return np.asarray(backends.of(array).asnumpy(array))
+
+
+def _hosts(x: Any) -> Any:
+    """`x` with its arrays on the host."""
+    if isinstance(x, dict):
+        return {k: _hosts(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return (list if isinstance(x, list) else tuple)(map(_hosts, x))
+    return _host(x) if hasattr(x, "dtype") and not isinstance(x, (type, np.dtype)) else x
+
+
+def _largest(x: Any) -> float:
+    """The largest finite absolute value among floating-point arrays on the host."""
+    sizes = [np.abs(a[np.isfinite(a)]) for a in _flat(x) if a.dtype.kind == "f"]
+    return max((float(a.max()) for a in sizes if a.size), default=0.0)
+
+
+def _joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:
+    """Pull-backs in either form of an op's contract, as a joint one."""
+    if callable(pulls):
+        return pulls  # type: ignore[no-any-return]
+    return lambda g, needs: [f(g) if f is not None and need else None for f, need in zip(pulls, needs, strict=False)]
