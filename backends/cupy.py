@@ -1,21 +1,557 @@
 """The CuPy backend: NumPy's portable code on a CUDA device, with the kernels that matter in CUDA C.
 
-Needs CuPy 14: pip install 'tinyseq[cuda13]', or 'tinyseq[cuda12]' for an older driver.
+Needs CuPy 14: pip install 'tinyseq[cuda13]', or 'tinyseq[cuda12]' for an older driver. CUDA compiles the kernels
+below at their first use and CuPy keeps them on disk.
 """
 
+import functools
+import itertools
+import math
 import os
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-
-from tinyseq.backends.numpy import Array, NumpyBackend
+from tinyseq.backends.numpy import CELLS, Array, NumpyBackend
 
 try:
     import cupy as cp
 except ImportError as error:
     raise ImportError("the cupy backend needs CuPy, which is not installed here "
                       f"({error}): pip install 'tinyseq[cuda13]', or 'tinyseq[cuda12]' for CUDA 12") from None
+
+# All kernels, compiled for T float or double, LOWEST its lowest finite number. Arrays are contiguous unless
+# strides are given; a null pointer stands for an array that is not there. Python's int arrives as I, float as double.
+# A block of BLOCK threads; row kernels run one block a row.
+SOURCE = r"""
+typedef long long I;
+typedef unsigned long long U;
+#define EVERYONE 0xffffffffu
+#define NOT_A_NUMBER ((T)__int_as_float(0x7fffffff))
+#define ELEMENT (blockIdx.x * (I)blockDim.x + threadIdx.x)
+#define ROW(i) for (I i = threadIdx.x; i < n; i += blockDim.x)
+
+template <bool MAX> __device__ T join(T a, T b) { return MAX ? (a > b ? a : b) : a + b; }
+
+// The sum or the maximum of v over a block, in every thread of it.
+template <bool MAX> __device__ T over_block(T v) {
+  __shared__ T of_warp[32];
+  for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
+  if (blockDim.x == 32) return v;
+  __syncthreads();                                  // an earlier call may still be reading
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
+  __syncthreads();
+  v = threadIdx.x % 32 < blockDim.x / 32 ? of_warp[threadIdx.x % 32] : MAX ? (T)LOWEST : (T)0;
+  for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
+  return v;
+}
+
+// ---- softmax and cross-entropy, a block a row of n
+
+// `take`: a boolean array over the rows' indices (.., d1, d2) with strides s0, s1, s2, and s3 along a row.
+extern "C" __global__ void tinyseq_softmax(const T* x, T* y, I n, const bool* take, I d1, I d2,
+                                           I s0, I s1, I s2, I s3) {
+  const I r = blockIdx.x;
+  x += r * n;
+  y += r * n;
+  if (take) take += r / d2 / d1 * s0 + r / d2 % d1 * s1 + r % d2 * s2;
+  T top = (T)LOWEST, sum = 0;
+  ROW(i) if (!take || take[i * s3]) top = join<true>(top, x[i]);
+  top = over_block<true>(top);
+  ROW(i) {
+    const T e = !take || take[i * s3] ? exp(x[i] - top) : (T)0;
+    y[i] = e;
+    sum += e;
+  }
+  sum = over_block<false>(sum);
+  const T total = sum < 1 ? (T)1 : sum;             // an entry that takes part makes it 1 at least
+  ROW(i) y[i] /= total;
+}
+
+extern "C" __global__ void tinyseq_softmax_backward(const T* g, const T* y, T* dx, I n) {
+  const I start = blockIdx.x * n;
+  T sum = 0;
+  ROW(i) sum += g[start + i] * y[start + i];
+  sum = over_block<false>(sum);
+  ROW(i) dx[start + i] = y[start + i] * (g[start + i] - sum);
+}
+
+extern "C" __global__ void tinyseq_log_softmax(const T* x, T* y, I n) {
+  const I start = blockIdx.x * n;
+  T top = (T)LOWEST, sum = 0;
+  ROW(i) top = join<true>(top, x[start + i]);
+  top = over_block<true>(top);
+  ROW(i) sum += exp(x[start + i] - top);
+  sum = over_block<false>(sum);
+  const T log_sum = log(sum < 1 ? (T)1 : sum);
+  ROW(i) y[start + i] = x[start + i] - top - log_sum;
+}
+
+extern "C" __global__ void tinyseq_log_softmax_backward(const T* g, const T* y, T* dx, I n) {
+  const I start = blockIdx.x * n;
+  T sum = 0;
+  ROW(i) sum += g[start + i];
+  sum = over_block<false>(sum);
+  ROW(i) dx[start + i] = g[start + i] - exp(y[start + i]) * sum;
+}
+
+// A target that is no class gives a NaN. `saved` (rows, 3): largest logit, sum of exponentials, sum of weights.
+extern "C" __global__ void tinyseq_cross_entropy(const T* x, const I* targets, const T* weight, double smoothing,
+                                                 I ignored, I n, T* losses, T* weights, T* saved) {
+  const I r = blockIdx.x, t = targets[r];
+  const T s = smoothing;
+  x += r * n;
+  if (t == ignored) {
+    if (threadIdx.x == 0) losses[r] = weights[r] = 0;
+    return;
+  }
+  T top = (T)LOWEST, sum = 0, spread = 0, along = 0;
+  ROW(i) top = join<true>(top, x[i]);
+  top = over_block<true>(top);
+  ROW(i) {
+    sum += exp(x[i] - top);
+    const T w = weight ? weight[i] : (T)1;
+    if (s) spread += w, along += w * (x[i] - top);
+  }
+  sum = over_block<false>(sum);
+  if (s) spread = over_block<false>(spread), along = over_block<false>(along);
+  if (threadIdx.x) return;
+  const T w = t < 0 || t >= n ? NOT_A_NUMBER : weight ? weight[t] : (T)1, log_sum = log(sum < 1 ? (T)1 : sum);
+  const T picked = t < 0 || t >= n ? NOT_A_NUMBER : x[t] - top;
+  losses[r] = (1 - s) * w * (log_sum - picked) + (s ? s / n * (spread * log_sum - along) : (T)0);
+  weights[r] = w;
+  saved[3 * r] = top;
+  saved[3 * r + 1] = sum < 1 ? (T)1 : sum;
+  saved[3 * r + 2] = spread;
+}
+
+extern "C" __global__ void tinyseq_cross_entropy_backward(
+    const T* g, const T* x, const I* targets, const T* weight, const T* weights, const T* saved, double smoothing,
+    I ignored, I n, T* dx) {
+  const I r = blockIdx.x, t = targets[r];
+  const T s = smoothing, flat = t == ignored ? (T)0 : g[r] * s / n, hit = g[r] * weights[r] * (1 - s);
+  const T scale = (hit + flat * saved[3 * r + 2]) / saved[3 * r + 1];
+  ROW(i) {
+    const T d = exp(x[r * n + i] - saved[3 * r]) * scale - (s ? flat * (weight ? weight[i] : (T)1) : (T)0);
+    dx[r * n + i] = t == ignored ? (T)0 : i == t ? d - hit : d;
+  }
+}
+
+// ---- layer norm, a block a row of n; `moments` (rows, 2): the mean, and 1 over the standard deviation
+
+extern "C" __global__ void tinyseq_layer_norm(const T* x, const T* weight, const T* bias, double eps, I n, T* y,
+                                              T* moments) {
+  const I r = blockIdx.x;
+  x += r * n;
+  T sum = 0, squares = 0;
+  ROW(i) sum += x[i];
+  const T mean = over_block<false>(sum) / n;
+  ROW(i) squares += (x[i] - mean) * (x[i] - mean);
+  const T scale = 1 / sqrt(over_block<false>(squares) / n + (T)eps);
+  ROW(i) y[r * n + i] = (x[i] - mean) * scale * (weight ? weight[i] : (T)1) + (bias ? bias[i] : (T)0);
+  if (threadIdx.x == 0) moments[2 * r] = mean, moments[2 * r + 1] = scale;
+}
+
+extern "C" __global__ void tinyseq_layer_norm_backward(const T* g, const T* x, const T* weight, const T* moments,
+                                                       I n, T* dx) {
+  const I r = blockIdx.x;
+  const T mean = moments[2 * r], scale = moments[2 * r + 1];
+  x += r * n;
+  g += r * n;
+  T sum = 0, along = 0;
+  ROW(i) {
+    const T d = g[i] * (weight ? weight[i] : (T)1);
+    sum += d;
+    along += d * (x[i] - mean) * scale;
+  }
+  sum = over_block<false>(sum) / n;
+  along = over_block<false>(along) / n;
+  ROW(i) dx[r * n + i] = (g[i] * (weight ? weight[i] : (T)1) - sum - (x[i] - mean) * scale * along) * scale;
+}
+
+// Sums of g n and of g over stretches of rows: `sums` (2, stretches, n). Blocks of 32 columns by 8 rows.
+extern "C" __global__ void tinyseq_layer_norm_columns(const T* g, const T* x, const T* moments, I rows, I n,
+                                                      I stretch, T* sums) {
+  __shared__ T part[2][8][32];
+  const I column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * stretch;
+  T weight = 0, bias = 0;
+  for (I r = first + threadIdx.y; column < n && r < rows && r < first + stretch; r += 8) {
+    const T d = g[r * n + column];
+    weight += d * (x[r * n + column] - moments[2 * r]) * moments[2 * r + 1];
+    bias += d;
+  }
+  part[0][threadIdx.y][threadIdx.x] = weight;
+  part[1][threadIdx.y][threadIdx.x] = bias;
+  __syncthreads();
+  if (threadIdx.y > 1 || column >= n) return;
+  T sum = 0;
+  for (int k = 0; k < 8; k++) sum += part[threadIdx.y][k][threadIdx.x];
+  sums[(threadIdx.y * (I)gridDim.y + blockIdx.y) * n + column] = sum;
+}
+
+// ---- elementwise
+
+__device__ T logistic(T x) {
+  const T e = exp(x < 0 ? x : -x);
+  return (x < 0 ? e : (T)1) / (1 + e);
+}
+
+extern "C" __global__ void tinyseq_erf(const T* x, T* y, I n) { if (ELEMENT < n) y[ELEMENT] = erf(x[ELEMENT]); }
+
+extern "C" __global__ void tinyseq_sigmoid(const T* x, T* y, I n) {
+  if (ELEMENT < n) y[ELEMENT] = logistic(x[ELEMENT]);
+}
+
+// The normal distribution function, and its approximation by tanh
+__device__ T normal(T x, I approximate) {
+  const T u = approximate ? tanh(x * (T)0.7978845608028654 * (1 + (T)0.044715 * x * x))
+                          : erf(x * (T)0.7071067811865476);
+  return (T)0.5 * (1 + u);
+}
+
+// Beyond +-100 the function is 0 or 1 and its slope 0, and -inf times 0 must be 0.
+extern "C" __global__ void tinyseq_gelu(const T* x, T* y, I n, I approximate) {
+  if (ELEMENT >= n) return;
+  const T v = x[ELEMENT] < -100 ? (T)-100 : x[ELEMENT];
+  y[ELEMENT] = v * normal(v, approximate);
+}
+
+extern "C" __global__ void tinyseq_gelu_backward(const T* x, T* dx, I n, const T* g, I approximate) {
+  if (ELEMENT >= n) return;
+  const T v = x[ELEMENT] < -100 ? (T)-100 : x[ELEMENT] > 100 ? (T)100 : x[ELEMENT], phi = normal(v, approximate);
+  const T slope = approximate ? phi * (1 - phi) * (T)1.5957691216057308 * (1 + (T)0.134145 * v * v)
+                              : exp(v * v * (T)-0.5) * (T)0.3989422804014327;
+  dx[ELEMENT] = g[ELEMENT] * (phi + v * slope);
+}
+
+// ---- random numbers: Philox4x64-10 (Salmon et al. 2011), key (seed, 0), counter (block + 1, 0, stream, 0)
+
+__device__ void philox(U seed, U stream, U block, U* c) {
+  U k0 = seed, k1 = 0;
+  c[0] = block + 1, c[1] = 0, c[2] = stream, c[3] = 0;
+  for (int round = 0; round < 10; round++) {
+    const U m0 = 0xD2E7470EE14C6C93ull, m1 = 0xCA5A826395121157ull;
+    const U high0 = __umul64hi(m0, c[0]), low0 = m0 * c[0], high1 = __umul64hi(m1, c[2]), low1 = m1 * c[2];
+    c[0] = high1 ^ c[1] ^ k0, c[1] = low1, c[2] = high0 ^ c[3] ^ k1, c[3] = low0;
+    k0 += 0x9E3779B97F4A7C15ull, k1 += 0xBB67AE8584CAA73Bull;
+  }
+}
+
+extern "C" __global__ void tinyseq_philox(U seed, U stream, U* y, I n) {
+  U c[4];
+  philox(seed, stream, ELEMENT, c);
+  for (int k = 0; k < 4; k++) if (4 * ELEMENT + k < n) y[4 * ELEMENT + k] = c[k];
+}
+
+extern "C" __global__ void tinyseq_dropout_mask(U seed, U stream, I threshold, bool* keep, I n) {
+  U c[4];
+  philox(seed, stream, ELEMENT, c);
+  for (int k = 0; k < 8; k++)
+    if (8 * ELEMENT + k < n) keep[8 * ELEMENT + k] = (I)(c[k / 2] >> 32 * (k % 2) & EVERYONE) >= threshold;
+}
+
+// ---- embedding: rows of a (height, width) table
+
+// An id that is no row gives NaN.
+extern "C" __global__ void tinyseq_rows(const T* table, const I* ids, T* y, I n, I height, I width) {
+  if (ELEMENT >= n * width) return;
+  const I id = ids[ELEMENT / width];
+  y[ELEMENT] = id < 0 || id >= height ? NOT_A_NUMBER : table[id * width + ELEMENT % width];
+}
+
+// y = the rows of g (n, width) summed by id, in their order. A warp looks for one id and sums 128 columns; 8 warps
+// share a tile of ids. The row `skipped` is 0.
+extern "C" __global__ void tinyseq_add_rows(const T* g, const I* ids, T* y, I n, I height, I width, I skipped) {
+  __shared__ I tile[1024];
+  const I row = blockIdx.x * (I)8 + threadIdx.y, first = blockIdx.y * (I)128 + threadIdx.x;
+  T sum[4] = {0, 0, 0, 0};
+  for (I start = 0; start < n; start += 1024) {
+    const I size = n - start < 1024 ? n - start : 1024;
+    for (I i = threadIdx.y * 32 + threadIdx.x; i < 1024; i += 256) tile[i] = i < size ? ids[start + i] : -1;
+    __syncthreads();
+    for (I i = 0; i < size; i += 32) {
+      unsigned found = __ballot_sync(EVERYONE, tile[i + threadIdx.x] == row && row != skipped);
+      for (; found; found &= found - 1) {
+        const T* from = g + (start + i + __ffs(found) - 1) * width;
+        for (int k = 0; k < 4; k++) if (first + 32 * k < width) sum[k] += from[first + 32 * k];
+      }
+    }
+    __syncthreads();
+  }
+  for (int k = 0; k < 4; k++)
+    if (row < height && first + 32 * k < width) y[row * width + first + 32 * k] = sum[k];
+}
+
+// The same where ids or rows are very many: `keys` are id n + place, sorted; y is 0 before.
+extern "C" __global__ void tinyseq_add_sorted(const T* g, const I* keys, T* y, I n, I width) {
+  I i = ELEMENT / width, column = ELEMENT % width;
+  if (i >= n) return;
+  const I id = keys[i] / n;
+  if (i > 0 && keys[i - 1] / n == id) return;       // the first of a stretch sums it
+  T sum = 0;
+  for (; i < n && keys[i] / n == id; i++) sum += g[keys[i] % n * width + column];
+  y[id * width + column] = sum;
+}
+
+// ---- optimizer steps on up to MANY arrays at once, blockIdx.y says which
+
+struct Arrays { T* p[MANY]; T* g[MANY]; T* m[MANY]; T* v[MANY]; I n[MANY]; };
+#define EACH(i) for (I i = ELEMENT; i < all.n[blockIdx.y]; i += gridDim.x * (I)blockDim.x)
+#define OF(name) all.name[blockIdx.y][i]
+
+extern "C" __global__ void tinyseq_sgd(Arrays all, double rate, double momentum, I nesterov, double decay) {
+  EACH(i) {
+    const T g = OF(g) + (T)decay * OF(p);
+    T d = g;
+    if (momentum) {
+      d = OF(m) = (T)momentum * OF(m) + g;
+      if (nesterov) d = g + (T)momentum * d;
+    }
+    OF(p) -= (T)rate * d;
+  }
+}
+
+extern "C" __global__ void tinyseq_adam(Arrays all, double rate, double beta1, double beta2, double eps,
+                                        double decay, double shrink) {
+  EACH(i) {
+    const T p = OF(p) * (T)shrink, g = OF(g) + (T)decay * p;
+    const T m = OF(m) = OF(m) * (T)beta1 + (T)(1 - beta1) * g;
+    const T v = OF(v) = OF(v) * (T)beta2 + (T)(1 - beta2) * g * g;
+    OF(p) = p - (T)rate * (m / (sqrt(v) + (T)eps));
+  }
+}
+
+extern "C" __global__ void tinyseq_scale(Arrays all, const T* factor) { EACH(i) OF(p) *= *factor; }
+
+extern "C" __global__ void tinyseq_squares(Arrays all, T* sums) {
+  T sum = 0;
+  EACH(i) sum += OF(p) * OF(p);
+  sum = over_block<false>(sum);
+  if (threadIdx.x == 0) sums[blockIdx.y * (I)gridDim.x + blockIdx.x] = sum;
+}
+
+extern "C" __global__ void tinyseq_root_of_sum(const T* sums, I n, T* y) {
+  T sum = 0;
+  ROW(i) sum += sums[i];
+  sum = over_block<false>(sum);
+  if (threadIdx.x == 0) *y = sqrt(sum);
+}
+
+// ---- steps of the recurrent cells, a thread a unit of the state; arrays over time are (B, S, ...)
+
+// a: this unit's gates in z, H apart: pre-activations come, activations stay. A sequence that has ended keeps its
+// state. `hs` holds the state before each step; the one after the last goes to `hn`. e1 and e2 are the cell's own.
+#define FORWARD T* z, const T* bx, const T* bh, T* hs, T* e1, T* e2, T* y, T* hn, const I* lengths, \
+    I B, I S, I H, I t, I next
+#define BACKWARD const T* z, const T* hs, const T* e1, const T* e2, const T* gy, T* dh, T* dc, T* d_in, T* d_rec, \
+    const I* lengths, I B, I S, I H, I t
+#define UNIT const I k = ELEMENT, b = k / H, j = k % H, here = (b * S + t) * H + j; \
+    if (b >= B) return; \
+    const bool real = !lengths || t < lengths[b];
+#define GATES(array, gates) (array + ((b * S + t) * gates) * H + j)
+#define BIAS(of, gate) (of ? of[gate * H + j] : (T)0)
+#define SUM(gate) (a[gate * H] + BIAS(bx, gate) + BIAS(bh, gate))
+#define LEAVE(h) y[here] = real ? h : (T)0; (next < 0 ? hn[k] : hs[(b * S + next) * H + j]) = h;
+#define ARRIVE const T d = real ? dh[k] + (gy ? gy[here] : (T)0) : (T)0;
+
+extern "C" __global__ void tinyseq_rnn_tanh(FORWARD) {
+  UNIT
+  T* const a = GATES(z, 1);
+  const T h = real ? (*a = tanh(SUM(0))) : hs[here];
+  LEAVE(h)
+}
+
+extern "C" __global__ void tinyseq_rnn_relu(FORWARD) {
+  UNIT
+  T* const a = GATES(z, 1);
+  T h = hs[here];
+  if (real) *a = h = SUM(0) < 0 ? (T)0 : SUM(0);
+  LEAVE(h)
+}
+
+extern "C" __global__ void tinyseq_rnn_tanh_backward(BACKWARD) {
+  UNIT
+  ARRIVE
+  const T h = z[here];
+  if (real) dh[k] = 0;
+  d_in[here] = real ? d * (1 - h * h) : (T)0;
+}
+
+extern "C" __global__ void tinyseq_rnn_relu_backward(BACKWARD) {
+  UNIT
+  ARRIVE
+  if (real) dh[k] = 0;
+  d_in[here] = real && z[here] > 0 ? d : (T)0;
+}
+
+extern "C" __global__ void tinyseq_lstm(FORWARD) {  // e1: c before each step, e2: c after the last
+  UNIT
+  T* const a = GATES(z, 4);
+  T h = hs[here], c = e1[here];
+  if (real) {
+    const T i = logistic(SUM(0)), f = logistic(SUM(1)), g = tanh(SUM(2)), o = logistic(SUM(3));
+    c = f * c + i * g;
+    h = o * tanh(c);
+    a[0] = i, a[H] = f, a[2 * H] = g, a[3 * H] = o;
+  }
+  LEAVE(h)
+  (next < 0 ? e2[k] : e1[(b * S + next) * H + j]) = c;
+}
+
+extern "C" __global__ void tinyseq_lstm_backward(BACKWARD) {
+  UNIT
+  ARRIVE
+  const T* const a = GATES(z, 4);
+  T* const da = GATES(d_in, 4);
+  if (!real) {
+    da[0] = da[H] = da[2 * H] = da[3 * H] = 0;
+    return;
+  }
+  const T i = a[0], f = a[H], g = a[2 * H], o = a[3 * H], c = e1[here], tanh_c = tanh(f * c + i * g);
+  const T e = dc[k] + d * o * (1 - tanh_c * tanh_c);
+  da[0] = e * g * i * (1 - i);
+  da[H] = e * c * f * (1 - f);
+  da[2 * H] = e * i * (1 - g * g);
+  da[3 * H] = d * tanh_c * o * (1 - o);
+  dc[k] = e * f;
+  dh[k] = 0;
+}
+
+extern "C" __global__ void tinyseq_gru(FORWARD) {   // e1 (B, 3 H): U h of this step, e2: U_n h + d_n of all
+  UNIT
+  T* const a = GATES(z, 3);
+  T h = hs[here];
+  if (real) {
+    const T* const u = e1 + b * 3 * H + j;
+    const T r = logistic(SUM(0) + u[0]), w = logistic(SUM(1) + u[H]), q = u[2 * H] + BIAS(bh, 2);
+    const T n = tanh(a[2 * H] + BIAS(bx, 2) + r * q);
+    h = n + w * (h - n);
+    a[0] = r, a[H] = w, a[2 * H] = n, e2[here] = q;
+  }
+  LEAVE(h)
+}
+
+extern "C" __global__ void tinyseq_gru_backward(BACKWARD) {
+  UNIT
+  ARRIVE
+  const T* const a = GATES(z, 3);
+  T *const da = GATES(d_in, 3), *const du = GATES(d_rec, 3);
+  if (!real) {
+    da[0] = da[H] = da[2 * H] = du[0] = du[H] = du[2 * H] = 0;
+    return;
+  }
+  const T r = a[0], w = a[H], n = a[2 * H], dn = d * (1 - w) * (1 - n * n);
+  da[0] = du[0] = dn * e2[here] * r * (1 - r);
+  da[H] = du[H] = d * (hs[here] - n) * w * (1 - w);
+  da[2 * H] = dn;
+  du[2 * H] = dn * r;
+  dh[k] = d * w;
+}
+
+extern "C" __global__ void tinyseq_gru_before_reset(FORWARD) {  // e1: r h of all steps
+  UNIT
+  T* const a = GATES(z, 3);
+  const T r = logistic(SUM(0));
+  a[0] = r, a[H] = logistic(SUM(1)), e1[here] = real ? r * hs[here] : (T)0;
+}
+
+extern "C" __global__ void tinyseq_gru_before(FORWARD) {
+  UNIT
+  T* const a = GATES(z, 3);
+  T h = hs[here];
+  if (real) {
+    const T n = a[2 * H] = tanh(SUM(2));
+    h = n + a[H] * (h - n);
+  }
+  LEAVE(h)
+}
+
+extern "C" __global__ void tinyseq_gru_before_backward(BACKWARD) {
+  UNIT
+  ARRIVE
+  const T* const a = GATES(z, 3);
+  T* const da = GATES(d_in, 3);
+  const T w = a[H], n = a[2 * H];
+  da[H] = real ? d * (hs[here] - n) * w * (1 - w) : (T)0;
+  da[2 * H] = real ? d * (1 - w) * (1 - n * n) : (T)0;
+  if (real) dh[k] = d * w;
+}
+
+extern "C" __global__ void tinyseq_gru_before_unreset(BACKWARD) {  // dc: the gradient of r h
+  UNIT
+  const T r = *GATES(z, 3);
+  *GATES(d_in, 3) = real ? dc[k] * hs[here] * r * (1 - r) : (T)0;
+  if (real) dh[k] += dc[k] * r;
+}
+"""
+
+BLOCK = 256  # threads of a block where any number will do
+MANY = 64  # arrays that one launch of an optimizer takes: their addresses are an argument, of at most 4 KiB
+ADDRESSES = np.dtype([(name, np.uint64, MANY) for name in "pgmv"] + [("n", np.int64, MANY)])
+GATES = {cell: len(CELLS[cell].order) for cell in CELLS}
+
+# numbers of cuBLAS: dtype -> (type of the arrays, type of the sums), and 1 and 0 in the type of alpha and beta
+GEMM_TYPES = {"e": (2, 68), "f": (0, 68), "d": (1, 70), "bfloat16": (14, 68)}
+TF32 = 77
+SCALARS = {68: np.array([0, 1], np.float32), 70: np.array([0, 1], np.float64)}
+
+
+@functools.cache
+def module(char: str) -> Any:
+    """The compiled kernels for float32 ("f") or float64 ("d")."""
+    kind, lowest = {"f": "float", "d": "double"}[char], np.finfo(char).min
+    head = f"typedef {kind} T;\n#define LOWEST {lowest!s}\n#define MANY {MANY}\n"
+    return cp.RawModule(code=head + SOURCE, options=("--std=c++17",))
+
+
+@functools.cache
+def kernel(name: str, char: str) -> Any:
+    return module(char).get_function(f"tinyseq_{name}")
+
+
+def launch(name: str, dtype: Any, threads: int, *args: Any) -> None:
+    """Run a kernel with at least `threads` threads in blocks of BLOCK."""
+    if threads:
+        kernel(name, dtype.char)(((threads + BLOCK - 1) // BLOCK,), (BLOCK,), args)
+
+
+def launch_rows(name: str, x: Array, *args: Any) -> None:
+    """Run a kernel with a block for each row of x (..., n)."""
+    if x.size:
+        n = x.shape[-1]
+        threads = min(1024, max(32, 1 << (n // 4).bit_length()))
+        kernel(name, x.dtype.char)((x.size // n,), (threads,), args)
+
+
+def in_float32(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel of float32 and float64 as one that takes float16 too, and computes in float32."""
+    def convert(a: Any, old: str, new: str) -> Any:
+        return a.astype(new) if isinstance(a, cp.ndarray) and a.dtype.char == old else a
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not any(isinstance(a, cp.ndarray) and a.dtype.char == "e" for a in args):
+            return method(self, *args, **kwargs)
+        out = method(self, *(convert(a, "e", "f") for a in args), **kwargs)
+        return tuple(convert(a, "f", "e") for a in out) if type(out) is tuple else convert(out, "f", "e")
+
+    return call
+
+
+def matrices(x: Array) -> tuple[int, int, int] | None:
+    """How cuBLAS may read x (..., r, c) where it is: (transposed, leading dimension, elements from one to the next)."""
+    size, (r, c) = x.itemsize, x.shape[-2:]
+    down, right = (s // size for s in x.strides[-2:])
+    lead = [(n, s // size) for n, s in zip(x.shape[:-2], x.strides[:-2], strict=True) if n != 1]
+    if any(s != n_next * s_next for (_, s), (n_next, s_next) in itertools.pairwise(lead)):
+        return None
+    stride = lead[-1][1] if lead else 0
+    if (right == 1 or c == 1) and (down >= c or r == 1):
+        return 0, (c if r == 1 else down), stride
+    if (down == 1 or r == 1) and (right >= r or c == 1):
+        return 1, (r if c == 1 else right), stride
+    return None
 
 
 def unusable() -> str | None:
@@ -30,9 +566,8 @@ def unusable() -> str | None:
         return (f"CuPy {cp.__version__} is installed, but no CUDA device is found ({why}; driver {driver}, "
                 f"CuPy built for CUDA {runtime.runtimeGetVersion()}): see whether nvidia-smi lists one")
     try:
-        from cupy_backends.cuda.libs import cublas, nvrtc
-
-        cublas.getVersion, nvrtc.getVersion()
+        cp.cuda.device.get_cublas_handle()
+        cp.cuda.compiler._get_nvrtc_version()
     except (ImportError, RuntimeError) as error:
         version = runtime.runtimeGetVersion() // 1000
         return (f"a CUDA device is present, but CUDA's libraries are missing ({str(error).splitlines()[0]}): "
@@ -41,7 +576,17 @@ def unusable() -> str | None:
 
 
 class CupyBackend(NumpyBackend):
-    """CuPy arrays on the current CUDA device."""
+    """CuPy arrays on the current CUDA device, and kernels in CUDA C in place of the portable ones.
+
+    Work is handed to the device and not waited for; `asnumpy` and `synchronize` wait. `tf32` lets products of
+    float32 matrices round their operands to 10 bits, which is several times faster: off, unless TINYSEQ_TF32=1 is
+    in the environment. Sums of float16 and bfloat16 are kept in float32 always.
+
+    Kernels, each equal to NumpyBackend's method of that name: softmax, log_softmax, cross_entropy, layer_norm and
+    gelu, each with its `_backward`; random_raw, dropout_mask; embedding, embedding_backward, unindex; sgd_step,
+    adam_step, global_norm, scale; rnn_forward, rnn_backward. And `matmul`, which copies no operand that cuBLAS can
+    read where it is.
+    """
 
     name = "cupy"
     array_types: tuple[type, ...] = (cp.ndarray,)
@@ -55,7 +600,7 @@ class CupyBackend(NumpyBackend):
 
     def namespace(self, library: ModuleType) -> ModuleType:
         xp = super().namespace(library)
-        ours = (self.asarray, self.argsort, self.where, self.vecdot)
+        ours = (self.asarray, self.argsort, self.where, self.vecdot, self.matmul)
         vars(xp).update({f.__name__: f for f in ours})
         return xp
 
@@ -67,11 +612,16 @@ class CupyBackend(NumpyBackend):
         return cp.asarray(np.asarray(data, dtype=dtype))
 
     def asnumpy(self, array: Array) -> np.ndarray[Any, Any]:
-        return cp.asnumpy(array)
+        return cp.asnumpy(array)  # type: ignore[no-any-return]
 
     def synchronize(self) -> None:
         """Wait until the current stream's work is done."""
         cp.cuda.get_current_stream().synchronize()
+
+    def random_raw(self, seed: int, stream: int, n: int) -> Array:
+        y = cp.empty(n, np.uint64)
+        launch("philox", np.dtype("f"), (n + 3) // 4, np.uint64(seed), np.uint64(stream), y, n)
+        return y
 
     # ---- functions that CuPy lacks, or has with other arguments
 
@@ -83,3 +633,354 @@ class CupyBackend(NumpyBackend):
 
     def vecdot(self, a: Array, b: Array, /, *, axis: int = -1) -> Array:
         return cp.sum(a * b, axis=axis)
+
+    @in_float32
+    def erf(self, x: Array) -> Array:
+        return self._each("erf", x)
+
+    @in_float32
+    def sigmoid(self, x: Array) -> Array:
+        return self._each("sigmoid", x)
+
+    def _each(self, name: str, x: Array, *more: Any) -> Array:
+        """Run an elementwise kernel over x; integers become float64."""
+        x = cp.ascontiguousarray(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64).reshape(x.shape)
+        y = cp.empty_like(x)
+        launch(name, x.dtype, x.size, x, y, x.size, *more)
+        return y
+
+    # ---- products
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """a @ b by cuBLAS's strided batched product, with no copy of an operand that has strides it can read."""
+        types = GEMM_TYPES.get(a.dtype.char, GEMM_TYPES.get(a.dtype.name))
+        if a.ndim < 2 or b.ndim < 2 or a.dtype != b.dtype or types is None or a.shape[-1] != b.shape[-2]:
+            return cp.matmul(a, b)
+        shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+        if not a.shape[-1]:
+            return cp.zeros(shape, dtype=a.dtype)
+        y = cp.empty(shape, dtype=a.dtype)
+        if y.size:
+            a, b = (cp.broadcast_to(x, (*shape[:-2], *x.shape[-2:])) for x in (a, b))
+            self._product(a, b, y)()
+        return y
+
+    def _product(self, a: Array, b: Array, y: Array, add: bool = False) -> Callable[..., None]:
+        """A function that does y = a @ b, or y += a @ b with `add`: (..., m, k), (..., k, n), (..., m, n), none empty.
+
+        It takes how many bytes further on a and y are to be found, which is what changes from step to step of a scan.
+        Rows of y may be far apart where there is one matrix. cuBLAS counts by columns: it is given y^T = b^T a^T.
+        """
+        at, bt = matrices(a), matrices(b)
+        if at is None:
+            a, at = cp.ascontiguousarray(a), (0, a.shape[-1], a.shape[-2] * a.shape[-1])
+        if bt is None:
+            b, bt = cp.ascontiguousarray(b), (0, b.shape[-1], b.shape[-2] * b.shape[-1])
+        kind, sums = GEMM_TYPES.get(a.dtype.char) or GEMM_TYPES[a.dtype.name]
+        scalars = SCALARS[sums]
+        one, zero_or_one = scalars[1:].ctypes.data, scalars[int(add):].ctypes.data
+        handle, gemm = cp.cuda.device.get_cublas_handle(), cp.cuda.cublas.gemmStridedBatchedEx
+        if kind == 0 and self.tf32:
+            sums = TF32
+        m, n = y.shape[-2:]
+        k, ld, batch = a.shape[-1], y.strides[-2] // y.itemsize if m > 1 else n, y.size // (m * n)
+
+        def run(a_bytes: int = 0, y_bytes: int = 0) -> None:
+            gemm(handle, bt[0], at[0], n, m, k, one, b.data.ptr, kind, bt[1], bt[2], a.data.ptr + a_bytes, kind, at[1],
+                 at[2], zero_or_one, y.data.ptr + y_bytes, kind, ld, m * n, batch, sums, -1)
+
+        return run
+
+    # ---- indexing
+
+    def embedding(self, table: Array, ids: Array) -> Array:
+        """Rows of `table` (V, E) at integer ids (...): (..., E). An id that is no row gives a row of NaN."""
+        if table.dtype.char not in "fd":
+            return self.embedding(table.astype(np.float32), ids).astype(table.dtype)
+        height, width = table.shape
+        ids, table = cp.ascontiguousarray(ids, dtype=np.int64), cp.ascontiguousarray(table)
+        y = cp.empty((*ids.shape, width), dtype=table.dtype)
+        launch("rows", y.dtype, y.size, table, ids, y, ids.size, height, width)
+        return y
+
+    def embedding_backward(self, g: Array, ids: Array, height: int, padding_idx: int | None = None) -> Array:
+        ids = cp.ascontiguousarray(ids, dtype=np.int64).reshape(-1)
+        y = self._sum_rows(g.reshape(ids.size, -1) if g.size else g.reshape(0, g.shape[-1]), ids, height,
+                           -1 if padding_idx is None else padding_idx)
+        return y.astype(g.dtype, copy=False)
+
+    def _sum_rows(self, g: Array, ids: Array, height: int, skipped: int = -1) -> Array:
+        """Zeros (height, E), float32 at least, with g[i] (N, E) added to row ids[i] (N,), in their order."""
+        g = cp.ascontiguousarray(g, dtype=np.float64 if g.dtype.char == "d" else np.float32)
+        n, width = g.shape
+        y = cp.empty((height, width), dtype=g.dtype)
+        if y.size:
+            grid = (height + 7) // 8, (width + 127) // 128
+            kernel("add_rows", g.dtype.char)(grid, (32, 8), (g, ids, y, n, height, width, skipped))
+        return y
+
+    def unindex(self, g: Array, index: Any, shape: tuple[int, ...]) -> Array:
+        parts = index if isinstance(index, tuple) else (index,)
+        listed = [cp.asarray(i) for i in parts if isinstance(i, (list, np.ndarray, cp.ndarray))]
+        if all(i.ndim == 0 or i.dtype == bool for i in listed) or g.dtype.kind != "f":
+            return super().unindex(g, index, shape)
+        if len(parts) == 1:
+            ids, height, width = listed[0].reshape(-1) % shape[0], shape[0], math.prod(shape[1:])
+        else:
+            height, width = math.prod(shape), 1
+            ids = cp.arange(height).reshape(shape)[index].reshape(-1)
+        rows = g.reshape(ids.size, width)
+        if ids.size * height <= 1 << 32 and width > 1:  # looking through all ids for each row beats sorting them
+            y = self._sum_rows(rows, ids.astype(np.int64, copy=False), height)
+        else:
+            rows = cp.ascontiguousarray(rows, dtype=np.float64 if g.dtype.char == "d" else np.float32)
+            y = cp.zeros((height, width), dtype=rows.dtype)
+            keys = cp.sort(ids.astype(np.int64) * ids.size + cp.arange(ids.size))
+            launch("add_sorted", rows.dtype, rows.size, rows, keys, y, ids.size, width)
+        return y.reshape(shape).astype(g.dtype, copy=False)
+
+    # ---- softmax and cross-entropy
+
+    def _over_rows(self, name: str, axis: int, *arrays: Array, more: Sequence[Any] = ()) -> Array:
+        """Run a kernel of rows along `axis` over arrays of one shape; the result has that shape."""
+        rows = [cp.ascontiguousarray(cp.moveaxis(a, axis, -1)) for a in arrays]
+        y = cp.empty_like(rows[0])
+        launch_rows(name, y, *rows, y, y.shape[-1], *more)
+        return cp.moveaxis(y, -1, axis)
+
+    @in_float32
+    def softmax(self, x: Array, axis: int = -1, mask: Array | None = None) -> Array:
+        if mask is None:
+            return self._over_rows("softmax", axis, x, more=(None, 1, 1, 0, 0, 0, 0))
+        take = cp.moveaxis(cp.broadcast_to(mask, x.shape), axis, -1)
+        if take.dtype != bool or take.ndim > 4:
+            take = cp.ascontiguousarray(take, dtype=bool).reshape(-1, take.shape[-1])
+        lack = 4 - take.ndim
+        dims, strides = (1,) * lack + take.shape, (0,) * lack + take.strides
+        return self._over_rows("softmax", axis, x, more=(take, *dims[1:3], *strides))
+
+    @in_float32
+    def softmax_backward(self, g: Array, y: Array, axis: int = -1) -> Array:
+        return self._over_rows("softmax_backward", axis, g, y)
+
+    @in_float32
+    def log_softmax(self, x: Array, axis: int = -1) -> Array:
+        return self._over_rows("log_softmax", axis, x)
+
+    @in_float32
+    def log_softmax_backward(self, g: Array, y: Array, axis: int = -1) -> Array:
+        return self._over_rows("log_softmax_backward", axis, g, y)
+
+    @in_float32
+    def cross_entropy(self, logits: Array, targets: Array, weight: Array | None = None, smoothing: float = 0.0,
+                      ignore_index: int = -100) -> tuple[Array, Array, Any]:
+        """NumpyBackend's, except that a target on the device that is no class gives NaN."""
+        n, dtype = logits.shape[1], logits.dtype
+        x, targets = cp.ascontiguousarray(logits), cp.ascontiguousarray(targets, dtype=np.int64)
+        weight = None if weight is None else cp.ascontiguousarray(weight, dtype=dtype)
+        losses, weights = cp.empty_like(targets, dtype=dtype), cp.empty_like(targets, dtype=dtype)
+        saved = cp.empty((x.shape[0], 3), dtype=dtype)
+        launch_rows("cross_entropy", x, x, targets, weight, smoothing, ignore_index, n, losses, weights, saved)
+        return losses, weights, (x, targets, weight, weights, saved, smoothing, ignore_index, n)
+
+    @in_float32
+    def cross_entropy_backward(self, g: Array, saved: Any) -> Array:
+        dx = cp.empty_like(saved[0])
+        launch_rows("cross_entropy_backward", dx, cp.ascontiguousarray(g, dtype=dx.dtype), *saved, dx)
+        return dx
+
+    # ---- layer norm, GELU, dropout
+
+    @in_float32
+    def layer_norm(self, x: Array, weight: Array | None, bias: Array | None, ndim: int = 1,
+                   eps: float = 1e-5) -> tuple[Array, Any]:
+        shape = x.shape[x.ndim - ndim:]
+        rows = cp.ascontiguousarray(x).reshape(math.prod(x.shape[:x.ndim - ndim]), math.prod(shape))
+        weight, bias = (None if a is None else cp.ascontiguousarray(a) for a in (weight, bias))
+        y, moments = cp.empty_like(rows), cp.empty((rows.shape[0], 2), dtype=x.dtype)
+        launch_rows("layer_norm", rows, rows, weight, bias, eps, rows.shape[1], y, moments)
+        return y.reshape(x.shape), (rows, moments, shape)
+
+    @in_float32
+    def layer_norm_backward(self, g: Array, saved: Any, weight: Array | None) -> tuple[Array, Array, Array]:
+        x, moments, shape = saved
+        (rows, n), weight = x.shape, None if weight is None else cp.ascontiguousarray(weight)
+        flat, dx = cp.ascontiguousarray(g).reshape(x.shape), cp.empty_like(x)
+        launch_rows("layer_norm_backward", dx, flat, x, weight, moments, n, dx)
+        stretch = max(128, (rows + 63) // 64)  # rows summed by one block: 64 of them at most
+        stretches = max(1, (rows + stretch - 1) // stretch)
+        sums = cp.empty((2, stretches, n), dtype=x.dtype)
+        if n:
+            grid = (n + 31) // 32, stretches
+            kernel("layer_norm_columns", x.dtype.char)(grid, (32, 8), (flat, x, moments, rows, n, stretch, sums))
+        sums = sums.sum(axis=1) if stretches > 1 else sums[:, 0]
+        return dx.reshape(g.shape), sums[0].reshape(shape), sums[1].reshape(shape)
+
+    @in_float32
+    def gelu(self, x: Array, tanh: bool = False) -> Array:
+        return self._each("gelu", x, int(tanh))
+
+    @in_float32
+    def gelu_backward(self, g: Array, x: Array, tanh: bool = False) -> Array:
+        return self._each("gelu_backward", x, cp.ascontiguousarray(g), int(tanh))
+
+    def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int) -> Array:
+        keep = cp.empty(shape, dtype=bool)
+        threshold = round(p * 2**32) if p < 1 else 2**32  # no 32 bits reach that
+        threshold = min(threshold, 2**32 - 1) if p < 1 else threshold
+        launch("dropout_mask", np.dtype("f"), (keep.size + 7) // 8, np.uint64(seed), np.uint64(stream), threshold, keep,
+               keep.size)
+        return keep
+
+    # ---- optimizer steps: MANY arrays a launch
+
+    def _packs(self, *lists: Sequence[Array]) -> Any:
+        """(grid, arguments, slice) of launches that take up to MANY of each list's arrays, matched elementwise.
+
+        None where the kernels cannot: dtypes that differ or are not float32 or float64, memory with holes in it.
+        """
+        dtype = lists[0][0].dtype
+        flat = []
+        for arrays in zip(*lists, strict=True):
+            order = "C" if arrays[0].flags.c_contiguous else "F"
+            dense = [cp.asarray(a, order=order) if k == 1 else a for k, a in enumerate(arrays)]
+            if dtype.char not in "fd" or any(a.dtype != dtype or not (
+                    a.flags.c_contiguous if order == "C" else a.flags.f_contiguous) for a in dense):
+                return None
+            flat.append(dense)
+        packs = []
+        for start in range(0, len(flat), MANY):
+            some, addresses = flat[start:start + MANY], np.zeros((), ADDRESSES)
+            addresses["n"][:len(some)] = [dense[0].size for dense in some]
+            for name, column in zip("pgmv", zip(*some, strict=True), strict=False):
+                addresses[name][:len(some)] = [a.data.ptr for a in column]
+            width = min(256, max(1, (int(addresses["n"].max()) + BLOCK - 1) // BLOCK))
+            packs.append(((width, len(some)), addresses, some))
+        return packs
+
+    def sgd_step(self, params: Sequence[Array], grads: Sequence[Array], buffers: Sequence[Array], lr: float,
+                 momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
+        packs = self._packs(params, grads, *([buffers] if momentum else []))
+        if packs is None:
+            return super().sgd_step(params, grads, buffers, lr, momentum, nesterov, weight_decay)
+        for grid, addresses, _ in packs:
+            args = (addresses, float(lr), float(momentum), int(nesterov), float(weight_decay))
+            kernel("sgd", params[0].dtype.char)(grid, (BLOCK,), args)
+
+    def adam_step(self, params: Sequence[Array], grads: Sequence[Array], m: Sequence[Array], v: Sequence[Array],
+                  step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+                  weight_decay: float = 0.0, decoupled: bool = False) -> None:
+        packs = self._packs(params, grads, m, v)
+        if packs is None:
+            return super().adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled)
+        root = math.sqrt(1 - beta2**step)
+        decay, shrink = (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
+        for grid, addresses, _ in packs:
+            args = (addresses, lr * root / (1 - beta1**step), beta1, beta2, eps * root, float(decay), float(shrink))
+            kernel("adam", params[0].dtype.char)(grid, (BLOCK,), args)
+
+    def global_norm(self, grads: Sequence[Array]) -> Array:
+        packs = self._packs(grads)
+        if packs is None:
+            return super().global_norm(grads)
+        sums = [cp.empty(math.prod(grid), dtype=grads[0].dtype) for grid, _, _ in packs]
+        for (grid, addresses, _), some in zip(packs, sums, strict=True):
+            kernel("squares", some.dtype.char)(grid, (BLOCK,), (addresses, some))
+        everything, y = sums[0] if len(sums) == 1 else cp.concatenate(sums), cp.empty((), dtype=grads[0].dtype)
+        kernel("root_of_sum", y.dtype.char)((1,), (1024,), (everything, everything.size, y))
+        return y
+
+    def scale(self, arrays: Sequence[Array], factor: Array) -> None:
+        packs = self._packs(arrays)
+        if packs is None:
+            return super().scale(arrays, factor)
+        factor = cp.asarray(factor, dtype=arrays[0].dtype)
+        for grid, addresses, _ in packs:
+            kernel("scale", factor.dtype.char)(grid, (BLOCK,), (addresses, factor))
+
+    # ---- recurrent scans
+
+    @in_float32
+    def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
+                    b_ih: Array | None, b_hh: Array | None, lengths: Any = None,
+                    reverse: bool = False) -> tuple[Array, Array, Array | None, Any]:
+        """NumpyBackend's; `lengths` may lie on the device, where nobody looks at them.
+
+        All rows of the batch take every step, and the kernel of the step leaves alone those that have ended: so
+        nothing is sorted, packed or known to the host. A step is a product, added to the input's share z where it
+        stands, and a kernel; both find step t of an array (B, S, ...) by its strides.
+        """
+        (batch, steps), size, dtype = x.shape[:2], h0.shape[1], x.dtype
+        lengths = None if lengths is None else cp.asarray(lengths, dtype=np.int64)
+        b_ih, b_hh = (None if b is None else cp.ascontiguousarray(b) for b in (b_ih, b_hh))
+        z = self.matmul(x.reshape(batch * steps, x.shape[2]), w_ih.T).reshape(batch, steps, w_ih.shape[0])
+        hs, y = (cp.empty((batch, steps, size), dtype=dtype) for _ in range(2))
+        h, c = (None if s is None else s.astype(dtype, order="C") for s in (h0, c0))
+        extra: tuple[Any, Any] = (None, None)
+        if cell == "lstm":
+            extra = cp.empty_like(hs), c
+        elif cell == "gru":
+            extra = cp.empty((batch, 3 * size), dtype=dtype), cp.empty_like(hs)
+        elif cell == "gru_before":
+            extra = cp.empty_like(hs), None
+        order = range(steps)[::-1] if reverse else range(steps)
+        if y.size:
+            hs[:, order[0]] = h0
+            if c0 is not None:
+                extra[0][:, order[0]] = c0
+            split = 2 * size if cell == "gru_before" else w_hh.shape[0]
+            if cell == "gru":
+                recur = self._product(hs[:, 0], w_hh.T, extra[0])
+            else:
+                recur = self._product(hs[:, 0], w_hh[:split].T, z[:, 0, :split], add=True)
+            if cell == "gru_before":
+                recur_reset = self._product(extra[0][:, 0], w_hh[split:].T, z[:, 0, split:], add=True)
+        of_h, of_z = size * dtype.itemsize, 0 if cell == "gru" else z.shape[2] * dtype.itemsize  # bytes of a step
+        for t, after in itertools.pairwise((*order, -1) if y.size else ()):
+            args = (z, b_ih, b_hh, hs, *extra, y, h, lengths, batch, steps, size, t, after)
+            recur(t * of_h, t * of_z)
+            if cell == "gru_before":
+                launch("gru_before_reset", dtype, batch * size, *args)
+                recur_reset(t * of_h, t * of_z)
+            launch(cell, dtype, batch * size, *args)
+        return y, h, c, (x, lengths, order, z, hs, extra, w_ih, w_hh)
+
+    @in_float32
+    def rnn_backward(self, cell: str, saved: Any, gy: Array | None, gh: Array | None, gc: Array | None,
+                     needs: Sequence[bool]) -> tuple[Array | None, ...]:
+        x, lengths, order, z, hs, extra, w_ih, w_hh = saved
+        (batch, steps, size), dtype = hs.shape, x.dtype
+        gy = None if gy is None else cp.ascontiguousarray(gy)
+        dh, dc = (cp.zeros((batch, size), dtype=dtype) if g is None else g.astype(dtype, order="C") for g in (gh, gc))
+        d_in = cp.empty_like(z)
+        d_rec = cp.empty_like(z) if cell == "gru" else d_in
+        split = 2 * size if cell == "gru_before" else w_hh.shape[0]
+        if hs.size:
+            recur = self._product(d_rec[:, 0, :split], w_hh[:split], dh, add=True)
+            if cell == "gru_before":
+                recur_reset = self._product(d_in[:, 0, split:], w_hh[split:], dc)
+        of_step = z.shape[2] * dtype.itemsize
+        for t in reversed(order) if hs.size else ():
+            args = (z, hs, *extra, gy, dh, dc, d_in, d_rec, lengths, batch, steps, size, t)
+            launch(f"{cell}_backward", dtype, batch * size, *args)
+            if cell == "gru_before":
+                recur_reset(t * of_step)
+                launch("gru_before_unreset", dtype, batch * size, *args)
+            recur(t * of_step)
+        rows = batch * steps
+        flat_in, flat_rec, before = (a.reshape(rows, a.shape[2]) for a in (d_in, d_rec, hs))
+        dx = self.matmul(flat_in, w_ih).reshape(x.shape) if needs[0] else None
+        dw_ih = dw_hh = db_ih = db_hh = None
+        if needs[3]:
+            if lengths is not None:  # what stands in the padding may be NaN
+                x = cp.where((cp.arange(steps) < lengths[:, None])[..., None], x, 0.0)
+            dw_ih = self.matmul(flat_in.T, x.reshape(rows, x.shape[2]))
+        if needs[4]:
+            dw_hh = self.matmul(flat_rec.T, before)
+            if cell == "gru_before":
+                dw_hh[split:] = self.matmul(flat_in[:, split:].T, extra[0].reshape(rows, size))
+        if needs[5]:
+            db_ih = flat_in.sum(axis=0)
+        if needs[6]:
+            db_hh = db_ih if d_rec is d_in and needs[5] else flat_rec.sum(axis=0)
+        return dx, dh if needs[1] else None, dc if needs[2] else None, dw_ih, dw_hh, db_ih, db_hh
