@@ -248,6 +248,17 @@ class NumpyBackend:
             xp.add.at(y, index, g.astype(wide, copy=False))
         return y.astype(g.dtype, copy=False)
 
+    def embedding(self, table: Array, ids: Array) -> Array:
+        """Rows of `table` (V, E) at integer ids (...): (..., E)."""
+        return table[ids]
+
+    def embedding_backward(self, g: Array, ids: Array, height: int, padding_idx: int | None = None) -> Array:
+        """The gradient (V, E) of a table of `height` rows, zero in row `padding_idx`."""
+        y = self.unindex(g, ids, (height, g.shape[-1]))
+        if padding_idx is not None:
+            y[padding_idx] = 0
+        return y
+
     def _add_rows(self, g: Array, rows: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         """Zeros of `shape` with g[i] (N, ...) added to row rows[i] (N,): sort the rows, then sum each
         stretch."""

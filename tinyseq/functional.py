@@ -123,30 +123,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
     if bias is not None:
         y += bias  # the product is ours; on Tensors this is y = y + bias
     flat = lambda a: xp.reshape(a, (rows, a.shape[-1]))
-    return y, (lambda g: ops.times(g, weight), lambda g: xp.matrix_transpose(flat(g)) @ flat(x), lambda g: g)
+    return y, (lambda g: ops.times(g, weight), lambda g: xp.matmul(xp.matrix_transpose(flat(g)), flat(x)), lambda g: g)
 
 
 def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """Rows of weight (V, E) at integer ids (...): (..., E). The row `padding_idx` gets no gradient.
 
-    An id below 0 or above V - 1 is an IndexError.
+    An id below 0 or above V - 1 is an IndexError; if it is on a device already, nobody looks, and its row is NaN.
     """
-    data = ops.raw(ids)
+    data = backends.of(weight._data).asarray(ops.raw(ids))
     if data.dtype.kind not in "iu":
         raise TypeError(f"embedding: expected integer ids, got dtype {data.dtype} and shape {data.shape}")
-    ops.check_ids("embedding", data, weight.shape[0])
+    ops.check_ids("embedding", ids, weight.shape[0])
     return _embedding(weight, data, padding_idx)
 
 
-@op
+def _embedding_definition(weight: Tensor, ids: Any, padding_idx: int | None) -> Tensor:
+    rows = weight[ids]
+    return rows if padding_idx is None else ops.where(ops.asarray(ids != padding_idx)[..., None], rows, rows.detach())
+
+
+@op(definition=_embedding_definition)
 def _embedding(weight: Tensor, ids: Any, padding_idx: int | None) -> Out:
-    xp, shape = namespace(weight), weight.shape
-
-    def pull(g: Tensor) -> Tensor:
-        g = g if padding_idx is None else g * xp.expand_dims(ids != padding_idx, -1)
-        return xp.unindex(g, ids, shape)
-
-    return weight[ids], (pull,)
+    backend, height = backends.of(weight), weight.shape[0]
+    return backend.embedding(weight, ids), (lambda g: backend.embedding_backward(g, ids, height, padding_idx),)
 
 
 def _layer_norm_definition(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int, eps: float) -> Tensor:
@@ -316,14 +316,14 @@ def _same_shape(name: str, x: Tensor, target: Like) -> Tensor:
 
 def _class_losses(name: str, x: Tensor, targets: Like, ignore_index: int) -> tuple[Tensor, Any]:
     """x (..., C) as rows (N, C) and targets (...) as (N,) raw integers, checked."""
-    data = ops.raw(targets)
+    data = backends.of(x._data).asarray(ops.raw(targets))
     if x.ndim == 0 or data.shape != x.shape[:-1]:
         raise ValueError(f"{name}: expected x (..., C) and targets (...), got shapes {x.shape} and {data.shape}; "
                          "classes stand on the last axis")
     if data.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integer class ids as targets, got dtype {data.dtype}")
+    ops.check_ids(name, targets, x.shape[-1], ignore_index)
     ids = data.reshape(-1)
-    ops.check_ids(name, ids[ids != ignore_index] if isinstance(ids, np.ndarray) else ids, x.shape[-1])
     return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids
 
 
@@ -378,7 +378,9 @@ def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index
     ids = ops.raw(ops.where(kept, ids, 0))
     weights = ops.ones_like(rows.detach()[:, 0]) if weight is None else ops.asarray(weight)[ids]
     weights = ops.where(kept, weights, 0.0)
-    picked = ops.where(kept, ops.take_along_axis(rows, ids[:, None], 1)[:, 0], 0.0)
+    known = ops.asarray((ids >= 0) & (ids < rows.shape[1]))  # on the host all are, but nobody looks at a device
+    picked = ops.where(known, ops.take_along_axis(rows, ids[:, None], 1)[:, 0], math.nan)
+    picked = ops.where(kept, picked, 0.0)
     return _weighted(-weights * picked, weights, log_probs.shape[:-1], reduction)
 
 

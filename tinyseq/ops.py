@@ -114,9 +114,14 @@ def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
     return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(dtype), None
 
 
-def check_ids(name: str, ids: Array, size: int) -> None:
-    """Refuse out-of-range ids, which would be another row's numbers. Looks only at ids that are on the host."""
-    if isinstance(ids, np.ndarray) and ids.size and (ids.min() < 0 or ids.max() >= size):
+def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> None:
+    """Refuse out-of-range ids, which would be another row's numbers. Looks only at ids that come from the host."""
+    ids = ids._data if isinstance(ids, Tensor) else ids
+    if type(ids) in backends.arrays and not isinstance(ids, np.ndarray):  # on a device: looking would wait for it
+        return
+    ids = np.asarray(ids)
+    ids = ids if ignored is None else ids[ids != ignored]
+    if ids.size and (ids.min() < 0 or ids.max() >= size):
         bad = int(ids.min() if ids.min() < 0 else ids.max())
         raise IndexError(f"{name}: id {bad} is out of range, expected 0 <= id < {size} (ids of shape {ids.shape})")
 
@@ -691,8 +696,8 @@ def times(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, where several matrices times one are one product."""
     if a.ndim > 2 and b.ndim == 2:
         xp, rows = namespace(a, b), math.prod(a.shape[:-1])
-        return xp.reshape(xp.reshape(a, (rows, a.shape[-1])) @ b, (*a.shape[:-1], b.shape[-1]))
-    return a @ b
+        return xp.reshape(xp.matmul(xp.reshape(a, (rows, a.shape[-1])), b), (*a.shape[:-1], b.shape[-1]))
+    return namespace(a, b).matmul(a, b)
 
 
 @op
@@ -706,18 +711,18 @@ def matmul(a: Like, b: Like) -> Out:
         if b_ndim == 1:
             return xp.expand_dims(g, -1) * b
         if a_ndim == 1:
-            return xp.squeeze(xp.expand_dims(g, -2) @ xp.matrix_transpose(b), axis=-2)
+            return xp.squeeze(xp.matmul(xp.expand_dims(g, -2), xp.matrix_transpose(b)), axis=-2)
         return times(g, xp.matrix_transpose(b))
 
     def pull_b(g: Tensor) -> Tensor:
         if a_ndim == 1:
             return g * a if b_ndim == 1 else xp.expand_dims(a, -1) * xp.expand_dims(g, -2)
         if b_ndim == 1:
-            return xp.squeeze(xp.matrix_transpose(a) @ xp.expand_dims(g, -1), axis=-1)
+            return xp.squeeze(xp.matmul(xp.matrix_transpose(a), xp.expand_dims(g, -1)), axis=-1)
         if b_ndim == 2 and a_ndim > 2:
             rows = math.prod(a.shape[:-1])
-            return xp.matrix_transpose(xp.reshape(a, (rows, a.shape[-1]))) @ xp.reshape(g, (rows, g.shape[-1]))
-        return xp.matrix_transpose(a) @ g
+            return xp.matmul(xp.matrix_transpose(xp.reshape(a, (rows, a.shape[-1]))), xp.reshape(g, (rows, g.shape[-1])))
+        return xp.matmul(xp.matrix_transpose(a), g)
 
     return times(a, b), (pull_a, pull_b)
 
