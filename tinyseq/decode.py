@@ -1,4 +1,4 @@
-"""From a decoder's probabilities to sequences. Written once over `start` and `step`, for every decoder (see nn.seq2seq)."""
+"""From a decoder's probabilities to sequences: written once over `step`, for every decoder (see nn.seq2seq)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyseq import ops
-from tinyseq.tensor import Tensor, no_grad
+from tinyseq.tensor import no_grad
 
 
 class Hypothesis(NamedTuple):

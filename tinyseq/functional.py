@@ -119,6 +119,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
     xp, rows = namespace(x, weight), math.prod(x.shape[:-1])
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError("expected x (..., I) and weight (O, I) with the same I")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError("expected weight (O, I) and bias (O,) with the same O")
     y = ops.times(x, xp.matrix_transpose(weight))
     if bias is not None:
         y += bias  # the product is ours; on Tensors this is y = y + bias
@@ -132,10 +134,11 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
     An id below 0 or above V - 1 is an IndexError; if it is on a device already, nobody looks, and its row is NaN.
     """
     data = backends.of(weight._data).asarray(ops.raw(ids))
-    if data.dtype.kind not in "iu":
-        raise TypeError(f"embedding: expected integer ids, got dtype {data.dtype} and shape {data.shape}")
+    if data.dtype.kind not in "iu" or weight.ndim != 2:
+        raise TypeError(f"embedding: expected integer ids (...) and weight (V, E), got ids of dtype {data.dtype} and "
+                        f"shape {data.shape}, weight of shape {weight.shape}")
     ops.check_ids("embedding", ids, weight.shape[0])
-    return _embedding(weight, data, padding_idx)
+    return _embedding(weight, data, None if padding_idx is None else padding_idx % weight.shape[0])
 
 
 def _embedding_definition(weight: Tensor, ids: Any, padding_idx: int | None) -> Tensor:
@@ -171,15 +174,21 @@ def layer_norm(
     x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """(x - mean) / sqrt(var + eps) over the trailing axes `normalized_shape`, times weight, plus bias (Ba et al. 2016)."""
+    """(x - mean) / sqrt(var + eps) over the trailing axes, weight times that, plus bias (Ba et al. 2016).
+
+    `normalized_shape` is those axes' shape, and that of weight and bias.
+    """
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if x.shape[x.ndim - len(shape) :] != shape:
         raise ValueError(f"layer_norm: x of shape {x.shape} does not end in normalized_shape {shape}")
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and parameter.shape != shape:
+            raise ValueError(f"layer_norm: {name} of shape {parameter.shape} is not of normalized_shape {shape}")
     return _layer_norm(x, weight, bias, len(shape), eps)
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """Each entry 0 with probability p, the others divided by 1 - p; x itself unless `training` (Srivastava et al. 2014).
+    """Entries 0 with probability p, the others divided by 1 - p; x itself unless `training` (Srivastava et al. 2014).
 
     Takes the next random stream; the same (seed, stream) drops the same entries on every backend.
     """
@@ -221,7 +230,9 @@ def attention(
 def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
              nonlinearity: str = "tanh") -> Tensor:
     """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(., 0) (Elman 1990). x (B, I), h (B, H) -> (B, H)."""
-    return {"tanh": ops.tanh, "relu": relu}[nonlinearity](linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"rnn_cell: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
 
 
 def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
@@ -242,6 +253,8 @@ def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     `reset="after"`, as PyTorch and cuDNN: n = tanh(W_n x + b_n + r (U_n h + d_n)).
     `reset="before"`, the classic form: n = tanh(W_n x + b_n + U_n (r h) + d_n).
     """
+    if reset not in ("after", "before"):
+        raise ValueError(f"gru_cell: reset must be 'after' or 'before' (the recurrent product), got {reset!r}")
     x_r, x_z, x_n = ops.split(linear(x, w_ih, b_ih), 3, -1)
     n_rows = slice(2 * h.shape[-1], None)
     h_r, h_z, h_n = ops.split(linear(h, w_hh, b_hh), 3, -1)
@@ -274,6 +287,9 @@ def _scan_definition(
     return (y, h) if c is None else (y, h, c)
 
 
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_before": 3, "lstm": 4}
+
+
 @op(definition=_scan_definition)
 def scan(
     cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
@@ -286,6 +302,16 @@ def scan(
     of integers on the host, 0 <= length <= T: outputs past a row's end are 0, its final state is that of its last real
     step, where `reverse` starts.
     """
+    if cell not in GATES or (c0 is None) == (cell == "lstm") or x.ndim != 3 or h0.ndim != 2:
+        raise ValueError(f"expected a cell of {', '.join(GATES)}, x (B, T, I), h0 (B, H), c0 (B, H) for an LSTM only")
+    batch, rows = x.shape[0], GATES[cell] * h0.shape[1]
+    for name, a, shape in (
+        ("h0", h0, (batch, h0.shape[1])), ("c0", c0, h0.shape), ("w_ih", w_ih, (rows, x.shape[2])),
+        ("w_hh", w_hh, (rows, h0.shape[1])), ("b_ih", b_ih, (rows,)), ("b_hh", b_hh, (rows,)),
+        ("lengths", lengths, (batch,)),
+    ):
+        if a is not None and a.shape != shape:
+            raise ValueError(f"expected {name} of shape {shape}, as x has shape {x.shape} and h0 has {h0.shape}")
     backend = backends.of(x)
     y, h, c, saved = backend.rnn_forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse)
 
@@ -308,23 +334,27 @@ def _reduce(losses: Tensor, reduction: str) -> Tensor:
 
 
 def _same_shape(name: str, x: Tensor, target: Like) -> Tensor:
-    target = ops.asarray(target)
+    """The target in x's dtype: a loss is as wide as its input."""
+    target = ops.asarray(target, x.dtype)
     if x.shape != target.shape:
         raise ValueError(f"{name}: input of shape {x.shape} and target of shape {target.shape} must have one shape")
     return target
 
 
-def _class_losses(name: str, x: Tensor, targets: Like, ignore_index: int) -> tuple[Tensor, Any]:
-    """x (..., C) as rows (N, C) and targets (...) as (N,) raw integers, checked."""
+def _class_losses(name: str, x: Tensor, targets: Like, weight: Like, ignore_index: int) -> tuple[Tensor, Any, Any]:
+    """x (..., C) as rows (N, C), targets (...) as raw integers (N,), and the raw class weights (C,): checked."""
+    weight = None if weight is None else ops.raw(ops.asarray(weight, x.dtype))
     data = backends.of(x._data).asarray(ops.raw(targets))
     if x.ndim == 0 or data.shape != x.shape[:-1]:
         raise ValueError(f"{name}: expected x (..., C) and targets (...), got shapes {x.shape} and {data.shape}; "
                          "classes stand on the last axis")
     if data.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integer class ids as targets, got dtype {data.dtype}")
+    if weight is not None and weight.shape != x.shape[-1:]:
+        raise ValueError(f"{name}: expected weight of shape {x.shape[-1:]}, one for each class, got {weight.shape}")
     ops.check_ids(name, targets, x.shape[-1], ignore_index)
     ids = data.reshape(-1)
-    return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids
+    return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids, weight
 
 
 def _weighted(losses: Tensor, weights: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
@@ -345,8 +375,9 @@ def cross_entropy(
     the sum of the targets' weights, does not count it (it is 0 if all are ignored). `label_smoothing` s mixes the
     target with the uniform distribution: 1 - s to s (Szegedy et al. 2016). Reductions: "mean", "sum", "none".
     """
-    rows, ids = _class_losses("cross_entropy", logits, targets, ignore_index)
-    weight = None if weight is None else ops.raw(weight)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: expected 0 <= label_smoothing <= 1, got {label_smoothing}")
+    rows, ids, weight = _class_losses("cross_entropy", logits, targets, weight, ignore_index)
     losses, weights = _cross_entropy(rows, ids, weight, label_smoothing, ignore_index)
     return _weighted(losses, weights, logits.shape[:-1], reduction)
 
@@ -354,8 +385,8 @@ def cross_entropy(
 def _cross_entropy_definition(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> Any:
     kept = ops.asarray(ids != ignore)
     ids = ops.raw(ops.where(kept, ids, 0))
-    weights = ops.ones_like(logits[0].detach()) if weight is None else ops.asarray(weight)
-    logs = log_softmax(logits)
+    weights = ops.ones_like(ops.sum(logits.detach(), 0)) if weight is None else ops.asarray(weight)
+    logs = log_softmax(ops.where(kept[:, None], logits, 0.0))
     picked = ops.take_along_axis(logs, ids[:, None], 1)[:, 0]
     losses = -(1 - smoothing) * weights[ids] * picked
     if smoothing:
@@ -373,7 +404,7 @@ def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, igno
 def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
              reduction: str = "mean") -> Tensor:
     """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
-    rows, ids = _class_losses("nll_loss", log_probs, targets, ignore_index)
+    rows, ids, weight = _class_losses("nll_loss", log_probs, targets, weight, ignore_index)
     kept = ops.asarray(ids != ignore_index)
     ids = ops.raw(ops.where(kept, ids, 0))
     weights = ops.ones_like(rows.detach()[:, 0]) if weight is None else ops.asarray(weight)[ids]
@@ -403,7 +434,7 @@ def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 
 def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, as PyTorch's. Shapes must be equal."""
     target = _same_shape("binary_cross_entropy", probs, target)
-    log = lambda p: ops.maximum(ops.log(ops.maximum(p, np.finfo(probs.dtype).tiny)), -100.0)
+    log = lambda p: ops.where(p > 0, ops.maximum(ops.log(ops.where(p > 0, p, 1.0)), -100.0), -100.0)
     return _reduce(-(target * log(probs) + (1 - target) * log(1 - probs)), reduction)
 
 
@@ -411,7 +442,7 @@ def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "
                                      pos_weight: Like = None) -> Tensor:
     """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight` weights the positive term."""
     target = _same_shape("binary_cross_entropy_with_logits", x, target)
-    positive = target if pos_weight is None else target * ops.asarray(pos_weight)
+    positive = target if pos_weight is None else target * ops.asarray(pos_weight, x.dtype)
     return _reduce(-(positive * log_sigmoid(x) + (1 - target) * log_sigmoid(-x)), reduction)
 
 

@@ -60,7 +60,8 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `step` needs to go on: for `load_state_dict` of an optimizer over the same parameters."""
-        arrays = {f"{i}.{k}": v if k == "steps" else Tensor(v) for i, s in enumerate(self.state) for k, v in (s or {}).items()}
+        arrays = {f"{i}.{k}": v if k == "steps" else Tensor(v)
+                  for i, s in enumerate(self.state) for k, v in (s or {}).items()}
         return {"lr": self.lr, "steps": self.steps} | arrays
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -70,26 +71,29 @@ class Optimizer:
             and k.partition(".")[2] in ("steps", *self.slots))]
         if unknown:
             raise KeyError(f"{type(self).__name__}: this state was saved by another optimizer, unexpected {unknown}")
-        self.lr, self.steps = state["lr"], int(state["steps"])
+        loaded: list[dict[str, Any] | None] = [None] * len(self.parameters)
         for i, p in enumerate(self.parameters):
             if f"{i}.steps" not in state:
-                self.state[i] = None
                 continue
             values = {s: state[f"{i}.{s}"] for s in self.slots}
-            wrong = [f"{i}.{s}: {v.shape} given, {p.shape} here" for s, v in values.items() if tuple(v.shape) != p.shape]
+            wrong = [f"{i}.{s}: {v.shape} given, {p.shape} here" for s, v in values.items()
+                     if tuple(v.shape) != p.shape]
             if wrong:
                 raise ValueError(f"{type(self).__name__}: wrong shapes: {'; '.join(wrong)}")
             backend = backends.of(p._data)
-            self.state[i] = {"steps": int(state[f"{i}.steps"])} | {
+            loaded[i] = {"steps": int(state[f"{i}.steps"])} | {
                 s: backend.asarray(v._host() if isinstance(v, Tensor) else v, dtype=p.dtype, copy=True)
                 for s, v in values.items()}
+        self.lr, self.steps, self.state = state["lr"], int(state["steps"]), loaded
 
 
 class SGD(Optimizer):
     """p -= lr v, with v = momentum v + g (Polyak 1964), or Nesterov's variant; g includes weight_decay p. PyTorch's."""
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, weight_decay: float = 0.0,
-                 nesterov: bool = False) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
         super().__init__(parameters, lr)
         if nesterov and momentum <= 0:
             raise ValueError("SGD: nesterov needs momentum > 0")
@@ -112,8 +116,8 @@ class Adam(Optimizer):
     decoupled = False
 
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, lr)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
@@ -129,8 +133,8 @@ class AdamW(Adam):
     decoupled = True
 
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-        weight_decay: float = 0.01,
+        self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0.01,
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 

@@ -37,8 +37,8 @@ class Attention(Module):
         if mask is not None:
             mask = ops.asarray(mask)
             if mask.dtype != np.bool or mask.shape != memory.shape[:2]:
-                raise ValueError(f"{type(self).__name__}: expected a boolean mask (B, S) = {memory.shape[:2]}, True where "
-                                 f"a position takes part, got shape {mask.shape} and dtype {mask.dtype}")
+                raise ValueError(f"{type(self).__name__}: expected a boolean mask (B, S) = {memory.shape[:2]}, True "
+                                 f"where a position takes part, got shape {mask.shape} and dtype {mask.dtype}")
             mask = mask[:, None]
         scores = self.scores(query, self.keys(memory) if keys is None else keys)
         weights = functional.softmax(scores, -1, mask)

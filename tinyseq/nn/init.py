@@ -69,6 +69,7 @@ def kaiming_normal_(tensor: Tensor, gain: float = math.sqrt(2)) -> Tensor:
 
 def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """A matrix with orthonormal rows or columns, whichever are fewer, times gain (Saxe et al. 2014)."""
+    _fans(tensor)
     rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
     normal = random.host_generator().standard_normal((max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(normal)

@@ -61,7 +61,7 @@ class Embedding(Module):
 
 
 class LayerNorm(Module):
-    """Normalise the trailing axes `normalized_shape` to mean 0 and variance 1, then scale and shift (Ba et al. 2016)."""
+    """Trailing axes `normalized_shape` are given mean 0 and variance 1, then scaled and shifted (Ba et al. 2016)."""
 
     def __init__(
         self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
@@ -147,7 +147,7 @@ class Sequential(Module):
     def __init__(self, *layers: Module) -> None:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Module):
-                raise TypeError(f"Sequential: layer {i} is a {type(layer).__name__}, expected a Module (nn.ReLU(), ...)")
+                raise TypeError(f"Sequential: layer {i} is a {type(layer).__name__}, expected a Module: nn.ReLU(), ...")
             setattr(self, str(i), layer)
 
     def forward(self, x: Any) -> Any:

@@ -8,17 +8,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from tinyseq import backends
+from tinyseq import backends, ops
 from tinyseq.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that a Module trains: `requires_grad` unless said otherwise. Wraps a Tensor without a copy."""
+    """A tensor that a Module trains: `requires_grad` unless said otherwise. Shares memory with a Tensor or an array."""
 
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        super().__init__(data._data if isinstance(data, Tensor) else data, requires_grad)
+        super().__init__(ops.raw(data), requires_grad)
 
 
 class Module:
@@ -107,9 +107,8 @@ class Module:
         for tensor in {id(t): t for _, t in self.named_tensors()}.values():
             moved = tensor.detach().to(target) if isinstance(target, str) or tensor.dtype.kind == "f" else tensor
             if moved is not tensor:
-                trained, tensor.requires_grad = tensor.requires_grad, False
                 tensor._data, tensor.grad = moved._data, None
-                tensor.requires_grad = trained
+                tensor.written()
         return self
 
     # --- saving
@@ -146,7 +145,7 @@ class Module:
         temporary = f"{target}.{os.getpid()}.tmp"
         try:
             with open(temporary, "wb") as file:
-                file.write(save({k: np.ascontiguousarray(v._host()) for k, v in self.state_dict().items()}))
+                file.write(save({k: np.asarray(v._host(), order="C") for k, v in self.state_dict().items()}))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)

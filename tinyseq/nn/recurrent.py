@@ -31,10 +31,10 @@ class _Recurrent(Module):
     ) -> None:
         name = type(self).__name__
         if not batch_first:
-            raise ValueError(f"{name}: tinyseq has one layout, (batch, time, features): swap the first two axes of what "
-                             "goes in and comes out, x.permute_dims(1, 0, 2), and leave batch_first at True")
+            raise ValueError(f"{name}: tinyseq has one layout, (batch, time, features): swap the first two axes of "
+                             "what goes in and comes out, x.permute_dims(1, 0, 2), and leave batch_first at True")
         if num_layers < 1 or hidden_size < 1:
-            raise ValueError(f"{name}: expected num_layers and hidden_size of at least 1, got {num_layers}, {hidden_size}")
+            raise ValueError(f"{name}: num_layers and hidden_size must be at least 1, got {num_layers} and {hidden_size}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.dropout, self.bidirectional = dropout, bidirectional
         bound, rows = 1 / math.sqrt(hidden_size), self.gates * hidden_size
@@ -80,10 +80,12 @@ class _Recurrent(Module):
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"{name}: expected x (batch, time, {self.input_size}), got shape {x.shape}")
         expected = (self.num_layers * self.directions, x.shape[0], self.hidden_size)
+        if state is not None and len(state) != self.states:
+            raise ValueError(f"{name}: expected an initial state of {self.states} tensors, got {len(state)}")
         for part in state or ():
             if part.shape != expected:
-                raise ValueError(f"{name}: expected an initial state (layers x directions, batch, hidden) = {expected}, "
-                                 f"got shape {part.shape}")
+                raise ValueError(f"{name}: expected an initial state (layers x directions, batch, hidden) = "
+                                 f"{expected}, got shape {part.shape}")
         if lengths is None:
             return None
         lengths = lengths._host() if isinstance(lengths, Tensor) else np.asarray(lengths)

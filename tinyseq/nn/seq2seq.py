@@ -42,7 +42,8 @@ class AttentionDecoder(Module):
     (Luong et al. 2015, equations 5 and 6). As no context is fed back into the GRU, training runs the whole target
     through it at once, and attention is one batched product.
 
-    `attention` takes queries of `hidden_size` H features to a memory of `memory_size` M; there are `vocab_size` V tokens.
+    `attention` takes queries of `hidden_size` H features to a memory of `memory_size` M; of tokens there are
+    `vocab_size` V.
     """
 
     def __init__(

@@ -1,0 +1,621 @@
+"""Every function of `tinyseq.functional` against a NumPy twin, its composed definition, central differences, PyTorch.
+
+One row a function. `make(choose)` returns arguments and options; all chance is in `choose`, which picks from a list.
+Floating-point arrays become Tensors, None and integers stay what they are.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rows import layout
+
+import tinyseq as ts
+import tinyseq.functional as F
+from tinyseq.testing import check_grad
+
+Choose = Callable[[Sequence[Any]], Any]
+
+SHAPES: list[tuple[int, ...]] = [(), (1,), (4,), (0,), (2, 3), (2, 0), (0, 3), (2, 1, 3)]
+AXES = [s for s in SHAPES if s]
+
+
+def draw(choose: Choose, *shapes: tuple[int, ...], shift: float = 0.01) -> list[Any]:
+    """Numbers in +-2 on a grid of 0.02 that is moved off 0 by `shift`, so that no kink is near."""
+    rng = np.random.default_rng(choose(range(100)))
+    return [np.asarray(0.02 * np.round(50 * rng.uniform(-2, 2, s)) + shift) for s in shapes]
+
+
+def ids(choose: Choose, shape: tuple[int, ...], size: int) -> Any:
+    return np.random.default_rng(choose(range(100))).integers(0, size, shape)
+
+
+# --- twins in NumPy ------------------------------------------------------------------------------------------------
+
+
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+def erf(x: Any) -> Any:
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))
+
+
+def softmax(x: Any, axis: int = -1, mask: Any = None) -> Any:
+    e = np.exp(x) * (True if mask is None else mask)
+    total = e.sum(axis, keepdims=True)
+    return e / np.where(total == 0, 1, total)
+
+
+def gelu(x: Any, approximate: str = "none") -> Any:
+    inner = erf(x / np.sqrt(2)) if approximate == "none" else np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    return 0.5 * x * (1 + inner)
+
+
+def glu(x: Any, axis: int = -1) -> Any:
+    a, b = np.split(x, 2, axis)
+    return a * sigmoid(b)
+
+
+def linear(x: Any, w: Any, b: Any = None) -> Any:
+    return np.einsum("...i,oi->...o", x, w) + (0 if b is None else b)
+
+
+def layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Any:
+    axes = tuple(range(x.ndim - len(shape), x.ndim))
+    y = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + eps)
+    return y * (1 if weight is None else weight) + (0 if bias is None else bias)
+
+
+def attention(q: Any, k: Any, v: Any, mask: Any = None, scale: Any = None) -> Any:
+    w = softmax(q @ np.swapaxes(k, -1, -2) * (scale or q.shape[-1] ** -0.5), -1, mask)
+    return w @ v, w
+
+
+def rnn_cell(x: Any, h: Any, *weights: Any, nonlinearity: str) -> Any:
+    a = gates(x, h, 1, *weights)
+    z = a[0][0] + a[1][0]
+    return np.tanh(z) if nonlinearity == "tanh" else np.maximum(z, 0)
+
+
+def gates(x: Any, h: Any, n: int, w: Any, u: Any, b: Any, d: Any) -> Any:
+    return np.split(linear(x, w, b), n, -1), np.split(linear(h, u, d), n, -1)
+
+
+def lstm_cell(x: Any, h: Any, c: Any, *weights: Any) -> Any:
+    i, f, g, o = (p + q for p, q in zip(*gates(x, h, 4, *weights), strict=True))
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def gru_cell(x: Any, h: Any, w: Any, u: Any, b: Any, d: Any, reset: str) -> Any:
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = gates(x, h, 3, w, u, b, d)
+    r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
+    size = h.shape[1]
+    inner = r * h_n if reset == "after" else (r * h) @ u[2 * size:].T + (0 if d is None else d[2 * size:])
+    return (1 - z) * np.tanh(x_n + inner) + z * h
+
+
+def reduce(losses: Any, reduction: str, count: float | None = None) -> Any:
+    if reduction == "none":
+        return losses
+    if reduction == "mean":
+        return losses.sum() / (count or losses.size)
+    return losses.sum() / (len(losses) if reduction == "batchmean" else 1)
+
+
+def cross_entropy(x: Any, targets: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean",
+                  label_smoothing: float = 0.0) -> Any:
+    return nll_loss(np.log(softmax(x)), targets, weight, ignore_index, reduction, label_smoothing)
+
+
+def nll_loss(logs: Any, targets: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean",
+             smoothing: float = 0.0) -> Any:
+    classes = logs.shape[-1]
+    weight = np.ones(classes) if weight is None else weight
+    losses, count = np.zeros(targets.shape), 0.0
+    for at in np.ndindex(targets.shape):
+        if targets[at] != ignore_index:
+            target = np.full(classes, smoothing / classes)
+            target[targets[at]] += 1 - smoothing
+            losses[at] = -(target * weight * logs[at]).sum()
+            count += weight[targets[at]]
+    return reduce(losses, reduction, count or 1)
+
+
+def huber_loss(x: Any, t: Any, reduction: str, delta: float) -> Any:
+    d = abs(x - t)
+    return reduce(np.where(d <= delta, d * d / 2, delta * (d - delta / 2)), reduction)
+
+
+def binary(p: Any, t: Any, reduction: str, pos_weight: Any = None) -> Any:
+    return reduce(-(t * np.log(p) * (1 if pos_weight is None else pos_weight) + (1 - t) * np.log(1 - p)), reduction)
+
+
+def kl_div(logs: Any, t: Any, reduction: str, log_target: bool) -> Any:
+    p = np.exp(t) if log_target else t
+    return reduce(p * (np.log(np.where(p > 0, p, 1)) - logs), reduction)
+
+
+# --- PyTorch's, where arguments differ -----------------------------------------------------------------------------
+
+
+def torch_classes(name: str) -> Callable[..., Any]:
+    def loss(torch: Any, x: Any, targets: Any, weight: Any = None, **options: Any) -> Any:
+        if not bool((targets != options.get("ignore_index", -100)).any()) and options["reduction"] == "mean":
+            return None  # there a mean over nothing is NaN
+        y = getattr(torch.nn.functional, name)(x.reshape(-1, x.shape[-1]), targets.reshape(-1), weight, **options)
+        return y if y.ndim == 0 else y.reshape(targets.shape)
+
+    return loss
+
+
+def torch_softmax(torch: Any, x: Any, axis: int = -1, mask: Any = None) -> Any:
+    if mask is None:
+        return torch.softmax(x, axis)
+    return torch.softmax(x.masked_fill(~mask, -1e30), axis) * mask  # all masked: 0, without a NaN on the way back
+
+
+def torch_attention(torch: Any, q: Any, k: Any, v: Any, mask: Any = None, scale: Any = None) -> Any:
+    w = torch_softmax(torch, q @ k.mT * (scale or q.shape[-1] ** -0.5), -1, mask)
+    return w @ v, w
+
+
+def torch_cell(torch: Any, *args: Any, nonlinearity: str = "", reset: str = "") -> Any:
+    if reset == "before":
+        return None
+    return (getattr(torch, f"rnn_{nonlinearity}_cell") if nonlinearity else torch.gru_cell)(*args)
+
+
+# --- the rows ------------------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    name: str  # in tinyseq.functional
+    make: Callable[[Choose], tuple[list[Any], dict[str, Any]]]
+    twin: Any  # the same in NumPy; None where the composed definition is the twin
+    torch: Any  # a name in torch.nn.functional, or a function that takes torch first; None: not there
+    wrong: Sequence[tuple[Any, ...]] = ()  # illegal arguments, options in a dict at the end; then the error's pattern
+    before: Callable[[], Any] = lambda: None  # called first
+
+    def arguments(self, choose: Choose) -> tuple[list[Any], dict[str, Any]]:
+        arguments, options = self.make(choose)
+        return [np.asarray(x) if isinstance(x, np.generic) else x for x in arguments], options
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        self.before()
+        return getattr(F, self.name)(*args, **options)
+
+
+def elementwise(*, low: float = -2, **options: Any) -> Any:
+    def make(choose: Choose) -> Any:
+        x = np.maximum(draw(choose, choose(SHAPES))[0], low)
+        return [x], {k: choose(v) for k, v in options.items()}
+
+    return make
+
+
+def along(even: bool = False, mask: bool = False) -> Any:
+    def make(choose: Choose) -> Any:
+        shape = choose([(2,), (4, 0), (2, 4), (2, 1, 4)] if even else AXES)
+        axis = choose([a for a in range(-len(shape), len(shape)) if not even or shape[a] % 2 == 0])
+        options = {"axis": axis}
+        if mask and choose([True, False]):
+            options["mask"] = np.random.default_rng(choose(range(100))).random(choose([shape, shape[-1:]])) > 0.5
+        return draw(choose, shape), options
+
+    return make
+
+
+def make_linear(choose: Choose) -> Any:
+    width, out = choose([0, 1, 3]), choose([1, 2, 0])
+    x, w, b = draw(choose, (*choose([(), (2,), (0,), (2, 3)]), width), (out, width), (out,))
+    return [x, w, choose([b, None])], {}
+
+
+def make_embedding(choose: Choose) -> Any:
+    return [ids(choose, choose(SHAPES), 5), *draw(choose, (5, choose([1, 3])))], {"padding_idx": choose([None, 2, -1])}
+
+
+def make_layer_norm(choose: Choose) -> Any:
+    shape = choose([(3,), (2, 3)])
+    x, w, b = draw(choose, (*choose([(), (2,), (0,), (2, 2)]), *shape), shape, shape)
+    return [x, shape, choose([w, None]), choose([b, None]), 1e-2], {}
+
+
+def make_attention(choose: Choose) -> Any:
+    batch, t, s = choose([(), (2,), (2, 3), (0,)]), choose([1, 3]), choose([1, 4])
+    mask = np.random.default_rng(choose(range(100))).random((*batch, 1, s)) > 0.4
+    return draw(choose, (*batch, t, 2), (*batch, s, 2), (*batch, s, 3)), {
+        "mask": choose([None, mask]), "scale": choose([None, 0.3])}
+
+
+def weights(choose: Choose, gates: int, width: int, hidden: int) -> list[Any]:
+    w, u, b, d = draw(choose, (gates * hidden, width), (gates * hidden, hidden), (gates * hidden,), (gates * hidden,))
+    return [w / 2, u / 2, *choose([(b, d), (None, None), (b, None), (None, d)])]
+
+
+def cell(gates: int, states: int = 1, **options: Any) -> Any:
+    def make(choose: Choose) -> Any:
+        batch, width, hidden = choose([1, 3, 0]), choose([1, 2]), choose([1, 3])
+        x_h = draw(choose, (batch, width), *[(batch, hidden)] * states)
+        return [*x_h, *weights(choose, gates, width, hidden)], {k: choose(v) for k, v in options.items()}
+
+    return make
+
+
+def make_scan(choose: Choose) -> Any:
+    name = choose(list(F.GATES))
+    batch, steps, width, hidden = choose([1, 3, 0]), choose([1, 4, 0]), choose([2, 0]), choose([1, 3])
+    x, h, c = draw(choose, (batch, steps, width), (batch, hidden), (batch, hidden))
+    lengths = choose([None, ids(choose, (batch,), steps + 1)])
+    return [name, x, h, c if name == "lstm" else None, *weights(choose, F.GATES[name], width, hidden), lengths,
+            choose([False, True])], {}
+
+
+def class_loss(smoothing: bool) -> Any:
+    def make(choose: Choose) -> Any:
+        shape = choose([(3,), (2, 3), (), (0,), (2, 0)])
+        (x, w), targets = draw(choose, (*shape, 4), (4,)), ids(choose, shape, 4)
+        options = {"weight": choose([None, abs(w)]), "ignore_index": choose([-100, 1, -1]),
+                   "reduction": choose(["mean", "sum", "none"])}
+        targets = np.where(ids(choose, shape, 3) == 0, options["ignore_index"], targets)
+        if smoothing:
+            options["label_smoothing"] = choose([0.0, 0.1, 1.0])
+        return [x if smoothing else np.log(softmax(x)), targets], options
+
+    return make
+
+
+def pair(x_map: Any = None, t_map: Any = None, **options: Any) -> Any:
+    def make(choose: Choose) -> Any:
+        chosen = {k: choose(v) for k, v in options.items()}
+        shape = choose([s for s in SHAPES if s or chosen.get("reduction") != "batchmean"])
+        if 0 in shape:
+            chosen["reduction"] = "sum"  # the mean of nothing is NaN
+        x, t = draw(choose, shape)[0], draw(choose, shape, shift=0.015)[0]
+        return [x if x_map is None else x_map(x), t if t_map is None else t_map(t, **chosen)], chosen
+
+    return make
+
+
+REDUCTIONS = {"reduction": ["mean", "sum", "none"]}
+a, b = np.zeros((2, 3)), np.zeros((3, 5))
+three = (np.zeros((6, 4)), np.zeros((6, 2)))
+two_shapes = [(a, b, r"\(2, 3\).*\(3, 5\)"), (a, a, {"reduction": "avg"}, "reduction .* 'avg'")]
+class_errors = [
+    (a, np.zeros(3, int), r"\(2, 3\) and \(3,\)"), (a, np.zeros(2), "float64"), (a, np.array([0, 3]), "id 3 .* < 3"),
+    (a, np.array([0, -1]), "id -1"), (a, np.zeros(2, int), {"weight": np.ones(4)}, r"\(3,\).*\(4,\)"),
+    (a, np.zeros(2, int), {"reduction": "avg"}, "reduction .* 'avg'")]
+
+ROWS = [
+    Row("relu", elementwise(), lambda x: np.maximum(x, 0), "relu"),
+    Row("leaky_relu", elementwise(negative_slope=[0.01, 0.2]), lambda x, negative_slope: np.where(
+        x > 0, x, negative_slope * x), "leaky_relu"),
+    Row("elu", elementwise(alpha=[1.0, 0.5]), lambda x, alpha: np.where(x > 0, x, alpha * (np.exp(x) - 1)), "elu"),
+    Row("gelu", elementwise(approximate=["none", "tanh"]), gelu, "gelu", [(a, "tan", r"2, 3.*'none' or 'tanh'")]),
+    Row("silu", elementwise(), lambda x: x * sigmoid(x), "silu"),
+    Row("softplus", elementwise(), lambda x: np.log(1 + np.exp(x)), "softplus"),
+    Row("log_sigmoid", elementwise(), lambda x: np.log(sigmoid(x)), "logsigmoid"),
+    Row("glu", along(even=True), glu, lambda torch, x, axis: torch.nn.functional.glu(x, axis), [(a, "split.*2, 3")]),
+    Row("softmax", along(mask=True), softmax, torch_softmax, [
+        (a, 2, "softmax.*2, 3.*axis 2"), (a, {"mask": np.ones(2, bool)}, "softmax.*2, 3.*2"),
+        (a, {"mask": np.ones(3)}, "softmax.*2, 3.*float")]),
+    Row("log_softmax", along(), lambda x, axis: np.log(softmax(x, axis)),
+        lambda torch, x, axis: torch.log_softmax(x, axis), [(a, 2, "log_softmax.*2, 3.*axis 2")]),
+    Row("linear", make_linear, linear, "linear", [
+        (a, b, "linear.*2, 3.*3, 5"), (a, a, np.ones(3), "linear.*2, 3.*3"), (a, a, np.ones(1), "linear.*2, 3.*1")]),
+    Row("embedding", make_embedding, lambda i, w, padding_idx: w[i], "embedding", [
+        (np.array([0, 2]), a, "id 2 .* < 2"), (np.array([-1]), a, "id -1"), (np.ones(3), a, "float64.*3"),
+        (np.array([0]), np.ones(4), r"\(4,\)")]),
+    Row("layer_norm", make_layer_norm, layer_norm, "layer_norm", [
+        (a, 2, r"\(2, 3\).*\(2,\)"), (a, 3, np.ones(2), r"weight.*\(2,\).*\(3,\)"),
+        (a, (2, 3), np.ones(a.shape), np.ones(3), r"bias.*\(3,\).*\(2, 3\)"),
+        (a, (1, 2, 3), r"\(2, 3\).*\(1, 2, 3\)")]),
+    Row("dropout", elementwise(p=[0.0, 0.3]), lambda x, p: x * (np.random.Philox(key=3).random_raw(
+        (x.size + 1) // 2).view(np.uint32)[:x.size].reshape(x.shape) >= p * 2**32) / (1 - p), None,
+        [(a, 1.0, "got 1.0"), (a, -0.1, "got -0.1")], before=lambda: ts.manual_seed(3)),
+    Row("attention", make_attention, attention, torch_attention, [
+        (a, b, b, "matmul.*2, 3.*5, 3"), (a, a, np.zeros((4, 2)), "matmul.*2, 2.*4, 2"),
+        (a, a, a, {"mask": np.ones((3, 2), bool)}, "softmax.*2, 2.*3, 2")]),
+    Row("rnn_cell", cell(1, nonlinearity=["tanh", "relu"]), rnn_cell, torch_cell, [
+        (a, a, b, a, "linear.*2, 3.*3, 5"), (a, a, a, a, None, None, "gelu", "'tanh' or 'relu'.*'gelu'")]),
+    Row("lstm_cell", cell(4, 2), lstm_cell, lambda torch, x, h, c, *w: torch.lstm_cell(x, (h, c), *w), [
+        (a, a, a, b, a, "linear.*2, 3.*3, 5")]),
+    Row("gru_cell", cell(3, reset=["after", "before"]), gru_cell, torch_cell, [
+        (a, a, b, a, "linear.*2, 3.*3, 5"), (a, a, a, a, None, None, "never", "'after' or 'before'.*'never'")]),
+    Row("scan", make_scan, None, None, [
+        ("gru2", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, "scan.*gru2.*2, 5, 4.*gru, gru_before"),
+        ("lstm", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, "c0"),
+        ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), np.ones((2, 2)), *three, "c0"),
+        ("gru", np.ones((2, 4)), np.ones((2, 2)), None, *three, r"x \(B, T, I\)"),
+        ("gru", np.ones((2, 5, 4)), np.ones((1, 2)), None, *three, r"h0 of shape \(2, 2\)"),
+        ("gru", np.ones((2, 5, 3)), np.ones((2, 2)), None, *three, r"w_ih of shape \(6, 3\)"),
+        ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, three[0], three[0], r"w_hh of shape \(6, 2\)"),
+        ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, np.ones(2), r"b_ih of shape \(6,\)"),
+        ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, None, np.ones(2), r"b_hh of shape \(6,\)"),
+        ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, None, None, np.ones(3, int), r"lengths .*\(2,\)")]),
+    Row("cross_entropy", class_loss(True), cross_entropy, torch_classes("cross_entropy"), [
+        *class_errors, (a, np.zeros(2, int), {"label_smoothing": 1.5}, "label_smoothing.*1.5")]),
+    Row("nll_loss", class_loss(False), nll_loss, torch_classes("nll_loss"), class_errors),
+    Row("mse_loss", pair(**REDUCTIONS), lambda x, t, reduction: reduce((x - t) ** 2, reduction), "mse_loss",
+        two_shapes),
+    Row("l1_loss", pair(**REDUCTIONS), lambda x, t, reduction: reduce(abs(x - t), reduction), "l1_loss", two_shapes),
+    Row("huber_loss", pair(**REDUCTIONS, delta=[1.0, 0.3]), huber_loss, "huber_loss", two_shapes),
+    Row("binary_cross_entropy", pair(sigmoid, lambda t, **_: sigmoid(t), **REDUCTIONS), binary,
+        "binary_cross_entropy", two_shapes),
+    Row("binary_cross_entropy_with_logits",
+        pair(None, lambda t, **_: sigmoid(t), **REDUCTIONS, pos_weight=[None, np.array(2.5)]),
+        lambda x, t, **options: binary(sigmoid(x), t, **options), "binary_cross_entropy_with_logits", two_shapes),
+    Row("kl_div", pair(lambda x: np.minimum(x, -0.1), lambda t, log_target, **_: t if log_target else abs(t) + 0.1,
+                       reduction=["mean", "sum", "none", "batchmean"], log_target=[False, True]),
+        kl_div, "kl_div", two_shapes),
+]
+
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
+KERNELS = [name for name, f in vars(F).items() if getattr(f, "definition", None)]
+
+
+@contextmanager
+def composed() -> Iterator[None]:
+    """Every op with a kernel is its composed definition."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in KERNELS:
+            patch.setattr(F, name, getattr(F, name).definition)
+        yield
+
+
+def is_float(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
+
+
+def tensors(arguments: Sequence[Any], dtype: Any, choose: Choose) -> list[Any]:
+    """Floating-point arrays as leaves, read-only and in all sorts of strides."""
+    return [ts.Tensor(ts.asarray(layout(np.array(x, dtype), choose(range(4)))).data, True) if is_float(x) else x
+            for x in arguments]
+
+
+def masks(options: dict[str, Any]) -> dict[str, Any]:
+    return {k: ts.asarray(v) if isinstance(v, np.ndarray) and v.dtype == bool else v for k, v in options.items()}
+
+
+def flat(y: Any) -> list[Any]:
+    return list(y) if isinstance(y, tuple) else [y]
+
+
+def close(got: Any, expected: Any, dtype: Any) -> None:
+    """Equal within 1e-10 or (float32) 1e-5 of the largest entry, or of 0.1 where all are small."""
+    assert got.shape == expected.shape and got.dtype == dtype
+    scale = np.abs(expected).max(initial=0.1)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=scale * (1e-10 if dtype == "float64" else 1e-5))
+
+
+def results(fn: Any, arguments: Sequence[Any], options: dict[str, Any]) -> list[Any]:
+    """Outputs of fn, then the gradients of their randomly weighted sum with respect to the Tensors among arguments."""
+    outputs = flat(fn(*arguments, **options))
+    leaves = [x for x in arguments if isinstance(x, ts.Tensor) and x.requires_grad]
+    roots = [(y, ts.asarray(seed(i, y.shape), y.dtype)) for i, y in enumerate(outputs) if y.requires_grad]
+    found = ts.grad([y for y, _ in roots], leaves, [g for _, g in roots], allow_unused=True) if roots else []
+    return [y.detach().numpy() for y in outputs] + [
+        np.zeros(x.shape, x.dtype) if g is None else g.numpy() for x, g in zip(leaves, found or leaves, strict=True)]
+
+
+def seed(i: int, shape: tuple[int, ...]) -> Any:
+    """What output number i is weighted by."""
+    return np.random.default_rng(i).standard_normal(shape)
+
+
+def test_every_public_function_has_a_row_and_every_kernel_a_definition() -> None:
+    public = {name for name, f in vars(F).items() if inspect.isfunction(f) and f.__module__ == F.__name__
+              and not name.startswith("_")}
+    assert public == {row.name for row in ROWS}
+    assert {name.lstrip("_") for name in KERNELS} <= public
+    assert all(row.twin or row.name in KERNELS for row in ROWS)
+
+
+@every_row
+@given(data=st.data())
+def test_values_are_the_twins(row: Row, data: st.DataObject) -> None:
+    choose = lambda options: data.draw(st.sampled_from(options))
+    arguments, options = row.arguments(choose)
+    dtype = choose(["float32", "float64"])
+    if row.twin is not None:
+        got = flat(row(*tensors(arguments, dtype, choose), **masks(options)))
+        for y, z in zip(got, flat(row.twin(*arguments, **options)), strict=True):
+            close(y.detach().numpy(), np.asarray(z), dtype)
+
+
+@every_row
+@given(data=st.data())
+def test_gradients_are_central_differences(row: Row, data: st.DataObject) -> None:
+    choose = lambda options: data.draw(st.sampled_from(options))
+    arguments, options = row.arguments(choose)
+    if (row.name == "scan" and arguments[0] == "rnn_relu") or options.get("nonlinearity") == "relu":
+        return  # kinks anywhere: the composed definition and PyTorch judge its gradients
+    if options.get("padding_idx") is not None:
+        return  # gradient 0 by decree
+    check_grad(lambda *args: row(*args, **masks(options)), *tensors(arguments, "float64", choose), order=2)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if {r.name, f"_{r.name}"} & set(KERNELS)], ids=lambda r: r.name)
+@given(data=st.data())
+def test_equal_to_the_composed_definition(row: Row, data: st.DataObject) -> None:
+    choose = lambda options: data.draw(st.sampled_from(options))
+    arguments, options = row.arguments(choose)
+    dtype = choose(["float32", "float64"])
+    leaves = tensors(arguments, dtype, choose)
+    got = results(row, leaves, masks(options))
+    with composed():
+        expected = results(row, leaves, masks(options))
+    for y, z in zip(got, expected, strict=True):
+        close(y, z, dtype)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")
+@pytest.mark.parametrize("row", [r for r in ROWS if r.torch], ids=lambda r: r.name)
+@given(data=st.data())
+def test_equal_to_pytorch(row: Row, data: st.DataObject) -> None:
+    torch = pytest.importorskip("torch")
+    choose = lambda options: data.draw(st.sampled_from(options))
+    arguments, options = row.arguments(choose)
+    dtype = choose(["float32", "float64"])
+
+    def convert(x: Any, grad: bool) -> Any:
+        if not isinstance(x, np.ndarray):
+            return x
+        return torch.tensor(x.astype(dtype), requires_grad=grad) if is_float(x) else torch.tensor(x)
+
+    given_ = [convert(x, True) for x in arguments]
+    options_ = {k: convert(v, False) for k, v in options.items()}
+    if callable(row.torch):
+        outputs = row.torch(torch, *given_, **options_)
+    else:
+        outputs = getattr(torch.nn.functional, row.torch)(*given_, **options_)
+    if outputs is None:
+        return
+    sum((y * torch.tensor(seed(i, y.shape), dtype=y.dtype)).sum() for i, y in enumerate(flat(outputs))).backward()
+    expected = [y.detach() for y in flat(outputs)]
+    expected += [x.grad if x.grad is not None else torch.zeros_like(x) for x in given_ if isinstance(x, torch.Tensor)
+                 and x.requires_grad]
+    for y, z in zip(results(row, tensors(arguments, dtype, choose), masks(options)), expected, strict=True):
+        close(y, z.numpy(), dtype)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.wrong], ids=lambda r: r.name)
+def test_wrong_arguments_are_named(row: Row) -> None:
+    for *arguments, pattern in row.wrong:
+        options = arguments.pop() if isinstance(arguments[-1], dict) else {}
+        arguments = [ts.tensor(x) if is_float(x) else x for x in arguments]
+        with pytest.raises((TypeError, ValueError, IndexError), match=pattern):
+            row(*arguments, **options)
+
+
+# --- far out -------------------------------------------------------------------------------------------------------
+
+dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+INF = math.inf
+
+
+@dtypes
+@pytest.mark.parametrize("name, expected, slope", [
+    ("relu", [0, 0, 1e4], [0, 0, 1]), ("leaky_relu", [-1e2, 0, 1e4], [0.01, 0.01, 1]), ("elu", [-1, 0, 1e4], [0, 1, 1]),
+    ("gelu", [0, 0, 1e4], [0, 0.5, 1]), ("silu", [0, 0, 1e4], [0, 0.5, 1]),
+    ("softplus", [0, math.log(2), 1e4], [0, 0.5, 1]), ("log_sigmoid", [-1e4, -math.log(2), 0], [1, 0.5, 0]),
+])
+def test_activations_far_out(name: str, expected: list[float], slope: list[float], dtype: str) -> None:
+    x = ts.tensor([-1e4, 0, 1e4], dtype, requires_grad=True)
+    y, dx = results(getattr(F, name), [x], {})[0], ts.grad(getattr(F, name)(x).sum(), x).numpy()
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+    np.testing.assert_allclose(dx, slope, rtol=1e-6)
+
+
+@dtypes
+@pytest.mark.parametrize("kernel", [True, False])
+def test_softmax_far_out(kernel: bool, dtype: str) -> None:
+    x = ts.tensor([[1e4, 1e4, -1e4], [-INF, 1e4, -1e4], [-INF, -1e4, -1e4], [-INF] * 3], dtype, requires_grad=True)
+    expected = [[0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 0]]
+    half = -math.log(2)
+    logs = [[half, half, -2e4 + half], [-INF, 0, -2e4], [-INF, half, half], [-INF] * 3]
+    with pytest.MonkeyPatch.context() if kernel else composed():
+        y, dx = results(F.softmax, [x], {})
+        z, dz = results(F.log_softmax, [x], {})
+    rounding = 1e-6 if kernel or dtype == "float64" else 1e-3  # the definition subtracts a logarithm of size 1e4
+    np.testing.assert_allclose(y, expected, rtol=rounding)
+    np.testing.assert_allclose(z, logs, rtol=rounding)
+    assert np.isfinite(dx).all() and np.isfinite(dz).all()
+    assert not dx[3].any() and not dx[np.array(expected) == 0].any()
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_fully_masked_row_gives_zeros_and_no_nan(kernel: bool) -> None:
+    q, k, v = (ts.tensor(x, requires_grad=True) for x in draw(lambda _: 1, (1, 2, 3), (1, 4, 3), (1, 4, 3)))
+    mask = ts.tensor([[[True, False, True, True], [False] * 4]])
+    with pytest.MonkeyPatch.context() if kernel else composed():
+        for order in (1, 2):
+            y, w = F.attention(q, k, v, mask)
+            found = ts.grad(ts.sum(y * y) + ts.sum(w**3), [q, k, v], create_graph=True)
+            if order == 2:
+                found = ts.grad(sum(ts.sum(g * g) for g in found), [q, k, v])
+            assert all(np.isfinite(g.detach().numpy()).all() for g in found)
+            assert not y.detach().numpy()[0, 1].any() and not found[0].detach().numpy()[0, 1].any()
+            assert found[0].detach().numpy()[0, 0].any()
+
+
+@dtypes
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_far_out(smoothing: float, kernel: bool, dtype: str) -> None:
+    low = -1e4 if smoothing else -INF
+    logits = ts.tensor([[1e4, -1e4, low], [-1e4, 1e4, low], [INF, math.nan, 0]], dtype, requires_grad=True)
+    with pytest.MonkeyPatch.context() if kernel else composed():
+        losses, dx = results(F.cross_entropy, [logits, np.array([0, 0, -100])], {
+            "reduction": "none", "label_smoothing": smoothing})
+    spread = smoothing / 3
+    np.testing.assert_allclose(losses, [4e4 * spread, 2e4 * (1 - spread), 0], rtol=1e-6)
+    assert np.isfinite(dx).all() and not dx[2].any()
+
+
+@dtypes
+def test_cross_entropy_with_all_targets_ignored_is_zero(dtype: str) -> None:
+    for loss in (F.cross_entropy, F.nll_loss):
+        for reduction in ("mean", "sum"):
+            y, dx = results(loss, [ts.tensor(a, dtype, requires_grad=True), np.array([7, 7])], {
+                "ignore_index": 7, "reduction": reduction})
+            assert y == 0 and not dx.any()
+
+
+@dtypes
+def test_binary_cross_entropies_far_out(dtype: str) -> None:
+    target = ts.tensor([0, 1, 0, 1])  # integers widen nothing
+    x = ts.tensor([-1e4, -1e4, 1e4, 1e4], dtype, requires_grad=True)
+    y, dx = results(F.binary_cross_entropy_with_logits, [x, target], {"reduction": "none"})
+    close(y, np.array([0, 1e4, 1e4, 0]), dtype)
+    close(dx / seed(0, (4,)).astype(dtype), np.array([0, -1, 1, 0]), dtype)
+    y = F.binary_cross_entropy(ts.sigmoid(x), target, reduction="none").detach().numpy()
+    close(y, np.array([0, 100, 100, 0]), dtype)
+
+
+# --- dropout -------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.05, 0.95), st.integers(0, 2**64 - 1))
+def test_dropout_rate_scale_and_seed(p: float, number: int) -> None:
+    x = ts.ones((4000,), ts.float64)
+    ts.manual_seed(number)
+    y, other = F.dropout(x, p).numpy(), F.dropout(x, p).numpy()
+    ts.manual_seed(number)
+    assert (F.dropout(x, p).numpy() == y).all() and (other != y).any()
+    kept = y != 0
+    assert abs(kept.mean() - (1 - p)) < 6 * math.sqrt(p * (1 - p) / 4000)
+    np.testing.assert_allclose(y[kept], 1 / (1 - p))
+    state = ts.random.get_state()
+    assert F.dropout(x, p, training=False) is x and F.dropout(x, 0.0) is x and ts.random.get_state() == state
+
+
+def test_recompute_replays_dropout() -> None:
+    x = ts.ones((50,), requires_grad=True)
+    ts.manual_seed(1)
+    plain = F.dropout(x, 0.5)
+    ts.manual_seed(1)
+    again = ts.recompute(lambda x: F.dropout(x, 0.5), x)
+    following = F.dropout(ts.ones((50,)), 0.5).numpy()
+    again.backward(ts.ones((50,)))
+    assert (plain.detach().numpy() == again.detach().numpy()).all()
+    assert x.grad is not None and (x.grad.numpy() == plain.detach().numpy()).all()
+    assert (following != plain.detach().numpy()).any()
+
+
+# --- zeros of a divergence -----------------------------------------------------------------------------------------
+
+
+def test_kl_div_counts_no_impossible_class() -> None:
+    logs = ts.tensor([-1e4, -1.0], requires_grad=True)
+    y, dx = results(F.kl_div, [logs, [0, 1]], {"reduction": "none"})
+    assert y.tolist() == [0, 1] and dx[0] == 0
