@@ -25,11 +25,11 @@ FLOORS = [
     "backends",
     "tensor ops random recompute",
     "functional",
-    "optim testing",
+    "optim testing doctor",
     "nn.module nn.layers nn.init",
     "nn.recurrent nn.attention",
     "nn.seq2seq nn.transformer nn",
-    "decode metrics data checkpoint plot",
+    "decode metrics data checkpoint plot testing.gpu",
 ]
 FLOOR = {f"tinyseq.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 ROOF = FLOOR["tinyseq"] = len(FLOORS)           # it imports all, and nobody imports it
