@@ -39,14 +39,14 @@ class parity(watching):
             return pulls
         given = f"{name.lstrip('_')}({', '.join(map(_describe, raw))}), {_users_line()}"
         inputs = _hosts(raw)
-        expected, others = self._on_numpy(body, *inputs, **_hosts(kwargs))
+        expected, others = _on_numpy(body, *inputs, **_hosts(kwargs))
         self._hold(backend.name, given, inputs, out, expected)
         if pulls is None or others is None:
             return pulls
         ours, theirs = _joint(pulls), _joint(others)
 
         def pull(g: Any, needs: tuple[bool, ...]) -> Any:
-            found, wanted = list(ours(g, needs)), list(self._on_numpy(theirs, _hosts(g), needs))
+            found, wanted = list(ours(g, needs)), list(_on_numpy(theirs, _hosts(g), needs))
             for i, (h, r, need) in enumerate(zip(found, wanted, needs, strict=False)):
                 if need and not (h is None and r is None):
                     what = f"the gradient of {given}, for input {i}, from {_describe(g)}"
@@ -54,10 +54,6 @@ class parity(watching):
             return found
 
         return pull
-
-    def _on_numpy(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with backends.use_backend("numpy"), np.errstate(all="ignore"):
-            return function(*args, **kwargs)
 
     def _hold(self, backend: str, given: str, inputs: Sequence[Any], found: Any, expected: Any) -> None:
         self.compared += 1
@@ -82,20 +78,22 @@ def difference(found: Any, expected: Any, inputs: Sequence[Any] = (), tolerance:
             return f"{what}, expected {_describe(b)}"
         if not a.size:
             continue
-        if a.dtype.kind != "f":
-            apart, allowed = (a != b).astype(float), 0.0
-        else:
-            with np.errstate(all="ignore"):
-                apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a.astype(float) - b))
-            apart[np.isnan(apart)] = np.inf  # a NaN on one side alone
-            size = _largest([b]) + 0.01 * _largest(inputs)
-            allowed = float(tolerance * np.finfo(a.dtype).eps * size)
+        with np.errstate(all="ignore"):
+            apart = np.where((a == b) | ((a != a) & (b != b)), 0.0, np.abs(a.astype(float) - b))
+        apart[np.isnan(apart)] = np.inf  # a NaN on one side alone
+        rounding = tolerance * np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0.0
+        allowed = float(rounding * (_largest([b]) + 0.01 * _largest(inputs)))
         worst = np.unravel_index(np.argmax(apart), apart.shape)
         if apart[worst] > allowed:
             place = f" at {tuple(map(int, worst))}" if worst else ""
             return (f"{what}, largest difference {apart[worst]:.3g}{place}: {a[worst]!s}, "
                     f"expected {b[worst]!s} within {allowed:.2g}")
     return None
+
+
+def _on_numpy(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with backends.use_backend("numpy"), np.errstate(all="ignore"):
+        return function(*args, **kwargs)
 
 
 def _flat(x: Any) -> Iterator[Any]:
