@@ -299,7 +299,7 @@ def scan(
 
     `cell` is "rnn_tanh", "rnn_relu", "gru", "gru_before" or "lstm". x (B, T, I), h0 and c0 (B, H), weights (G H, I) and
     (G H, H), biases (G H,), the gates in PyTorch's order; y (B, T, H), final states (B, H). `lengths` (B,) is an array
-    of integers on the host, 0 <= length <= T: outputs past a row's end are 0, its final state is that of its last real
+    of integers, 0 <= length <= T, on the host or on x's backend: outputs past a row's end are 0, its final state is that of its last real
     step, where `reverse` starts.
     """
     if cell not in GATES or (c0 is None) == (cell == "lstm") or x.ndim != 3 or h0.ndim != 2:

@@ -88,10 +88,12 @@ class _Recurrent(Module):
                                  f"{expected}, got shape {part.shape}")
         if lengths is None:
             return None
-        lengths = lengths._host() if isinstance(lengths, Tensor) else np.asarray(lengths)
+        lengths = lengths._data if isinstance(lengths, Tensor) else np.asarray(lengths)
         if lengths.shape != x.shape[:1] or lengths.dtype.kind not in "iu":
             raise ValueError(f"{name}: expected lengths as {x.shape[0]} integers, one a row of x, got shape "
                              f"{lengths.shape} and dtype {lengths.dtype}")
+        if not isinstance(lengths, np.ndarray):  # on a device: looking would wait for it
+            return lengths
         if lengths.size and (lengths.min() < 0 or lengths.max() > x.shape[1]):
             raise ValueError(f"{name}: lengths must be from 0 to the {x.shape[1]} steps of x, got "
                              f"{lengths.min()} to {lengths.max()}")

@@ -16,11 +16,13 @@ from tinyseq.nn.attention import Attention
 from tinyseq.nn.layers import Dropout, Embedding, Linear
 from tinyseq.nn.module import Module
 from tinyseq.nn.recurrent import GRU
-from tinyseq.tensor import Like, Tensor
+from tinyseq.tensor import Like, Tensor, namespace
 
 
 def length_mask(lengths: Like, steps: int) -> Tensor:
     """(B,) lengths -> (B, steps) booleans: True at the real positions."""
+    if isinstance(lengths, Tensor):  # where they are: looking at a device would wait for it
+        return ops.asarray(namespace(lengths._data).arange(steps)) < ops.expand_dims(lengths, 1)
     return ops.asarray(np.arange(steps) < np.asarray(lengths)[:, None])
 
 
