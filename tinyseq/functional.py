@@ -7,10 +7,8 @@ it with, and what gradients of gradients use. Classes and features stand on the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from tinyseq import backends, ops, random
 from tinyseq.ops import Out
@@ -30,8 +28,8 @@ def relu(x: Tensor) -> Out:
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Out:
     """x where it is positive, else `negative_slope` x; at 0 the gradient is that slope."""
     xp = namespace(x)
-    bend = lambda g: xp.where(x > 0, g, g * negative_slope)
-    return bend(x), (bend,)
+    slopes: Callable[[Any], Any] = lambda g: xp.where(x > 0, g, g * negative_slope)
+    return slopes(x), (slopes,)
 
 
 @op
@@ -124,7 +122,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
     y = ops.times(x, xp.matrix_transpose(weight))
     if bias is not None:
         y += bias  # the product is ours; on Tensors this is y = y + bias
-    flat = lambda a: xp.reshape(a, (rows, a.shape[-1]))
+    flat: Callable[[Any], Any] = lambda a: xp.reshape(a, (rows, a.shape[-1]))
     return y, (lambda g: ops.times(g, weight), lambda g: xp.matmul(xp.matrix_transpose(flat(g)), flat(x)), lambda g: g)
 
 
@@ -294,7 +292,7 @@ GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_before": 3, "lstm": 4}
 def scan(
     cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
     b_hh: Tensor | None = None, lengths: Any = None, reverse: bool = False,
-) -> Out:
+) -> tuple[Any, Any]:
     """One recurrent layer in one direction, as one op: (y, h_n), or (y, h_n, c_n) for an LSTM.
 
     `cell` is "rnn_tanh", "rnn_relu", "gru", "gru_before" or "lstm". x (B, T, I), h0 and c0 (B, H), weights (G H, I) and
@@ -335,10 +333,10 @@ def _reduce(losses: Tensor, reduction: str) -> Tensor:
 
 def _same_shape(name: str, x: Tensor, target: Like) -> Tensor:
     """The target in x's dtype: a loss is as wide as its input."""
-    target = ops.asarray(target, x.dtype)
-    if x.shape != target.shape:
-        raise ValueError(f"{name}: input of shape {x.shape} and target of shape {target.shape} must have one shape")
-    return target
+    y = ops.asarray(target, x.dtype)
+    if x.shape != y.shape:
+        raise ValueError(f"{name}: input of shape {x.shape} and target of shape {y.shape} must have one shape")
+    return y
 
 
 def _class_losses(name: str, x: Tensor, targets: Like, weight: Like, ignore_index: int) -> tuple[Tensor, Any, Any]:
@@ -395,7 +393,7 @@ def _cross_entropy_definition(logits: Tensor, ids: Any, weight: Any, smoothing: 
 
 
 @op(definition=_cross_entropy_definition)
-def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> Out:
+def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> tuple[Any, Any]:
     backend = backends.of(logits)
     losses, weights, saved = backend.cross_entropy(logits, ids, weight, smoothing, ignore)
     return (losses, weights), lambda g, needs: [backend.cross_entropy_backward(g[0], saved)]
@@ -434,7 +432,7 @@ def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 
 def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, as PyTorch's. Shapes must be equal."""
     target = _same_shape("binary_cross_entropy", probs, target)
-    log = lambda p: ops.where(p > 0, ops.maximum(ops.log(ops.where(p > 0, p, 1.0)), -100.0), -100.0)
+    log: Callable[[Tensor], Tensor] = lambda p: ops.where(p > 0, ops.maximum(ops.log(ops.where(p > 0, p, 1.0)), -100.0), -100.0)
     return _reduce(-(target * log(probs) + (1 - target) * log(1 - probs)), reduction)
 
 

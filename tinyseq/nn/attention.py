@@ -76,7 +76,8 @@ class AdditiveAttention(Attention):
         self.v = init.uniform_(Parameter(ops.zeros((hidden_size,))), -bound, bound)
 
     def keys(self, memory: Tensor) -> Tensor:
-        return self.memory(memory)
+        keys: Tensor = self.memory(memory)
+        return keys
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         return ops.tanh(ops.expand_dims(self.query(query), 2) + ops.expand_dims(keys, 1)) @ self.v

@@ -34,14 +34,14 @@ class _Recurrent(Module):
             raise ValueError(f"{name}: tinyseq has one layout, (batch, time, features): swap the first two axes of "
                              "what goes in and comes out, x.permute_dims(1, 0, 2), and leave batch_first at True")
         if num_layers < 1 or hidden_size < 1:
-            raise ValueError(f"{name}: num_layers and hidden_size must be at least 1, got {num_layers} and {hidden_size}")
+            raise ValueError(f"{name}: num_layers and hidden_size must be at least 1, not {num_layers}, {hidden_size}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.dropout, self.bidirectional = dropout, bidirectional
         bound, rows = 1 / math.sqrt(hidden_size), self.gates * hidden_size
         for layer in range(num_layers):
             width = input_size if layer == 0 else hidden_size * self.directions
             for suffix in ("", "_reverse")[: self.directions]:
-                shapes = {"weight_ih": (rows, width), "weight_hh": (rows, hidden_size)}
+                shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width), "weight_hh": (rows, hidden_size)}
                 shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {}
                 for key, shape in shapes.items():
                     parameter = init.uniform_(Parameter(ops.zeros(shape, dtype)), -bound, bound)
@@ -63,10 +63,11 @@ class _Recurrent(Module):
         for layer in range(self.num_layers):
             outputs = []
             for suffix in ("", "_reverse")[: self.directions]:
-                weights = [getattr(self, f"{key}_l{layer}{suffix}", None)
-                           for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+                w_ih, w_hh, b_ih, b_hh = [getattr(self, f"{key}_l{layer}{suffix}", None)
+                                          for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
                 start = [zeros] * self.states if state is None else [s[len(finals)] for s in state]
-                y, *final = functional.scan(self._cell(), x, *(*start, None)[:2], *weights, lengths, bool(suffix))
+                h0, c0 = start if self.states == 2 else (start[0], None)
+                y, *final = functional.scan(self._cell(), x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, bool(suffix))
                 outputs.append(y)
                 finals.append(tuple(final))
             x = outputs[0] if len(outputs) == 1 else ops.concat(outputs, -1)

@@ -101,4 +101,5 @@ class EncoderDecoder(Module):
 
     def forward(self, source: Like, lengths: Like, target: Like) -> Tensor:
         """Logits (B, T, V) of the token after each of `target` (B, T), which begins with the start symbol."""
-        return self.decoder(target, self.encode(source, lengths))
+        logits: Tensor = self.decoder(target, self.encode(source, lengths))
+        return logits
