@@ -97,7 +97,8 @@ class EncoderDecoder(Module):
         memory, final = self.encoder(self.embedding(source), lengths=lengths)
         final = final[0] if isinstance(final, tuple) else final  # h of an LSTM's (h, c)
         hidden = ops.concat(list(final[-self.encoder.directions :]), -1)
-        return self.decoder.start(memory, hidden, None if lengths is None else length_mask(lengths, memory.shape[1]))
+        mask = None if lengths is None else length_mask(lengths, memory.shape[1]).to(memory.backend)
+        return self.decoder.start(memory, hidden, mask)
 
     def forward(self, source: Like, lengths: Like, target: Like) -> Tensor:
         """Logits (B, T, V) of the token after each of `target` (B, T), which begins with the start symbol."""
