@@ -510,6 +510,11 @@ def kernel(name: str, char: str) -> Any:
     return module(char).get_function(f"tinyseq_{name}")
 
 
+def dense(x: Any, dtype: Any = None) -> Array:
+    """x as a C-contiguous array, x itself if it is one."""
+    return cp.asarray(x, dtype=dtype, order="C")
+
+
 def launch(name: str, dtype: Any, threads: int, *args: Any) -> None:
     """Run a kernel with at least `threads` threads in blocks of BLOCK."""
     if threads:
@@ -644,7 +649,7 @@ class CupyBackend(NumpyBackend):
 
     def _each(self, name: str, x: Array, *more: Any) -> Array:
         """Run an elementwise kernel over x; integers become float64."""
-        x = cp.ascontiguousarray(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64).reshape(x.shape)
+        x = dense(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64)
         y = cp.empty_like(x)
         launch(name, x.dtype, x.size, x, y, x.size, *more)
         return y
@@ -673,9 +678,9 @@ class CupyBackend(NumpyBackend):
         """
         at, bt = matrices(a), matrices(b)
         if at is None:
-            a, at = cp.ascontiguousarray(a), (0, a.shape[-1], a.shape[-2] * a.shape[-1])
+            a, at = dense(a), (0, a.shape[-1], a.shape[-2] * a.shape[-1])
         if bt is None:
-            b, bt = cp.ascontiguousarray(b), (0, b.shape[-1], b.shape[-2] * b.shape[-1])
+            b, bt = dense(b), (0, b.shape[-1], b.shape[-2] * b.shape[-1])
         kind, sums = GEMM_TYPES.get(a.dtype.char) or GEMM_TYPES[a.dtype.name]
         scalars = SCALARS[sums]
         one, zero_or_one = scalars[1:].ctypes.data, scalars[int(add):].ctypes.data
@@ -698,20 +703,20 @@ class CupyBackend(NumpyBackend):
         if table.dtype.char not in "fd":
             return self.embedding(table.astype(np.float32), ids).astype(table.dtype)
         height, width = table.shape
-        ids, table = cp.ascontiguousarray(ids, dtype=np.int64), cp.ascontiguousarray(table)
+        ids, table = dense(ids, dtype=np.int64), dense(table)
         y = cp.empty((*ids.shape, width), dtype=table.dtype)
         launch("rows", y.dtype, y.size, table, ids, y, ids.size, height, width)
         return y
 
     def embedding_backward(self, g: Array, ids: Array, height: int, padding_idx: int | None = None) -> Array:
-        ids = cp.ascontiguousarray(ids, dtype=np.int64).reshape(-1)
+        ids = dense(ids, dtype=np.int64).reshape(-1)
         y = self._sum_rows(g.reshape(ids.size, -1) if g.size else g.reshape(0, g.shape[-1]), ids, height,
                            -1 if padding_idx is None else padding_idx)
         return y.astype(g.dtype, copy=False)
 
     def _sum_rows(self, g: Array, ids: Array, height: int, skipped: int = -1) -> Array:
         """Zeros (height, E), float32 at least, with g[i] (N, E) added to row ids[i] (N,), in their order."""
-        g = cp.ascontiguousarray(g, dtype=np.float64 if g.dtype.char == "d" else np.float32)
+        g = dense(g, dtype=np.float64 if g.dtype.char == "d" else np.float32)
         n, width = g.shape
         y = cp.empty((height, width), dtype=g.dtype)
         if y.size:
@@ -733,7 +738,7 @@ class CupyBackend(NumpyBackend):
         if ids.size * height <= 1 << 32 and width > 1:  # looking through all ids for each row beats sorting them
             y = self._sum_rows(rows, ids.astype(np.int64, copy=False), height)
         else:
-            rows = cp.ascontiguousarray(rows, dtype=np.float64 if g.dtype.char == "d" else np.float32)
+            rows = dense(rows, dtype=np.float64 if g.dtype.char == "d" else np.float32)
             y = cp.zeros((height, width), dtype=rows.dtype)
             keys = cp.sort(ids.astype(np.int64) * ids.size + cp.arange(ids.size))
             launch("add_sorted", rows.dtype, rows.size, rows, keys, y, ids.size, width)
@@ -743,7 +748,7 @@ class CupyBackend(NumpyBackend):
 
     def _over_rows(self, name: str, axis: int, *arrays: Array, more: Sequence[Any] = ()) -> Array:
         """Run a kernel of rows along `axis` over arrays of one shape; the result has that shape."""
-        rows = [cp.ascontiguousarray(cp.moveaxis(a, axis, -1)) for a in arrays]
+        rows = [dense(cp.moveaxis(a, axis, -1)) for a in arrays]
         y = cp.empty_like(rows[0])
         launch_rows(name, y, *rows, y, y.shape[-1], *more)
         return cp.moveaxis(y, -1, axis)
@@ -754,7 +759,7 @@ class CupyBackend(NumpyBackend):
             return self._over_rows("softmax", axis, x, more=(None, 1, 1, 0, 0, 0, 0))
         take = cp.moveaxis(cp.broadcast_to(mask, x.shape), axis, -1)
         if take.dtype != bool or take.ndim > 4:
-            take = cp.ascontiguousarray(take, dtype=bool).reshape(-1, take.shape[-1])
+            take = dense(take, dtype=bool).reshape(-1, take.shape[-1])
         lack = 4 - take.ndim
         dims, strides = (1,) * lack + take.shape, (0,) * lack + take.strides
         return self._over_rows("softmax", axis, x, more=(take, *dims[1:3], *strides))
@@ -776,8 +781,8 @@ class CupyBackend(NumpyBackend):
                       ignore_index: int = -100) -> tuple[Array, Array, Any]:
         """NumpyBackend's, except that a target on the device that is no class gives NaN."""
         n, dtype = logits.shape[1], logits.dtype
-        x, targets = cp.ascontiguousarray(logits), cp.ascontiguousarray(targets, dtype=np.int64)
-        weight = None if weight is None else cp.ascontiguousarray(weight, dtype=dtype)
+        x, targets = dense(logits), dense(targets, dtype=np.int64)
+        weight = None if weight is None else dense(weight, dtype=dtype)
         losses, weights = cp.empty_like(targets, dtype=dtype), cp.empty_like(targets, dtype=dtype)
         saved = cp.empty((x.shape[0], 3), dtype=dtype)
         launch_rows("cross_entropy", x, x, targets, weight, smoothing, ignore_index, n, losses, weights, saved)
@@ -786,7 +791,7 @@ class CupyBackend(NumpyBackend):
     @in_float32
     def cross_entropy_backward(self, g: Array, saved: Any) -> Array:
         dx = cp.empty_like(saved[0])
-        launch_rows("cross_entropy_backward", dx, cp.ascontiguousarray(g, dtype=dx.dtype), *saved, dx)
+        launch_rows("cross_entropy_backward", dx, dense(g, dtype=dx.dtype), *saved, dx)
         return dx
 
     # ---- layer norm, GELU, dropout
@@ -795,8 +800,8 @@ class CupyBackend(NumpyBackend):
     def layer_norm(self, x: Array, weight: Array | None, bias: Array | None, ndim: int = 1,
                    eps: float = 1e-5) -> tuple[Array, Any]:
         shape = x.shape[x.ndim - ndim:]
-        rows = cp.ascontiguousarray(x).reshape(math.prod(x.shape[:x.ndim - ndim]), math.prod(shape))
-        weight, bias = (None if a is None else cp.ascontiguousarray(a) for a in (weight, bias))
+        rows = dense(x).reshape(math.prod(x.shape[:x.ndim - ndim]), math.prod(shape))
+        weight, bias = (None if a is None else dense(a) for a in (weight, bias))
         y, moments = cp.empty_like(rows), cp.empty((rows.shape[0], 2), dtype=x.dtype)
         launch_rows("layer_norm", rows, rows, weight, bias, eps, rows.shape[1], y, moments)
         return y.reshape(x.shape), (rows, moments, shape)
@@ -804,8 +809,8 @@ class CupyBackend(NumpyBackend):
     @in_float32
     def layer_norm_backward(self, g: Array, saved: Any, weight: Array | None) -> tuple[Array, Array, Array]:
         x, moments, shape = saved
-        (rows, n), weight = x.shape, None if weight is None else cp.ascontiguousarray(weight)
-        flat, dx = cp.ascontiguousarray(g).reshape(x.shape), cp.empty_like(x)
+        (rows, n), weight = x.shape, None if weight is None else dense(weight)
+        flat, dx = dense(g).reshape(x.shape), cp.empty_like(x)
         launch_rows("layer_norm_backward", dx, flat, x, weight, moments, n, dx)
         stretch = max(128, (rows + 63) // 64)  # rows summed by one block: 64 of them at most
         stretches = max(1, (rows + stretch - 1) // stretch)
@@ -822,7 +827,7 @@ class CupyBackend(NumpyBackend):
 
     @in_float32
     def gelu_backward(self, g: Array, x: Array, tanh: bool = False) -> Array:
-        return self._each("gelu_backward", x, cp.ascontiguousarray(g), int(tanh))
+        return self._each("gelu_backward", x, dense(g), int(tanh))
 
     def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int) -> Array:
         keep = cp.empty(shape, dtype=bool)
@@ -912,7 +917,7 @@ class CupyBackend(NumpyBackend):
         """
         (batch, steps), size, dtype = x.shape[:2], h0.shape[1], x.dtype
         lengths = None if lengths is None else cp.asarray(lengths, dtype=np.int64)
-        b_ih, b_hh = (None if b is None else cp.ascontiguousarray(b) for b in (b_ih, b_hh))
+        b_ih, b_hh = (None if b is None else dense(b) for b in (b_ih, b_hh))
         z = self.matmul(x.reshape(batch * steps, x.shape[2]), w_ih.T).reshape(batch, steps, w_ih.shape[0])
         hs, y = (cp.empty((batch, steps, size), dtype=dtype) for _ in range(2))
         h, c = (None if s is None else s.astype(dtype, order="C") for s in (h0, c0))
@@ -950,7 +955,7 @@ class CupyBackend(NumpyBackend):
                      needs: Sequence[bool]) -> tuple[Array | None, ...]:
         x, lengths, order, z, hs, extra, w_ih, w_hh = saved
         (batch, steps, size), dtype = hs.shape, x.dtype
-        gy = None if gy is None else cp.ascontiguousarray(gy)
+        gy = None if gy is None else dense(gy)
         dh, dc = (cp.zeros((batch, size), dtype=dtype) if g is None else g.astype(dtype, order="C") for g in (gh, gc))
         d_in = cp.empty_like(z)
         d_rec = cp.empty_like(z) if cell == "gru" else d_in
