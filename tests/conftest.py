@@ -10,11 +10,13 @@ from importlib.util import find_spec  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-# "quick" is for working, "ci" is quick without chance, "thorough" is for a night.
+# "quick" is for working, "ci" is quick without chance, "thorough" is for a night; "emulated" is for CuPy on a CPU,
+# where each new combination of dtypes, dimensions and strides is a kernel to compile: a few fixed ones.
 # A slow machine is no defect, so there is no deadline.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=30, **_COMMON)
 settings.register_profile("ci", settings.get_profile("quick"), derandomize=True, print_blob=True)
+settings.register_profile("emulated", settings.get_profile("ci"), max_examples=6)
 settings.register_profile("thorough", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("TINYSEQ_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "quick"))
 
