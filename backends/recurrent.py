@@ -1,0 +1,405 @@
+"""The recurrent scan: one layer in one direction, forward and backward, for plain RNN, GRU and LSTM.
+
+The time loop, the matrix products and the packing of sequences of unequal length are written once; a cell is three
+small methods (a step forward, the slopes of its activations, a step backward), which a backend may override.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = Any
+
+
+class Cell(NamedTuple):
+    """What the recurrent scan must know of a cell. `order` names PyTorch's blocks of weight rows as the scan
+    stacks them: first the gates with a sigmoid. Per step and hidden unit it keeps `states` numbers (h, and c
+    of an LSTM), `kept` activations for backward and `slopes` gradients of pre-activations."""
+
+    order: tuple[int, ...]
+    sigmoids: int
+    states: int
+    kept: int
+    slopes: int
+
+
+CELLS = {
+    "rnn_tanh": Cell((0,), 0, 1, 0, 1),
+    "rnn_relu": Cell((0,), 0, 1, 0, 1),
+    "gru": Cell((0, 1, 2), 2, 1, 4, 4),
+    "gru_before": Cell((0, 1, 2), 2, 1, 3, 3),
+    "lstm": Cell((0, 1, 3, 2), 3, 2, 5, 4),
+}
+
+
+class Packing(NamedTuple):
+    """How a padded batch becomes rows without padding: step by step, and in each step the longest sequence
+    first.
+
+    Sequences that end leave at the right, so step t works on the first n columns of every (features, batch)
+    array. `runs` groups steps with equal n: (number of steps, n). `rows` and `times` (both (N,)) say where in
+    (B, T) the packed rows stand, and `order` (B,) sorts the batch; all three are None where every sequence
+    has full length.
+    """
+
+    batch: int
+    steps: int
+    reverse: bool
+    runs: list[tuple[int, int]]
+    rows: Array
+    times: Array
+    order: Array
+
+
+class Scan(NamedTuple):
+    """What a recurrent scan saves for its backward pass; `runs` holds (states, kept activations) of each
+    run."""
+
+    packing: Packing
+    x: Array
+    runs: list[tuple[Array, Array]]
+    w_ih: Array
+    w_hh: Array
+
+
+class RecurrentKernels:
+    """The part of a backend that runs recurrent layers; a backend adds `xp`, `block` and `asarray`."""
+
+    xp: ModuleType
+    block: int
+
+    def asarray(self, data: Any, dtype: Any = None, copy: bool | None = None) -> Array:
+        raise NotImplementedError
+
+    def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
+                    b_ih: Array | None, b_hh: Array | None, lengths: np.ndarray[Any, Any] | None = None,
+                    reverse: bool = False) -> tuple[Array, Array, Array | None, Scan]:
+        """One recurrent layer in one direction: (y (B, T, H), h_n (B, H), c_n (B, H) or None, saved).
+
+        cell: a key of CELLS. x (B, T, I); h0 and, for an LSTM, c0 (B, H); weights w_ih (G H, I), w_hh (G H,
+        H) and biases (G H,) or None, G gates stacked as in PyTorch (GRU: r, z, n; LSTM: i, f, g, o). With s
+        the sigmoid and a_k = W_k x + b_k + U_k h + d_k:
+
+            rnn_tanh, rnn_relu   h' = tanh(a), max(a, 0)
+            lstm                 c' = s(a_f) c + s(a_i) tanh(a_g),  h' = s(a_o) tanh(c')
+            gru                  r = s(a_r), z = s(a_z), n = tanh(W_n x + b_n + r (U_n h + d_n)),  h' = n + z
+            (h - n) gru_before           the same with n = tanh(W_n x + b_n + U_n (r h) + d_n)
+
+        lengths (B,), integers from 0 to T in host memory: y is zero past the end and h_n is the state at the
+        last real step. `reverse` runs from each sequence's last real step to its first.
+
+        Inside, the state is (H, n): the recurrent product U h is fastest so. One tanh serves all gates, since
+        s(a) = tanh(a/2)/2 + 1/2 and the inner half is multiplied into the weights.
+        """
+        xp, spec = self.xp, CELLS[cell]
+        packing = self._pack_plan(x.shape[0], x.shape[1], w_hh.shape[1], lengths, reverse)
+        packed, hidden = self._pack(x, packing), w_hh.shape[1]
+        w_in, w_rec = self._arrange(w_ih, spec), self._arrange(w_hh, spec)
+        bias, d_n = self._biases(b_ih, b_hh, cell, hidden)
+        split = 2 * hidden if cell == "gru_before" else w_rec.shape[0]
+        advance = getattr(self, f"_{cell}_forward")
+        state = self._to_columns([h0] if c0 is None else [h0, c0], packing)
+        final = xp.empty(state.shape, dtype=x.dtype)
+        y = xp.empty((packed.shape[0], hidden), dtype=x.dtype)
+        runs, start = [], 0
+        for k, n in packing.runs:
+            stop = start + k * n
+            final[..., n:state.shape[-1]] = state[..., n:]  # sequences that ended
+            z = w_in @ packed[start:stop].T
+            if bias is not None:
+                z += bias
+            z = z.reshape(-1, k, n)
+            states = xp.empty((k + 1, spec.states, hidden, n), dtype=x.dtype)
+            states[0] = state[..., :n]
+            kept = xp.empty((k, spec.kept, hidden, n), dtype=x.dtype)
+            u = xp.empty((w_rec.shape[0], n), dtype=x.dtype)
+            for t in range(k):
+                xp.matmul(w_rec[:split], states[t, 0], out=u[:split])
+                if cell == "gru_before":
+                    reset_h = self._gru_before_reset(u, z[:, t], states[t], kept[t])
+                    xp.matmul(w_rec[split:], reset_h, out=u[split:])
+                advance(u, z[:, t], states[t], states[t + 1], kept[t], d_n)
+            y[start:stop].reshape(k, n, hidden)[...] = states[1:, 0].swapaxes(1, 2)
+            runs.append((states, kept))
+            state, start = states[-1], stop
+        final[..., :state.shape[-1]] = state
+        ends = self._from_columns(final, packing)
+        saved = Scan(packing, packed, runs, w_ih, w_hh)
+        return self._unpack(y, packing), ends[0], ends[1] if spec.states == 2 else None, saved
+
+    def rnn_backward(self, cell: str, saved: Scan, gy: Array | None, gh: Array | None, gc: Array | None,
+                     needs: Sequence[bool]) -> tuple[Array | None, ...]:
+        """(dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh) for gradients of y, h_n and c_n (None: zero).
+
+        needs: which of the seven are wanted; the others are None. The slopes of all activations are computed
+        for a run of steps at once, so that a step is a product per gate; the slopes of the weights are one
+        product after the scan.
+        """
+        xp, spec = self.xp, CELLS[cell]
+        packing, packed, runs, w_ih, w_hh = saved
+        hidden, total, dtype = w_hh.shape[1], packed.shape[0], packed.dtype
+        before = cell == "gru_before"
+        ends = [xp.zeros((packing.batch, hidden), dtype=dtype) if g is None else g for g in (gh, gc)]
+        ending = self._to_columns(ends[:1] if spec.kept == 0 else ends, packing)  # (1 or 2, H, B)
+        gradient = ending[..., :0]
+        factors, retreat = getattr(self, f"_{cell}_factors"), getattr(self, f"_{cell}_backward")
+        first = hidden if cell == "gru" else 0  # rows of slopes before those of the recurrent weights
+        w_back = xp.ascontiguousarray(w_hh[:2 * hidden].T if before else w_hh.T)
+        w_back_n = xp.ascontiguousarray(w_hh[2 * hidden:].T)
+        g_rows = xp.zeros((total, hidden), dtype=dtype) if gy is None else self._pack(gy, packing)
+        slopes = xp.empty((spec.slopes * hidden, total), dtype=dtype)
+        old_h = xp.empty((hidden, total), dtype=dtype)
+        reset_h = xp.empty((hidden, total if before else 0), dtype=dtype)
+        stop = total
+        for (k, n), (states, kept) in zip(reversed(packing.runs), reversed(runs), strict=True):
+            start = stop - k * n
+            gradient = xp.concatenate((gradient, ending[..., gradient.shape[-1]:n]), axis=-1)
+            g_steps = xp.ascontiguousarray(g_rows[start:stop].reshape(k, n, hidden).swapaxes(1, 2))
+            f = factors(states, kept)
+            dz = xp.empty((k, spec.slopes, hidden, n), dtype=dtype)
+            for t in range(k - 1, -1, -1):
+                retreat(gradient, g_steps[t], f[t], kept[t], dz[t])
+                if before:
+                    self._gru_before_unreset(gradient, w_back_n @ dz[t, 2], f[t], kept[t], dz[t])
+                d = dz[t].reshape(-1, n)[first:first + w_back.shape[1]]
+                xp.matmul(w_back, d, out=gradient[0])
+            self._steps_of(slopes, start, stop, k)[...] = dz.reshape(k, -1, n).swapaxes(0, 1)
+            self._steps_of(old_h, start, stop, k)[...] = states[:-1, 0].swapaxes(0, 1)
+            if before:
+                self._steps_of(reset_h, start, stop, k)[...] = (states[:-1, 0] * kept[:, 0]).swapaxes(0, 1)
+            stop = start
+        gradient = xp.concatenate((gradient, ending[..., gradient.shape[-1]:]), axis=-1)
+        if cell.startswith("gru"):
+            gradient = gradient[:1] + gradient[1:]  # what came through the weights, and what was carried by z
+        starts = self._from_columns(gradient, packing)
+        d_in, d_rec = slopes[:w_ih.shape[0]], slopes[first:]
+        if first:  # slopes are stacked n, r, z, r n: the first three belong to W, the last three to U
+            w_ih = xp.roll(w_ih, hidden, axis=0)
+        ones = xp.ones(total, dtype=dtype)
+        dx = self._unpack(d_in.T @ w_ih, packing) if needs[0] else None
+        dw_ih = xp.roll(d_in @ packed, -first, axis=0) if needs[3] else None
+        db_ih = xp.roll(d_in @ ones, -first, axis=0) if needs[5] else None
+        dw_hh = None
+        if needs[4] and before:
+            dw_hh = xp.concatenate((d_rec[:2 * hidden] @ old_h.T, d_rec[2 * hidden:] @ reset_h.T))
+        elif needs[4]:
+            dw_hh = d_rec @ old_h.T
+        dc0 = starts[1] if needs[2] and cell == "lstm" else None
+        dh0 = starts[0] if needs[1] else None
+        return dx, dh0, dc0, dw_ih, dw_hh, db_ih, d_rec @ ones if needs[6] else None
+
+    # Steps of the cells. Forward: u (G H, n) recurrent products, free to be overwritten; x (G H, n) the
+    # input's share with biases; old and new (states, H, n); kept (kept, H, n). Both u and x come with the
+    # half of the sigmoid inside. Factors: for k steps at once, the slopes that a step multiplies into a
+    # gradient, (k, F, H, n). Backward: gradient[0] (H, n) holds dL/dh' from the steps that follow, g (H, n)
+    # that of y; dz (slopes, H, n) receives the slopes of the pre-activations. gradient[1] is dL/dc of an
+    # LSTM, and of a GRU what z carries back.
+
+    def _rnn_tanh_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
+        self.xp.add(u, x, out=u)
+        self.xp.tanh(u, out=new[0])
+
+    def _rnn_relu_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
+        self.xp.add(u, x, out=u)
+        self.xp.maximum(u, 0, out=new[0])
+
+    def _rnn_tanh_factors(self, states: Array, kept: Array) -> Array:
+        return 1 - self.xp.square(states[1:])
+
+    def _rnn_relu_factors(self, states: Array, kept: Array) -> Array:
+        return (states[1:] > 0).astype(states.dtype)
+
+    def _rnn_backward(self, gradient: Array, g: Array, f: Array, kept: Array, dz: Array) -> None:
+        dh = gradient[0]
+        dh += g
+        self.xp.multiply(dh, f[0], out=dz[0])
+
+    _rnn_tanh_backward = _rnn_relu_backward = _rnn_backward
+
+    def _lstm_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
+        xp = self.xp
+        gates, sigmoids = kept[:4].reshape(u.shape), kept[:3]
+        xp.add(u, x, out=u)
+        xp.tanh(u, out=gates)
+        sigmoids *= 0.5
+        sigmoids += 0.5
+        i, f, o, g, tanh_c = kept
+        h, c = new
+        xp.multiply(f, old[1], out=c)
+        xp.multiply(i, g, out=tanh_c)
+        c += tanh_c
+        xp.tanh(c, out=tanh_c)
+        xp.multiply(o, tanh_c, out=h)
+
+    def _lstm_factors(self, states: Array, kept: Array) -> Array:
+        """From dL/dc' to a_i, a_f, a_g; from dL/dh' to a_o and to c'."""
+        xp = self.xp
+        i, _, o, g, tanh_c = (kept[:, j] for j in range(5))
+        y = xp.empty(kept.shape, dtype=kept.dtype)
+        slope = kept[:, :3] * (1 - kept[:, :3])
+        xp.multiply(g, slope[:, 0], out=y[:, 0])
+        xp.multiply(states[:-1, 1], slope[:, 1], out=y[:, 1])
+        xp.multiply(i, 1 - g * g, out=y[:, 2])
+        xp.multiply(tanh_c, slope[:, 2], out=y[:, 3])
+        xp.multiply(o, 1 - tanh_c * tanh_c, out=y[:, 4])
+        return y
+
+    def _lstm_backward(self, gradient: Array, g: Array, f: Array, kept: Array, dz: Array) -> None:
+        xp = self.xp
+        dh, dc = gradient
+        dh += g
+        xp.multiply(dh, f[3], out=dz[3])
+        dh *= f[4]
+        dc += dh
+        xp.multiply(dc, f[:3], out=dz[:3])
+        dc *= kept[1]
+
+    def _gru_gates(self, u: Array, x: Array, kept: Array) -> None:
+        """r and z from their pre-activations, into kept[:2]."""
+        xp = self.xp
+        gates = kept[:2].reshape(-1, u.shape[1])
+        xp.add(u[:gates.shape[0]], x[:gates.shape[0]], out=gates)
+        xp.tanh(gates, out=gates)
+        gates *= 0.5
+        gates += 0.5
+
+    def _gru_mix(self, h: Array, z: Array, n: Array, out: Array) -> None:
+        self.xp.subtract(h, n, out=out)
+        out *= z
+        out += n
+
+    def _gru_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
+        xp = self.xp
+        self._gru_gates(u, x, kept)
+        r, z, n, q = kept
+        hidden = q.shape[0]
+        xp.add(u[2 * hidden:], d, out=q)
+        xp.multiply(r, q, out=n)
+        n += x[2 * hidden:]
+        xp.tanh(n, out=n)
+        self._gru_mix(old[0], z, n, new[0])
+
+    def _gru_factors(self, states: Array, kept: Array) -> Array:
+        """From dL/dh' to a_n, a_r, a_z and U_n h + d_n."""
+        xp = self.xp
+        r, z, n, q = (kept[:, j] for j in range(4))
+        y = xp.empty(kept.shape, dtype=kept.dtype)
+        xp.multiply(1 - z, 1 - n * n, out=y[:, 0])
+        xp.multiply(y[:, 0], r, out=y[:, 3])
+        xp.multiply(y[:, 3], q * (1 - r), out=y[:, 1])
+        xp.multiply(states[:-1, 0] - n, z * (1 - z), out=y[:, 2])
+        return y
+
+    def _gru_backward(self, gradient: Array, g: Array, f: Array, kept: Array, dz: Array) -> None:
+        dh, carried = gradient
+        dh += g
+        dh += carried
+        self.xp.multiply(dh, f, out=dz)
+        self.xp.multiply(dh, kept[1], out=carried)
+
+    def _gru_before_reset(self, u: Array, x: Array, old: Array, kept: Array) -> Array:
+        """The gates, then r h, which the weights of n multiply."""
+        self._gru_gates(u, x, kept)
+        return kept[0] * old[0]
+
+    def _gru_before_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
+        xp = self.xp
+        _, z, n = kept
+        hidden = n.shape[0]
+        xp.add(u[2 * hidden:], x[2 * hidden:], out=n)
+        xp.tanh(n, out=n)
+        self._gru_mix(old[0], z, n, new[0])
+
+    def _gru_before_factors(self, states: Array, kept: Array) -> Array:
+        """From dL/d(r h) to a_r; from dL/dh' to a_z and a_n."""
+        xp = self.xp
+        r, z, n = (kept[:, j] for j in range(3))
+        y = xp.empty(kept.shape, dtype=kept.dtype)
+        xp.multiply(states[:-1, 0], r * (1 - r), out=y[:, 0])
+        xp.multiply(states[:-1, 0] - n, z * (1 - z), out=y[:, 1])
+        xp.multiply(1 - z, 1 - n * n, out=y[:, 2])
+        return y
+
+    _gru_before_backward = _gru_backward  # its slope of a_r is overwritten once d_rh is known
+
+    def _gru_before_unreset(self, gradient: Array, d_rh: Array, f: Array, kept: Array, dz: Array) -> None:
+        """Take d_rh = dL/d(r h) on to a_r and to h."""
+        self.xp.multiply(d_rh, f[0], out=dz[0])
+        d_rh *= kept[0]
+        gradient[1] += d_rh
+
+    # Layouts of the scan.
+
+    def _arrange(self, w: Array, spec: Cell) -> Array:
+        """Weight rows (G H, ...) in the scan's order, those of sigmoid gates halved: a contiguous copy."""
+        parts = w.reshape(len(spec.order), w.shape[0] // len(spec.order), *w.shape[1:])
+        scaled = [parts[k] * 0.5 if j < spec.sigmoids else parts[k] for j, k in enumerate(spec.order)]
+        return self.xp.concatenate(scaled)
+
+    def _biases(self, b_ih: Array | None, b_hh: Array | None, cell: str,
+                hidden: int) -> tuple[Array | None, Any]:
+        """What is added to the input's share (G H, 1), and d_n (H, 1), which a GRU adds before it resets."""
+        d_n: Any = 0
+        total = b_ih
+        if b_hh is not None:
+            if cell == "gru":
+                d_n = b_hh[2 * hidden:, None]
+                b_hh = self.xp.concatenate((b_hh[:2 * hidden], self.xp.zeros_like(b_hh[2 * hidden:])))
+            total = b_hh if b_ih is None else b_ih + b_hh
+        return None if total is None else self._arrange(total, CELLS[cell])[:, None], d_n
+
+    def _pack_plan(self, batch: int, steps: int, hidden: int, lengths: np.ndarray[Any, Any] | None,
+                   reverse: bool) -> Packing:
+        """Where each step's rows stand, and runs of steps on equally many sequences, `self.block` states at
+        most."""
+        rows = times = order = None
+        if lengths is None:
+            counts = np.full(steps, batch)
+        else:
+            sort = np.argsort(-lengths, kind="stable")
+            ends = lengths[sort]
+            active = np.arange(steps)[:, None] < ends  # (T, B)
+            counts = active.sum(axis=1)
+            t, column = np.nonzero(active)
+            rows, times = self.asarray(sort[column]), self.asarray(ends[column] - 1 - t if reverse else t)
+            order = self.asarray(sort)
+        runs: list[tuple[int, int]] = []
+        for n in counts[counts > 0].tolist():
+            if runs and runs[-1][1] == n and (runs[-1][0] + 1) * n * hidden <= self.block:
+                runs[-1] = (runs[-1][0] + 1, n)
+            else:
+                runs.append((1, n))
+        return Packing(batch, steps, reverse, runs, rows, times, order)
+
+    def _pack(self, x: Array, packing: Packing) -> Array:
+        """(B, T, F) to packed rows (N, F)."""
+        if packing.rows is not None:
+            return x[packing.rows, packing.times]
+        x = x[:, ::-1] if packing.reverse else x
+        return self.xp.ascontiguousarray(x.swapaxes(0, 1)).reshape(packing.batch * packing.steps, x.shape[2])
+
+    def _unpack(self, packed: Array, packing: Packing) -> Array:
+        """Packed rows (N, F) to (B, T, F), zero past the end."""
+        shape = packing.batch, packing.steps, packed.shape[1]
+        if packing.rows is not None:
+            y = self.xp.zeros(shape, dtype=packed.dtype)
+            y[packing.rows, packing.times] = packed
+            return y
+        y = packed.reshape(shape[1], shape[0], shape[2]).swapaxes(0, 1)
+        return self.xp.ascontiguousarray(y[:, ::-1] if packing.reverse else y)
+
+    def _to_columns(self, arrays: Sequence[Array], packing: Packing) -> Array:
+        """States (B, H) to (number of states, H, B), the longest sequence first."""
+        return self.xp.stack([(a if packing.order is None else a[packing.order]).T for a in arrays])
+
+    def _from_columns(self, columns: Array, packing: Packing) -> Array:
+        """(number of states, H, B) to (number of states, B, H) in the batch's own order."""
+        y = self.xp.empty((columns.shape[0], columns.shape[2], columns.shape[1]), dtype=columns.dtype)
+        y[:, slice(None) if packing.order is None else packing.order] = columns.swapaxes(1, 2)
+        return y
+
+    def _steps_of(self, array: Array, start: int, stop: int, k: int) -> Array:
+        """Columns start to stop of (F, N), as a view (F, k, n) of k steps."""
+        return array[:, start:stop].reshape(array.shape[0], k, (stop - start) // k)
