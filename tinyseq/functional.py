@@ -297,8 +297,8 @@ def scan(
 
     `cell` is "rnn_tanh", "rnn_relu", "gru", "gru_before" or "lstm". x (B, T, I), h0 and c0 (B, H), weights (G H, I) and
     (G H, H), biases (G H,), the gates in PyTorch's order; y (B, T, H), final states (B, H). `lengths` (B,) is an array
-    of integers, 0 <= length <= T, on the host or on x's backend: outputs past a row's end are 0, its final state is that of its last real
-    step, where `reverse` starts.
+    of integers, 0 <= length <= T, on the host or on x's backend: outputs past a row's end are 0, its final state is
+    that of its last real step, where `reverse` starts.
     """
     if cell not in GATES or (c0 is None) == (cell == "lstm") or x.ndim != 3 or h0.ndim != 2:
         raise ValueError(f"expected a cell of {', '.join(GATES)}, x (B, T, I), h0 (B, H), c0 (B, H) for an LSTM only")
@@ -432,7 +432,10 @@ def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 
 def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, as PyTorch's. Shapes must be equal."""
     target = _same_shape("binary_cross_entropy", probs, target)
-    log: Callable[[Tensor], Tensor] = lambda p: ops.where(p > 0, ops.maximum(ops.log(ops.where(p > 0, p, 1.0)), -100.0), -100.0)
+
+    def log(p: Tensor) -> Tensor:
+        return ops.where(p > 0, ops.maximum(ops.log(ops.where(p > 0, p, 1.0)), -100.0), -100.0)
+
     return _reduce(-(target * log(probs) + (1 - target) * log(1 - probs)), reduction)
 
 

@@ -63,8 +63,9 @@ class _Recurrent(Module):
         for layer in range(self.num_layers):
             outputs = []
             for suffix in ("", "_reverse")[: self.directions]:
-                w_ih, w_hh, b_ih, b_hh = [getattr(self, f"{key}_l{layer}{suffix}", None)
-                                          for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+                weights: list[Any] = [getattr(self, f"{key}_l{layer}{suffix}", None)
+                                      for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+                w_ih, w_hh, b_ih, b_hh = weights
                 start = [zeros] * self.states if state is None else [s[len(finals)] for s in state]
                 h0, c0 = start if self.states == 2 else (start[0], None)
                 y, *final = functional.scan(self._cell(), x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, bool(suffix))
@@ -86,7 +87,7 @@ class _Recurrent(Module):
         for part in state or ():
             if part.shape != expected:
                 raise ValueError(f"{name}: expected an initial state (layers x directions, batch, hidden) = "
-                                 f"{expected}, got shape {part.shape}")
+                                 f"{expected} for x of shape {x.shape}, got shape {part.shape}")
         if lengths is None:
             return None
         lengths = lengths._data if isinstance(lengths, Tensor) else np.asarray(lengths)
