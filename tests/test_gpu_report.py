@@ -1,0 +1,130 @@
+"""`python -m tinyseq.testing.gpu`: its checks can fail, and it runs as far as a machine without a GPU lets it."""
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tinyseq.backends.numpy import NumpyBackend
+
+import tinyseq as ts
+from tinyseq import backends
+from tinyseq.testing import gpu
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """NumPy under CuPy's name, so that the checks run anywhere."""
+    backend = type("StandIn", (NumpyBackend,), {"name": "cupy"})()
+    monkeypatch.setitem(backends._loaded, "cupy", backend)
+    with ts.use_backend("cupy"):
+        yield backend
+
+
+def kernels_of(backend: type) -> set[str]:
+    """The kernels that a backend takes from NumPy's, or overrides."""
+    named = {name for name in vars(backend) if not name.startswith("_") and callable(getattr(NumpyBackend, name, None))}
+    return named - {"namespace", "asarray", "asnumpy", "synchronize", "unstack", "cumulative_sum", "logsumexp"}
+
+
+def test_every_kernel_is_checked(stand_in: Any) -> None:
+    checked = {name.split()[0] for name, _ in gpu.check_kernels()}
+    assert kernels_of(NumpyBackend) - checked == set()
+    pytest.importorskip("cupy")
+    from tinyseq.backends.cupy import CupyBackend
+
+    assert kernels_of(CupyBackend) - checked == set()
+
+
+@pytest.mark.parametrize("kernel", sorted(kernels_of(NumpyBackend) - {"random_raw", "scale", "sgd_step", "adam_step"}))
+def test_a_wrong_kernel_is_reported(kernel: str, stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any(problem for _, problem in gpu.check_kernels())
+    right = getattr(stand_in, kernel)
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        result = right(*args, **kwargs)
+        first, *rest = result if isinstance(result, tuple) else (result,)
+        first = ~first if first.dtype == bool else first * 1.01 + 0.01
+        return (first, *rest) if isinstance(result, tuple) else first
+
+    monkeypatch.setattr(stand_in, kernel, wrong, raising=False)
+    found = {name for name, problem in gpu.check_kernels() if problem}
+    assert {f"{kernel} float32", f"{kernel} float64"} <= found
+    assert all(name.startswith(kernel.removesuffix("_backward")) or kernel in ("erf", "unindex") for name in found)
+
+
+@pytest.mark.parametrize("kernel", ["scale", "sgd_step", "adam_step"])
+def test_a_wrong_update_is_reported(kernel: str, stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stand_in, kernel, lambda *args, **kwargs: None, raising=False)
+    assert f"{kernel} float32" in {name for name, problem in gpu.check_kernels() if problem}
+
+
+def test_models_are_checked_in_step(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu.check_models() == [(kind, "") for kind in gpu.MODELS]
+    right = stand_in.softmax
+    monkeypatch.setattr(stand_in, "softmax", lambda *args: right(*args) * 1.001, raising=False)
+    problems = dict(gpu.check_models())
+    assert "softmax(float32[4, 6, 7]" in problems["encoder-decoder"] and not problems["LSTM"]
+
+
+def test_time_is_a_median_of_blocks_after_warming_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls, waits = [0.0], [0], [0]
+
+    def step() -> None:
+        calls[0] += 1
+        now[0] += 5.0 if calls[0] <= 3 or calls[0] == 10 else 0.04  # slow while it warms up, and once by chance
+
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
+    found = gpu.milliseconds(step, lambda: waits.__setitem__(0, waits[0] + 1))
+    assert found == pytest.approx(40)
+    assert (calls[0], waits[0]) == (3 + 1 + 7 * 3, 1 + 1 + 7)
+
+
+def test_the_table_has_a_row_a_model_and_size(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "milliseconds", lambda step, wait: float(step().item() > 0))
+    rows = gpu.table(None, stand_in.synchronize, [(8, 2), (4, 3)])[3:]
+    assert len(rows) == 1 + 4 * 2
+    assert rows[-1] == "| encoder-decoder | 4 | 3 | 1.00 | nan | nan |"
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("kind", gpu.MODELS)
+def test_pytorch_gets_the_same_work(kind: str) -> None:
+    import torch
+
+    steps = gpu.training(kind, 8, 3), gpu.torch_training(torch, "cpu", kind, 8, 3)
+    first, again = ([step().item() for step in steps] for _ in range(2))
+    assert again[0] < first[0] and again[1] < first[1]
+    ours, theirs = (inspect.getclosurevars(step).nonlocals["optimizer"] for step in steps)
+    shapes = sorted(tuple(p.shape) for group in theirs.param_groups for p in group["params"])
+    assert sorted(p.shape for p in ours.parameters) == shapes
+
+
+def test_without_a_gpu_it_says_what_is_wrong(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "tinyseq.testing.gpu", "--quick"], capture_output=True, text=True,
+                          cwd=tmp_path, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 1
+    assert "\n    " in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_of_emulated_cupy(tmp_path: Path) -> None:
+    sys.path.insert(0, str(TESTS))
+    import cupy_on_cpu
+
+    sys.path.remove(str(TESTS))
+    if cupy_on_cpu.missing():
+        pytest.skip(str(cupy_on_cpu.missing()))
+    (tmp_path / "script.py").write_text("from tinyseq.testing import gpu\nraise SystemExit(gpu.main(['--quick']))\n")
+    done = subprocess.run([sys.executable, "-m", "cupy_on_cpu", "script.py"], capture_output=True, text=True,
+                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(TESTS)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "tinyseq-gpu-report.md").read_text()
+    assert text.startswith("# tinyseq on CPU-emulated CuPy\n")
+    assert "4 of 4 agree" in text and "whose times mean nothing" in text and "| LSTM |" not in text
