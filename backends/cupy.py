@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from tinyseq.backends.numpy import CELLS, Array, NumpyBackend
+from tinyseq.backends.numpy import Array, NumpyBackend
 
 try:
     import cupy as cp
@@ -489,7 +489,6 @@ extern "C" __global__ void tinyseq_gru_before_unreset(BACKWARD) {  // dc: the gr
 BLOCK = 256  # threads of a block where any number will do
 MANY = 64  # arrays that one launch of an optimizer takes: their addresses are an argument, of at most 4 KiB
 ADDRESSES = np.dtype([(name, np.uint64, MANY) for name in "pgmv"] + [("n", np.int64, MANY)])
-GATES = {cell: len(CELLS[cell].order) for cell in CELLS}
 
 # numbers of cuBLAS: dtype -> (type of the arrays, type of the sums), and 1 and 0 in the type of alpha and beta
 GEMM_TYPES = {"e": (2, 68), "f": (0, 68), "d": (1, 70), "bfloat16": (14, 68)}
@@ -725,15 +724,19 @@ class CupyBackend(NumpyBackend):
         return y
 
     def unindex(self, g: Array, index: Any, shape: tuple[int, ...]) -> Array:
-        parts = index if isinstance(index, tuple) else (index,)
-        listed = [cp.asarray(i) for i in parts if isinstance(i, (list, np.ndarray, cp.ndarray))]
-        if all(i.ndim == 0 or i.dtype == bool for i in listed) or g.dtype.kind != "f":
-            return super().unindex(g, index, shape)
+        parts = tuple(cp.asarray(i) if isinstance(i, (list, np.ndarray)) else i
+                      for i in (index if isinstance(index, tuple) else (index,)))
+        if all(not isinstance(i, cp.ndarray) or i.ndim == 0 or i.dtype == bool for i in parts):
+            return super().unindex(g, parts, shape)
+        if g.dtype.kind != "f":  # atomic sums of integers are right in any order
+            y = cp.zeros(shape, dtype=g.dtype)
+            cp.add.at(y, parts, g)
+            return y
         if len(parts) == 1:
-            ids, height, width = listed[0].reshape(-1) % shape[0], shape[0], math.prod(shape[1:])
+            ids, height, width = parts[0].reshape(-1) % shape[0], shape[0], math.prod(shape[1:])
         else:
             height, width = math.prod(shape), 1
-            ids = cp.arange(height).reshape(shape)[index].reshape(-1)
+            ids = cp.arange(height).reshape(shape)[parts].reshape(-1)
         rows = g.reshape(ids.size, width)
         if ids.size * height <= 1 << 32 and width > 1:  # looking through all ids for each row beats sorting them
             y = self._sum_rows(rows, ids.astype(np.int64, copy=False), height)

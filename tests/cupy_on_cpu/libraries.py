@@ -102,7 +102,7 @@ def _scale_type(compute: int, code: int) -> np.dtype[Any]:
     """The type of alpha and beta."""
     if _TYPES[code].kind == "c":
         return _TYPES[code]
-    return {64: _F2, 70: _F8, 71: _F8}.get(compute, _F4)
+    return {64: _F2, 70: _F8, 71: _F8, 1: _F8}.get(compute, _F4)  # 1: CuPy may name the type of the arrays
 
 
 def _compute_name(compute: int) -> str:

@@ -66,6 +66,7 @@ OPERATIONS = {
     "matmul float64": (lambda xp, a, b: a @ b, X.astype("f8"), Y.astype("f8")),
     "matmul complex": (lambda xp, a, b: a @ b.conj(), X.astype("c8"), Y.astype("c8") * 1j),
     "matmul batch": (lambda xp, a, b: a @ b, B, C),
+    "matmul batch float64": (lambda xp, a, b: a @ b, B.astype("f8"), C.astype("f8")),
     "matmul broadcast": (lambda xp, a, b: a @ b, B, Y),
     "matmul 4-D transposed": (lambda xp, a: a[None] @ a[:, None].swapaxes(-1, -2), B),
     "matmul no rows": (lambda xp, a, b: a[:0] @ b, X, Y),
