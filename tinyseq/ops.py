@@ -52,10 +52,10 @@ def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
             raise ValueError(f"tensor(): expected numbers, in lists of equal lengths: {error}") from error
         if data.dtype == np.float64 and dtype is None:
             dtype = np.float32
-    array = backend.asarray(data, dtype=dtype, copy=copy)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"tensor(): expected real numbers or booleans, got dtype {array.dtype}")
-    return array
+    data = data if isinstance(data, backend.array_types) else np.asarray(data)
+    if np.dtype(data.dtype if dtype is None else dtype).kind not in "biuf":
+        raise TypeError(f"tensor(): expected real numbers or booleans, got dtype {data.dtype if dtype is None else dtype}")
+    return backend.asarray(data, dtype=dtype, copy=copy)
 
 
 def from_dlpack(x: Any) -> Tensor:

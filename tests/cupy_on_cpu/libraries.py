@@ -79,7 +79,8 @@ def _multiply(
     if k:
         left = _wide(_matrices(a, type_a, (m, k) if op_a == 0 else (k, m), lda, stride_a, batch), type_a)
         right = _wide(_matrices(b, type_b, (k, n) if op_b == 0 else (n, k), ldb, stride_b, batch), type_b)
-        product = _operand(left, op_a) @ _operand(right, op_b)
+        with np.errstate(all="ignore"):
+            product = _operand(left, op_a) @ _operand(right, op_b)
         result = product * product.dtype.type(alpha) + result
     _store(target, np.broadcast_to(result, target.shape), type_c)
 
