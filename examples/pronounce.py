@@ -110,11 +110,11 @@ def error_rates(model: nn.EncoderDecoder, words: dict) -> tuple[float, float]:
 
 def show(model: nn.EncoderDecoder, words: list[str]) -> None:
     """Print the pronunciations of words, and draw the attention behind them."""
-    spoken = {word: h for word, h in zip(words, pronounce(model, words)) if h.tokens}
+    spoken = {word: h for word, h in zip(words, pronounce(model, words)) if PHONEMES.decode(h.tokens)}
     sounds = {word: PHONEMES.decode(h.tokens) for word, h in spoken.items()}
     print(*(f"  {word:16} {' '.join(sounds.get(word, ['(silence)']))}" for word in words), sep="\n")
     if spoken:
-        weights = [h.alignment[:, : len(word)] for word, h in spoken.items()]
+        weights = [h.alignment[np.array(h.tokens) > PHONEMES.end, : len(word)] for word, h in spoken.items()]
         plot.attention(weights, list(sounds.values()), list(sounds), "attention.png")
         print("attention, letters against phonemes: attention.png")
 

