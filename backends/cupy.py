@@ -723,6 +723,13 @@ class CupyBackend(NumpyBackend):
             kernel("add_rows", g.dtype.char)(grid, (32, 8), (g, ids, y, n, height, width, skipped))
         return y
 
+    def getitem(self, x: Array, index: Any, /) -> Array:
+        """x[index], where indices that are on the host must be in range: CuPy would wrap them silently."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(i, (list, np.ndarray)) for i in parts) and not any(isinstance(i, cp.ndarray) for i in parts):
+            np.broadcast_to(np.True_, x.shape)[index]  # raises IndexError
+        return x[index]
+
     def unindex(self, g: Array, index: Any, shape: tuple[int, ...]) -> Array:
         parts = tuple(cp.asarray(i) if isinstance(i, (list, np.ndarray)) else i
                       for i in (index if isinstance(index, tuple) else (index,)))

@@ -12,6 +12,7 @@ pieces of `self.block` elements, so that the chain of small steps stays in the p
 
 import ctypes
 import math
+import operator
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -106,7 +107,7 @@ class NumpyBackend(RecurrentKernels):
         xp = ModuleType(f"tinyseq.backends.{self.name}.xp", "Array functions under Array API names.")
         public = {k: v for k, v in vars(library).items() if not k.startswith("__") or k == "__getattr__"}
         lacking = (self.unstack, self.cumulative_sum)  # new in NumPy 2.1
-        ours = (self.erf, self.sigmoid, self.logsumexp, self.unindex)
+        ours = (self.erf, self.sigmoid, self.logsumexp, self.getitem, self.unindex)
         vars(xp).update({f.__name__: f for f in lacking} | public | {f.__name__: f for f in ours})
         return xp
 
@@ -175,6 +176,8 @@ class NumpyBackend(RecurrentKernels):
         s = xp.sum(xp.exp(x - shift), axis=axis, keepdims=True)
         y = xp.where(s > 0, xp.log(xp.where(s > 0, s, 1)) + shift, top)
         return y if keepdims else xp.squeeze(y, axis=axis)
+
+    getitem = staticmethod(operator.getitem)
 
     def unindex(self, g: Array, index: Any, shape: tuple[int, ...]) -> Array:
         """Zeros of `shape` with g (shaped like x[index]) added in at `index`: the adjoint of x -> x[index].

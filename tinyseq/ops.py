@@ -108,8 +108,8 @@ def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.floa
 @op
 def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
     """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
-    ids = _integers(ids)
     check_ids("one_hot", ids, num_classes)
+    ids = raw(_integers(ids))
     xp = namespace(ids)
     return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(dtype), None
 
@@ -131,8 +131,8 @@ def raw(x: Like) -> Array:
 
 
 def _integers(indices: Like) -> Array:
-    """The array of `indices`, which boolean masks and numbers with a fraction are not."""
-    data = raw(indices)
+    """The array of `indices`, which boolean masks and numbers with a fraction are not. It stays where it is."""
+    data = raw(indices) if isinstance(indices, Tensor) or type(indices) in backends.arrays else np.asarray(indices)
     if data.dtype.kind not in "iu" and data.size:
         raise TypeError(f"expected integers as indices, got {data.dtype}")
     return data if data.size else data.astype(np.int64)
@@ -1025,7 +1025,7 @@ def _getitem(x: Tensor, index: Any) -> Out:
 
 def _picked(x: Tensor, index: Any) -> Out:
     xp, shape = namespace(x), x.shape
-    return x[index], (lambda g: xp.unindex(g, index, shape),)
+    return xp.getitem(x, index), (lambda g: xp.unindex(g, index, shape),)
 
 
 def unindex(values: Tensor, index: Any, shape: Sequence[int]) -> Tensor:
