@@ -239,7 +239,7 @@ def test_an_op_that_lacks_a_pull_back_says_so() -> None:
     def wrong(a: Any) -> Any:
         return a * 2, (lambda g: g[:1],)
 
-    with pytest.raises(RuntimeError, match=r"pull-back of wrong returned shape \(1,\) for an argument of shape \(3,\)"):
+    with pytest.raises(RuntimeError, match=r"pull-back of wrong returned shape \(1,\) for an argument of \(3,\)"):
         wrong(leaf(1.0, 2.0, 3.0)).sum().backward()
 
 
@@ -250,7 +250,7 @@ def test_tensors_in_lists_and_by_keyword() -> None:
     equal(y.grad, [6, 8])
     equal(ts.grad(ts.multiply(b=x, a=3.0).sum(), x), [3, 3])
     equal(ts.grad(ts.clip(x, max=y, min=None).sum(), x), [1, 1])
-    with pytest.raises(TypeError, match="no argument 'dim': tinyseq has NumPy's names, axis="):
+    with pytest.raises(TypeError, match="no argument 'dim': the names are NumPy's, axis="):
         ts.sum(x, dim=0)
     with pytest.raises(TypeError, match="missing its argument 'a'"):
         ts.add(b=x)

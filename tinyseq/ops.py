@@ -19,6 +19,7 @@ from tinyseq import backends
 from tinyseq.tensor import Array, Axis, Like, Tensor, namespace, op
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
+Outs = tuple[tuple[Tensor, ...], Any]
 Shape = int | Sequence[int]
 
 # --- creation: on the active backend, float32 unless said otherwise ------------------------------------------------
@@ -179,11 +180,11 @@ def pow(a: Like, b: Like) -> Out:
     xp = namespace(a, b)
     y = a**b
 
-    def pull_a(g: Tensor) -> Tensor:
+    def pull_a(g: Array) -> Array:
         power = (b - 1 if b else 1) if isinstance(b, (int, float)) else xp.where(b == 0, 1, b - 1)
         return g * (b * a**power)
 
-    def pull_b(g: Tensor) -> Tensor:
+    def pull_b(g: Array) -> Array:
         return g * y * xp.log(xp.where((a == 0) & (b >= 0), xp.ones_like(y), a))
 
     return y, (pull_a, pull_b)
@@ -213,151 +214,69 @@ def square(x: Tensor) -> Out:
 
 
 @op
-def sqrt(x: Tensor) -> Out:
-    y = namespace(x).sqrt(x)
-    return y, (lambda g: g / (2 * y),)
-
-
-@op
-def exp(x: Tensor) -> Out:
-    y = namespace(x).exp(x)
-    return y, (lambda g: g * y,)
-
-
-@op
-def expm1(x: Tensor) -> Out:
-    """exp(x) - 1, exact near 0."""
-    y = namespace(x).expm1(x)
-    return y, (lambda g: g * (y + 1),)
-
-
-@op
-def log(x: Tensor) -> Out:
-    """Natural logarithm."""
-    return namespace(x).log(x), (lambda g: g / x,)
-
-
-@op
-def log1p(x: Tensor) -> Out:
-    """log(1 + x), exact near 0."""
-    return namespace(x).log1p(x), (lambda g: g / (x + 1),)
-
-
-@op
-def log2(x: Tensor) -> Out:
-    return namespace(x).log2(x), (lambda g: g / (x * math.log(2)),)
-
-
-@op
-def log10(x: Tensor) -> Out:
-    return namespace(x).log10(x), (lambda g: g / (x * math.log(10)),)
-
-
-@op
-def sin(x: Tensor) -> Out:
-    xp = namespace(x)
-    return xp.sin(x), (lambda g: g * xp.cos(x),)
-
-
-@op
-def cos(x: Tensor) -> Out:
-    xp = namespace(x)
-    return xp.cos(x), (lambda g: -g * xp.sin(x),)
-
-
-@op
-def tan(x: Tensor) -> Out:
-    y = namespace(x).tan(x)
-    return y, (lambda g: g * (1 + y * y),)
-
-
-@op
-def asin(x: Tensor) -> Out:
-    xp = namespace(x)
-    return xp.asin(x), (lambda g: g / xp.sqrt(1 - x * x),)
-
-
-@op
-def acos(x: Tensor) -> Out:
-    xp = namespace(x)
-    return xp.acos(x), (lambda g: -g / xp.sqrt(1 - x * x),)
-
-
-@op
-def atan(x: Tensor) -> Out:
-    return namespace(x).atan(x), (lambda g: g / (1 + x * x),)
-
-
-@op
 def atan2(a: Like, b: Like) -> Out:
     """The angle of the point (b, a), in (-pi, pi]."""
     return namespace(a, b).atan2(a, b), (lambda g: g * b / (a * a + b * b), lambda g: -g * a / (a * a + b * b))
 
 
-@op
-def sinh(x: Tensor) -> Out:
-    xp = namespace(x)
-    return xp.sinh(x), (lambda g: g * xp.cosh(x),)
-
-
-@op
-def cosh(x: Tensor) -> Out:
-    xp = namespace(x)
-    return xp.cosh(x), (lambda g: g * xp.sinh(x),)
-
-
-@op
-def tanh(x: Tensor) -> Out:
-    y = namespace(x).tanh(x)
-    return y, (lambda g: g * (1 - y * y),)
-
-
-@op
-def asinh(x: Tensor) -> Out:
-    xp = namespace(x)
-    return xp.asinh(x), (lambda g: g / xp.sqrt(x * x + 1),)
-
-
-@op
-def acosh(x: Tensor) -> Out:
-    xp = namespace(x)
-    return xp.acosh(x), (lambda g: g / xp.sqrt(x * x - 1),)
-
-
-@op
-def atanh(x: Tensor) -> Out:
-    return namespace(x).atanh(x), (lambda g: g / (1 - x * x),)
-
-
-@op
-def erf(x: Tensor) -> Out:
-    """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-    xp = namespace(x)
-    return xp.erf(x), (lambda g: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x),)
-
-
-@op
-def sigmoid(x: Tensor) -> Out:
-    """1 / (1 + exp(-x)), right for any x."""
-    y = namespace(x).sigmoid(x)
-    return y, (lambda g: g * y * (1 - y),)
-
-
-@op
-def abs(x: Tensor) -> Out:
-    """|x|; the gradient at 0 is 0."""
-    xp = namespace(x)
-    return xp.abs(x), (lambda g: g * xp.sign(x),)
-
-
-def _zero(g: Tensor) -> Tensor:
+def _zero(g: Array) -> Array:
     return namespace(g).zeros_like(g)
 
 
-@op
-def sign(x: Tensor) -> Out:
-    """-1, 0 or 1; the gradient is 0."""
-    return namespace(x).sign(x), (_zero,)
+def _of_input(name: str, doc: str, slope: Callable[[Any, Any], Any]) -> Callable[[Tensor], Tensor]:
+    """The op `name` of one tensor x: its derivative is slope(namespace, x)."""
+
+    def body(x: Tensor) -> Out:
+        xp = namespace(x)
+        return getattr(xp, name)(x), (lambda g: g * slope(xp, x),)
+
+    return _named(name, doc, body)
+
+
+def _of_output(name: str, doc: str, slope: Callable[[Any], Any]) -> Callable[[Tensor], Tensor]:
+    """The op `name` of one tensor: its derivative is slope(y), of the result y, which alone is kept."""
+
+    def body(x: Tensor) -> Out:
+        y = getattr(namespace(x), name)(x)
+        return y, (lambda g: g * slope(y),)
+
+    return _named(name, doc, body)
+
+
+def _named(name: str, doc: str, body: Any) -> Callable[..., Tensor]:
+    body.__name__, body.__qualname__, body.__doc__ = name, name, doc
+    made: Callable[..., Tensor] = op(body)
+    return made
+
+
+sqrt = _of_output("sqrt", "Square root.", lambda y: 0.5 / y)
+exp = _of_output("exp", "e**x.", lambda y: y)
+expm1 = _of_output("expm1", "exp(x) - 1, exact near 0.", lambda y: y + 1)
+log = _of_input("log", "Natural logarithm.", lambda xp, x: 1 / x)
+log1p = _of_input("log1p", "log(1 + x), exact near 0.", lambda xp, x: 1 / (x + 1))
+log2 = _of_input("log2", "Logarithm to base 2.", lambda xp, x: 1 / (x * math.log(2)))
+log10 = _of_input("log10", "Logarithm to base 10.", lambda xp, x: 1 / (x * math.log(10)))
+sin = _of_input("sin", "Sine.", lambda xp, x: xp.cos(x))
+cos = _of_input("cos", "Cosine.", lambda xp, x: -xp.sin(x))
+tan = _of_output("tan", "Tangent.", lambda y: 1 + y * y)
+asin = _of_input("asin", "Inverse sine.", lambda xp, x: 1 / xp.sqrt(1 - x * x))
+acos = _of_input("acos", "Inverse cosine.", lambda xp, x: -1 / xp.sqrt(1 - x * x))
+atan = _of_input("atan", "Inverse tangent.", lambda xp, x: 1 / (1 + x * x))
+sinh = _of_input("sinh", "Hyperbolic sine.", lambda xp, x: xp.cosh(x))
+cosh = _of_input("cosh", "Hyperbolic cosine.", lambda xp, x: xp.sinh(x))
+tanh = _of_output("tanh", "Hyperbolic tangent.", lambda y: 1 - y * y)
+asinh = _of_input("asinh", "Inverse hyperbolic sine.", lambda xp, x: 1 / xp.sqrt(x * x + 1))
+acosh = _of_input("acosh", "Inverse hyperbolic cosine.", lambda xp, x: 1 / xp.sqrt(x * x - 1))
+atanh = _of_input("atanh", "Inverse hyperbolic tangent.", lambda xp, x: 1 / (1 - x * x))
+erf = _of_input("erf", "The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x.",
+                lambda xp, x: (2 / math.sqrt(math.pi)) * xp.exp(-x * x))
+sigmoid = _of_output("sigmoid", "1 / (1 + exp(-x)), right for any x.", lambda y: y * (1 - y))
+abs = _of_input("abs", "|x|; the gradient at 0 is 0.", lambda xp, x: xp.sign(x))
+sign = _of_input("sign", "-1, 0 or 1; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
+floor = _of_input("floor", "The largest integer <= x; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
+ceil = _of_input("ceil", "The smallest integer >= x; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
+trunc = _of_input("trunc", "The nearest integer towards 0; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
+round = _of_input("round", "The nearest integer, halves the even one; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
 
 
 @op
@@ -370,7 +289,7 @@ def logaddexp(a: Like, b: Like) -> Out:
 def _larger(y: Tensor, a: Like, b: Like) -> Out:
     """`maximum` or `minimum` y of a and b, with the pull-backs."""
     where = namespace(y).where
-    pull = lambda x: lambda g: where(a == b, g * 0.5, where(x == y, g, _zero(g)))
+    pull: Callable[[Any], Any] = lambda x: lambda g: where(a == b, g * 0.5, where(x == y, g, _zero(g)))
     return y, (pull(a), pull(b))
 
 
@@ -394,7 +313,7 @@ def clip(x: Tensor, min: Like = None, max: Like = None) -> Out:
     y = raised if max is None else xp.minimum(raised, max)
     low = x < min if min is not None else xp.zeros_like(x, dtype=bool)
     high = raised > max if max is not None else xp.zeros_like(x, dtype=bool)
-    pull = lambda here: lambda g: xp.where(here, g, _zero(g))
+    pull: Callable[[Any], Any] = lambda here: lambda g: xp.where(here, g, _zero(g))
     return y, (pull(~(low | high)), pull(low & ~high), pull(high))
 
 
@@ -425,95 +344,30 @@ def _move(x: Any, name: str) -> Any:
     return to_backend(x, name) if isinstance(x, Tensor) else backends.load(name).asarray(backends.of(x).asnumpy(x))
 
 
-@op
-def floor(x: Tensor) -> Out:
-    """The gradient is 0, as that of `ceil`, `round` and `trunc`."""
-    return namespace(x).floor(x), (_zero,)
-
-
-@op
-def ceil(x: Tensor) -> Out:
-    return namespace(x).ceil(x), (_zero,)
-
-
-@op
-def trunc(x: Tensor) -> Out:
-    return namespace(x).trunc(x), (_zero,)
-
-
-@op
-def round(x: Tensor) -> Out:
-    """To the nearest integer, halves to the even one."""
-    return namespace(x).round(x), (_zero,)
-
-
 # --- comparisons and logic: boolean results, no gradient -----------------------------------------------------------
 
 
-@op
-def equal(a: Like, b: Like) -> Out:
-    return namespace(a, b).equal(a, b), None
+def _compare(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
+    return _named(name, doc, lambda a, b: (getattr(namespace(a, b), name)(a, b), None))
 
 
-@op
-def not_equal(a: Like, b: Like) -> Out:
-    return namespace(a, b).not_equal(a, b), None
+def _test(name: str, doc: str) -> Callable[[Tensor], Tensor]:
+    return _named(name, doc, lambda x: (getattr(namespace(x), name)(x), None))
 
 
-@op
-def less(a: Like, b: Like) -> Out:
-    return namespace(a, b).less(a, b), None
-
-
-@op
-def less_equal(a: Like, b: Like) -> Out:
-    return namespace(a, b).less_equal(a, b), None
-
-
-@op
-def greater(a: Like, b: Like) -> Out:
-    return namespace(a, b).greater(a, b), None
-
-
-@op
-def greater_equal(a: Like, b: Like) -> Out:
-    return namespace(a, b).greater_equal(a, b), None
-
-
-@op
-def logical_and(a: Like, b: Like) -> Out:
-    """`a & b`, for truth values: what is not 0 is true."""
-    return namespace(a, b).logical_and(a, b), None
-
-
-@op
-def logical_or(a: Like, b: Like) -> Out:
-    return namespace(a, b).logical_or(a, b), None
-
-
-@op
-def logical_xor(a: Like, b: Like) -> Out:
-    return namespace(a, b).logical_xor(a, b), None
-
-
-@op
-def logical_not(x: Tensor) -> Out:
-    return namespace(x).logical_not(x), None
-
-
-@op
-def isnan(x: Tensor) -> Out:
-    return namespace(x).isnan(x), None
-
-
-@op
-def isinf(x: Tensor) -> Out:
-    return namespace(x).isinf(x), None
-
-
-@op
-def isfinite(x: Tensor) -> Out:
-    return namespace(x).isfinite(x), None
+equal = _compare("equal", "a == b.")
+not_equal = _compare("not_equal", "a != b.")
+less = _compare("less", "a < b.")
+less_equal = _compare("less_equal", "a <= b.")
+greater = _compare("greater", "a > b.")
+greater_equal = _compare("greater_equal", "a >= b.")
+logical_and = _compare("logical_and", "Both true: what is not 0 is true.")
+logical_or = _compare("logical_or", "One true, or both.")
+logical_xor = _compare("logical_xor", "One true, not both.")
+logical_not = _test("logical_not", "0, or False.")
+isnan = _test("isnan", "Not a number.")
+isinf = _test("isinf", "inf or -inf.")
+isfinite = _test("isfinite", "Neither NaN nor an infinity.")
 
 
 # --- reductions ----------------------------------------------------------------------------------------------------
@@ -565,7 +419,7 @@ def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     deviation = x - xp.mean(x, axis=axis, keepdims=True)
     y = xp.sqrt(xp.sum(deviation * deviation, axis=axis, keepdims=keepdims) / n)
 
-    def pull(g: Tensor) -> Tensor:
+    def pull(g: Array) -> Array:
         return expand(g / xp.where(y == 0, xp.ones_like(y), y * n)) * deviation  # which is 0 where y is
 
     return y, (pull,)
@@ -577,7 +431,7 @@ def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     xp, expand, axes = namespace(x), _expander(x, axis, keepdims), _axes(axis, x.ndim)
     y = xp.prod(x, axis=axis, keepdims=keepdims)
 
-    def pull(g: Tensor) -> Tensor:
+    def pull(g: Array) -> Array:
         if not bool(xp.any(x == 0)):
             return expand(g * y) / x
         moved = xp.moveaxis(x, axes, tuple(range(-len(axes), 0)))  # (..., the axes that are multiplied)
@@ -594,7 +448,7 @@ def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
 def _share(x: Tensor, y: Tensor, expand: Callable[[Tensor], Tensor], axis: Axis) -> Callable[[Tensor], Tensor]:
     """The pull-back of `max` and `min`: entries of x that equal y share the gradient."""
 
-    def pull(g: Tensor) -> Tensor:
+    def pull(g: Array) -> Array:
         tied = (x == expand(y)).astype(g.dtype)
         return expand(g) * (tied / namespace(x).sum(tied, axis=axis, keepdims=True))
 
@@ -621,7 +475,7 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     xp, expand = namespace(x), _expander(x, axis, keepdims)
     y = xp.logsumexp(x, axis=axis, keepdims=keepdims)
 
-    def pull(g: Tensor) -> Tensor:
+    def pull(g: Array) -> Array:
         top = expand(y)
         return expand(g) * xp.exp(x - xp.where(xp.isfinite(top), top, xp.zeros_like(top)))
 
@@ -692,7 +546,7 @@ def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tenso
 # --- products ------------------------------------------------------------------------------------------------------
 
 
-def times(a: Tensor, b: Tensor) -> Tensor:
+def times(a: Array, b: Array) -> Array:
     """a @ b, where several matrices times one are one product."""
     if a.ndim > 2 and b.ndim == 2:
         xp, rows = namespace(a, b), math.prod(a.shape[:-1])
@@ -707,21 +561,22 @@ def matmul(a: Like, b: Like) -> Out:
     if a_ndim == 0 or b_ndim == 0 or a.shape[-1] != b.shape[-2 if b_ndim > 1 else -1]:
         raise ValueError("expected (..., n, k) @ (..., k, m) with the same k")
 
-    def pull_a(g: Tensor) -> Tensor:
+    def pull_a(g: Array) -> Array:
         if b_ndim == 1:
             return xp.expand_dims(g, -1) * b
         if a_ndim == 1:
             return xp.squeeze(xp.matmul(xp.expand_dims(g, -2), xp.matrix_transpose(b)), axis=-2)
         return times(g, xp.matrix_transpose(b))
 
-    def pull_b(g: Tensor) -> Tensor:
+    def pull_b(g: Array) -> Array:
         if a_ndim == 1:
             return g * a if b_ndim == 1 else xp.expand_dims(a, -1) * xp.expand_dims(g, -2)
         if b_ndim == 1:
             return xp.squeeze(xp.matmul(xp.matrix_transpose(a), xp.expand_dims(g, -1)), axis=-1)
         if b_ndim == 2 and a_ndim > 2:
             rows = math.prod(a.shape[:-1])
-            return xp.matmul(xp.matrix_transpose(xp.reshape(a, (rows, a.shape[-1]))), xp.reshape(g, (rows, g.shape[-1])))
+            flat = xp.reshape(a, (rows, a.shape[-1]))
+            return xp.matmul(xp.matrix_transpose(flat), xp.reshape(g, (rows, g.shape[-1])))
         return xp.matmul(xp.matrix_transpose(a), g)
 
     return times(a, b), (pull_a, pull_b)
@@ -795,7 +650,7 @@ def _subscripts(text: str, shapes: list[tuple[int, ...]]) -> tuple[list[str], st
         output = ("..." if dots else "") + "".join(letters)
     output = output.replace("...", dots)
     if not set(output) <= set("".join(inputs)) or len(set(output)) < len(output):
-        raise ValueError(f"einsum: the output of {text!r} must have indices of the operands, each once (shapes {shapes})")
+        raise ValueError(f"einsum: the output of {text!r} must have indices of the operands, each once, {shapes}")
     return inputs, output
 
 
@@ -812,10 +667,10 @@ def _einsum(subscripts: str, operands: Sequence[Tensor]) -> Out:
                 raise ValueError(f"index {name!r} of {subscripts!r} is {lengths[name]} long and {n} long")
             lengths[name] = builtins.max(n, lengths[name]) if 0 not in (n, lengths[name]) else 0
 
-    def pull(g: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
+    def pull(g: Array, needs: tuple[bool, ...]) -> list[Array]:
         return [None] + [gradient(g, i) if need else None for i, need in enumerate(needs[1:])]
 
-    def gradient(g: Tensor, i: int) -> Tensor:
+    def gradient(g: Array, i: int) -> Array:
         others = [(names, x) for j, (names, x) in enumerate(zip(inputs, operands, strict=True)) if j != i]
         known = set(output).union(*(names for names, _ in others))
         kept = "".join(c for c in inputs[i] if c in known)
@@ -931,14 +786,14 @@ def _along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
 
 
 @op
-def unstack(x: Tensor, axis: int = 0) -> Out:
+def unstack(x: Tensor, axis: int = 0) -> Outs:
     """The slices along `axis`, without that axis."""
     xp = namespace(x)
     return tuple(xp.unstack(x, axis=axis)), (lambda g: xp.stack(g, axis=axis),)
 
 
 @op
-def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> Out:
+def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> Outs:
     """Cut along `axis` into `sections` equal parts, or before each of the places listed (as `numpy.split`)."""
     xp, n = namespace(x), x.shape[_axes(axis, x.ndim)[0]]
     if isinstance(sections, int):

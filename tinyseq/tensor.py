@@ -163,20 +163,16 @@ class Tensor:
         return self.node is None or isinstance(self.node, Leaf)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self._data.shape  # type: ignore[no-any-return]
+    def shape(self) -> tuple[int, ...]: return self._data.shape  # type: ignore[no-any-return]
 
     @property
-    def dtype(self) -> Any:
-        return self._data.dtype
+    def dtype(self) -> Any: return self._data.dtype
 
     @property
-    def ndim(self) -> int:
-        return self._data.ndim  # type: ignore[no-any-return]
+    def ndim(self) -> int: return self._data.ndim  # type: ignore[no-any-return]
 
     @property
-    def size(self) -> int:
-        return self._data.size  # type: ignore[no-any-return]
+    def size(self) -> int: return self._data.size  # type: ignore[no-any-return]
 
     @property
     def backend(self) -> str:
@@ -251,11 +247,8 @@ class Tensor:
             raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous: use ts.any or ts.all")
         return bool(self.item())
 
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
+    def __float__(self) -> float: return float(self.item())
+    def __int__(self) -> int: return int(self.item())
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iu":
@@ -264,14 +257,14 @@ class Tensor:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
-            raise RuntimeError(f"only leaves can be copied, this tensor was computed by {_name(self.node)}: .detach() it")
+            raise RuntimeError(f"only leaves can be copied, not what {_name(self.node)} computed: .detach() it")
         copy = type(self)(backends.of(self._data).asarray(self._data, copy=True), self.requires_grad)
         copy.grad = None if self.grad is None else self.grad.detach().__deepcopy__(memo)
         return copy
 
     def __reduce__(self) -> Any:
         if not self.is_leaf:
-            raise RuntimeError(f"only leaves can be pickled, this tensor was computed by {_name(self.node)}: .detach() it")
+            raise RuntimeError(f"only leaves can be pickled, not what {_name(self.node)} computed: .detach() it")
         return _unpickle, (type(self), self.backend, self._host(), self.requires_grad)
 
     # --- gradients
@@ -282,7 +275,7 @@ class Tensor:
         freed on the way unless `retain_graph`; with `create_graph` the gradients can themselves be differentiated.
         """
         for leaf, g in pull_back([self], [grad], None, create_graph, retain_graph or create_graph).items():
-            tensor = leaf.tensor()
+            tensor = cast(Leaf, leaf).tensor()
             if tensor is None:
                 continue
             if tensor.grad is not None:  # a sum is a new array, and the first gradient could belong to someone else
@@ -323,8 +316,7 @@ class Tensor:
     def __gt__(self, other: Like) -> Tensor: return ops.greater(self, other)
     def __ge__(self, other: Like) -> Tensor: return ops.greater_equal(self, other)
 
-    def __getitem__(self, index: Any) -> Tensor:
-        return ops.getitem(self, index)
+    def __getitem__(self, index: Any) -> Tensor: return ops.getitem(self, index)
 
     def __setitem__(self, index: Any, value: Like) -> None:
         if isinstance(self.node, Leaf) and grad_enabled():
@@ -366,12 +358,8 @@ class Tensor:
     def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.min(self, axis, keepdims)
     def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.any(self, axis, keepdims)
     def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.all(self, axis, keepdims)
-    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
-        return ops.argmax(self, axis, keepdims)
-
-    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
-        return ops.argmin(self, axis, keepdims)
-
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor: return ops.argmax(self, axis, keepdims)
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor: return ops.argmin(self, axis, keepdims)
     def var(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
         return ops.var(self, axis, correction, keepdims)
 
@@ -500,8 +488,8 @@ def attach(op: Any, parents: list[Node | None], args: Sequence[Any], kwargs: Any
     node.op, node.serial, node.args, node.kwargs, node.index = op, next(serials), args, kwargs or _EMPTY, None
     node.parents = tuple(parents)
     if type(pulls) is tuple and len(pulls) < len(parents) and any(parents[len(pulls) :]):
-        raise TypeError(f"{op.__name__}: a Tensor has no pull-back of its own ({len(pulls)} for {len(parents)} slots): it "
-                        "stands in a list where one Tensor is expected (ts.stack them), or the op lacks one (or a None)")
+        raise TypeError(f"{op.__name__}: a Tensor has no pull-back of its own ({len(pulls)} for {len(parents)} slots): "
+                        "it is in a list where one Tensor is expected (ts.stack them), or the op lacks a pull-back")
     if type(pulls) is tuple and args:  # keep only the closures that will be called
         pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])
     node.pulls = pulls
@@ -561,7 +549,7 @@ def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any
             raise TypeError(f"{body.__name__}() missing its argument {name!r}")
     for name in ("dim", "keepdim"):
         if name in kwargs:
-            raise TypeError(f"{body.__name__}() has no argument {name!r}: tinyseq has NumPy's names, axis= and keepdims=")
+            raise TypeError(f"{body.__name__}() has no argument {name!r}: the names are NumPy's, axis= and keepdims=")
     return tuple(args), kwargs
 
 
@@ -669,7 +657,7 @@ def _floats(x: Any) -> list[Array]:
 def _check_finite(name: str, raw: list[Any], out: Any, where: str = "") -> None:
     given = f"{name}({', '.join(map(_describe, raw))}), {where or _users_line()}"
     before, after = _floats(raw), _floats(out)
-    finite = lambda arrays: all(bool(namespace(a).isfinite(a).all()) for a in arrays)
+    finite: Callable[[list[Array]], bool] = lambda arrays: all(bool(namespace(a).isfinite(a).all()) for a in arrays)
     if finite(before) and not finite(after) and all(math.isfinite(a) for a in raw if type(a) is float):
         raise FloatingPointError(f"a NaN or an infinity appeared in {given}")
     narrow, wide = (any(a.dtype.name == n for a in part) for n, part in (("float32", before), ("float64", after)))
@@ -790,7 +778,7 @@ def pull_back(
             grads.setdefault(parents[0], [None] * len(parents[0].shape))[node.index] = g  # type: ignore
             continue
         if pulls is None:
-            raise RuntimeError(f"the graph of {_name(node)} was freed by an earlier backward: pass retain_graph=True there")
+            raise _freed(node)
         if replayed is not None:
             pulls = replayed[node]
         if type(g) is list:
@@ -823,12 +811,16 @@ def pull_back(
     return found
 
 
+def _freed(node: Node) -> RuntimeError:
+    return RuntimeError(f"the graph of {_name(node)} was freed by an earlier backward: pass retain_graph=True there")
+
+
 def _seed(y: Tensor, seed: Like, create_graph: bool) -> Any:
     """The gradient to start from at output `y`: of its shape and dtype, an array or a Tensor."""
     xp = namespaces[type(y._data)]
     if seed is None:
         if y.size != 1:
-            raise ValueError(f"an output of shape {y.shape} needs its gradient given: only one-element outputs have a default")
+            raise ValueError(f"an output of shape {y.shape} needs its gradient given, as it has not just one element")
         g = xp.ones(y.shape, dtype=y.dtype)
     else:
         g = backends.of(y._data).asarray(seed._data if isinstance(seed, Tensor) else seed, dtype=y.dtype)
@@ -867,11 +859,10 @@ def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node]:
 def _fill(several: list[Any], node: Node) -> tuple[Any, ...]:
     """Zeros in place of the gradients of outputs that were not used."""
     given = next(g for g in several if g is not None)
-    raw = given._data if isinstance(given, Tensor) else given
-    zeros = [namespaces[type(raw)].zeros(shape, dtype=dtype) if g is None else None
-             for g, shape, dtype in zip(several, node.shape, node.dtype, strict=True)]
-    return tuple(g if z is None else (Tensor(z) if isinstance(given, Tensor) else z)
-                 for g, z in zip(several, zeros, strict=True))
+    zeros = namespace(given).zeros if not isinstance(given, Tensor) else lambda shape, dtype: Tensor(
+        namespace(given._data).zeros(shape, dtype=dtype))
+    return tuple(zeros(shape, dtype=dtype) if g is None else g
+                 for g, shape, dtype in zip(several, node.shape, node.dtype, strict=True))
 
 
 def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
@@ -885,7 +876,7 @@ def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
         axes = tuple([i for i, n in enumerate(parent.shape) if n == 1 and g.shape[i] != 1])
         g = g.sum(axis=axes, keepdims=True) if axes else g
     if g.shape != parent.shape:
-        raise RuntimeError(f"a pull-back of {_name(node)} returned shape {g.shape} for an argument of shape {parent.shape}")
+        raise RuntimeError(f"a pull-back of {_name(node)} returned shape {g.shape} for an argument of {parent.shape}")
     return g
 
 
@@ -911,7 +902,7 @@ def _replay(order: list[Node], known: Mapping[Node, Tensor]) -> dict[Node, Any]:
             if node.index is not None:
                 out = values[cast(Node, node.parents[0])][node.index]
             elif node.pulls is None:
-                raise RuntimeError(f"the graph of {_name(node)} was freed by an earlier backward: pass retain_graph=True there")
+                raise _freed(node)
             else:
                 args = _arguments(node, values)
                 if node.op.definition is not None:

@@ -56,7 +56,8 @@ def check_grad(fn: Function, *inputs: Any, order: int = 1, step: float = 1e-5, t
             _compare(f"the gradient of {_name(fn)}", gradients, both, seconds, rng, step, tolerance)
 
 
-def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None, wrong: Sequence[tuple[Any, ...]] = ()) -> None:
+def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None,
+                 wrong: Sequence[tuple[Any, ...]] = ()) -> None:
     """`fn(*inputs)` has the declared `shape` (and `dtype`), and each of the `wrong` argument lists raises.
 
     For several outputs, nested or not, `shape` is the list of their shapes in order. The error for wrong arguments is
