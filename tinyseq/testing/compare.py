@@ -25,8 +25,9 @@ class parity(watching):
     not one that was handed a difference. Random numbers are part of it: an op gets its seed and stream as arguments.
 
     Shapes, dtypes, integers and booleans must be equal. Floating-point entries may differ by `tolerance` times the
-    rounding error of their dtype, relative to the largest entry of the output and a hundredth of the largest input.
-    `compared` counts the ops so far. Slow: everything is copied to the host.
+    rounding error of their dtype, relative to the largest entry of the output plus a hundredth of the largest
+    input (of a gradient: of the one it was made from, times the largest input if that is above 1). `compared` counts
+    the results held against NumPy's so far. Slow: everything is copied to the host.
     """
 
     def __init__(self, tolerance: float = 200.0) -> None:
@@ -40,25 +41,26 @@ class parity(watching):
         given = f"{name.lstrip('_')}({', '.join(map(_describe, raw))}), {_users_line()}"
         inputs = _hosts(raw)
         expected, others = _on_numpy(body, *inputs, **_hosts(kwargs))
-        self._hold(backend.name, given, inputs, out, expected)
+        size = _largest(inputs)
+        self._hold(backend.name, given, out, expected, size)
         if pulls is None or others is None:
             return pulls
         ours, theirs = _joint(pulls), _joint(others)
 
         def pull(g: Any, needs: tuple[bool, ...]) -> Any:
-            found, wanted = list(ours(g, needs)), list(_on_numpy(theirs, _hosts(g), needs))
+            found, host = list(ours(g, needs)), _hosts(g)
+            wanted = list(_on_numpy(theirs, host, needs))
             for i, (h, r, need) in enumerate(zip(found, wanted, needs, strict=False)):
                 if need and not (h is None and r is None):
                     what = f"the gradient of {given}, for input {i}, from {_describe(g)}"
-                    self._hold(backend.name, what, [*inputs, _hosts(g)], h, r)
+                    self._hold(backend.name, what, h, r, _largest(host) * max(1.0, size))
             return found
 
         return pull
 
-    def _hold(self, backend: str, given: str, inputs: Sequence[Any], found: Any, expected: Any) -> None:
+    def _hold(self, backend: str, given: str, found: Any, expected: Any, size: float) -> None:
         self.compared += 1
-        problem = difference(found, expected, inputs, self.tolerance)
-        if problem:
+        if problem := difference(found, expected, size, self.tolerance):
             raise AssertionError(f"{backend} and numpy part in {given}: {problem}")
 
     def __exit__(self, *exc: object) -> None:
@@ -67,8 +69,11 @@ class parity(watching):
             raise ValueError("parity compared nothing: all ops ran on NumPy itself; ts.use_backend chooses another")
 
 
-def difference(found: Any, expected: Any, inputs: Sequence[Any] = (), tolerance: float = 200.0) -> str | None:
-    """How arrays of any backend (nested in lists and tuples) differ from those expected, or None: `parity`'s rule."""
+def difference(found: Any, expected: Any, size: float = 0.0, tolerance: float = 200.0) -> str | None:
+    """How arrays of any backend (nested in lists and tuples) differ from those expected, or None: `parity`'s rule.
+
+    `size` is that of what they were computed from.
+    """
     ours, theirs = (list(map(_host, _flat(x))) for x in (found, expected))
     if len(ours) != len(theirs):
         return f"{len(ours)} arrays, {len(theirs)} expected"
@@ -82,7 +87,7 @@ def difference(found: Any, expected: Any, inputs: Sequence[Any] = (), tolerance:
             apart = np.where((a == b) | ((a != a) & (b != b)), 0.0, np.abs(a.astype(float) - b))
         apart[np.isnan(apart)] = np.inf  # a NaN on one side alone
         rounding = tolerance * np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0.0
-        allowed = float(rounding * (_largest([b]) + 0.01 * _largest(inputs)))
+        allowed = float(rounding * (_largest([b]) + 0.01 * size))
         worst = np.unravel_index(np.argmax(apart), apart.shape)
         if apart[worst] > allowed:
             place = f" at {tuple(map(int, worst))}" if worst else ""
@@ -120,8 +125,8 @@ def _hosts(x: Any) -> Any:
 
 def _largest(x: Any) -> float:
     """The largest finite absolute value among floating-point arrays on the host."""
-    sizes = [np.abs(a[np.isfinite(a)]) for a in _flat(x) if a.dtype.kind == "f"]
-    return max((float(a.max()) for a in sizes if a.size), default=0.0)
+    return max((float(np.abs(a).max(initial=0.0, where=np.isfinite(a))) for a in _flat(x) if a.dtype.kind == "f"),
+               default=0.0)
 
 
 def _joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:

@@ -87,7 +87,7 @@ def check_kernels() -> list[tuple[str, str]]:
     for dtype in (np.float32, np.float64):
         pairs = zip(kernels(backends.load("cupy"), dtype), kernels(backends.load("numpy"), dtype), strict=True)
         for (name, ours), (_, theirs) in pairs:
-            problem = difference(ours, theirs, [np.full(1, 10.0)]) or ""  # what goes in is about that large
+            problem = difference(ours, theirs, size=10.0) or ""  # what goes in is about that large
             found[f"{name} {np.dtype(dtype)}"] = found.get(f"{name} {np.dtype(dtype)}") or problem
     return list(found.items())
 
