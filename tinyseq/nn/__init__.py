@@ -9,3 +9,9 @@ from tinyseq.nn.layers import (
 from tinyseq.nn.module import Module, Parameter
 from tinyseq.nn.recurrent import GRU, LSTM, RNN
 from tinyseq.nn.seq2seq import AttentionDecoder, DecoderState, EncoderDecoder, length_mask
+
+__all__ = [  # what type checkers let users take from here
+    "ELU", "GELU", "GRU", "LSTM", "RNN", "Activation", "AdditiveAttention", "Attention", "AttentionDecoder",
+    "DecoderState", "DotAttention", "Dropout", "Embedding", "EncoderDecoder", "LayerNorm", "LeakyReLU", "Linear",
+    "Module", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softplus", "Tanh", "init", "length_mask",
+]
