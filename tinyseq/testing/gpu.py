@@ -60,6 +60,7 @@ def kernels(backend: Any, dtype: Any) -> Iterator[tuple[str, Any]]:
     yield "layer_norm_backward", backend.layer_norm_backward(g, saved, weight)
     yield "embedding", backend.embedding(x, ids)
     yield "embedding_backward", backend.embedding_backward(some(6, 11, 70), ids, 33, 2)
+    yield "getitem", [backend.getitem(x, ids), backend.getitem(x, (slice(None), 3))]
     yield "unindex", backend.unindex(some(6, 11, 70), ids, (33, 70))
     for cell, gates in (("rnn_tanh", 1), ("rnn_relu", 1), ("gru", 3), ("gru_before", 3), ("lstm", 4)):
         for lengths, reverse in ((None, False), (np.array([9, 4, 0, 9, 1, 6]), True)):
