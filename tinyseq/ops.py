@@ -54,8 +54,9 @@ def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
         if data.dtype == np.float64 and dtype is None:
             dtype = np.float32
     data = data if isinstance(data, backend.array_types) else np.asarray(data)
-    if np.dtype(data.dtype if dtype is None else dtype).kind not in "biuf":
-        raise TypeError(f"tensor(): expected real numbers or booleans, got dtype {data.dtype if dtype is None else dtype}")
+    wanted = np.dtype(data.dtype if dtype is None else dtype)
+    if wanted.kind not in "biuf":
+        raise TypeError(f"tensor(): expected real numbers or booleans, got dtype {wanted}")
     return backend.asarray(data, dtype=dtype, copy=copy)
 
 
@@ -276,7 +277,7 @@ sign = _of_input("sign", "-1, 0 or 1; the gradient is 0.", lambda xp, x: xp.zero
 floor = _of_input("floor", "The largest integer <= x; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
 ceil = _of_input("ceil", "The smallest integer >= x; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
 trunc = _of_input("trunc", "The nearest integer towards 0; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
-round = _of_input("round", "The nearest integer, halves the even one; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
+round = _of_input("round", "The nearest integer, halves to even; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
 
 
 @op
@@ -592,7 +593,7 @@ def outer(a: Like, b: Like) -> Tensor:
     a, b = asarray(a), asarray(b)
     if a.ndim != 1 or b.ndim != 1:
         raise ValueError(f"outer: expected two vectors, got shapes {a.shape} and {b.shape}")
-    return expand_dims(a, 1) * b
+    return multiply(expand_dims(a, 1), b)
 
 
 def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
