@@ -54,7 +54,7 @@ def test_pronounce_learns_draws_saves_and_loads(run: Any, tmp_path: Path) -> Non
     output, errors = (process := run("--seconds", "3")).communicate(timeout=120)
     assert process.returncode == 0, errors
     count, per, _ = rates(output)
-    assert 400 < count < 600 and per < 90 and "dev PER" in errors and "words/s" in errors
+    assert 400 < count < 600 and per < 50 and "dev PER" in errors and "words/s" in errors
     assert {p.name for p in (tmp_path / "here").iterdir()} == {*PICTURES, "pronounce.safetensors"}
     assert re.search(r"^  ghoti +[A-Z]", output, re.MULTILINE)
 
