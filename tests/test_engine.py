@@ -501,9 +501,11 @@ def test_a_graph_keeps_only_what_its_pull_backs_need() -> None:
 
     z = x * 2.0
     array = weakref.ref(z.data)
-    w = -z  # needs no value of z
-    del z
-    assert array() is None
+    v = -z  # needs no value of z
+    negated = weakref.ref(v.data)
+    w = v + 1.0  # nor does an op with a constant need that of v
+    del z, v
+    assert array() is None and negated() is None
     w.sum().backward()
 
 
