@@ -342,6 +342,8 @@ ROWS = [
     *binary("equal not_equal less less_equal greater greater_equal logical_and logical_or logical_xor", kinds=ANY,
             smooth=False, wrong=[(F23, F4)]),
     *unary("logical_not isnan isinf isfinite", kinds=ANY, smooth=False),
+    *binary("bitwise_and bitwise_or bitwise_xor", kinds=("int64", "bool"), smooth=False, wrong=[(F23, F23)]),
+    *unary("bitwise_invert", kinds=("int64", "bool"), smooth=False),
     # reductions
     row("sum", reduced(), kinds=ANY, wrong=[(F23, 2), ("text",), (F23, (0, 0)), (F23, 0.5)]),
     row("mean", reduced(FULL), kinds=ANY, wrong=[(F23, 2)]),

@@ -21,7 +21,7 @@ from tinyseq import functional, nn, optim, random
 from tinyseq.backends import use_backend
 from tinyseq.ops import (
     abs, acos, acosh, add, all, any, arange, argmax, argmin, argsort, asarray, asin, asinh, astype, atan, atan2, atanh,
-    broadcast_to, ceil, clip, concat, cos, cosh, cumulative_sum, divide, einsum, equal, erf, exp, expand_dims, expm1,
+    bitwise_and, bitwise_invert, bitwise_or, bitwise_xor, broadcast_to, ceil, clip, concat, cos, cosh, cumulative_sum, divide, einsum, equal, erf, exp, expand_dims, expm1,
     eye, flip, floor, floor_divide, from_dlpack, full, full_like, greater, greater_equal, index_add, isfinite, isinf,
     isnan, less, less_equal, linspace, log, log1p, log2, log10, logaddexp, logical_and, logical_not, logical_or,
     logical_xor, logsumexp, matmul, matrix_transpose, max, maximum, mean, min, minimum, moveaxis, multiply, negative,
@@ -32,11 +32,13 @@ from tinyseq.ops import (
 )
 from tinyseq.random import manual_seed
 from tinyseq.recompute import recompute
-from tinyseq.tensor import Tensor, debug, enable_grad, grad, no_grad, op, value_and_grad
+from tinyseq.debug import debug
+from tinyseq.tensor import Tensor, enable_grad, grad, no_grad, op, value_and_grad
 
 __all__ = [
     "abs", "acos", "acosh", "add", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",
-    "astype", "atan", "atan2", "atanh", "backends", "bool", "broadcast_to", "ceil", "clip", "concat", "cos", "cosh",
+    "astype", "atan", "atan2", "atanh", "backends", "bitwise_and", "bitwise_invert",
+    "bitwise_or", "bitwise_xor", "bool", "broadcast_to", "ceil", "clip", "concat", "cos", "cosh",
     "cumulative_sum", "debug", "divide", "einsum", "enable_grad", "equal", "erf", "exp", "expand_dims", "expm1",
     "eye", "flip", "float16", "float32", "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like",
     "functional", "grad", "greater", "greater_equal", "index_add", "int16", "int32", "int64", "int8", "isfinite",

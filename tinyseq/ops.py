@@ -365,6 +365,10 @@ greater_equal = _compare("greater_equal", "a >= b.")
 logical_and = _compare("logical_and", "Both true: what is not 0 is true.")
 logical_or = _compare("logical_or", "One true, or both.")
 logical_xor = _compare("logical_xor", "One true, not both.")
+bitwise_and = _compare("bitwise_and", "Of booleans, both; of integers, bit by bit.")
+bitwise_or = _compare("bitwise_or", "Of booleans, one or both; of integers, bit by bit.")
+bitwise_xor = _compare("bitwise_xor", "Of booleans, one, not both; of integers, bit by bit.")
+bitwise_invert = _test("bitwise_invert", "Of booleans, not; of integers, each bit turned.")
 logical_not = _test("logical_not", "0, or False.")
 isnan = _test("isnan", "Not a number.")
 isinf = _test("isinf", "inf or -inf.")
@@ -599,23 +603,22 @@ def outer(a: Like, b: Like) -> Tensor:
 def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
     """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
     a, b = asarray(a), asarray(b)
-    if isinstance(axes, int):
-        axes = (range(-axes, 0), range(axes))
-    if builtins.max(map(len, axes)) > builtins.min(a.ndim, b.ndim) or len(axes[0]) != len(axes[1]):
-        raise ValueError(f"tensordot: axes {axes} do not fit the shapes {a.shape} and {b.shape}")
-    of_a, of_b = _axes(tuple(axes[0]), a.ndim), _axes(tuple(axes[1]), b.ndim)
-    if [a.shape[i] for i in of_a] != [b.shape[i] for i in of_b]:
-        raise ValueError(f"tensordot: axes {of_a} of shape {a.shape} and {of_b} of {b.shape} differ in length")
-    n = len(of_a)
-    left, right = moveaxis(a, of_a, range(-n, 0)), moveaxis(b, of_b, range(n))
-    rows, columns = left.shape[: a.ndim - n], right.shape[n:]
-    k = math.prod(right.shape[:n])
-    product = reshape(left, (math.prod(rows), k)) @ reshape(right, (k, math.prod(columns)))
-    return reshape(product, (*rows, *columns))
+    of_a, of_b = (range(-axes, 0), range(axes)) if isinstance(axes, int) else axes
+    names = [list(_LETTERS[: a.ndim]), list(_LETTERS[a.ndim : a.ndim + b.ndim])]
+    try:
+        for i, j in zip(of_a, of_b, strict=True):
+            names[1][j] = names[0][i]
+    except (IndexError, ValueError):
+        raise ValueError(f"tensordot: axes {axes} do not fit the shapes {a.shape} and {b.shape}") from None
+    output = [c for c in names[0] + names[1] if (c in names[0]) != (c in names[1])]
+    return einsum("{},{}->{}".format(*map("".join, (*names, output))), a, b)
 
 
 def einsum(subscripts: str, *operands: Like) -> Tensor:
-    """Einstein's summation, as `numpy.einsum`: "bij,bjk->bik". An index twice in one operand takes its diagonal."""
+    """Einstein's summation, as `numpy.einsum`: "bij,bjk->bik". An index twice in one operand takes its diagonal.
+
+    Operands are taken in their order, and each product of two is one (batched) matrix product.
+    """
     tensors = [asarray(x) for x in operands]
     inputs, output = _subscripts(subscripts, [x.shape for x in tensors])
     for i, names in enumerate(inputs):  # a diagonal is a product with the identity matrix
@@ -627,7 +630,37 @@ def einsum(subscripts: str, *operands: Like) -> Tensor:
                 x = tensors[i]
                 tensors.append(Tensor(namespace(x._data).eye(x.shape[at], dtype=x.dtype)))
                 inputs.append(name + fresh)
-    return _einsum(",".join(inputs) + "->" + output, tensors)
+    names, y = _sum_out(inputs[0], tensors[0], {*output, *"".join(inputs[1:])})
+    for i in range(1, len(inputs)):
+        names, y = _contract(names, y, inputs[i], tensors[i], {*output, *"".join(inputs[i + 1 :])})
+    return permute_dims(y, [names.index(c) for c in output])
+
+
+def _sum_out(names: str, x: Tensor, keep: set[str]) -> tuple[str, Tensor]:
+    """x, whose axes have `names`, summed over those that are not to keep."""
+    axes = tuple(i for i, c in enumerate(names) if c not in keep)
+    return "".join(c for c in names if c in keep), sum(x, axes) if axes else x
+
+
+def _contract(p: str, a: Tensor, q: str, b: Tensor, keep: set[str]) -> tuple[str, Tensor]:
+    """The product of a, with axes p, and b, with axes q, summed over the names that are not to keep."""
+    for c in set(p) & set(q):
+        n, m = a.shape[p.index(c)], b.shape[q.index(c)]
+        if n != m and 1 not in (n, m):
+            raise ValueError(f"einsum: index {c!r} is {n} long in an operand of shape {a.shape} and {m} in {b.shape}")
+        if n != m:  # an axis of length 1 stands for any length
+            p, a = (p.replace(c, ""), squeeze(a, p.index(c))) if n == 1 else (p, a)
+            q, b = (q.replace(c, ""), squeeze(b, q.index(c))) if m == 1 else (q, b)
+    (p, a), (q, b) = _sum_out(p, a, keep | set(q)), _sum_out(q, b, keep | set(p))
+    batch, inner = [c for c in p if c in q and c in keep], [c for c in p if c in q and c not in keep]
+    rows, columns = [c for c in p if c not in q], [c for c in q if c not in p]
+    left = permute_dims(a, [p.index(c) for c in (*batch, *rows, *inner)])
+    right = permute_dims(b, [q.index(c) for c in (*batch, *inner, *columns)])
+    n, k = len(batch), math.prod(right.shape[len(batch) : len(batch) + len(inner)])
+    outer_shape = (*left.shape[: n + len(rows)], *right.shape[n + len(inner) :])
+    left = reshape(left, (*left.shape[:n], math.prod(left.shape[n : n + len(rows)]), k))
+    right = reshape(right, (*right.shape[:n], k, math.prod(right.shape[n + len(inner) :])))
+    return "".join((*batch, *rows, *columns)), reshape(left @ right, outer_shape)
 
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -653,35 +686,6 @@ def _subscripts(text: str, shapes: list[tuple[int, ...]]) -> tuple[list[str], st
     if not set(output) <= set("".join(inputs)) or len(set(output)) < len(output):
         raise ValueError(f"einsum: the output of {text!r} must have indices of the operands, each once, {shapes}")
     return inputs, output
-
-
-@op
-def _einsum(subscripts: str, operands: Sequence[Tensor]) -> Out:
-    """`einsum` with every index spelt out and none twice in one operand."""
-    xp = namespace(*operands)
-    left, output = subscripts.split("->")
-    inputs = left.split(",")
-    lengths: dict[str, int] = {}
-    for names, x in zip(inputs, operands, strict=True):
-        for name, n in zip(names, x.shape, strict=True):
-            if lengths.setdefault(name, n) != n and 1 not in (n, lengths[name]):
-                raise ValueError(f"index {name!r} of {subscripts!r} is {lengths[name]} long and {n} long")
-            lengths[name] = builtins.max(n, lengths[name]) if 0 not in (n, lengths[name]) else 0
-
-    def pull(g: Array, needs: tuple[bool, ...]) -> list[Array]:
-        return [None] + [gradient(g, i) if need else None for i, need in enumerate(needs[1:])]
-
-    def gradient(g: Array, i: int) -> Array:
-        others = [(names, x) for j, (names, x) in enumerate(zip(inputs, operands, strict=True)) if j != i]
-        known = set(output).union(*(names for names, _ in others))
-        kept = "".join(c for c in inputs[i] if c in known)
-        terms = ",".join([output, *(names for names, _ in others)])
-        y = xp.einsum(f"{terms}->{kept}", g, *(x for _, x in others))
-        alone = tuple(k for k, c in enumerate(inputs[i]) if c not in known)  # summed here only: the same all along it
-        y = xp.expand_dims(y, alone) if alone else y
-        return xp.broadcast_to(y, tuple(lengths[c] for c in inputs[i]))
-
-    return xp.einsum(subscripts, *operands), pull
 
 
 def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:

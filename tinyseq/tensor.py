@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import sys
 import threading
 import weakref
@@ -184,7 +183,7 @@ class Tensor:
         notes += [f"shape={self.shape}"] if not self.size else []
         notes += [f"dtype={self.dtype}"] if self.dtype.name not in ("float32", "int64", "bool") else []
         notes += [f"backend={self.backend!r}"] if self.backend != "numpy" else []
-        notes += [] if self.node is None else ["requires_grad=True" if self.is_leaf else f"op={_name(self.node)}"]
+        notes += [] if self.node is None else ["requires_grad=True" if self.is_leaf else f"op={name_of(self.node)}"]
         return f"tensor({', '.join(notes)})"
 
     # --- with others
@@ -257,14 +256,14 @@ class Tensor:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
-            raise RuntimeError(f"only leaves can be copied, not what {_name(self.node)} computed: .detach() it")
+            raise RuntimeError(f"only leaves can be copied, not what {name_of(self.node)} computed: .detach() it")
         copy = type(self)(backends.of(self._data).asarray(self._data, copy=True), self.requires_grad)
         copy.grad = None if self.grad is None else self.grad.detach().__deepcopy__(memo)
         return copy
 
     def __reduce__(self) -> Any:
         if not self.is_leaf:
-            raise RuntimeError(f"only leaves can be pickled, not what {_name(self.node)} computed: .detach() it")
+            raise RuntimeError(f"only leaves can be pickled, not what {name_of(self.node)} computed: .detach() it")
         return _unpickle, (type(self), self.backend, self._host(), self.requires_grad)
 
     # --- gradients
@@ -286,7 +285,7 @@ class Tensor:
     def __neg__(self) -> Tensor: return ops.negative(self)
     def __pos__(self) -> Tensor: return self
     def __abs__(self) -> Tensor: return ops.abs(self)
-    def __invert__(self) -> Tensor: return ops.logical_not(self)
+    def __invert__(self) -> Tensor: return ops.bitwise_invert(self)
     def __add__(self, other: Like) -> Tensor: return ops.add(self, other)
     def __radd__(self, other: Like) -> Tensor: return ops.add(other, self)
     def __sub__(self, other: Like) -> Tensor: return ops.subtract(self, other)
@@ -303,12 +302,12 @@ class Tensor:
     def __rpow__(self, other: Like) -> Tensor: return ops.pow(other, self)
     def __matmul__(self, other: Like) -> Tensor: return ops.matmul(self, other)
     def __rmatmul__(self, other: Like) -> Tensor: return ops.matmul(other, self)
-    def __and__(self, other: Like) -> Tensor: return ops.logical_and(self, other)
-    def __rand__(self, other: Like) -> Tensor: return ops.logical_and(other, self)
-    def __or__(self, other: Like) -> Tensor: return ops.logical_or(self, other)
-    def __ror__(self, other: Like) -> Tensor: return ops.logical_or(other, self)
-    def __xor__(self, other: Like) -> Tensor: return ops.logical_xor(self, other)
-    def __rxor__(self, other: Like) -> Tensor: return ops.logical_xor(other, self)
+    def __and__(self, other: Like) -> Tensor: return ops.bitwise_and(self, other)
+    def __rand__(self, other: Like) -> Tensor: return ops.bitwise_and(other, self)
+    def __or__(self, other: Like) -> Tensor: return ops.bitwise_or(self, other)
+    def __ror__(self, other: Like) -> Tensor: return ops.bitwise_or(other, self)
+    def __xor__(self, other: Like) -> Tensor: return ops.bitwise_xor(self, other)
+    def __rxor__(self, other: Like) -> Tensor: return ops.bitwise_xor(other, self)
     def __eq__(self, other: Like) -> Tensor: return ops.equal(self, other)  # type: ignore[override]
     def __ne__(self, other: Like) -> Tensor: return ops.not_equal(self, other)  # type: ignore[override]
     def __lt__(self, other: Like) -> Tensor: return ops.less(self, other)
@@ -390,7 +389,7 @@ def _unpickle(kind: type[Tensor], backend: str, data: Any, requires_grad: bool) 
     return kind(backends.load(backend).asarray(data), requires_grad)
 
 
-def _name(node: Node | None) -> str:
+def name_of(node: Node | None) -> str:
     """What to call the op that made a node, one output of several included."""
     return "" if node is None or not (node.op or node.parents) else (node.op or node.parents[0].op).__name__.lstrip("_")  # type: ignore
 
@@ -494,7 +493,7 @@ def attach(op: Any, parents: list[Node | None], args: Sequence[Any], kwargs: Any
         pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])
     node.pulls = pulls
     if _watchers:
-        node.where = _users_line()
+        node.where = users_line()
     if type(out) is not tuple:
         if out.dtype.kind != "f":
             return _wrap(out)
@@ -553,17 +552,17 @@ def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any
     return tuple(args), kwargs
 
 
-def _describe(a: Any) -> str:
+def describe(a: Any) -> str:
     if hasattr(a, "dtype") and not isinstance(a, type):  # float32 has a dtype too
         return f"{a.dtype}{list(a.shape)}"
     if isinstance(a, (list, tuple)) and any(hasattr(x, "dtype") for x in a):
-        return "[" + ", ".join(map(_describe, a)) + "]"
+        return "[" + ", ".join(map(describe, a)) + "]"
     return repr(a) if type(a) in (*_PLAIN, list, tuple) else type(a).__name__
 
 
 def _explain(name: str, raw: list[Any], error: Exception) -> Exception:
     """An error of a body, with the op's name and what it was given."""
-    given = ", ".join(map(_describe, raw))
+    given = ", ".join(map(describe, raw))
     places = sorted({backends.of(a).name for a in raw if type(a) in backends.arrays})
     if len(places) > 1 and (isinstance(error, TypeError) or "numpy.ndarray" in str(error)):
         error = TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')
@@ -631,41 +630,7 @@ def watcher() -> watching | None:
     return _mode.watcher
 
 
-class debug(watching):
-    """Find where a NaN or an infinity comes from, or where float32 silently became float64: `with ts.debug():`.
-
-    Checks every op of this thread, forwards and backwards, and raises FloatingPointError (or TypeError for a widened
-    dtype) at the first whose inputs were fine and whose output is not, with its name, its shapes and the user's line.
-    Slow: every value is looked at.
-    """
-
-    def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
-        _check_finite(name, raw, out)
-        return pulls
-
-    def backward(self, node: Node, g: Any, h: Any) -> None:
-        _check_finite(f"the gradient of {_name(node)}", [g], h, getattr(node, "where", ""))
-
-
-def _floats(x: Any) -> list[Array]:
-    """The floating-point arrays in `x`."""
-    if isinstance(x, (list, tuple)):
-        return [a for y in x for a in _floats(y)]
-    return [x] if getattr(getattr(x, "dtype", None), "kind", "") == "f" else []
-
-
-def _check_finite(name: str, raw: list[Any], out: Any, where: str = "") -> None:
-    given = f"{name}({', '.join(map(_describe, raw))}), {where or _users_line()}"
-    before, after = _floats(raw), _floats(out)
-    finite: Callable[[list[Array]], bool] = lambda arrays: all(bool(namespace(a).isfinite(a).all()) for a in arrays)
-    if finite(before) and not finite(after) and all(math.isfinite(a) for a in raw if type(a) is float):
-        raise FloatingPointError(f"a NaN or an infinity appeared in {given}")
-    narrow, wide = (any(a.dtype.name == n for a in part) for n, part in (("float32", before), ("float64", after)))
-    if name != "astype" and narrow and wide:
-        raise TypeError(f"float32 became float64 in {given}: one argument is float64, or an integer array; use .astype")
-
-
-def _users_line() -> str:
+def users_line() -> str:
     """`file:line` of the innermost frame outside tinyseq."""
     frame: Any = sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "tinyseq":
@@ -812,7 +777,7 @@ def pull_back(
 
 
 def _freed(node: Node) -> RuntimeError:
-    return RuntimeError(f"the graph of {_name(node)} was freed by an earlier backward: pass retain_graph=True there")
+    return RuntimeError(f"the graph of {name_of(node)} was freed by an earlier backward: pass retain_graph=True there")
 
 
 def _seed(y: Tensor, seed: Like, create_graph: bool) -> Any:
@@ -876,7 +841,7 @@ def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
         axes = tuple([i for i, n in enumerate(parent.shape) if n == 1 and g.shape[i] != 1])
         g = g.sum(axis=axes, keepdims=True) if axes else g
     if g.shape != parent.shape:
-        raise RuntimeError(f"a pull-back of {_name(node)} returned shape {g.shape} for an argument of {parent.shape}")
+        raise RuntimeError(f"a pull-back of {name_of(node)} returned shape {g.shape} for an argument of {parent.shape}")
     return g
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyseq import backends
-from tinyseq.tensor import _describe, _users_line, watching
+from tinyseq.tensor import describe, users_line, watching
 
 Host = np.ndarray[Any, Any]
 
@@ -38,7 +38,7 @@ class parity(watching):
         backend = next((backends.of(a) for a in _flat(out)), self.numpy)
         if backend is self.numpy:  # on the host: nothing to compare
             return pulls
-        given = f"{name.lstrip('_')}({', '.join(map(_describe, raw))}), {_users_line()}"
+        given = f"{name.lstrip('_')}({', '.join(map(describe, raw))}), {users_line()}"
         inputs = _hosts(raw)
         expected, others = _on_numpy(body, *inputs, **_hosts(kwargs))
         size = _largest(inputs)
@@ -52,7 +52,7 @@ class parity(watching):
             wanted = list(_on_numpy(theirs, host, needs))
             for i, (h, r, need) in enumerate(zip(found, wanted, needs, strict=False)):
                 if need and not (h is None and r is None):
-                    what = f"the gradient of {given}, for input {i}, from {_describe(g)}"
+                    what = f"the gradient of {given}, for input {i}, from {describe(g)}"
                     self._hold(backend.name, what, h, r, _largest(host) * max(1.0, size))
             return found
 
@@ -78,9 +78,9 @@ def difference(found: Any, expected: Any, size: float = 0.0, tolerance: float = 
     if len(ours) != len(theirs):
         return f"{len(ours)} arrays, {len(theirs)} expected"
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        what = _describe(a) if len(ours) == 1 else f"array {i}, {_describe(a)}"
+        what = describe(a) if len(ours) == 1 else f"array {i}, {describe(a)}"
         if a.shape != b.shape or a.dtype != b.dtype:
-            return f"{what}, expected {_describe(b)}"
+            return f"{what}, expected {describe(b)}"
         if not a.size:
             continue
         with np.errstate(all="ignore"):

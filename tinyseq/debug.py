@@ -1,0 +1,43 @@
+"""Where did the NaN come from?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tinyseq.tensor import Array, Node, describe, name_of, namespace, users_line, watching
+
+
+class debug(watching):
+    """Find where a NaN or an infinity comes from, or where float32 silently became float64: `with ts.debug():`.
+
+    Checks every op of this thread, forwards and backwards, and raises FloatingPointError (or TypeError for a widened
+    dtype) at the first whose inputs were fine and whose output is not, with its name, its shapes and the user's line.
+    Slow: every value is looked at.
+    """
+
+    def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
+        _check_finite(name, raw, out)
+        return pulls
+
+    def backward(self, node: Node, g: Any, h: Any) -> None:
+        _check_finite(f"the gradient of {name_of(node)}", [g], h, getattr(node, "where", ""))
+
+
+def _floats(x: Any) -> list[Array]:
+    """The floating-point arrays in `x`."""
+    if isinstance(x, (list, tuple)):
+        return [a for y in x for a in _floats(y)]
+    return [x] if getattr(getattr(x, "dtype", None), "kind", "") == "f" else []
+
+
+def _check_finite(name: str, raw: list[Any], out: Any, where: str = "") -> None:
+    given = f"{name}({', '.join(map(describe, raw))}), {where or users_line()}"
+    before, after = _floats(raw), _floats(out)
+    finite: Callable[[list[Array]], bool] = lambda arrays: all(bool(namespace(a).isfinite(a).all()) for a in arrays)
+    if finite(before) and not finite(after) and all(math.isfinite(a) for a in raw if type(a) is float):
+        raise FloatingPointError(f"a NaN or an infinity appeared in {given}")
+    narrow, wide = (any(a.dtype.name == n for a in part) for n, part in (("float32", before), ("float64", after)))
+    if name != "astype" and narrow and wide:
+        raise TypeError(f"float32 became float64 in {given}: one argument is float64, or an integer array; use .astype")
