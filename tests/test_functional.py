@@ -250,13 +250,15 @@ def cell(gates: int, states: int = 1, **options: Any) -> Any:
     return make
 
 
-def make_scan(choose: Choose) -> Any:
-    name = choose(list(F.GATES))
-    batch, steps, width, hidden = choose([1, 3, 0]), choose([1, 4, 0]), choose([2, 0]), choose([1, 3])
-    x, h, c = draw(choose, (batch, steps, width), (batch, hidden), (batch, hidden))
-    lengths = choose([None, ids(choose, (batch,), steps + 1)])
-    return [name, x, h, c if name == "lstm" else None, *weights(choose, F.GATES[name], width, hidden), lengths,
-            choose([False, True])], {}
+def scan(name: str) -> Any:
+    def make(choose: Choose) -> Any:
+        batch, steps, width, hidden = choose([3, 4, 1, 0]), choose([4, 3, 1, 0]), choose([2, 2, 0]), choose([1, 3])
+        x, h, c = draw(choose, (batch, steps, width), (batch, hidden), (batch, hidden))
+        lengths = choose([None, ids(choose, (batch,), steps + 1)])
+        return [name, x, h, c if name == "lstm" else None, *weights(choose, F.GATES[name], width, hidden), lengths,
+                choose([False, True])], {}
+
+    return make
 
 
 def class_loss(smoothing: bool) -> Any:
@@ -330,7 +332,8 @@ ROWS = [
         (a, a, a, b, a, "linear.*2, 3.*3, 5")]),
     Row("gru_cell", cell(3, reset=["after", "before"]), gru_cell, torch_cell, [
         (a, a, b, a, "linear.*2, 3.*3, 5"), (a, a, a, a, None, None, "never", "'after' or 'before'.*'never'")]),
-    Row("scan", make_scan, None, None, [
+    *(Row("scan", scan(name), None, None) for name in F.GATES if name != "gru"),
+    Row("scan", scan("gru"), None, None, [
         ("gru2", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, "scan.*gru2.*2, 5, 4.*gru, gru_before"),
         ("lstm", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, "c0"),
         ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), np.ones((2, 2)), *three, "c0"),

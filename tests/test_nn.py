@@ -414,6 +414,11 @@ def test_encoder_decoder_does_not_look_at_padding(encoder: Any) -> None:
     source, target = np.array([[1, 2, 3], [4, 5, 6]]), np.array([[1, 2], [3, 4]])
     logits = model(source, [3, 1], target)
     assert logits.shape == (2, 2, 5)
+    state = model.encode(source, [3, 1])
+    h, memory = state.hidden.detach().numpy(), state.memory.detach().numpy()
+    half = 3 if encoder.bidirectional else 6
+    close(h[:, :half], memory[[0, 1], [2, 0], :half])  # forwards it ended at the last real letter,
+    close(h[:, half:], memory[:, 0, half:])  # backwards at the first
     close(model(source[1:, :1], [1], target[1:]), logits[1:])
     close(model(source[:1], None, target[:1]), logits[:1])
     ts.sum(logits * logits).backward()
