@@ -78,10 +78,17 @@ def glu(x: Tensor, axis: int = -1) -> Tensor:
     return a * ops.sigmoid(b)
 
 
+def _shifted(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """x brought near 0 along `axis`, and the sum of the exponentials of that (1 for a row of -inf)."""
+    size = ops.logsumexp(x.detach(), axis, keepdims=True)
+    z = x - ops.where(ops.isfinite(size), size, 0.0)
+    total = ops.sum(ops.exp(z), axis, keepdims=True)
+    return z, ops.where(total == 0, 1.0, total)
+
+
 def _softmax_definition(x: Tensor, axis: int = -1, mask: Like = None) -> Tensor:
-    z = x if mask is None else ops.where(mask, x, -math.inf)
-    total = ops.logsumexp(z, axis, keepdims=True)
-    return ops.exp(z - ops.where(ops.isfinite(total), total, 0.0))
+    z, total = _shifted(x if mask is None else ops.where(mask, x, -math.inf), axis)
+    return ops.exp(z) / total
 
 
 @op(definition=_softmax_definition)
@@ -96,8 +103,8 @@ def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
 
 
 def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
-    total = ops.logsumexp(x, axis, keepdims=True)
-    return x - ops.where(ops.isfinite(total), total, 0.0)
+    z, total = _shifted(x, axis)
+    return z - ops.log(total)
 
 
 @op(definition=_log_softmax_definition)
