@@ -563,7 +563,8 @@ def describe(a: Any) -> str:
 def _explain(name: str, raw: list[Any], error: Exception) -> Exception:
     """An error of a body, with the op's name and what it was given."""
     given = ", ".join(map(describe, raw))
-    places = sorted({backends.of(a).name for a in raw if type(a) in backends.arrays})
+    flat = [x for a in raw for x in (a if type(a) is _Slots else [a])]
+    places = sorted({backends.of(a).name for a in flat if type(a) in backends.arrays})
     if len(places) > 1 and (isinstance(error, TypeError) or "numpy.ndarray" in str(error)):
         error = TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')
     # NumPy has subclasses; an attribute that is missing means that the argument is no tensor
