@@ -496,12 +496,15 @@ TF32 = 77
 SCALARS = {68: np.array([0, 1], np.float32), 70: np.array([0, 1], np.float64)}
 
 
+def source(char: str) -> str:
+    """CUDA C of all kernels for float32 ("f") or float64 ("d")."""
+    kind, lowest = {"f": "float", "d": "double"}[char], np.finfo(char).min
+    return f"typedef {kind} T;\n#define LOWEST {lowest!s}\n#define MANY {MANY}\n{SOURCE}"
+
+
 @functools.cache
 def module(char: str) -> Any:
-    """The compiled kernels for float32 ("f") or float64 ("d")."""
-    kind, lowest = {"f": "float", "d": "double"}[char], np.finfo(char).min
-    head = f"typedef {kind} T;\n#define LOWEST {lowest!s}\n#define MANY {MANY}\n"
-    return cp.RawModule(code=head + SOURCE, options=("--std=c++17",))
+    return cp.RawModule(code=source(char), options=("--std=c++17",))
 
 
 @functools.cache
@@ -926,7 +929,7 @@ class CupyBackend(NumpyBackend):
         stands, and a kernel; both find step t of an array (B, S, ...) by its strides.
         """
         (batch, steps), size, dtype = x.shape[:2], h0.shape[1], x.dtype
-        lengths = None if lengths is None else cp.asarray(lengths, dtype=np.int64)
+        lengths = None if lengths is None else dense(lengths, np.int64)
         b_ih, b_hh = (None if b is None else dense(b) for b in (b_ih, b_hh))
         z = self.matmul(x.reshape(batch * steps, x.shape[2]), w_ih.T).reshape(batch, steps, w_ih.shape[0])
         hs, y = (cp.empty((batch, steps, size), dtype=dtype) for _ in range(2))

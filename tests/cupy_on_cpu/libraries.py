@@ -169,13 +169,23 @@ def _typed(code: int) -> dict[str, Any]:
         for pa, pb, pc in zip(*(_memory(p, np.dtype("i8"), batch).tolist() for p in (a, b, c)), strict=True):
             _multiply(op_a, op_b, m, n, k, al, pa, code, lda, 0, pb, code, ldb, 0, be, pc, code, ldc, 0, 1)
 
+    def geam(handle, op_a, op_b, m, n, alpha, a, lda, beta, b, ldb, c, ldc):
+        """C = alpha op(A) + beta op(B): how CuPy transposes."""
+        al, be = _scalar(alpha, dtype), _scalar(beta, dtype)
+        S.counters.launch("geam")
+        parts = ((al, op_a, a, lda), (be, op_b, b, ldb))
+        shapes = [(m, n) if op == 0 else (n, m) for _, op, _, _ in parts]
+        sums = [scale * _operand(_matrices(address, code, shape, ld, 0, 1), op)
+                for (scale, op, address, ld), shape in zip(parts, shapes, strict=True) if scale]
+        _matrices(c, code, (m, n), ldc, 0, 1)[...] = sum(sums)
+
     def dot(handle, n, x, x_step, y, y_step, result):
         S.counters.launch("dot")
         left = _memory(x, dtype, (n - 1) * x_step + 1)[::x_step]
         right = _memory(y, dtype, (n - 1) * y_step + 1)[::y_step]
         _memory(result, dtype, 1)[0] = left @ right
 
-    named = {"gemm": gemm, "gemmBatched": gemm_batched, "dotu" if dtype.kind == "c" else "dot": dot}
+    named = {"gemm": gemm, "geam": geam, "gemmBatched": gemm_batched, "dotu" if dtype.kind == "c" else "dot": dot}
     return {"sdcz"[(0, 1, 4, 5).index(code)] + name: function for name, function in named.items()}
 
 
