@@ -297,6 +297,7 @@ ROWS = [
     row("tensor", one(), lambda x: x, kinds=ANY, smooth=False,
         wrong=[(["a"],), ([[1.0], [1.0, 2.0]],), (1j,), (None,)]),
     row("asarray", one(), lambda x: x, kinds=ANY, wrong=[(["a"],)]),
+    row("like", one(), lambda x: x, kinds=NUMBERS, smooth=False, fn=lambda x: ops.like(x, x.detach().numpy())),
     row("from_dlpack", one(), lambda x: x, kinds=NUMBERS, smooth=False, fn=lambda x: ops.from_dlpack(x.data.copy())),
     row("tensor", none(data=[1.5, [1, 2], [[1.0, 2.0]], True, []]), smooth=False,
         twin=lambda data: np.asarray(data, np.float32 if np.asarray(data).dtype == np.float64 else None)),

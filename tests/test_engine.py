@@ -307,6 +307,122 @@ def test_value_and_grad() -> None:
         equal(slope(lambda x: x * x)(leaf(3.0)), 6.0)
 
 
+def test_value_and_grad_sees_what_the_function_closes_over() -> None:
+    w, x = leaf(2.0, 3.0), ts.tensor(np.array([1.0, 2.0]))
+    value, g = ts.value_and_grad(lambda x: (w * x * x).sum())(x)
+    ((g * g).sum() + value).backward()  # g = 2 w x: d/dw is 8 w x^2 + x^2
+    equal(w.grad, [17.0, 100.0])
+    assert ts.value_and_grad(lambda x: x * x)(3.0)[1].item() == 6.0
+
+
+def test_assignment_never_cuts_a_history() -> None:
+    x = leaf(1.0, 2.0)
+    y = x * 2
+    with ts.no_grad(), pytest.raises(RuntimeError, match="computed by multiply"):
+        y[0] = 0.0
+    (y + x).sum().backward()
+    equal(x.grad, [3.0, 3.0])
+
+
+def test_a_step_by_hand() -> None:
+    w = same = leaf(1.0, 2.0)
+    loss = (w * w).sum()
+    loss.backward(retain_graph=True)
+    with ts.no_grad():
+        w -= 0.5 * w.grad
+        w += 1
+        w *= 2
+        w /= 4
+    assert w is same and w.requires_grad
+    equal(w, [0.5, 0.5])
+    with pytest.raises(RuntimeError, match="written"):
+        loss.backward()
+    v = w
+    v += 1  # recorded: a new tensor
+    assert v is not w and not v.is_leaf
+
+
+def test_an_op_says_what_its_body_lacks() -> None:
+    with pytest.raises(TypeError, match=r"forgetful: the body of an op must return \(output, pull-backs\)"):
+        ts.op(named("forgetful", lambda x: x * 2))(ts.ones((2, 2)))
+    with pytest.raises(TypeError, match="'w' by keyword only"):
+        ts.op(keyword_only)(ts.ones(2), w=leaf(1.0))
+
+
+def named(name: str, fn: Any) -> Any:
+    fn.__name__ = name
+    return fn
+
+
+def keyword_only(x: Any, *, w: Any) -> Any:
+    return x * w, (lambda g: g * w,)
+
+
+def test_numbers_never_widen() -> None:
+    x = ts.ones(2)
+    for y in (ts.stack([x[0], 1.0]), ts.full(2, np.float64(1)), ts.tensor(np.float64(1)) * x, ts.zeros(2, dtype=None),
+              ts.arange(0, 2, np.float32(0.5))):
+        assert y.dtype == np.float32
+    with pytest.raises(TypeError, match=r"zeros.*complex"):
+        ts.zeros(2, dtype=complex)
+
+
+def test_definitions_get_tensors_for_constants() -> None:
+    scaled = ts.op(definition=lambda x, w: x * w.sigmoid())(
+        lambda x, w: (x / (1 + np.exp(-w)), (lambda g: g / (1 + np.exp(-w)), None)))
+    x, w = leaf(1.0, 2.0), ts.tensor(np.array([0.3, 0.4]))
+    (g,) = ts.grad((scaled(x, w) ** 2).sum(), [x], create_graph=True)
+    equal(ts.grad(g.sum(), x), 2 * w.sigmoid().numpy() ** 2)
+
+
+def test_create_graph_under_no_grad() -> None:
+    x = leaf(2.0)
+    y = (x**3).sum()
+    with ts.no_grad():
+        g = ts.grad(y, x, create_graph=True)
+    equal(ts.grad(g.sum(), x), [12.0])
+
+
+def test_small_things_users_type() -> None:
+    assert f"{ts.tensor(1.23456):.2f}" == "1.23"
+    with pytest.raises(TypeError, match=r"ts\.stack"):
+        ts.tensor([ts.ones(2), ts.ones(2)])
+    with pytest.raises(ValueError, match=r"1\.5"):
+        ts.manual_seed(1.5)
+    assert ts.__version__.count(".") == 2
+    z = ts.zeros(2, requires_grad=True)
+    ts.vector_norm(z, ord=3).backward()
+    equal(z.grad, [0.0, 0.0])
+
+
+def test_recompute_says_when_the_function_changed() -> None:
+    model = ts.nn.Dropout(0.5)
+    y = ts.recompute(model, leaf(1.0, 2.0)).sum()
+    model.eval()
+    with pytest.raises(RuntimeError, match="fewer random numbers"):
+        y.backward()
+
+
+def test_recompute_beside_a_thread_that_draws() -> None:
+    stop = threading.Event()
+
+    def draw() -> None:
+        while not stop.is_set():
+            random.next_stream()
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        for _ in range(50):
+            x = ts.ones(64, requires_grad=True)
+            y = ts.recompute(lambda x: ts.functional.dropout(x), x)
+            y.sum().backward()
+            equal(x.grad, y.detach().numpy())
+    finally:
+        stop.set()
+        thread.join()
+
+
 # --- recompute -------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +438,7 @@ def test_recompute_gives_the_same_gradients(create_graph: bool) -> None:
         b = w * 2  # closed over: an intermediate
         ts.manual_seed(5)
         y = run(lambda x, k, w=w, b=b: (noisy(x, w, b), k * x), x, 2.0)
+        random.uniform(1)  # somebody draws in between: what is replayed is not where the generator stands
         after = random.get_state()
         gs = ts.grad([y[0].sum(), y[1].sum()], [x, w, b], create_graph=create_graph)
         assert random.get_state() == after

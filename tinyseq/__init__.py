@@ -21,14 +21,14 @@ from tinyseq import functional, nn, optim, random
 from tinyseq.backends import use_backend
 from tinyseq.ops import (
     abs, acos, acosh, add, all, any, arange, argmax, argmin, argsort, asarray, asin, asinh, astype, atan, atan2, atanh,
-    bitwise_and, bitwise_invert, bitwise_or, bitwise_xor, broadcast_to, ceil, clip, concat, cos, cosh, cumulative_sum, divide, einsum, equal, erf, exp, expand_dims, expm1,
-    eye, flip, floor, floor_divide, from_dlpack, full, full_like, greater, greater_equal, index_add, isfinite, isinf,
-    isnan, less, less_equal, linspace, log, log1p, log2, log10, logaddexp, logical_and, logical_not, logical_or,
-    logical_xor, logsumexp, matmul, matrix_transpose, max, maximum, mean, min, minimum, moveaxis, multiply, negative,
-    not_equal, one_hot, ones, ones_like, outer, pad, permute_dims, pow, prod, reciprocal, remainder, repeat, reshape,
-    roll, round, sigmoid, sign, sin, sinh, sort, split, sqrt, square, squeeze, stack, std, subtract, sum, take,
-    take_along_axis, tan, tanh, tensor, tensordot, tile, topk, tril, triu, trunc, unstack, var, vecdot, vector_norm,
-    where, zeros, zeros_like,
+    bitwise_and, bitwise_invert, bitwise_or, bitwise_xor, broadcast_to, ceil, clip, concat, cos, cosh, cumulative_sum,
+    divide, einsum, equal, erf, exp, expand_dims, expm1, eye, flip, floor, floor_divide, from_dlpack, full, full_like,
+    greater, greater_equal, index_add, isfinite, isinf, isnan, less, less_equal, linspace, log, log1p, log2, log10,
+    logaddexp, logical_and, logical_not, logical_or, logical_xor, logsumexp, matmul, matrix_transpose, max, maximum,
+    mean, min, minimum, moveaxis, multiply, negative, not_equal, one_hot, ones, ones_like, outer, pad, permute_dims,
+    pow, prod, reciprocal, remainder, repeat, reshape, roll, round, sigmoid, sign, sin, sinh, sort, split, sqrt,
+    square, squeeze, stack, std, subtract, sum, take, take_along_axis, tan, tanh, tensor, tensordot, tile, topk, tril,
+    triu, trunc, unstack, var, vecdot, vector_norm, where, zeros, zeros_like,
 )
 from tinyseq.random import manual_seed
 from tinyseq.recompute import recompute
@@ -37,17 +37,26 @@ from tinyseq.tensor import Tensor, enable_grad, grad, no_grad, op, value_and_gra
 
 __all__ = [
     "abs", "acos", "acosh", "add", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",
-    "astype", "atan", "atan2", "atanh", "backends", "bitwise_and", "bitwise_invert",
-    "bitwise_or", "bitwise_xor", "bool", "broadcast_to", "ceil", "clip", "concat", "cos", "cosh",
-    "cumulative_sum", "debug", "divide", "einsum", "enable_grad", "equal", "erf", "exp", "expand_dims", "expm1",
-    "eye", "flip", "float16", "float32", "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like",
-    "functional", "grad", "greater", "greater_equal", "index_add", "int16", "int32", "int64", "int8", "isfinite",
-    "isinf", "isnan", "less", "less_equal", "linspace", "log", "log10", "log1p", "log2", "logaddexp", "logical_and",
-    "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max",
-    "maximum", "mean", "min", "minimum", "moveaxis", "multiply", "negative", "nn", "no_grad", "not_equal", "one_hot",
-    "ones", "ones_like", "op", "optim", "outer", "pad", "permute_dims", "pow", "prod", "random", "reciprocal",
-    "recompute", "remainder", "repeat", "reshape", "roll", "round", "sigmoid", "sign", "sin", "sinh", "sort", "split",
-    "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "take", "take_along_axis", "tan", "tanh",
-    "Tensor", "tensor", "tensordot", "tile", "topk", "tril", "triu", "trunc", "uint8", "unstack", "use_backend",
-    "value_and_grad", "var", "vecdot", "vector_norm", "where", "zeros", "zeros_like",
+    "astype", "atan", "atan2", "atanh", "backends", "bitwise_and", "bitwise_invert", "bitwise_or", "bitwise_xor",
+    "bool", "broadcast_to", "ceil", "clip", "concat", "cos", "cosh", "cumulative_sum", "debug", "divide", "einsum",
+    "enable_grad", "equal", "erf", "exp", "expand_dims", "expm1", "eye", "flip", "float16", "float32", "float64",
+    "floor", "floor_divide", "from_dlpack", "full", "full_like", "functional", "grad", "greater", "greater_equal",
+    "index_add", "int16", "int32", "int64", "int8", "isfinite", "isinf", "isnan", "less", "less_equal", "linspace",
+    "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor",
+    "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean", "min", "minimum", "moveaxis",
+    "multiply", "negative", "nn", "no_grad", "not_equal", "one_hot", "ones", "ones_like", "op", "optim", "outer",
+    "pad", "permute_dims", "pow", "prod", "random", "reciprocal", "recompute", "remainder", "repeat", "reshape",
+    "roll", "round", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
+    "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "Tensor", "tensor", "tensordot", "tile", "topk",
+    "tril", "triu", "trunc", "uint8", "unstack", "use_backend", "value_and_grad", "var", "vecdot", "vector_norm",
+    "where", "zeros", "zeros_like",
 ]
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up only when asked for: it costs more than the rest of the import."""
+    if name != "__version__":
+        raise AttributeError(f"module 'tinyseq' has no attribute {name!r}")
+    from importlib.metadata import version
+
+    return version("tinyseq")

@@ -44,10 +44,13 @@ def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
     backend = backends.active()
     if isinstance(data, Tensor):
         data, backend = data._data, backends.of(data._data)
+    elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
+        raise TypeError("tensor(): expected numbers, got Tensors in a list: ts.stack joins them")
     elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
         backend = backends.of(data)
-    elif not hasattr(data, "__array__"):  # Python's numbers
+    elif isinstance(data, np.generic) or not hasattr(data, "__array__"):  # numbers
         try:
+            data = data.item() if isinstance(data, np.generic) else data
             data = np.asarray(data)
         except ValueError as error:
             raise ValueError(f"tensor(): expected numbers, in lists of equal lengths: {error}") from error
@@ -60,51 +63,74 @@ def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
     return backend.asarray(data, dtype=dtype, copy=copy)
 
 
+def like(x: Tensor, data: Any) -> Tensor:
+    """`asarray(data)`, with host data put where x lives."""
+    with backends.use_backend(x.backend):
+        return asarray(data)
+
+
 def from_dlpack(x: Any) -> Tensor:
     """A tensor that shares the memory of another library's (PyTorch, JAX, CuPy, ...)."""
     return Tensor(backends.active().xp.from_dlpack(x))
 
 
+def _new(name: str, *args: Any, dtype: Any, **more: Any) -> Array:
+    """What the active backend's function `name` makes, float32 unless said otherwise."""
+    dtype = np.dtype(np.float32 if dtype is None else dtype)
+    if dtype.kind not in "biuf":
+        raise TypeError(f"{name}(): expected a dtype of real numbers or booleans, got {dtype}")
+    return getattr(backends.active().xp, name)(*args, dtype=dtype, **more)
+
+
 def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
-    return Tensor(backends.active().xp.zeros(shape, dtype=dtype), requires_grad)
+    """All entries 0."""
+    return Tensor(_new("zeros", shape, dtype=dtype), requires_grad)
 
 
 def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
-    return Tensor(backends.active().xp.ones(shape, dtype=dtype), requires_grad)
+    """All entries 1."""
+    return Tensor(_new("ones", shape, dtype=dtype), requires_grad)
 
 
 def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does."""
-    dtype = dtype or {float: np.float32, int: np.int64, bool: np.bool}.get(type(fill_value))
-    return Tensor(backends.active().xp.full(shape, fill_value, dtype=dtype), requires_grad)
+    value = fill_value.item() if isinstance(fill_value, np.generic) else fill_value
+    dtype = dtype or {int: np.int64, bool: np.bool}.get(type(value))
+    return Tensor(_new("full", shape, value, dtype=dtype), requires_grad)
 
 
 def zeros_like(x: Like, dtype: Any = None) -> Tensor:
+    """Zeros of x's shape and, unless given, dtype, where x lives."""
     return Tensor(namespace(raw(x)).zeros_like(raw(x), dtype=dtype))
 
 
 def ones_like(x: Like, dtype: Any = None) -> Tensor:
+    """Ones of x's shape and, unless given, dtype, where x lives."""
     return Tensor(namespace(raw(x)).ones_like(raw(x), dtype=dtype))
 
 
 def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
+    """`fill_value` in x's shape and, unless given, dtype, where x lives."""
     return Tensor(namespace(raw(x)).full_like(raw(x), fill_value, dtype=dtype))
 
 
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
     """`arange(n)` is 0 .. n-1. int64 for integers, float32 if any argument is a float."""
     if dtype is None:
-        dtype = np.float32 if builtins.any(isinstance(x, float) for x in (start, stop, step)) else np.int64
+        fractions = builtins.any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
+        dtype = np.float32 if fractions else np.int64
     start, stop = (0, start) if stop is None else (start, stop)
-    return Tensor(backends.active().xp.arange(start, stop, step, dtype=dtype))
+    return Tensor(_new("arange", start, stop, step, dtype=dtype))
 
 
 def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpoint: bool = True) -> Tensor:
-    return Tensor(backends.active().xp.linspace(start, stop, num, dtype=dtype, endpoint=endpoint))
+    """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False."""
+    return Tensor(_new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint))
 
 
 def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.float32) -> Tensor:
-    return Tensor(backends.active().xp.eye(n_rows, n_cols, k=k, dtype=dtype))
+    """(n_rows, n_cols) with ones on the k-th diagonal."""
+    return Tensor(_new("eye", n_rows, n_cols, k=k, dtype=dtype))
 
 
 @op
@@ -151,27 +177,32 @@ def identity(x: Tensor) -> Out:
 
 @op
 def add(a: Like, b: Like) -> Out:
+    """a + b."""
     return a + b, (lambda g: g, lambda g: g)
 
 
 @op
 def subtract(a: Like, b: Like) -> Out:
+    """a - b."""
     return a - b, (lambda g: g, lambda g: -g)
 
 
 @op
 def multiply(a: Like, b: Like) -> Out:
+    """a * b."""
     return a * b, (lambda g: g * b, lambda g: g * a)
 
 
 @op
 def divide(a: Like, b: Like) -> Out:
+    """a / b."""
     y = a / b
     return y, (lambda g: g / b, lambda g: -g * y / b)
 
 
 @op
 def negative(x: Tensor) -> Out:
+    """-x."""
     return -x, (lambda g: -g,)
 
 
@@ -211,6 +242,7 @@ def reciprocal(x: Like) -> Tensor:
 
 @op
 def square(x: Tensor) -> Out:
+    """x * x."""
     return x * x, (lambda g: 2 * g * x,)
 
 
@@ -244,6 +276,11 @@ def _of_output(name: str, doc: str, slope: Callable[[Any], Any]) -> Callable[[Te
     return _named(name, doc, body)
 
 
+def _step(name: str, doc: str) -> Callable[[Tensor], Tensor]:
+    """The op `name` of one tensor, flat but for its steps."""
+    return _named(name, doc, lambda x: (getattr(namespace(x), name)(x), (_zero,)))
+
+
 def _named(name: str, doc: str, body: Any) -> Callable[..., Tensor]:
     body.__name__, body.__qualname__, body.__doc__ = name, name, doc
     made: Callable[..., Tensor] = op(body)
@@ -273,11 +310,11 @@ erf = _of_input("erf", "The error function, 2 / sqrt(pi) times the integral of e
                 lambda xp, x: (2 / math.sqrt(math.pi)) * xp.exp(-x * x))
 sigmoid = _of_output("sigmoid", "1 / (1 + exp(-x)), right for any x.", lambda y: y * (1 - y))
 abs = _of_input("abs", "|x|; the gradient at 0 is 0.", lambda xp, x: xp.sign(x))
-sign = _of_input("sign", "-1, 0 or 1; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
-floor = _of_input("floor", "The largest integer <= x; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
-ceil = _of_input("ceil", "The smallest integer >= x; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
-trunc = _of_input("trunc", "The nearest integer towards 0; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
-round = _of_input("round", "The nearest integer, halves to even; the gradient is 0.", lambda xp, x: xp.zeros_like(x))
+sign = _step("sign", "-1, 0 or 1; the gradient is 0.")
+floor = _step("floor", "The largest integer <= x; the gradient is 0.")
+ceil = _step("ceil", "The smallest integer >= x; the gradient is 0.")
+trunc = _step("trunc", "The nearest integer towards 0; the gradient is 0.")
+round = _step("round", "The nearest integer, halves the even one; the gradient is 0.")
 
 
 @op
@@ -398,12 +435,14 @@ def _count(x: Tensor, axis: Axis) -> int:
 
 @op
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """Sum over an axis, several, or all."""
     xp, shape, expand = namespace(x), x.shape, _expander(x, axis, keepdims)
     return xp.sum(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g), shape),)
 
 
 @op
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """Mean over an axis, several, or all."""
     xp, shape, expand, n = namespace(x), x.shape, _expander(x, axis, keepdims), _count(x, axis)
     return xp.mean(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g) / n, shape),)
 
@@ -497,11 +536,13 @@ def cumulative_sum(x: Tensor, axis: int = -1) -> Out:
 
 @op
 def any(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """True where any entry is not 0."""
     return namespace(x).any(x, axis=axis, keepdims=keepdims), None
 
 
 @op
 def all(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """True where no entry is 0."""
     return namespace(x).all(x, axis=axis, keepdims=keepdims), None
 
 
@@ -689,7 +730,7 @@ def _subscripts(text: str, shapes: list[tuple[int, ...]]) -> tuple[list[str], st
 
 
 def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
-    """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The Euclidean norm's gradient at 0 is 0."""
+    """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The gradient at 0 is 0."""
     if ord == 2:
         return _norm2(x, axis, keepdims)
     if ord == 1:
@@ -698,7 +739,8 @@ def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float
         return max(abs(x), axis, keepdims)
     if ord <= 0:
         raise ValueError(f"vector_norm: expected ord > 0, got {ord}")
-    return pow(sum(pow(abs(x), ord), axis, keepdims), 1 / ord)
+    total = sum(pow(abs(x), ord), axis, keepdims)
+    return where(total == 0, 0.0, pow(where(total == 0, 1.0, total), 1 / ord))
 
 
 @op
@@ -722,6 +764,7 @@ def reshape(x: Tensor, shape: Shape) -> Out:
 
 @op
 def permute_dims(x: Tensor, axes: Sequence[int]) -> Out:
+    """The axes in another order: axis i of the result is axis `axes[i]` of x."""
     xp, axes = namespace(x), tuple(axes)
     if sorted(_axes(axes, x.ndim)) != list(range(x.ndim)):
         raise ValueError(f"expected each of {x.ndim} axes once")

@@ -23,8 +23,8 @@ _state = [0, 0]  # seed, next stream
 
 def manual_seed(seed: int) -> None:
     """Make everything drawn from here on a function of `seed` (an integer of up to 64 bits)."""
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"manual_seed: expected 0 <= seed < 2**64, got {seed}")
+    if not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ValueError(f"manual_seed: expected an integer from 0 to 2**64 - 1, got {seed!r}")
     set_state((seed, 0))
 
 
@@ -39,22 +39,53 @@ def set_state(state: Sequence[int]) -> None:
         _state[:] = state
 
 
+class _Draws(threading.local):
+    """What this thread records of its draws, and what it is to draw again."""
+
+    records: tuple[list[tuple[int, int]], ...] = ()
+    again: Iterator[tuple[int, int]] | None = None
+
+
+_draws = _Draws()
+
+
 def next_stream() -> tuple[int, int]:
     """(seed, stream) for one draw."""
-    with _lock:
-        _state[1] += 1
-        return _state[0], _state[1] - 1
+    if _draws.again is not None:
+        drawn = next(_draws.again, None)
+        if drawn is None:
+            raise RuntimeError("recompute: the function draws more random numbers than the first time")
+    else:
+        with _lock:
+            drawn = _state[0], _state[1]
+            _state[1] += 1
+    for record in _draws.records:
+        record.append(drawn)
+    return drawn
 
 
 @contextmanager
-def replay(state: Sequence[int]) -> Iterator[None]:
-    """Draw inside the block what was drawn from `state` on; continue afterwards as if nothing had been drawn."""
-    before = get_state()
-    set_state(state)
+def recording() -> Iterator[list[tuple[int, int]]]:
+    """The list of this thread's draws inside the block."""
+    before, drawn = _draws.records, []  # type: ignore[var-annotated]
+    _draws.records = (*before, drawn)
+    try:
+        yield drawn
+    finally:
+        _draws.records = before
+
+
+@contextmanager
+def replaying(drawn: Sequence[tuple[int, int]]) -> Iterator[None]:
+    """Draw inside the block, in this thread, what was recorded; nobody else's draws change."""
+    before, _draws.again = _draws.again, iter(drawn)
     try:
         yield
+        if next(_draws.again, None) is not None:
+            raise RuntimeError("recompute: the function draws fewer random numbers than the first time; was the model "
+                               "switched to eval() in between?")
     finally:
-        set_state(before)
+        _draws.again = before
 
 
 def host_generator() -> np.random.Generator:

@@ -18,7 +18,7 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
     """
     if not grad_enabled():
         return fn(*args)
-    state, start = random.get_state(), next(serials)
+    start = next(serials)
     given = [isinstance(a, Tensor) for a in args]
     raw = [a._data if isinstance(a, Tensor) else a for a in args]
     parents = [a.node if isinstance(a, Tensor) else None for a in args]
@@ -27,7 +27,7 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
         return [Tensor(x, p is not None) if t else x for x, t, p in zip(raw, given, parents, strict=False)]
 
     def again(*arguments: Any) -> Any:
-        with random.replay(state):
+        with random.replaying(drawn):
             wrap = (t and not isinstance(x, Tensor) for x, t in zip(arguments, given, strict=True))
             return fn(*[Tensor(x) if w else x for x, w in zip(arguments, wrap, strict=True)])
 
@@ -44,7 +44,7 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
         found = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted, retain_graph=True, stop=True)
         return [found.get(node) for node in nodes]
 
-    with enable_grad():
+    with enable_grad(), random.recording() as drawn:
         out = fn(*leaves())
     outs = [out] if isinstance(out, Tensor) else list(out)
     seen = dict.fromkeys(y.node for y in outs if y.node is not None)

@@ -186,6 +186,9 @@ class Tensor:
         notes += [] if self.node is None else ["requires_grad=True" if self.is_leaf else f"op={name_of(self.node)}"]
         return f"tensor({', '.join(notes)})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
     # --- with others
     def _host(self) -> np.ndarray[Any, Any]:
         return cast("np.ndarray[Any, Any]", backends.of(self._data).asnumpy(self._data))
@@ -278,7 +281,8 @@ class Tensor:
             if tensor is None:
                 continue
             if tensor.grad is not None:  # a sum is a new array, and the first gradient could belong to someone else
-                g = tensor.grad + g if create_graph else Tensor(namespaces[type(g)].asarray(tensor.grad._data + g))
+                with enable_grad():
+                    g = tensor.grad + g if create_graph else Tensor(namespaces[type(g)].asarray(tensor.grad._data + g))
             tensor.grad = _own(g) if tensor.grad is None else g
 
     # --- operators
@@ -315,11 +319,26 @@ class Tensor:
     def __gt__(self, other: Like) -> Tensor: return ops.greater(self, other)
     def __ge__(self, other: Like) -> Tensor: return ops.greater_equal(self, other)
 
+    def __iadd__(self, other: Like) -> Tensor: return self._assign(self + other)
+    def __isub__(self, other: Like) -> Tensor: return self._assign(self - other)
+    def __imul__(self, other: Like) -> Tensor: return self._assign(self * other)
+    def __itruediv__(self, other: Like) -> Tensor: return self._assign(self / other)
+
+    def _assign(self, new: Tensor) -> Tensor:
+        """`x += y` is a new tensor, but for a leaf under no_grad, which is written to: a training step by hand."""
+        if not isinstance(self.node, Leaf) or grad_enabled():
+            return new
+        self.data = new._data
+        return self
+
     def __getitem__(self, index: Any) -> Tensor: return ops.getitem(self, index)
 
     def __setitem__(self, index: Any, value: Like) -> None:
         if isinstance(self.node, Leaf) and grad_enabled():
             raise RuntimeError("assignment to a leaf that requires a gradient: do it under ts.no_grad(), or on a copy")
+        if not self.is_leaf and not grad_enabled():
+            raise RuntimeError(f"assignment under no_grad would cut the history of this tensor, computed by "
+                               f"{name_of(self.node)}: assign to x.detach() instead")
         new = ops.setitem(self, index, value)
         self._data = new._data
         if isinstance(self.node, Leaf):
@@ -449,9 +468,12 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
                     parents += nodes
                     tracked = tracked or any(nodes)
         try:
-            out, pulls = body(*raw, **kwargs)
+            result = body(*raw, **kwargs)
         except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise _explain(body.__name__, raw, error) from error
+        if type(result) is not tuple or len(result) != 2:
+            raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
+        out, pulls = result
         if _watchers and _mode.watcher is not None:
             pulls = _mode.watcher.forward(body.__name__, body, raw, kwargs, out, pulls)
         if not tracked or pulls is None or not _mode.grad:
@@ -463,6 +485,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
     return call
 
 
+_lock = threading.Lock()
 _watchers = 0  # in all threads: keeps the usual path short
 _EMPTY: dict[str, Any] = {}
 _new = object.__new__
@@ -520,7 +543,9 @@ class _Slots(list[Any]):
 def _unwrap(a: Any) -> tuple[Any, list[Node | None]]:
     """The raw form of an argument that is no Tensor, and the nodes of its slots."""
     if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
-        slots = [x if isinstance(x, Tensor) else Tensor(x) for x in a]
+        first = next(x for x in a if isinstance(x, Tensor))
+        slots = [x if isinstance(x, Tensor) else ops.like(first, x).astype(first.dtype) if isinstance(x, (int, float))
+                 else Tensor(x) for x in a]
         return _Slots(x._data for x in slots), [x.node for x in slots]
     # NumPy's scalars become Python's, so that they never widen an array
     return a.item() if isinstance(a, np.generic) else a, [None]
@@ -546,9 +571,11 @@ def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any
             args.append(defaults[name])
         else:
             raise TypeError(f"{body.__name__}() missing its argument {name!r}")
-    for name in ("dim", "keepdim"):
-        if name in kwargs:
+    for name in kwargs:
+        if name in ("dim", "keepdim"):
             raise TypeError(f"{body.__name__}() has no argument {name!r}: the names are NumPy's, axis= and keepdims=")
+        if isinstance(kwargs.get(name), Tensor):
+            raise TypeError(f"{body.__name__}() takes {name!r} by keyword only, where no gradient can go: not a Tensor")
     return tuple(args), kwargs
 
 
@@ -617,13 +644,15 @@ class watching:
     def __enter__(self) -> Self:
         global _watchers
         self._before, _mode.watcher = _mode.watcher, self
-        _watchers += 1
+        with _lock:
+            _watchers += 1
         return self
 
     def __exit__(self, *exc: object) -> None:
         global _watchers
         _mode.watcher = self._before
-        _watchers -= 1
+        with _lock:
+            _watchers -= 1
 
 
 def watcher() -> watching | None:
@@ -683,7 +712,8 @@ def grad(
 
 def _own(g: Any) -> Tensor:
     """A gradient that the user may write to: it could be an array that others hold, or a broadcast one."""
-    return g.astype(g.dtype) if isinstance(g, Tensor) else Tensor(namespaces[type(g)].asarray(g, copy=True))
+    with enable_grad():
+        return g.astype(g.dtype) if isinstance(g, Tensor) else Tensor(namespaces[type(g)].asarray(g, copy=True))
 
 
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
@@ -694,14 +724,17 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
 
     def wrapped(*args: Any) -> tuple[Any, Any]:
         places = [argnums] if isinstance(argnums, int) else list(argnums)
-        outer = grad_enabled() and any(isinstance(a, Tensor) and a.node is not None for a in args)
-        arguments = list(args)
-        for i in places:
-            arguments[i] = ops.identity(args[i]) if outer and args[i].node is not None else Tensor(args[i]._data, True)
+        arguments, outer = list(args), grad_enabled()
         with enable_grad():
+            for i in places:
+                x = ops.asarray(args[i])
+                arguments[i] = ops.identity(x) if x.requires_grad and outer else Tensor(x._data, True)
             value = fn(*arguments)
             loss = value[0] if isinstance(value, tuple) else value
-            grads = grad(loss, [arguments[i] for i in places], create_graph=bool(outer))
+            own = {arguments[i].node for i in places}
+            graph = _order([loss.node], {}) if loss.node is not None else []
+            outside = any(type(node) is Leaf and node not in own for node in graph)  # the gradient depends on these too
+            grads = grad(loss, [arguments[i] for i in places], create_graph=outer and outside)
         return value, grads[0] if isinstance(argnums, int) else grads
 
     return wrapped
@@ -716,6 +749,9 @@ def pull_back(
     They are arrays, or Tensors if `create_graph`. With `stop` no gradient passes on through a wanted node; the graph is
     not looked at beyond the `known` ones, whose Tensors are given.
     """
+    if create_graph and not grad_enabled():
+        with enable_grad():
+            return pull_back(outputs, seeds, wanted, create_graph, retain_graph, stop, known)
     grads: dict[Node, Any] = {}
     for y, seed in zip(outputs, seeds, strict=True):
         if y.node is None:
@@ -902,7 +938,9 @@ def _run_definition(node: Node, args: list[Any]) -> tuple[Any, Any]:
     """What an op with a kernel of its own gives, and its joint pull-back, by its composed definition."""
 
     def alias(a: Any) -> Any:  # gradients stop here: what lies behind an argument is not this op's business
-        return ops.identity(a) if isinstance(a, Tensor) and a.node is not None else a
+        if isinstance(a, Tensor):
+            return ops.identity(a)
+        return Tensor(a) if type(a) in backends.arrays and a.dtype.kind == "f" else a  # a Tensor without gradient
 
     args = [_Slots(map(alias, a)) if type(a) is _Slots else alias(a) for a in args]
     out = node.op.definition(*args, **node.kwargs)
