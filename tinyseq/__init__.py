@@ -22,16 +22,17 @@ from tinyseq.backends import use_backend
 from tinyseq.ops import (
     abs, acos, acosh, add, all, any, arange, argmax, argmin, argsort, asarray, asin, asinh, astype, atan, atan2, atanh,
     bitwise_and, bitwise_invert, bitwise_or, bitwise_xor, broadcast_to, ceil, clip, concat, cos, cosh, cumulative_sum,
-    divide, einsum, equal, erf, exp, expand_dims, expm1, eye, flip, floor, floor_divide, from_dlpack, full, full_like,
-    greater, greater_equal, index_add, isfinite, isinf, isnan, less, less_equal, linspace, log, log1p, log2, log10,
-    logaddexp, logical_and, logical_not, logical_or, logical_xor, logsumexp, matmul, matrix_transpose, max, maximum,
-    mean, min, minimum, moveaxis, multiply, negative, not_equal, one_hot, ones, ones_like, outer, pad, permute_dims,
-    pow, prod, reciprocal, remainder, repeat, reshape, roll, round, sigmoid, sign, sin, sinh, sort, split, sqrt,
-    square, squeeze, stack, std, subtract, sum, take, take_along_axis, tan, tanh, tensor, tensordot, tile, topk, tril,
-    triu, trunc, unstack, var, vecdot, vector_norm, where, zeros, zeros_like,
+    divide, equal, erf, exp, expand_dims, expm1, eye, flip, floor, floor_divide, from_dlpack, full, full_like, greater,
+    greater_equal, index_add, isfinite, isinf, isnan, less, less_equal, linspace, log, log1p, log2, log10, logaddexp,
+    logical_and, logical_not, logical_or, logical_xor, logsumexp, matmul, matrix_transpose, max, maximum, mean, min,
+    minimum, moveaxis, multiply, negative, not_equal, one_hot, ones, ones_like, outer, pad, permute_dims, pow, prod,
+    reciprocal, remainder, repeat, reshape, roll, round, sigmoid, sign, sin, sinh, sort, split, sqrt, square, squeeze,
+    stack, std, subtract, sum, take, take_along_axis, tan, tanh, tensor, tile, topk, tril, triu, trunc, unstack, var,
+    vecdot, vector_norm, where, zeros, zeros_like,
 )
 from tinyseq.random import manual_seed
 from tinyseq.recompute import recompute
+from tinyseq.contract import einsum, tensordot
 from tinyseq.debug import debug
 from tinyseq.tensor import Tensor, enable_grad, grad, no_grad, op, value_and_grad
 

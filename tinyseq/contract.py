@@ -1,0 +1,97 @@
+"""Sums of products over named axes: einsum and tensordot, as (batched) matrix products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tinyseq.ops import asarray, permute_dims, reshape, squeeze, sum
+from tinyseq.tensor import Like, Tensor, namespace
+
+
+def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
+    """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
+    a, b = asarray(a), asarray(b)
+    of_a, of_b = (range(-axes, 0), range(axes)) if isinstance(axes, int) else axes
+    names = [list(_LETTERS[: a.ndim]), list(_LETTERS[a.ndim : a.ndim + b.ndim])]
+    try:
+        for i, j in zip(of_a, of_b, strict=True):
+            names[1][j] = names[0][i]
+    except (IndexError, ValueError):
+        raise ValueError(f"tensordot: axes {axes} do not fit the shapes {a.shape} and {b.shape}") from None
+    output = [c for c in names[0] + names[1] if (c in names[0]) != (c in names[1])]
+    return einsum("{},{}->{}".format(*map("".join, (*names, output))), a, b)
+
+
+def einsum(subscripts: str, *operands: Like) -> Tensor:
+    """Einstein's summation, as `numpy.einsum`: "bij,bjk->bik". An index twice in one operand takes its diagonal.
+
+    Operands are taken in their order, and each product of two is one (batched) matrix product.
+    """
+    tensors = [asarray(x) for x in operands]
+    inputs, output = _subscripts(subscripts, [x.shape for x in tensors])
+    for i, names in enumerate(inputs):  # a diagonal is a product with the identity matrix
+        for name in {n for n in names if names.count(n) > 1}:
+            while inputs[i].count(name) > 1:
+                fresh = next(c for c in _LETTERS if c not in "".join(inputs) + output)
+                at = inputs[i].rindex(name)
+                inputs[i] = inputs[i][:at] + fresh + inputs[i][at + 1 :]
+                x = tensors[i]
+                tensors.append(Tensor(namespace(x._data).eye(x.shape[at], dtype=x.dtype)))
+                inputs.append(name + fresh)
+    names, y = _sum_out(inputs[0], tensors[0], {*output, *"".join(inputs[1:])})
+    for i in range(1, len(inputs)):
+        names, y = _contract(names, y, inputs[i], tensors[i], {*output, *"".join(inputs[i + 1 :])})
+    return permute_dims(y, [names.index(c) for c in output])
+
+
+def _sum_out(names: str, x: Tensor, keep: set[str]) -> tuple[str, Tensor]:
+    """x, whose axes have `names`, summed over those that are not to keep."""
+    axes = tuple(i for i, c in enumerate(names) if c not in keep)
+    return "".join(c for c in names if c in keep), sum(x, axes) if axes else x
+
+
+def _contract(p: str, a: Tensor, q: str, b: Tensor, keep: set[str]) -> tuple[str, Tensor]:
+    """The product of a, with axes p, and b, with axes q, summed over the names that are not to keep."""
+    for c in set(p) & set(q):
+        n, m = a.shape[p.index(c)], b.shape[q.index(c)]
+        if n != m and 1 not in (n, m):
+            raise ValueError(f"einsum: index {c!r} is {n} long in an operand of shape {a.shape} and {m} in {b.shape}")
+        if n != m:  # an axis of length 1 stands for any length
+            p, a = (p.replace(c, ""), squeeze(a, p.index(c))) if n == 1 else (p, a)
+            q, b = (q.replace(c, ""), squeeze(b, q.index(c))) if m == 1 else (q, b)
+    (p, a), (q, b) = _sum_out(p, a, keep | set(q)), _sum_out(q, b, keep | set(p))
+    batch, inner = [c for c in p if c in q and c in keep], [c for c in p if c in q and c not in keep]
+    rows, columns = [c for c in p if c not in q], [c for c in q if c not in p]
+    left = permute_dims(a, [p.index(c) for c in (*batch, *rows, *inner)])
+    right = permute_dims(b, [q.index(c) for c in (*batch, *inner, *columns)])
+    n, k = len(batch), math.prod(right.shape[len(batch) : len(batch) + len(inner)])
+    outer_shape = (*left.shape[: n + len(rows)], *right.shape[n + len(inner) :])
+    left = reshape(left, (*left.shape[:n], math.prod(left.shape[n : n + len(rows)]), k))
+    right = reshape(right, (*right.shape[:n], k, math.prod(right.shape[n + len(inner) :])))
+    return "".join((*batch, *rows, *columns)), reshape(left @ right, outer_shape)
+
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def _subscripts(text: str, shapes: list[tuple[int, ...]]) -> tuple[list[str], str]:
+    """The letters of each operand and of the output, an ellipsis written out, the output inferred if not given."""
+    left, arrow, output = text.replace(" ", "").partition("->")
+    inputs = left.split(",")
+    if len(inputs) != len(shapes):
+        raise ValueError(f"einsum: {text!r} has {len(inputs)} operands, given shapes {shapes}")
+    free = [c for c in _LETTERS if c not in text]
+    widths = [len(shape) - len(names.replace("...", "")) for names, shape in zip(inputs, shapes, strict=True)]
+    for names, shape, width in zip(inputs, shapes, widths, strict=True):
+        if width < 0 or (width > 0 and "..." not in names):
+            raise ValueError(f"einsum: {names!r} in {text!r} does not fit an operand of shape {shape}")
+    dots = "".join(free[: max(widths, default=0)])
+    inputs = [names.replace("...", dots[len(dots) - width :]) for names, width in zip(inputs, widths, strict=True)]
+    if not arrow:
+        letters = sorted({c for c in "".join(inputs) if "".join(inputs).count(c) == 1 and c not in dots})
+        output = ("..." if dots else "") + "".join(letters)
+    output = output.replace("...", dots)
+    if not set(output) <= set("".join(inputs)) or len(set(output)) < len(output):
+        raise ValueError(f"einsum: the output of {text!r} must have indices of the operands, each once, {shapes}")
+    return inputs, output
