@@ -4,6 +4,7 @@ Each process imports NumPy first, then tinyseq, under -X importtime. What is the
 all it imports that NumPy had not, is the cost beyond NumPy. The aim is 50 ms at most.
 """
 
+import os
 import re
 import statistics
 import subprocess
@@ -16,7 +17,10 @@ LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \| ( *)(\S+)")
 def measure() -> tuple[float, float, list[tuple[float, str]]]:
     """ms of NumPy, ms of tinyseq after it, and (own ms, name) of each module that tinyseq brought in."""
     command = [sys.executable, "-X", "importtime", "-c", "import numpy; import tinyseq"]
-    trace = LINE.findall(subprocess.run(command, capture_output=True, text=True, check=True).stderr)
+    # as installed: the bytecode is there, although PYTHONDONTWRITEBYTECODE may be set here
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    trace = LINE.findall(run.stderr)
     rows = [row[2:] for row in trace]
     start, end = rows.index(("", "numpy")), rows.index(("", "tinyseq"))
     numpy, tinyseq = (int(trace[i][1]) / 1e3 for i in (start, end))
