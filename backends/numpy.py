@@ -217,6 +217,7 @@ class NumpyBackend(RecurrentKernels):
         stretch."""
         y = np.zeros(shape, dtype=dtype)
         if g.size:
+            rows = rows.astype(np.int64, copy=False)  # in a narrow type the sum overflows
             rows = np.where(rows < 0, rows + shape[0], rows)
             order = np.argsort(rows, kind="stable")
             rows = rows[order]

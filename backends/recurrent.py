@@ -358,6 +358,7 @@ class RecurrentKernels:
         if lengths is None:
             counts = np.full(steps, batch)
         else:
+            lengths = lengths.astype(np.int64, copy=False)  # unsigned ones have no negative
             sort = np.argsort(-lengths, kind="stable")
             ends = lengths[sort]
             active = np.arange(steps)[:, None] < ends  # (T, B)

@@ -528,6 +528,18 @@ def test_optimizer_steps_are_torchs(name: str, options: dict[str, Any]) -> None:
         close(p, leaf.detach().numpy())
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16"])
+def test_narrow_ids_find_their_rows(dtype: str) -> None:
+    ids = np.array([100, 3, 100, 127], dtype)  # 127 + 200 is more than an int8 or a uint8 holds
+    ids = ids if dtype == "uint8" else np.concatenate([ids, np.array([-1, -100], dtype)])
+    g = np.arange(ids.size * 2.0).reshape(-1, 2)
+    expected = np.zeros((200, 2))
+    np.add.at(expected, ids.astype(int), g)
+    close(BACKENDS[0].unindex(g, ids, (200, 2)), expected)
+    close(BACKENDS[0].embedding_backward(g[:4], ids[:4], 200), BACKENDS[0].embedding_backward(
+        g[:4], ids[:4].astype(int), 200))
+
+
 @given(dtypes, seeds)
 def test_global_norm_and_scale(dtype: Any, seed: int) -> None:
     grads = tensors(np.random.default_rng(seed), dtype)
