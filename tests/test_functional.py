@@ -18,6 +18,7 @@ from rows import layout
 
 import tinyseq as ts
 import tinyseq.functional as F
+from tinyseq import nn
 from tinyseq.testing import check_grad
 
 Choose = Callable[[Sequence[Any]], Any]
@@ -288,7 +289,7 @@ def pair(x_map: Any = None, t_map: Any = None, **options: Any) -> Any:
 
 
 REDUCTIONS = {"reduction": ["mean", "sum", "none"]}
-a, b = np.zeros((2, 3)), np.zeros((3, 5))
+a, b, narrow, whole = np.zeros((2, 3)), np.zeros((3, 5)), np.zeros((2, 3), "float32"), np.zeros((2, 3), int)
 three = (np.zeros((6, 4)), np.zeros((6, 2)))
 two_shapes = [(a, b, r"\(2, 3\).*\(3, 5\)"), (a, a, {"reduction": "avg"}, "reduction .* 'avg'")]
 class_errors = [
@@ -301,25 +302,29 @@ ROWS = [
     Row("leaky_relu", elementwise(negative_slope=[0.01, 0.2]), lambda x, negative_slope: np.where(
         x > 0, x, negative_slope * x), "leaky_relu"),
     Row("elu", elementwise(alpha=[1.0, 0.5]), lambda x, alpha: np.where(x > 0, x, alpha * (np.exp(x) - 1)), "elu"),
-    Row("gelu", elementwise(approximate=["none", "tanh"]), gelu, "gelu", [(a, "tan", r"2, 3.*'none' or 'tanh'")]),
+    Row("gelu", elementwise(approximate=["none", "tanh"]), gelu, "gelu", [
+        (a, "tan", r"2, 3.*'none' or 'tanh'"), (whole, "gelu.*floating-point numbers, got int64: use x.astype")]),
     Row("silu", elementwise(), lambda x: x * sigmoid(x), "silu"),
     Row("softplus", elementwise(), lambda x: np.log(1 + np.exp(x)), "softplus"),
     Row("log_sigmoid", elementwise(), lambda x: np.log(sigmoid(x)), "logsigmoid"),
     Row("glu", along(even=True), glu, lambda torch, x, axis: torch.nn.functional.glu(x, axis), [(a, "split.*2, 3")]),
     Row("softmax", along(mask=True), softmax, torch_softmax, [
         (a, 2, "softmax.*2, 3.*axis 2"), (a, {"mask": np.ones(2, bool)}, "softmax.*2, 3.*2"),
-        (a, {"mask": np.ones(3)}, "softmax.*2, 3.*float")]),
+        (a, {"mask": np.ones(3)}, "softmax.*2, 3.*float"), (whole, "softmax.*got int64: use x.astype")]),
     Row("log_softmax", along(), lambda x, axis: np.log(softmax(x, axis)),
-        lambda torch, x, axis: torch.log_softmax(x, axis), [(a, 2, "log_softmax.*2, 3.*axis 2")]),
+        lambda torch, x, axis: torch.log_softmax(x, axis), [
+            (a, 2, "log_softmax.*2, 3.*axis 2"), (whole, "log_softmax.*got int64: use x.astype")]),
     Row("linear", make_linear, linear, "linear", [
-        (a, b, "linear.*2, 3.*3, 5"), (a, a, np.ones(3), "linear.*2, 3.*3"), (a, a, np.ones(1), "linear.*2, 3.*1")]),
+        (a, b, "linear.*2, 3.*3, 5"), (a, a, np.ones(3), "linear.*2, 3.*3"), (a, a, np.ones(1), "linear.*2, 3.*1"),
+        (a, narrow, "linear.*x float64, weight float32: .*module.to.*x.astype"),
+        (a, a, np.ones(2, "float32"), "bias float32")]),
     Row("embedding", make_embedding, lambda i, w, padding_idx: w[i], "embedding", [
         (np.array([0, 2]), a, "id 2 .* < 2"), (np.array([-1]), a, "id -1"), (np.ones(3), a, "float64.*3"),
         (np.array([0]), np.ones(4), r"\(4,\)")]),
     Row("layer_norm", make_layer_norm, layer_norm, "layer_norm", [
         (a, 2, r"\(2, 3\).*\(2,\)"), (a, 3, np.ones(2), r"weight.*\(2,\).*\(3,\)"),
         (a, (2, 3), np.ones(a.shape), np.ones(3), r"bias.*\(3,\).*\(2, 3\)"),
-        (a, (1, 2, 3), r"\(2, 3\).*\(1, 2, 3\)")]),
+        (a, (1, 2, 3), r"\(2, 3\).*\(1, 2, 3\)"), (narrow, 3, np.ones(3), "x float32, weight float64")]),
     Row("dropout", elementwise(p=[0.0, 0.3]), lambda x, p: x * (np.random.Philox(key=3).random_raw(
         (x.size + 1) // 2).view(np.uint32)[:x.size].reshape(x.shape) >= p * 2**32) / (1 - p), None,
         [(a, 1.0, "got 1.0"), (a, -0.1, "got -0.1")], before=lambda: ts.manual_seed(3)),
@@ -343,7 +348,11 @@ ROWS = [
         ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, three[0], three[0], r"w_hh of shape \(6, 2\)"),
         ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, np.ones(2), r"b_ih of shape \(6,\)"),
         ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, None, np.ones(2), r"b_hh of shape \(6,\)"),
-        ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, None, None, np.ones(3, int), r"lengths .*\(2,\)")]),
+        *(("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, None, None, lengths, message)
+          for lengths, message in ((np.ones(3, int), r"2 integers.*\(3,\)"), (np.ones(2, bool), "dtype bool"),
+                                   ([0.5, 1.0], "dtype float64"), ([0, 6], "from 0 to the 5 steps.*0 to 6"),
+                                   ([-1, 2], "-1 to 2"))),
+        ("gru", np.ones((2, 5, 4)), np.ones((2, 2), "float32"), None, *three, "x float64, h0 float32.*astype")]),
     Row("cross_entropy", class_loss(True), cross_entropy, torch_classes("cross_entropy"), [
         *class_errors, (a, np.zeros(2, int), {"label_smoothing": 1.5}, "label_smoothing.*1.5")]),
     Row("nll_loss", class_loss(False), nll_loss, torch_classes("nll_loss"), class_errors),
@@ -352,7 +361,8 @@ ROWS = [
     Row("l1_loss", pair(**REDUCTIONS), lambda x, t, reduction: reduce(abs(x - t), reduction), "l1_loss", two_shapes),
     Row("huber_loss", pair(**REDUCTIONS, delta=[1.0, 0.3]), huber_loss, "huber_loss", two_shapes),
     Row("binary_cross_entropy", pair(sigmoid, lambda t, **_: sigmoid(t), **REDUCTIONS), binary,
-        "binary_cross_entropy", two_shapes),
+        "binary_cross_entropy", [*two_shapes, (a - 0.5, a, "from 0 to 1, got -0.5 .*with_logits"),
+                                 (a + 1.5, a, "got 1.5")]),
     Row("binary_cross_entropy_with_logits",
         pair(None, lambda t, **_: sigmoid(t), **REDUCTIONS, pos_weight=[None, np.array(2.5)]),
         lambda x, t, **options: binary(sigmoid(x), t, **options), "binary_cross_entropy_with_logits", two_shapes),
@@ -419,7 +429,7 @@ def test_every_public_function_has_a_row_and_every_kernel_a_definition() -> None
               and not name.startswith("_")}
     assert public == {row.name for row in ROWS}
     assert {name.lstrip("_") for name in KERNELS} <= public
-    assert all(row.twin or row.name in KERNELS for row in ROWS)
+    assert all(row.twin or f"_{row.name}" in KERNELS for row in ROWS)
 
 
 @every_row
@@ -583,6 +593,89 @@ def test_binary_cross_entropies_far_out(dtype: str) -> None:
     close(dx / seed(0, (4,)).astype(dtype), np.array([0, -1, 1, 0]), dtype)
     y = F.binary_cross_entropy(ts.sigmoid(x), target, reduction="none").detach().numpy()
     close(y, np.array([0, 100, 100, 0]), dtype)
+
+
+@dtypes
+def test_binary_cross_entropy_keeps_nan(dtype: str) -> None:
+    y, dx = results(F.binary_cross_entropy, [ts.tensor([math.nan, 0.5], dtype, requires_grad=True), [1, 1]],
+                    {"reduction": "none"})
+    assert np.isnan([y[0], dx[0]]).all() and np.isfinite([y[1], dx[1]]).all()
+
+
+@pytest.mark.reference
+@dtypes
+def test_binary_cross_entropy_is_torchs_at_the_ends(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    p, t = (x.ravel() for x in np.meshgrid(np.array([0, 1e-40, 1e-20, 1e-7, 1 - 1e-7, 1], dtype), [0, 0.3, 1]))
+    ours, theirs = ts.tensor(p, requires_grad=True), torch.tensor(p, requires_grad=True)
+    y = F.binary_cross_entropy(ours, t, reduction="none")
+    z = torch.nn.functional.binary_cross_entropy(theirs, torch.tensor(t.astype(dtype)), reduction="none")
+    ts.sum(y).backward()
+    z.sum().backward()
+    np.testing.assert_allclose(y.detach().numpy(), z.detach().numpy(), rtol=1e-6)
+    assert ours.grad is not None
+    np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), rtol=1e-6)
+
+
+# --- where data goes -----------------------------------------------------------------------------------------------
+
+
+class Elsewhere:
+    """An active backend that is not the model's, and that nothing may be put on."""
+
+    name, array_types, xp = "elsewhere", (), np
+
+    def asarray(self, data: Any, dtype: Any = None, copy: bool | None = None) -> Any:
+        raise AssertionError("host data went to the active backend, not to the one where x lives")
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_host_data_goes_where_the_model_is(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, p = ts.tensor(np.ones((2, 3)), requires_grad=True), ts.tensor(np.full((2, 3), 0.5), requires_grad=True)
+    sequence, layer = ts.tensor(np.ones((2, 4, 3), "float32"), requires_grad=True), nn.GRU(3, 3)
+    memory, attention, table = ts.tensor(np.ones((2, 4, 3), "float32")), nn.DotAttention(3, 3), nn.Embedding(4, 3, 0)
+    monkeypatch.setattr(ts.backends._active, "backend", Elsewhere())
+    cases: list[tuple[ts.Tensor, Callable[[], ts.Tensor]]] = [
+        (x, lambda: F.softmax(x, -1, [[True, False, True]])),
+        (x, lambda: F.cross_entropy(x, [0, 1], [0.5, 1.0, 2.0], label_smoothing=0.1)),
+        (x, lambda: F.cross_entropy(x, np.array([0, 1]), np.ones(3))),
+        (x, lambda: F.nll_loss(x * x, [0, 1], [0.5, 1.0, 2.0])),
+        (x, lambda: F.nll_loss(x * x, [0, 1])),
+        *((x, lambda loss=loss: loss(x, [[0.0] * 3] * 2)) for loss in (F.mse_loss, F.l1_loss, F.huber_loss)),
+        (p, lambda: F.binary_cross_entropy(p, [[0.0] * 3] * 2)),
+        (x, lambda: F.binary_cross_entropy_with_logits(x, np.zeros((2, 3)), pos_weight=[1.0, 2.0, 3.0])),
+        (x, lambda: F.kl_div(x, [[0.2] * 3] * 2)),
+        (sequence, lambda: layer(sequence, lengths=[4, 2])[0]),
+        (sequence, lambda: attention(sequence, memory, np.ones((2, 4), bool))[0]),
+        (table.weight, lambda: table([[0, 2]])),
+    ]
+    for leaf, f in cases:
+        y = ts.sum(f())
+        assert y.dtype == leaf.dtype
+        slope = ts.grad(y * y, leaf, create_graph=order == 2)
+        if order == 2:
+            ts.grad(ts.sum(slope * slope), leaf, allow_unused=True)
+
+
+def test_losses_take_arrays() -> None:
+    rows = np.array([[0.1, 0.9], [0.8, 0.2]])
+    for loss in (F.cross_entropy, F.nll_loss):
+        assert loss(rows, [0, 1]).item() == loss(ts.tensor(rows), [0, 1]).item()  # type: ignore[arg-type]
+    for loss in (F.mse_loss, F.binary_cross_entropy, F.kl_div):
+        assert loss(rows, rows / 2).item() == loss(ts.tensor(rows), rows / 2).item()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint64"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths_may_be_of_any_integer_type_or_a_list(dtype: str, reverse: bool) -> None:
+    _, x, h, _, *more = scan("gru")(lambda options: options[0])[0]
+    x = np.random.default_rng(0).standard_normal((3, 5, x.shape[2]))
+    arguments = ["gru", *(ts.tensor(v) for v in (x, np.ones((3, h.shape[1])))), None,
+                 *(None if v is None else ts.tensor(v) for v in more[:4])]
+    expected = F.scan(*arguments, np.array([2, 0, 4]), reverse)
+    for lengths in (np.array([2, 0, 4], dtype), ts.tensor(np.array([2, 0, 4], dtype)), [2, 0, 4]):
+        for y, z in zip(F.scan(*arguments, lengths, reverse), expected, strict=True):
+            assert np.array_equal(y.numpy(), z.numpy())
 
 
 # --- dropout -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tinyseq import backends, ops, random
 from tinyseq.ops import Out
 from tinyseq.tensor import Like, Tensor, namespace, op
@@ -40,6 +42,13 @@ def elu(x: Tensor, alpha: float = 1.0) -> Out:
     return xp.where(x > 0, x, low), (lambda g: xp.where(x > 0, g, g * (low + alpha)),)
 
 
+def _floats(x: Tensor) -> Any:
+    """The backend of x, which must be floating-point."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"expected floating-point numbers, got {x.dtype}: use x.astype(ts.float32)")
+    return backends.of(x)
+
+
 def _gelu_definition(x: Tensor, approximate: str = "none") -> Tensor:
     if approximate == "tanh":
         return 0.5 * x * (1 + ops.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
@@ -51,7 +60,7 @@ def gelu(x: Tensor, approximate: str = "none") -> Out:
     """x times the normal distribution function of x (Hendrycks & Gimpel 2016), by erf or the `"tanh"` approximation."""
     if approximate not in ("none", "tanh"):
         raise ValueError("approximate must be 'none' or 'tanh'")
-    backend, tanh = backends.of(x), approximate == "tanh"
+    backend, tanh = _floats(x), approximate == "tanh"
     return backend.gelu(x, tanh), (lambda g: backend.gelu_backward(g, x, tanh),)
 
 
@@ -86,20 +95,24 @@ def _shifted(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return z, ops.where(total == 0, 1.0, total)
 
 
-def _softmax_definition(x: Tensor, axis: int = -1, mask: Like = None) -> Tensor:
+def _softmax_definition(x: Tensor, axis: int, mask: Tensor | None) -> Tensor:
     z, total = _shifted(x if mask is None else ops.where(mask, x, -math.inf), axis)
     return ops.exp(z) / total
 
 
 @op(definition=_softmax_definition)
-def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
+def _softmax(x: Tensor, axis: int, mask: Tensor | None) -> Out:
+    backend = _floats(x)
+    y = backend.softmax(x, axis, mask)
+    return y, (lambda g: backend.softmax_backward(g, y, axis),)
+
+
+def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, over the entries where the boolean `mask` (broadcast to x) is True.
 
     The others get 0. Where every entry is masked, or -inf, all are 0, and so is the gradient.
     """
-    backend = backends.of(x)
-    y = backend.softmax(x, axis, mask)
-    return y, (lambda g: backend.softmax_backward(g, y, axis),)
+    return _softmax(x, axis, None if mask is None else ops.like(x, mask))
 
 
 def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
@@ -110,12 +123,20 @@ def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
 @op(definition=_log_softmax_definition)
 def log_softmax(x: Tensor, axis: int = -1) -> Out:
     """log(softmax(x)) without underflow."""
-    backend = backends.of(x)
+    backend = _floats(x)
     y = backend.log_softmax(x, axis)
     return y, (lambda g: backend.log_softmax_backward(g, y, axis),)
 
 
 # --- layers' functions ---------------------------------------------------------------------------------------------
+
+
+def _one_dtype(**given: Any) -> None:
+    """Refuse arguments of several dtypes, which kernels and definitions would widen each in its own way."""
+    kinds = {name: str(a.dtype) for name, a in given.items() if a is not None}
+    if len(set(kinds.values())) > 1:
+        raise TypeError(f"expected one dtype, got {', '.join(f'{n} {k}' for n, k in kinds.items())}: convert the "
+                        "weights, module.to(dtype), or the input, x.astype(dtype)")
 
 
 @op
@@ -126,6 +147,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
         raise ValueError("expected x (..., I) and weight (O, I) with the same I")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError("expected weight (O, I) and bias (O,) with the same O")
+    _one_dtype(x=x, weight=weight, bias=bias)
     y = ops.times(x, xp.matrix_transpose(weight))
     if bias is not None:
         y += bias  # the product is ours; on Tensors this is y = y + bias
@@ -138,7 +160,7 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
 
     An id below 0 or above V - 1 is an IndexError; if it is on a device already, nobody looks, and its row is NaN.
     """
-    data = backends.of(weight._data).asarray(ops.raw(ids))
+    data = ops.raw(ops.like(weight, ids))
     if data.dtype.kind not in "iu" or weight.ndim != 2:
         raise TypeError(f"embedding: expected integer ids (...) and weight (V, E), got ids of dtype {data.dtype} and "
                         f"shape {data.shape}, weight of shape {weight.shape}")
@@ -148,7 +170,9 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
 
 def _embedding_definition(weight: Tensor, ids: Any, padding_idx: int | None) -> Tensor:
     rows = weight[ids]
-    return rows if padding_idx is None else ops.where(ops.asarray(ids != padding_idx)[..., None], rows, rows.detach())
+    if padding_idx is None:
+        return rows
+    return ops.where(ops.like(weight, ids != padding_idx)[..., None], rows, rows.detach())
 
 
 @op(definition=_embedding_definition)
@@ -166,6 +190,7 @@ def _layer_norm_definition(x: Tensor, weight: Tensor | None, bias: Tensor | None
 
 @op(definition=_layer_norm_definition)
 def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int, eps: float) -> Out:
+    _one_dtype(x=x, weight=weight, bias=bias)
     backend = backends.of(x)
     y, saved = backend.layer_norm(x, weight, bias, ndim, eps)
 
@@ -276,6 +301,7 @@ def _scan_definition(
     """Step by step: a row's state stands still where its sequence has no entry, and its output there is 0."""
     steps = x.shape[1]
     weights = (w_ih, w_hh, b_ih, b_hh)
+    ends = None if lengths is None else ops.expand_dims(ops.like(x, lengths), 1)
     outputs: list[Any] = [None] * steps
     for t in reversed(range(steps)) if reverse else range(steps):
         if cell == "lstm":
@@ -284,7 +310,7 @@ def _scan_definition(
             h_new = rnn_cell(x[:, t], h, *weights, nonlinearity=cell.removeprefix("rnn_"))
         else:
             h_new = gru_cell(x[:, t], h, *weights, reset="before" if cell == "gru_before" else "after")
-        real = True if lengths is None else ops.asarray(lengths[:, None] > t)
+        real = True if ends is None else ends > t
         h = ops.where(real, h_new, h)
         c = None if c is None else ops.where(real, c_new, c)
         outputs[t] = ops.where(real, h, 0.0)
@@ -296,27 +322,20 @@ GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_before": 3, "lstm": 4}
 
 
 @op(definition=_scan_definition)
-def scan(
-    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None, lengths: Any = None, reverse: bool = False,
+def _scan(
+    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
+    b_hh: Tensor | None, lengths: Any, reverse: bool,
 ) -> tuple[Any, Any]:
-    """One recurrent layer in one direction, as one op: (y, h_n), or (y, h_n, c_n) for an LSTM.
-
-    `cell` is "rnn_tanh", "rnn_relu", "gru", "gru_before" or "lstm". x (B, T, I), h0 and c0 (B, H), weights (G H, I) and
-    (G H, H), biases (G H,), the gates in PyTorch's order; y (B, T, H), final states (B, H). `lengths` (B,) is an array
-    of integers, 0 <= length <= T, on the host or on x's backend: outputs past a row's end are 0, its final state is
-    that of its last real step, where `reverse` starts.
-    """
     if cell not in GATES or (c0 is None) == (cell == "lstm") or x.ndim != 3 or h0.ndim != 2:
         raise ValueError(f"expected a cell of {', '.join(GATES)}, x (B, T, I), h0 (B, H), c0 (B, H) for an LSTM only")
     batch, rows = x.shape[0], GATES[cell] * h0.shape[1]
     for name, a, shape in (
         ("h0", h0, (batch, h0.shape[1])), ("c0", c0, h0.shape), ("w_ih", w_ih, (rows, x.shape[2])),
         ("w_hh", w_hh, (rows, h0.shape[1])), ("b_ih", b_ih, (rows,)), ("b_hh", b_hh, (rows,)),
-        ("lengths", lengths, (batch,)),
     ):
         if a is not None and a.shape != shape:
             raise ValueError(f"expected {name} of shape {shape}, as x has shape {x.shape} and h0 has {h0.shape}")
+    _one_dtype(x=x, h0=h0, c0=c0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     backend = backends.of(x)
     y, h, c, saved = backend.rnn_forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse)
 
@@ -325,6 +344,37 @@ def scan(
         return [None, *backend.rnn_backward(cell, saved, gy, gh, gc, needs[1:8])]
 
     return ((y, h) if c is None else (y, h, c)), pull
+
+
+def _lengths(lengths: Like, x: Tensor) -> Any:
+    """The lengths (B,) of x's rows, checked; None where all rows have full length. On a device nobody looks."""
+    if lengths is None or x.ndim != 3:  # which the op itself refuses
+        return None
+    data = lengths._data if isinstance(lengths, Tensor) else lengths
+    data = data if type(data) in backends.arrays else np.asarray(data)
+    if data.shape != x.shape[:1] or data.dtype.kind not in "iu":
+        raise ValueError(f"scan: expected lengths as {x.shape[0]} integers, one a row of x, got shape {data.shape} and "
+                         f"dtype {data.dtype}")
+    if not isinstance(data, np.ndarray) or not data.size:
+        return data
+    if data.min() < 0 or data.max() > x.shape[1]:
+        raise ValueError(f"scan: lengths must be from 0 to the {x.shape[1]} steps of x, got {data.min()} to "
+                         f"{data.max()}")
+    return None if data.min() == x.shape[1] else data
+
+
+def scan(
+    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None, lengths: Like = None, reverse: bool = False,
+) -> tuple[Tensor, ...]:
+    """One recurrent layer in one direction, as one op: (y, h_n), or (y, h_n, c_n) for an LSTM.
+
+    `cell` is "rnn_tanh", "rnn_relu", "gru", "gru_before" or "lstm". x (B, T, I), h0 and c0 (B, H), weights (G H, I) and
+    (G H, H), biases (G H,), the gates in PyTorch's order; y (B, T, H), final states (B, H). `lengths` (B,) are
+    integers, 0 <= length <= T, on the host, where they are checked, or on x's backend: outputs past a row's end are 0,
+    its final state is that of its last real step, where `reverse` starts.
+    """
+    return _scan(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, _lengths(lengths, x), reverse)
 
 
 # --- losses --------------------------------------------------------------------------------------------------------
@@ -338,18 +388,24 @@ def _reduce(losses: Tensor, reduction: str) -> Tensor:
     return ops.mean(losses) if reduction == "mean" else ops.sum(losses)
 
 
-def _same_shape(name: str, x: Tensor, target: Like) -> Tensor:
-    """The target in x's dtype: a loss is as wide as its input."""
-    y = ops.asarray(target, x.dtype)
+def _like(x: Tensor, data: Like) -> Tensor:
+    """Targets and weights where x lives and in its dtype: a loss is as wide as its input."""
+    return ops.like(x, data if hasattr(data, "dtype") else np.asarray(data, x.dtype)).astype(x.dtype)
+
+
+def _pair(name: str, x: Like, target: Like) -> tuple[Tensor, Tensor]:
+    """Input and target as Tensors of one shape and dtype."""
+    x = ops.asarray(x)
+    y = _like(x, target)
     if x.shape != y.shape:
         raise ValueError(f"{name}: input of shape {x.shape} and target of shape {y.shape} must have one shape")
-    return y
+    return x, y
 
 
 def _class_losses(name: str, x: Tensor, targets: Like, weight: Like, ignore_index: int) -> tuple[Tensor, Any, Any]:
     """x (..., C) as rows (N, C), targets (...) as raw integers (N,), and the raw class weights (C,): checked."""
-    weight = None if weight is None else ops.raw(ops.asarray(weight, x.dtype))
-    data = backends.of(x._data).asarray(ops.raw(targets))
+    weight = None if weight is None else ops.raw(_like(x, weight))
+    data = ops.raw(ops.like(x, targets))
     if x.ndim == 0 or data.shape != x.shape[:-1]:
         raise ValueError(f"{name}: expected x (..., C) and targets (...), got shapes {x.shape} and {data.shape}; "
                          "classes stand on the last axis")
@@ -360,6 +416,11 @@ def _class_losses(name: str, x: Tensor, targets: Like, weight: Like, ignore_inde
     ops.check_ids(name, targets, x.shape[-1], ignore_index)
     ids = data.reshape(-1)
     return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids, weight
+
+
+def _at(rows: Tensor, ids: Tensor) -> Tensor:
+    """Of each row (C,) of (N, C) the entry at its id: (N,)."""
+    return rows[namespace(rows._data).arange(rows.shape[0]), ids]
 
 
 def _weighted(losses: Tensor, weights: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
@@ -382,17 +443,18 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: expected 0 <= label_smoothing <= 1, got {label_smoothing}")
+    logits = ops.asarray(logits)
     rows, ids, weight = _class_losses("cross_entropy", logits, targets, weight, ignore_index)
     losses, weights = _cross_entropy(rows, ids, weight, label_smoothing, ignore_index)
     return _weighted(losses, weights, logits.shape[:-1], reduction)
 
 
 def _cross_entropy_definition(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> Any:
-    kept = ops.asarray(ids != ignore)
-    ids = ops.raw(ops.where(kept, ids, 0))
-    weights = ops.ones_like(ops.sum(logits.detach(), 0)) if weight is None else ops.asarray(weight)
+    kept = ops.like(logits, ids != ignore)
+    ids = ops.where(kept, ids, 0)
+    weights = ops.ones_like(ops.sum(logits.detach(), 0)) if weight is None else ops.like(logits, weight)
     logs = log_softmax(ops.where(kept[:, None], logits, 0.0))
-    picked = ops.take_along_axis(logs, ids[:, None], 1)[:, 0]
+    picked = _at(logs, ids)
     losses = -(1 - smoothing) * weights[ids] * picked
     if smoothing:
         losses = losses - smoothing / logits.shape[1] * ops.sum(logs * weights, 1)
@@ -409,48 +471,65 @@ def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, igno
 def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
              reduction: str = "mean") -> Tensor:
     """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
+    log_probs = ops.asarray(log_probs)
     rows, ids, weight = _class_losses("nll_loss", log_probs, targets, weight, ignore_index)
-    kept = ops.asarray(ids != ignore_index)
-    ids = ops.raw(ops.where(kept, ids, 0))
-    weights = ops.ones_like(rows.detach()[:, 0]) if weight is None else ops.asarray(weight)[ids]
+    kept = ops.like(rows, ids != ignore_index)
+    ids = ops.where(kept, ids, 0)
+    weights = ops.ones_like(rows.detach()[:, 0]) if weight is None else ops.like(rows, weight)[ids]
     weights = ops.where(kept, weights, 0.0)
-    known = ops.asarray((ids >= 0) & (ids < rows.shape[1]))  # on the host all are, but nobody looks at a device
-    picked = ops.where(known, ops.take_along_axis(rows, ids[:, None], 1)[:, 0], math.nan)
+    known = (ids >= 0) & (ids < rows.shape[1])  # on the host all are, but nobody looks at a device
+    picked = ops.where(known, _at(rows, ids), math.nan)
     picked = ops.where(kept, picked, 0.0)
     return _weighted(-weights * picked, weights, log_probs.shape[:-1], reduction)
 
 
 def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """(x - target)^2, of one shape."""
-    return _reduce(ops.square(x - _same_shape("mse_loss", x, target)), reduction)
+    x, target = _pair("mse_loss", x, target)
+    return _reduce(ops.square(x - target), reduction)
 
 
 def l1_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """|x - target|, of one shape."""
-    return _reduce(ops.abs(x - _same_shape("l1_loss", x, target)), reduction)
+    x, target = _pair("l1_loss", x, target)
+    return _reduce(ops.abs(x - target), reduction)
 
 
 def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target (Huber 1964)."""
-    d = ops.abs(x - _same_shape("huber_loss", x, target))
+    x, target = _pair("huber_loss", x, target)
+    d = ops.abs(x - target)
     return _reduce(ops.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
 
 
+@op
+def _binary_cross_entropy(p: Tensor, t: Tensor) -> Out:
+    xp = namespace(p, t)
+    yes = xp.where(p <= 0, -100.0, xp.maximum(xp.log(xp.where(p <= 0, 1.0, p)), -100.0))
+    no = xp.where(p >= 1, -100.0, xp.maximum(xp.log1p(-xp.where(p >= 1, 0.0, p)), -100.0))
+    slope: Callable[[Any], Any] = lambda g: g * (p - t) / xp.maximum(p * (1 - p), 1e-12)
+    return (t - 1) * no - t * yes, (slope, lambda g: g * (no - yes))
+
+
 def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -> Tensor:
-    """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, as PyTorch's. Shapes must be equal."""
-    target = _same_shape("binary_cross_entropy", probs, target)
+    """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, of one shape; the gradient is PyTorch's too,
+    (p - t) / max(p (1 - p), 1e-12).
 
-    def log(p: Tensor) -> Tensor:
-        return ops.where(p > 0, ops.maximum(ops.log(ops.where(p > 0, p, 1.0)), -100.0), -100.0)
-
-    return _reduce(-(target * log(probs) + (1 - target) * log(1 - probs)), reduction)
+    Probabilities outside [0, 1] are a ValueError; on a device nobody looks.
+    """
+    probs, target = _pair("binary_cross_entropy", probs, target)
+    data = probs._data
+    if isinstance(data, np.ndarray) and ((data < 0) | (data > 1)).any():
+        raise ValueError(f"binary_cross_entropy: expected probabilities from 0 to 1, got {data.min()} to {data.max()}; "
+                         "for logits there is binary_cross_entropy_with_logits")
+    return _reduce(_binary_cross_entropy(probs, target), reduction)
 
 
 def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "mean",
                                      pos_weight: Like = None) -> Tensor:
     """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight` weights the positive term."""
-    target = _same_shape("binary_cross_entropy_with_logits", x, target)
-    positive = target if pos_weight is None else target * ops.asarray(pos_weight, x.dtype)
+    x, target = _pair("binary_cross_entropy_with_logits", x, target)
+    positive = target if pos_weight is None else target * _like(x, pos_weight)
     return _reduce(-(positive * log_sigmoid(x) + (1 - target) * log_sigmoid(-x)), reduction)
 
 
@@ -460,7 +539,7 @@ def kl_div(log_probs: Tensor, target: Like, reduction: str = "mean", log_target:
     `reduction="batchmean"` divides the sum by the first axis' length, which is the divergence's mean over a batch.
     With `log_target` the target is given as log-probabilities.
     """
-    target = _same_shape("kl_div", log_probs, target)
+    log_probs, target = _pair("kl_div", log_probs, target)
     if log_target:
         losses = ops.exp(target) * (target - log_probs)
     else:

@@ -35,7 +35,7 @@ class Attention(Module):
             raise ValueError(f"{type(self).__name__}: expected queries (B, T, Q) and memory (B, S, M), got shapes "
                              f"{query.shape} and {memory.shape}")
         if mask is not None:
-            mask = ops.asarray(mask)
+            mask = ops.like(memory, mask)
             if mask.dtype != np.bool or mask.shape != memory.shape[:2]:
                 raise ValueError(f"{type(self).__name__}: expected a boolean mask (B, S) = {memory.shape[:2]}, True "
                                  f"where a position takes part, got shape {mask.shape} and dtype {mask.dtype}")

@@ -57,7 +57,8 @@ class _Recurrent(Module):
 
     def _run(self, x: Tensor, state: tuple[Tensor, ...] | None, lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         """y (B, T, directions H) and the final states, each (layers directions, B, H)."""
-        x, lengths = ops.asarray(x), self._check(x, state, lengths)
+        x = ops.asarray(x)
+        self._check(x, state)
         zeros = Tensor(namespace(x._data).zeros((x.shape[0], self.hidden_size), dtype=x.dtype))
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
@@ -76,8 +77,8 @@ class _Recurrent(Module):
                 x = functional.dropout(x, self.dropout, self.training)
         return x, tuple(ops.stack(list(parts)) for parts in zip(*finals, strict=True))
 
-    def _check(self, x: Tensor, state: tuple[Tensor, ...] | None, lengths: Like) -> Any:
-        """Refuse wrong shapes by name; the lengths as integers on the host, or None."""
+    def _check(self, x: Tensor, state: tuple[Tensor, ...] | None) -> None:
+        """Refuse wrong shapes by name."""
         name = type(self).__name__
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"{name}: expected x (batch, time, {self.input_size}), got shape {x.shape}")
@@ -88,18 +89,6 @@ class _Recurrent(Module):
             if part.shape != expected:
                 raise ValueError(f"{name}: expected an initial state (layers x directions, batch, hidden) = "
                                  f"{expected} for x of shape {x.shape}, got shape {part.shape}")
-        if lengths is None:
-            return None
-        lengths = lengths._data if isinstance(lengths, Tensor) else np.asarray(lengths)
-        if lengths.shape != x.shape[:1] or lengths.dtype.kind not in "iu":
-            raise ValueError(f"{name}: expected lengths as {x.shape[0]} integers, one a row of x, got shape "
-                             f"{lengths.shape} and dtype {lengths.dtype}")
-        if not isinstance(lengths, np.ndarray):  # on a device: looking would wait for it
-            return lengths
-        if lengths.size and (lengths.min() < 0 or lengths.max() > x.shape[1]):
-            raise ValueError(f"{name}: lengths must be from 0 to the {x.shape[1]} steps of x, got "
-                             f"{lengths.min()} to {lengths.max()}")
-        return None if lengths.size and lengths.min() == x.shape[1] else lengths
 
     def extra_repr(self) -> str:
         extra = [f"num_layers={self.num_layers}"] if self.num_layers > 1 else []

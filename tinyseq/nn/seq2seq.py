@@ -22,7 +22,7 @@ from tinyseq.tensor import Like, Tensor, namespace
 def length_mask(lengths: Like, steps: int) -> Tensor:
     """(B,) lengths -> (B, steps) booleans: True at the real positions."""
     if isinstance(lengths, Tensor):  # where they are: looking at a device would wait for it
-        return ops.asarray(namespace(lengths._data).arange(steps)) < ops.expand_dims(lengths, 1)
+        return ops.like(lengths, namespace(lengths._data).arange(steps)) < ops.expand_dims(lengths, 1)
     return ops.asarray(np.arange(steps) < np.asarray(lengths)[:, None])
 
 
@@ -64,7 +64,8 @@ class AttentionDecoder(Module):
         expected = (memory.shape[0], self.rnn.hidden_size)
         if hidden.shape != expected:
             raise ValueError(f"AttentionDecoder: expected a first hidden state (B, H) = {expected}, got {hidden.shape}")
-        return DecoderState(hidden, memory, self.attention.keys(memory), None if mask is None else ops.asarray(mask))
+        mask = None if mask is None else ops.like(memory, mask)
+        return DecoderState(hidden, memory, self.attention.keys(memory), mask)
 
     def forward(self, tokens: Like, state: DecoderState) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T), all of them given: teacher forcing."""
@@ -72,7 +73,7 @@ class AttentionDecoder(Module):
 
     def step(self, tokens: Like, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Logits (B, V) of the token after `tokens` (B,), and the state then."""
-        logits, state = self._advance(ops.expand_dims(ops.asarray(tokens), 1), state)
+        logits, state = self._advance(ops.expand_dims(ops.like(state.hidden, tokens), 1), state)
         return logits[:, 0], state
 
     def _advance(self, tokens: Like, state: DecoderState) -> tuple[Tensor, DecoderState]:
