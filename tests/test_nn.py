@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tinyseq as ts
 import tinyseq.functional as F
-from tinyseq import nn
+from tinyseq import nn, optim
 from tinyseq.nn import init
 from tinyseq.testing import check_grad, check_shapes
 
@@ -482,6 +482,7 @@ def test_to_converts_numbers_and_voids_older_graphs() -> None:
     with pytest.raises(RuntimeError, match="written"):
         y.backward()
     assert model.to("numpy").scale.backend == "numpy"
+    assert [t.dtype for t in model.to("float32").state_dict().values()] == ["float32"] * 5 + ["int64"]
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
@@ -570,11 +571,38 @@ def test_sequential_and_activations() -> None:
         nn.Sequential(nn.ReLU(), F.relu)  # type: ignore[arg-type]
 
 
-def test_parameters_share_memory_and_take_numbers() -> None:
-    x = ts.zeros(3)
-    p = nn.Parameter(x)
-    assert (p.requires_grad and np.shares_memory(p.detach().numpy(), x.numpy())) or p.backend != "numpy"
+def test_parameters_are_copies_and_take_numbers() -> None:
+    x, frozen = np.ones(3, "float32"), np.ones(3, "float32")
+    frozen.flags.writeable = False
+    for data in (x, frozen, ts.asarray(x)):
+        p = nn.Parameter(data)
+        assert p.requires_grad and p.dtype == "float32"
+        p.grad = ts.ones(3)
+        optim.SGD([p], 1.0).step()
+        assert p.tolist() == [0, 0, 0] and x.tolist() == [1, 1, 1] and frozen.tolist() == [1, 1, 1]
     assert nn.Parameter([1.0, 2.0]).shape == (2,) and not nn.Parameter(x, requires_grad=False).requires_grad
+
+
+def test_only_parameters_are_trained_and_what_was_computed_is_not_kept() -> None:
+    model = Nested()
+    names, state = [name for name, _ in model.named_parameters()], list(model.state_dict())
+    model.seen = model(ts.ones((1, 2)))  # type: ignore[attr-defined]
+    assert [name for name, _ in model.named_parameters()] == names and list(model.state_dict()) == state
+    assert all(isinstance(p, nn.Parameter) for p in model.parameters())
+    model.layers.append({"w": ts.ones(2, requires_grad=True)})
+    for ask in (model.parameters, model.state_dict):
+        with pytest.raises(TypeError, match=r"Nested: layers.2.w is a plain Tensor that requires .* nn.Parameter"):
+            ask()
+
+
+def test_a_module_may_know_its_parent() -> None:
+    parent = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
+    names = list(parent.state_dict())
+    parent[1].parent = [parent]  # type: ignore[attr-defined]
+    assert list(parent.state_dict()) == names and len(parent.parameters()) == 4
+    assert len(list(parent.eval().modules())) == 4 and not parent[0].training
+    assert "(parent.0): (see above)" in repr(parent)
+    assert list(copy.deepcopy(parent).state_dict()) == names
 
 
 def test_embedding_pads_with_zeros_and_names_wrong_ids() -> None:
@@ -624,6 +652,19 @@ def test_initial_distributions(name: str, bound: float | None, std: float | None
             getattr(init, name)(ts.zeros(3))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("low, high", [(0.0, 1.0), (-3.0, -1.0), (0.1, 0.3)])
+def test_uniform_draws_are_below_high_in_any_dtype(low: float, high: float, dtype: str,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    class Highest:
+        def uniform(self, low: float, high: float, shape: Any) -> Any:
+            return np.full(shape, np.nextafter(high, low))
+
+    monkeypatch.setattr(ts.random, "host_generator", Highest)
+    draws = ts.random.uniform((2,), low, high, dtype)
+    assert draws.dtype == dtype and (draws.numpy() < np.dtype(dtype).type(high)).all()
+
+
 @given(st.integers(1, 6), st.integers(1, 6), seeds)
 def test_orthogonal_constant_zeros_ones(rows: int, columns: int, seed: int) -> None:
     ts.manual_seed(seed)
@@ -633,3 +674,9 @@ def test_orthogonal_constant_zeros_ones(rows: int, columns: int, seed: int) -> N
     w = ts.tensor(x)
     assert [(f(w).numpy() == v).all() for f, v in ((init.zeros_, 0), (init.ones_, 1))] == [True, True]
     assert (init.constant_(w, 3.5).numpy() == 3.5).all()
+
+
+def test_every_orthogonal_matrix_is_as_likely() -> None:
+    ts.manual_seed(0)
+    corners = [init.orthogonal_(ts.zeros((3, 3)))[0, 0].item() > 0 for _ in range(200)]
+    assert 60 < sum(corners) < 140  # as LAPACK leaves them all are negative

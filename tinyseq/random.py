@@ -101,7 +101,9 @@ def normal(shape: int | Sequence[int], mean: float = 0.0, std: float = 1.0, dtyp
 
 def uniform(shape: int | Sequence[int], low: float = 0.0, high: float = 1.0, dtype: Any = np.float32) -> Tensor:
     """Draws from the uniform distribution on [low, high)."""
-    return tensor(host_generator().uniform(low, high, shape), dtype=dtype)
+    draws = np.asarray(host_generator().uniform(low, high, shape), dtype=dtype)
+    below = np.nextafter(draws.dtype.type(high), draws.dtype.type(low))
+    return tensor(np.minimum(draws, below))  # in a narrow type a draw just below `high` rounds up to it
 
 
 def integers(shape: int | Sequence[int], low: int, high: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from reprlib import recursive_repr
 from typing import Any, Self
 
 import numpy as np
@@ -13,12 +14,12 @@ from tinyseq.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that a Module trains: `requires_grad` unless said otherwise. Shares memory with a Tensor or an array."""
+    """A tensor that a Module trains: `requires_grad` unless said otherwise. A copy: optimizers write into it."""
 
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        super().__init__(ops.raw(data), requires_grad)
+        super().__init__(ops.tensor(data)._data, requires_grad)
 
 
 class Module:
@@ -26,7 +27,8 @@ class Module:
 
     Whatever hangs on an attribute is found by walking them, through lists, tuples and dicts: a `Parameter` is trained,
     any other Tensor is a buffer (saved, not trained), a Module is walked in turn. Names that begin with an underscore
-    are private and skipped. A parameter that hangs in two places counts once.
+    are private and skipped, as is what an op computed from a parameter. A parameter that hangs in two places counts
+    once, and a module that hangs below itself is not entered again.
 
     >>> class Classifier(nn.Module):
     ...     def __init__(self):
@@ -52,28 +54,31 @@ class Module:
                 yield name, value
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it."""
-        yield self
-        for _, child in self.children():
-            yield from child.modules()
+        """This module and all below it, each once."""
+        below = (value for _, value in _walk(self) if isinstance(value, Module))
+        yield from {id(module): module for module in (self, *below)}.values()
 
-    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) of every parameter and buffer; one that hangs in several places comes under each name."""
-        for name, value in _entries(self):
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of every parameter and buffer; one that hangs in several places comes under each name.
+
+        A plain Tensor that requires a gradient is a TypeError: nobody would train it.
+        """
+        for name, value in _walk(self):
             if isinstance(value, Tensor):
-                yield prefix + name, value
-            else:
-                yield from value.named_tensors(f"{prefix}{name}.")
+                if value.requires_grad and not isinstance(value, Parameter):
+                    raise TypeError(f"{type(self).__name__}: {name} is a plain Tensor that requires a gradient: wrap "
+                                    "it in nn.Parameter to train it, or let its name begin with an underscore")
+                yield name, value
 
-    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(name, parameter), each parameter once, under its first name."""
         seen: set[int] = set()
         for name, tensor in self.named_tensors():
-            if (isinstance(tensor, Parameter) or tensor.requires_grad) and id(tensor) not in seen:
+            if isinstance(tensor, Parameter) and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield name, tensor
 
-    def parameters(self) -> list[Tensor]:
+    def parameters(self) -> list[Parameter]:
         """Every parameter once, frozen ones included: what an optimizer takes."""
         return [parameter for _, parameter in self.named_parameters()]
 
@@ -105,8 +110,8 @@ class Module:
         In place: optimizers made before keep their own moments where they are, so move first.
         """
         for tensor in {id(t): t for _, t in self.named_tensors()}.values():
-            moved = tensor.detach().to(target) if isinstance(target, str) or tensor.dtype.kind == "f" else tensor
-            if moved is not tensor:
+            moved = tensor.detach().to(target)
+            if moved._data is not tensor._data and (tensor.dtype.kind == "f" or moved.dtype == tensor.dtype):
                 tensor._data, tensor.grad = moved._data, None
                 tensor.written()
         return self
@@ -159,6 +164,7 @@ class Module:
 
         self.load_state_dict(load_file(path), strict)
 
+    @recursive_repr("(see above)")
     def __repr__(self) -> str:
         lines = [f"({name}): {module!r}".replace("\n", "\n  ") for name, module in self.children()]
         inside = self.extra_repr()
@@ -171,13 +177,24 @@ class Module:
 
 
 def _entries(module: Module) -> Iterator[tuple[str, Any]]:
-    """(name, Tensor or Module) of a module's attributes, through lists, tuples and dicts."""
+    """(name, Module or leaf Tensor) of a module's attributes, through lists, tuples and dicts."""
     stack = [(name, value) for name, value in reversed(vars(module).items()) if not name.startswith("_")]
     while stack:
         name, value = stack.pop()
-        if isinstance(value, (Tensor, Module)):
+        if isinstance(value, Module) or (isinstance(value, Tensor) and value.is_leaf):
             yield name, value
         elif isinstance(value, (list, tuple)):
             stack += [(f"{name}.{i}", v) for i, v in reversed(list(enumerate(value)))]
         elif isinstance(value, dict):
             stack += [(f"{name}.{k}", v) for k, v in reversed(value.items())]
+
+
+def _walk(module: Module, prefix: str = "", above: tuple[Module, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """(name, Module or leaf Tensor) of all that hangs on a module and below, without what leads back to it."""
+    above = (*above, module)
+    for name, value in _entries(module):
+        if not isinstance(value, Module):
+            yield prefix + name, value
+        elif value not in above:
+            yield prefix + name, value
+            yield from _walk(value, f"{prefix}{name}.", above)
