@@ -1,5 +1,6 @@
 """Optimizers step as PyTorch's do, skip what has no gradient, and go on from a saved state."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -154,11 +155,37 @@ def test_wrong_optimizers_are_named() -> None:
     for make, kind, message in (
         (lambda: optim.SGD([]), ValueError, "SGD: no parameters"), (lambda: optim.Adam([p, p]), ValueError, "twice"),
         (lambda: optim.Adam([p, p * 2]), TypeError, "parameter 1"),
-        (lambda: optim.AdamW(["w"]), TypeError, "AdamW: parameter 0"),
+        (lambda: optim.AdamW(["w"]), TypeError, "AdamW: parameter 0 is a str"),
+        (lambda: optim.Adam(nn.Linear(2, 2)), TypeError, r"Adam: .* got a Linear: pass its .parameters\(\)"),
+        (lambda: optim.Adam(nn.Linear(2, 2).named_parameters()), TypeError, r"0 is a tuple.*module's .parameters\(\)"),
         (lambda: optim.SGD([p], nesterov=True), ValueError, "nesterov needs momentum"),
     ):
         with pytest.raises(kind, match=message):
             make()
+
+
+@every_case
+def test_a_gradient_that_is_not_its_parameters_is_refused(case: str) -> None:
+    ours = leaves(np.random.default_rng(0), "float32")
+    optimizer = make(case, ours)
+    for wrong, message in ((ts.zeros((1, 5)), r"parameter 1 is float32\[1, 5\] on .*, expected .* float32\[5\]"),
+                           (ts.zeros(5, "float64"), r"float64\[5\]"), (np.zeros(5, "float32"), "is a ndarray")):
+        set_grads(np.random.default_rng(0), ours)
+        before, ours[1].grad = values(ours), wrong  # type: ignore[assignment]
+        with pytest.raises(TypeError, match=message):
+            optimizer.step()
+        assert all(map(np.array_equal, values(ours), before)) and optimizer.steps == 0
+
+
+@every_case
+def test_what_used_an_array_behind_the_engines_back_sees_the_new_values(case: str) -> None:
+    """As documented: a graph through the detached parameter is differentiated with what `step` wrote."""
+    p, x = ts.tensor([2.0], requires_grad=True), ts.tensor([1.0], requires_grad=True)
+    y = x * p.detach()
+    p.grad = ts.ones(1)
+    make(case, [p]).step()
+    y.backward()
+    assert x.grad is not None and x.grad.item() == p.item() != 2
 
 
 @pytest.mark.reference
@@ -185,6 +212,16 @@ def test_clipping_scales_to_the_norm() -> None:
     assert optim.clip_grad_norm_([p, q], 20.0).item() == 13 and p.grad.tolist() == [3, 4]
     assert optim.clip_grad_norm_([p, q], 6.5).item() == 13
     np.testing.assert_allclose([*p.grad.tolist(), q.grad.item()], [1.5, 2, 6], rtol=1e-6)
+
+
+@pytest.mark.parametrize("gradients, after", [([1e30, 1.0], [0, 0]), ([math.inf, 1.0], [math.nan, 0]),
+                                              ([math.nan, 1.0], [math.nan] * 2)])
+def test_clipping_by_a_norm_that_is_not_finite(gradients: list[float], after: list[float]) -> None:
+    p = ts.zeros(2, requires_grad=True)
+    p.grad = ts.tensor(gradients)
+    with np.errstate(all="ignore"):
+        assert not math.isfinite(optim.clip_grad_norm_([p], 1.0).item())
+    np.testing.assert_array_equal(p.grad.numpy(), after)
 
 
 def test_a_small_model_learns() -> None:

@@ -19,13 +19,18 @@ class Optimizer:
     slots: tuple[str, ...]  # names of the arrays kept for each parameter
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
+        if hasattr(parameters, "parameters"):
+            raise TypeError(f"{type(self).__name__}: expected parameters, got a {type(parameters).__name__}: pass its "
+                            ".parameters()")
         self.parameters = list(parameters)
         self.lr, self.steps = lr, 0
         if not self.parameters:
             raise ValueError(f"{type(self).__name__}: no parameters were given")
         for i, p in enumerate(self.parameters):
             if not isinstance(p, Tensor) or not p.is_leaf:
-                raise TypeError(f"{type(self).__name__}: parameter {i} is not a leaf Tensor")
+                kind = "computed Tensor" if isinstance(p, Tensor) else type(p).__name__
+                raise TypeError(f"{type(self).__name__}: parameter {i} is a {kind}, expected a leaf Tensor: pass a "
+                                "module's .parameters()")
         if len({id(p) for p in self.parameters}) < len(self.parameters):
             raise ValueError(f"{type(self).__name__}: a parameter was given twice")
         self.state: list[dict[str, Any] | None] = [None] * len(self.parameters)
@@ -36,7 +41,13 @@ class Optimizer:
             p.grad = None
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, in place; the others stand still, their state too."""
+        """Change every parameter that has a gradient, in place; the others stand still, their state too.
+
+        A graph made before the step refuses to be differentiated after it. The engine sees no use of the array
+        through `p.detach()`, or while p was frozen: such a graph goes on, with the new values.
+        """
+        for i, p in enumerate(self.parameters):
+            self._check(i, p)
         self.steps += 1
         groups: dict[tuple[str, int], list[int]] = {}
         for i, p in enumerate(self.parameters):
@@ -54,6 +65,15 @@ class Optimizer:
             _in_place(f"{type(self).__name__}.step", self._update, steps, [p._data for p in ps], grads, *arrays)
             for p in ps:
                 p.written()
+
+    def _check(self, i: int, p: Tensor) -> None:
+        """Refuse a gradient that somebody assigned and that is not like its parameter, before anything is changed."""
+        g: Any = p.grad
+        if g is None or (isinstance(g, Tensor) and (g.shape, g.dtype, g.backend) == (p.shape, p.dtype, p.backend)):
+            return
+        given = f"{g.dtype}{list(g.shape)} on {g.backend}" if isinstance(g, Tensor) else f"a {type(g).__name__}"
+        raise TypeError(f"{type(self).__name__}.step: the gradient of parameter {i} is {given}, expected a Tensor "
+                        f"{p.dtype}{list(p.shape)} on {p.backend}")
 
     def _update(self, steps: int, data: list[Any], grads: list[Any], *state: list[Any]) -> None:
         raise NotImplementedError
@@ -143,7 +163,8 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients by max_norm / norm where their common Euclidean norm is larger than `max_norm`.
 
     Returns the norm before, a 0-dimensional Tensor that stays on the device (Pascanu et al. 2013). The factor is
-    max_norm / (norm + 1e-6), at most 1, as PyTorch's. A norm that is not finite makes the gradients so: look at it.
+    max_norm / (norm + 1e-6), at most 1, as PyTorch's. A gradient of NaN or inf makes all of them NaN, or 0 and NaN. So
+    do finite ones of which the squares overflow (above 1e19 in float32): the norm is inf, and all become 0. Look at it.
     """
     grads = [p.grad._data for p in parameters if p.grad is not None]
     if not grads:
