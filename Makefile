@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/ready
 TYPES := .venv-types
 
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test cupy lint types bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -21,6 +21,16 @@ demo: $(READY)  ## train a small model on a real dictionary; ARGS="--seconds 5" 
 
 test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags on
 	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+
+# The tests that a backend can change, on the real CuPy with a CPU in the GPU's place: tests/cupy_on_cpu/README.md.
+# CUPY_ON_CPU_CACHE names the folder of compiled kernels.
+CUPY_TESTS := $(wildcard tests/cupy_on_cpu $(patsubst %,tests/test_%.py,cupy ops engine functional nn optim decode parity))
+CUPY := PYTHONPATH=tests TINYSEQ_TEST_PROFILE=emulated $(VENV)/bin/python -m pytest -p cupy_on_cpu.plugin -n auto
+cupy: $(READY)  ## run tests on CPU-emulated CuPy, those of its kernels under AddressSanitizer too; needs g++
+	$(VENV)/bin/pip install --quiet cupy-cuda13x==14.2.0 cuda-pathfinder ml_dtypes nvidia-cuda-runtime nvidia-cuda-crt \
+	    nvidia-cuda-nvrtc
+	$(CUPY) $(CUPY_TESTS) $(ARGS)
+	CUPY_ON_CPU_ADDRESS=1 $(CUPY) tests/test_cupy.py
 
 lint: $(READY)  ## ruff
 	$(VENV)/bin/ruff check .

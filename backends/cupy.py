@@ -771,8 +771,10 @@ class CupyBackend(NumpyBackend):
         if mask is None:
             return self._over_rows("softmax", axis, x, more=(None, 1, 1, 0, 0, 0, 0))
         take = cp.moveaxis(cp.broadcast_to(mask, x.shape), axis, -1)
-        if take.dtype != bool or take.ndim > 4:
-            take = dense(take, dtype=bool).reshape(-1, take.shape[-1])
+        if take.dtype != bool:
+            raise TypeError(f"expected a boolean mask, got {take.dtype}")
+        if take.ndim > 4:
+            take = dense(take).reshape(-1, take.shape[-1])
         lack = 4 - take.ndim
         dims, strides = (1,) * lack + take.shape, (0,) * lack + take.strides
         return self._over_rows("softmax", axis, x, more=(take, *dims[1:3], *strides))
@@ -844,8 +846,7 @@ class CupyBackend(NumpyBackend):
 
     def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int) -> Array:
         keep = cp.empty(shape, dtype=bool)
-        threshold = round(p * 2**32) if p < 1 else 2**32  # no 32 bits reach that
-        threshold = min(threshold, 2**32 - 1) if p < 1 else threshold
+        threshold = min(round(p * 2**32), 2**32 - 1) if p < 1 else 2**32  # which no 32 bits reach
         launch("dropout_mask", np.dtype("f"), (keep.size + 7) // 8, np.uint64(seed), np.uint64(stream), threshold, keep,
                keep.size)
         return keep

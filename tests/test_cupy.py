@@ -6,10 +6,12 @@ other tests of the project run on it too (`make cupy`).
 
 import math
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import cupy_on_cpu
@@ -33,6 +35,9 @@ CUPY, NUMPY = backends.load("cupy"), backends.load("numpy")
 CELLS = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_before": 3, "lstm": 4}  # gates
 dtypes = st.sampled_from(["float32", "float64"])
 seeds = st.integers(0, 1000)
+ADDRESS = cupy_on_cpu.settings.settings.address
+# under AddressSanitizer there is no memory pool, and a fault ends the process
+without_address = pytest.mark.skipif(ADDRESS, reason="not under AddressSanitizer")
 
 
 def device(x: Any, kind: int = 0) -> Any:
@@ -78,7 +83,7 @@ def check(name: str, *args: Any, kind: int = 0, **options: Any) -> Any:
 
 @contextmanager
 def watched(reverse: bool) -> Iterator[None]:
-    with cupy_on_cpu.using(reverse=reverse, races=not cupy_on_cpu.settings.settings.address):
+    with cupy_on_cpu.using(reverse=reverse, races=not ADDRESS):
         yield
 
 
@@ -408,6 +413,18 @@ class Translator(nn.Module):
         return self.model(ids, lengths, ids)
 
 
+class Pronounce(nn.Module):
+    """The model of examples/pronounce.py."""
+
+    def __init__(self) -> None:
+        pytest.importorskip("tqdm")
+        example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "pronounce.py"))
+        self.model = example["build_model"](width=6, embedding=4)
+
+    def forward(self, ids: Any, lengths: Any) -> Any:
+        return self.model(ids, lengths, ids)
+
+
 WORDS, BATCH, STEPS = 11, 4, 5
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "RNN": lambda: Tagger(nn.RNN, WORDS, WORDS),
@@ -418,11 +435,13 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "LSTM 2 layers, 2 directions": lambda: Tagger(nn.LSTM, WORDS, WORDS, num_layers=2, bidirectional=True, dropout=0.3),
     "GRU, dot attention": lambda: Translator(nn.DotAttention, nn.GRU, WORDS),
     "LSTM, additive attention": lambda: Translator(lambda q, m: nn.AdditiveAttention(q, m, 8), nn.LSTM, WORDS),
+    "examples/pronounce.py": Pronounce,
 }
 # launches, products included: for each time step, and besides. As measured: a step that takes more has become worse
 LAUNCHES = {
     "RNN": (4, 59), "RNN relu": (4, 59), "GRU": (4, 60), "GRU before": (8, 60), "LSTM": (4, 63),
     "LSTM 2 layers, 2 directions": (16, 138), "GRU, dot attention": (12, 117), "LSTM, additive attention": (12, 149),
+    "examples/pronounce.py": (12, 112),
 }
 
 
@@ -461,6 +480,7 @@ def test_losses_are_numpys(name: str) -> None:
     assert losses["cupy"][2] != losses["cupy"][0]
 
 
+@without_address
 @pytest.mark.parametrize("name", MODELS)
 def test_a_training_step_keeps_to_its_budget(name: str) -> None:
     found = {}
@@ -477,6 +497,7 @@ def test_a_training_step_keeps_to_its_budget(name: str) -> None:
     assert found[STEPS] <= each * STEPS + besides, found
 
 
+@without_address
 def test_a_batch_on_the_host_is_copied_and_not_waited_for() -> None:
     step = training("GRU, dot attention", *batch())
     for _ in range(4):
@@ -553,6 +574,7 @@ def test_what_is_missing_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch
 # --- both compilers, and planted faults -----------------------------------------------------------------------------
 
 
+@without_address
 @pytest.mark.parametrize("char", ["f", "d"])
 def test_nvrtc_compiles_every_kernel(char: str) -> None:
     reason = cupy_on_cpu.nvrtc_missing()
@@ -585,6 +607,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[], Any], str | None]] = {
 }
 
 
+@without_address
 @pytest.mark.parametrize("name", FAULTS)
 def test_planted_faults_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong, run, error = FAULTS[name]

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -91,9 +92,14 @@ class CompileError(S.EmulatorError):
     """g++ or NVRTC refused a kernel; the message holds the compiler's errors."""
 
 
+def _me() -> str:
+    """For names of files that no other process and no other thread writes."""
+    return f"{os.getpid()}_{threading.get_ident()}"
+
+
 def _run_gxx(arguments: Sequence[str], output: Path, what: str) -> None:
     """Run g++ so that `output` appears complete or not at all, also when several processes write it."""
-    partial = output.with_name(f"{output.name}.{os.getpid()}")
+    partial = output.with_name(f"{output.name}.{_me()}")
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     command = ["g++", *arguments, "-o", str(partial)]
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -119,7 +125,7 @@ def _precompiled_header(flags: tuple[str, ...]) -> Path:
     if not compiled.exists():
         text = f'#include "{HERE}/cudacpu.h"\n'
         text += "".join(f"#include <cupy/{name}>\n" for name in _CUPY_HEADERS)
-        partial = header.with_name(f"{header.name}.{os.getpid()}")
+        partial = header.with_name(f"{header.name}.{_me()}")
         partial.write_text(text)
         os.replace(partial, header)
         _run_gxx([*flags, "-x", "c++-header", str(header)], compiled, "the emulator's header")
@@ -157,7 +163,7 @@ class Program:
         stem = S.cache_folder() / _digest(self.body, header)
         library = stem.with_suffix(".so")
         if not library.exists():
-            source = stem.with_suffix(f".{os.getpid()}.cpp")
+            source = stem.with_suffix(f".{_me()}.cpp")
             source.write_text(self.body)
             try:
                 arguments = [*flags, "-include", str(header), "-shared", str(source), *_LINK_FLAGS[check]]
