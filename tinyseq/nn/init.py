@@ -26,22 +26,27 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
 
 
 def zeros_(tensor: Tensor) -> Tensor:
+    """All entries 0."""
     return _fill(tensor, 0.0)
 
 
 def ones_(tensor: Tensor) -> Tensor:
+    """All entries 1."""
     return _fill(tensor, 1.0)
 
 
 def constant_(tensor: Tensor, value: float) -> Tensor:
+    """All entries `value`."""
     return _fill(tensor, value)
 
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Uniformly distributed from `low` to `high`."""
     return _fill(tensor, random.host_generator().uniform(low, high, tensor.shape))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Normally distributed, of that mean and standard deviation."""
     return _fill(tensor, mean + std * random.host_generator().standard_normal(tensor.shape))
 
 

@@ -110,34 +110,50 @@ class Activation(Module):
 
 
 class ReLU(Activation):
+    """max(x, 0)."""
+
     function = functional.relu
 
 
 class LeakyReLU(Activation):
+    """x where it is positive, else `negative_slope` x (0.01 unless given)."""
+
     function = functional.leaky_relu
 
 
 class ELU(Activation):
+    """x where it is positive, else `alpha` (exp(x) - 1), with alpha 1 unless given (Clevert et al. 2016)."""
+
     function = functional.elu
 
 
 class GELU(Activation):
+    """x times the normal distribution function of x, or `approximate="tanh"` (Hendrycks & Gimpel 2016)."""
+
     function = functional.gelu
 
 
 class SiLU(Activation):
+    """x sigmoid(x), also called swish (Elfwing et al. 2017)."""
+
     function = functional.silu
 
 
 class Tanh(Activation):
+    """The hyperbolic tangent."""
+
     function = ops.tanh
 
 
 class Sigmoid(Activation):
+    """1 / (1 + exp(-x))."""
+
     function = ops.sigmoid
 
 
 class Softplus(Activation):
+    """log(1 + exp(x))."""
+
     function = functional.softplus
 
 
