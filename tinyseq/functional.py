@@ -133,10 +133,10 @@ def log_softmax(x: Tensor, axis: int = -1) -> Out:
 
 def _one_dtype(**given: Any) -> None:
     """Refuse arguments of several dtypes, which kernels and definitions would widen each in its own way."""
-    kinds = {name: str(a.dtype) for name, a in given.items() if a is not None}
-    if len(set(kinds.values())) > 1:
-        raise TypeError(f"expected one dtype, got {', '.join(f'{n} {k}' for n, k in kinds.items())}: convert the "
-                        "weights, module.to(dtype), or the input, x.astype(dtype)")
+    if len({a.dtype for a in given.values() if a is not None}) > 1:
+        found = ", ".join(f"{name} {a.dtype}" for name, a in given.items() if a is not None)
+        raise TypeError(f"expected one dtype, got {found}: convert the weights, module.to(dtype), or the input, "
+                        "x.astype(dtype)")
 
 
 @op
@@ -374,7 +374,8 @@ def scan(
     integers, 0 <= length <= T, on the host, where they are checked, or on x's backend: outputs past a row's end are 0,
     its final state is that of its last real step, where `reverse` starts.
     """
-    return _scan(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, _lengths(lengths, x), reverse)
+    outputs: tuple[Tensor, ...] = _scan(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, _lengths(lengths, x), reverse)
+    return outputs
 
 
 # --- losses --------------------------------------------------------------------------------------------------------
