@@ -491,9 +491,9 @@ MANY = 64  # arrays that one launch of an optimizer takes: their addresses are a
 ADDRESSES = np.dtype([(name, np.uint64, MANY) for name in "pgmv"] + [("n", np.int64, MANY)])
 
 # numbers of cuBLAS: dtype -> (type of the arrays, type of the sums), and 1 and 0 in the type of alpha and beta
-GEMM_TYPES = {"e": (2, 68), "f": (0, 68), "d": (1, 70), "bfloat16": (14, 68)}
+GEMM_TYPES: dict[str, tuple[int, int]] = {"e": (2, 68), "f": (0, 68), "d": (1, 70), "bfloat16": (14, 68)}
 TF32 = 77
-SCALARS = {68: np.array([0, 1], np.float32), 70: np.array([0, 1], np.float64)}
+SCALARS: dict[int, Any] = {68: np.array([0, 1], np.float32), 70: np.array([0, 1], np.float64)}
 
 
 def source(char: str) -> str:
@@ -712,8 +712,8 @@ class CupyBackend(NumpyBackend):
 
     def embedding_backward(self, g: Array, ids: Array, height: int, padding_idx: int | None = None) -> Array:
         ids = dense(ids, dtype=np.int64).reshape(-1)
-        y = self._sum_rows(g.reshape(ids.size, -1) if g.size else g.reshape(0, g.shape[-1]), ids, height,
-                           -1 if padding_idx is None else padding_idx)
+        skipped = -1 if padding_idx is None else padding_idx
+        y = self._sum_rows(g.reshape(ids.size, g.shape[-1]), ids, height, skipped)
         return y.astype(g.dtype, copy=False)
 
     def _sum_rows(self, g: Array, ids: Array, height: int, skipped: int = -1) -> Array:
