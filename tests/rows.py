@@ -333,7 +333,8 @@ ROWS = [
     row("pow", one(b=[0, 1, 2, 3, 2.0, -1.0]), lambda x, b: x**b, fn=lambda x, b: x**b, domain=(0.3, 2.0)),
     row("clip", several(3, numbers=False), domain=[REAL, (-1.5, -0.5), (0.5, 1.5)],
         twin=lambda x, a, b: np.minimum(np.maximum(x, a), b), wrong=[(F23, F4, None), (F23, None, F4)]),
-    *[row("clip", one(**k), kinds=NUMBERS) for k in ({"min": [-1], "max": [None]}, {"min": [None, -1], "max": [1]})],
+    *[row("clip", one(**k), lambda x, min, max: np.clip(x, min, max), kinds=NUMBERS)  # NumPy 2.0: by position only
+      for k in ({"min": [-1], "max": [None]}, {"min": [None, -1], "max": [1]})],
     row("where", several(3), lambda a, b, c: np_where(a, b, np.asarray(c) > 0),
         fn=lambda a, b, c: ts.where(c > 0, a, b), kinds=NUMBERS, wrong=[(F23, F4, 0), (F4, 0, F23)]),
     row("astype", one(dtype=["float64"]), lambda x, dtype: x.astype(dtype), kinds=ANY, wrong=[(F23, "text")]),
