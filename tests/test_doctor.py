@@ -69,6 +69,39 @@ def test_several_causes_are_all_named() -> None:
     assert [f.command for f in diagnose(facts)] == ["unset CUDA_PATH", "pip install 'cupy-cuda13x[ctk]'"]
 
 
+@pytest.mark.parametrize(("driver", "extra"), [(0, 13), (11040, 12), (11080, 12), (12000, 12), (12090, 12), (13000, 13),
+                                               (14000, 13)])
+@pytest.mark.parametrize("packages", [{}, {"cupy": "13.6.0"}])
+def test_the_extra_that_is_advised_exists(driver: int, extra: int, packages: dict[str, str]) -> None:
+    first, *rest = diagnose(Facts(packages, driver=driver, hardware=True))
+    assert (first.command == "sudo ubuntu-drivers install") == (driver < 12000)  # before CuPy, as nothing else helps
+    installs = [f.command for f in [first, *rest] if "pip install" in f.command]
+    assert len(installs) == 1 and f"'tinyseq[cuda{extra}]'" in installs[0]
+
+
+def test_a_wrong_sum_is_a_finding_with_and_without_o() -> None:
+    """`assert` would be gone under python -O."""
+    program = """if True:
+        import sys, types
+        import tinyseq.doctor as doctor
+        class Halves:
+            def astype(self, dtype): return self
+            def __matmul__(self, other): return self
+            def __add__(self, other): return self
+            def sum(self): return 14.0
+        device = {"name": b"NVIDIA L4", "major": 8, "minor": 9}
+        runtime = types.SimpleNamespace(runtimeGetVersion=lambda: 13020, getDeviceCount=lambda: 1,
+                                        getDeviceProperties=lambda i: device, CUDARuntimeError=RuntimeError)
+        sys.modules["cupy"] = types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime), float16="float16",
+                                                    arange=lambda n: Halves())
+        doctor._loads = lambda library: True
+        print(doctor.cupy_facts().get("kernel_error"))
+    """
+    for flags in ([], ["-O"]):
+        done = subprocess.run([sys.executable, *flags, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout == "0 + 1 + 4 + 9 + 1 is 14.0 there, not 15.0\n"
+
+
 @pytest.mark.parametrize("facts", [FINE, NO_DEVICE])
 def test_the_exit_code_says_whether_all_is_well(facts: Facts, monkeypatch: pytest.MonkeyPatch,
                                                 capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ class Finding(NamedTuple):
 def diagnose(facts: Facts) -> list[Finding]:
     """What is wrong, the first cause first; nothing if a kernel ran."""
     driver, built, value = _dotted(facts.driver), _dotted(facts.built), facts.environment.get("CUDA_VISIBLE_DEVICES")
-    fitting = f"pip install 'tinyseq[cuda{min(facts.driver // 1000 or 13, 13)}]'"
+    fitting = f"pip install 'tinyseq[cuda{min(max(facts.driver // 1000, 12), 13) if facts.driver else 13}]'"
     package, release = next(iter(facts.packages.items()), ("cupy", "0"))
     remove, libraries = f"pip uninstall -y {' '.join(facts.packages)} && ", f"pip install '{package}[ctk]'"
     none = not facts.devices and not facts.driver
@@ -154,7 +154,8 @@ def cupy_facts() -> dict[str, Any]:
     if found and not facts["missing"]:
         try:
             halves = cupy.arange(4).astype(cupy.float16)  # needs cuda_fp16.h
-            assert float((halves @ halves + 1).sum()) == 15.0
+            if (total := float((halves @ halves + 1).sum())) != 15.0:
+                raise ArithmeticError(f"0 + 1 + 4 + 9 + 1 is {total} there, not 15.0")
         except Exception as error:
             facts["kernel_error"] = _line(error)
     return facts
