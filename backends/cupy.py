@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ except ImportError as error:
                       f"({error}): pip install 'tinyseq[cuda13]', or 'tinyseq[cuda12]' for CUDA 12") from None
 
 # All kernels, compiled for T float or double, LOWEST its lowest finite number. Arrays are contiguous unless
-# strides are given; a null pointer stands for an array that is not there. Python's int arrives as I, float as double.
+# strides are given; a null pointer stands for an array that is not there. A number comes as I or double: see `kernel`.
 # A block of BLOCK threads; row kernels run one block a row.
 SOURCE = r"""
 typedef long long I;
@@ -508,8 +509,25 @@ def module(char: str) -> Any:
 
 
 @functools.cache
-def kernel(name: str, char: str) -> Any:
-    return module(char).get_function(f"tinyseq_{name}")
+def kernel(name: str, dtype: Any) -> Callable[..., None]:
+    """The kernel as a function of (grid, block, arguments). A number, whatever its type, is given as its parameter's:
+
+    CuPy would hand on the bits that it has, an int's to a double.
+    """
+    if dtype.char not in "fd":
+        raise TypeError(f"{name} takes float32 and float64 on the cupy backend, got {dtype.name}: cast it first")
+    run = module(dtype.char).get_function(f"tinyseq_{name}")
+    parameters = re.findall(rf"void tinyseq_{name}\(([^)]*)\)", SOURCE)[0].split(",")
+    types = [{"I": int, "double": float}.get(p.split()[0]) for p in parameters]
+    numbers = [(i, kind) for i, kind in enumerate(types) if kind]
+
+    def call(grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any]) -> None:
+        args = list(args)
+        for i, kind in numbers:
+            args[i] = kind(args[i])
+        run(grid, block, tuple(args))
+
+    return call
 
 
 def dense(x: Any, dtype: Any = None) -> Array:
@@ -520,7 +538,7 @@ def dense(x: Any, dtype: Any = None) -> Array:
 def launch(name: str, dtype: Any, threads: int, *args: Any) -> None:
     """Run a kernel with at least `threads` threads in blocks of BLOCK."""
     if threads:
-        kernel(name, dtype.char)(((threads + BLOCK - 1) // BLOCK,), (BLOCK,), args)
+        kernel(name, dtype)(((threads + BLOCK - 1) // BLOCK,), (BLOCK,), args)
 
 
 def launch_rows(name: str, x: Array, *args: Any) -> None:
@@ -528,7 +546,7 @@ def launch_rows(name: str, x: Array, *args: Any) -> None:
     if x.size:
         n = x.shape[-1]
         threads = min(1024, max(32, 1 << (n // 4).bit_length()))
-        kernel(name, x.dtype.char)((x.size // n,), (threads,), args)
+        kernel(name, x.dtype)((x.size // n,), (threads,), args)
 
 
 def in_float32(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -723,7 +741,7 @@ class CupyBackend(NumpyBackend):
         y = cp.empty((height, width), dtype=g.dtype)
         if y.size:
             grid = (height + 7) // 8, (width + 127) // 128
-            kernel("add_rows", g.dtype.char)(grid, (32, 8), (g, ids, y, n, height, width, skipped))
+            kernel("add_rows", g.dtype)(grid, (32, 8), (g, ids, y, n, height, width, skipped))
         return y
 
     def getitem(self, x: Array, index: Any, /) -> Array:
@@ -832,17 +850,17 @@ class CupyBackend(NumpyBackend):
         sums = cp.empty((2, stretches, n), dtype=x.dtype)
         if n:
             grid = (n + 31) // 32, stretches
-            kernel("layer_norm_columns", x.dtype.char)(grid, (32, 8), (flat, x, moments, rows, n, stretch, sums))
+            kernel("layer_norm_columns", x.dtype)(grid, (32, 8), (flat, x, moments, rows, n, stretch, sums))
         sums = sums.sum(axis=1) if stretches > 1 else sums[:, 0]
         return dx.reshape(g.shape), sums[0].reshape(shape), sums[1].reshape(shape)
 
     @in_float32
     def gelu(self, x: Array, tanh: bool = False) -> Array:
-        return self._each("gelu", x, int(tanh))
+        return self._each("gelu", x, tanh)
 
     @in_float32
     def gelu_backward(self, g: Array, x: Array, tanh: bool = False) -> Array:
-        return self._each("gelu_backward", x, dense(g), int(tanh))
+        return self._each("gelu_backward", x, dense(g), tanh)
 
     def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int) -> Array:
         keep = cp.empty(shape, dtype=bool)
@@ -883,8 +901,8 @@ class CupyBackend(NumpyBackend):
         if packs is None:
             return super().sgd_step(params, grads, buffers, lr, momentum, nesterov, weight_decay)
         for grid, addresses, _ in packs:
-            args = (addresses, float(lr), float(momentum), int(nesterov), float(weight_decay))
-            kernel("sgd", params[0].dtype.char)(grid, (BLOCK,), args)
+            args = (addresses, lr, momentum, nesterov, weight_decay)
+            kernel("sgd", params[0].dtype)(grid, (BLOCK,), args)
 
     def adam_step(self, params: Sequence[Array], grads: Sequence[Array], m: Sequence[Array], v: Sequence[Array],
                   step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
@@ -892,11 +910,12 @@ class CupyBackend(NumpyBackend):
         packs = self._packs(params, grads, m, v)
         if packs is None:
             return super().adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled)
+        lr, beta1, beta2, weight_decay = map(float, (lr, beta1, beta2, weight_decay))  # computed with in full
         root = math.sqrt(1 - beta2**step)
         decay, shrink = (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
         for grid, addresses, _ in packs:
-            args = (addresses, lr * root / (1 - beta1**step), beta1, beta2, eps * root, float(decay), float(shrink))
-            kernel("adam", params[0].dtype.char)(grid, (BLOCK,), args)
+            args = (addresses, lr * root / (1 - beta1**step), beta1, beta2, float(eps) * root, decay, shrink)
+            kernel("adam", params[0].dtype)(grid, (BLOCK,), args)
 
     def global_norm(self, grads: Sequence[Array]) -> Array:
         packs = self._packs(grads)
@@ -904,9 +923,9 @@ class CupyBackend(NumpyBackend):
             return super().global_norm(grads)
         sums = [cp.empty(math.prod(grid), dtype=grads[0].dtype) for grid, _, _ in packs]
         for (grid, addresses, _), some in zip(packs, sums, strict=True):
-            kernel("squares", some.dtype.char)(grid, (BLOCK,), (addresses, some))
+            kernel("squares", some.dtype)(grid, (BLOCK,), (addresses, some))
         everything, y = sums[0] if len(sums) == 1 else cp.concatenate(sums), cp.empty((), dtype=grads[0].dtype)
-        kernel("root_of_sum", y.dtype.char)((1,), (1024,), (everything, everything.size, y))
+        kernel("root_of_sum", y.dtype)((1,), (1024,), (everything, everything.size, y))
         return y
 
     def scale(self, arrays: Sequence[Array], factor: Array) -> None:
@@ -915,7 +934,7 @@ class CupyBackend(NumpyBackend):
             return super().scale(arrays, factor)
         factor = cp.asarray(factor, dtype=arrays[0].dtype)
         for grid, addresses, _ in packs:
-            kernel("scale", factor.dtype.char)(grid, (BLOCK,), (addresses, factor))
+            kernel("scale", factor.dtype)(grid, (BLOCK,), (addresses, factor))
 
     # ---- recurrent scans
 

@@ -255,6 +255,37 @@ def check_optimizers(dtype: str, many: int, kind: int, seed: int, decay: float, 
                     close(a, b)
 
 
+scalars = st.sampled_from([int, float, np.float32, np.float64])
+
+
+@given(scalars, st.sampled_from([int, np.int32, np.int64]), dtypes)
+def test_numbers_of_any_type_reach_the_kernels(real: Any, whole: Any, dtype: str) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 5)).astype(dtype)
+    number = real(1 if real is int else 0.1)
+    targets, ids = np.array([0, 3, 2, 4]), np.array([0, 1, 1, 2])
+
+    def run(kind: Any, index: Any) -> list[Any]:
+        value = kind(number)
+        losses, weights, saved = CUPY.cross_entropy(device(x), device(targets), None, value, index(3))
+        found = [losses, weights, CUPY.cross_entropy_backward(losses, saved)]
+        found += [CUPY.layer_norm(device(x), None, None, eps=value)[0]]
+        found += [CUPY.embedding_backward(device(x), device(ids), 3, index(1))]
+        p, g, m, v = (device(np.abs(x)) for _ in range(4))
+        beta = value if number < 1 else kind(0)
+        CUPY.adam_step([p], [g], [m], [v], 1, value, beta, beta, value, value)
+        CUPY.sgd_step([p], [g], [m], value, value, index(1), value)
+        return [a.get().tolist() for a in (*found, p, m, v)]
+
+    assert run(real, whole) == run(float, int)
+
+
+def test_kernels_name_the_dtype_that_they_refuse() -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    for dtype, name in (("int64", "int64"), (bfloat16, "bfloat16")):
+        with pytest.raises(TypeError, match=f"softmax takes float32 and float64.*got {name}"):
+            CUPY.softmax(cp.ones((2, 3), dtype))
+
+
 def test_optimizers_take_what_their_kernels_cannot() -> None:
     for types in (["float16"] * 3, ["float32", "float64", "float32"]):
         host = [np.ones(4, t) for t in types]
