@@ -27,8 +27,8 @@ test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags o
 CUPY_TESTS := $(wildcard tests/cupy_on_cpu $(patsubst %,tests/test_%.py,cupy ops engine functional nn optim decode parity))
 CUPY := PYTHONPATH=tests TINYSEQ_TEST_PROFILE=emulated $(VENV)/bin/python -m pytest -p cupy_on_cpu.plugin -n auto
 cupy: $(READY)  ## run tests on CPU-emulated CuPy, those of its kernels under AddressSanitizer too; needs g++
-	$(VENV)/bin/pip install --quiet cupy-cuda13x==14.2.0 cuda-pathfinder ml_dtypes nvidia-cuda-runtime nvidia-cuda-crt \
-	    nvidia-cuda-nvrtc
+	$(VENV)/bin/pip install --quiet cupy-cuda13x==14.2.0 cuda-pathfinder ml_dtypes 'nvidia-cuda-runtime==13.*' \
+	    'nvidia-cuda-crt==13.*' 'nvidia-cuda-nvrtc==13.*'
 	$(CUPY) $(CUPY_TESTS) $(ARGS)
 	CUPY_ON_CPU_ADDRESS=1 $(CUPY) tests/test_cupy.py
 

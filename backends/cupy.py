@@ -494,6 +494,8 @@ ADDRESSES = np.dtype([(name, np.uint64, MANY) for name in "pgmv"] + [("n", np.in
 # numbers of cuBLAS: dtype -> (type of the arrays, type of the sums), and 1 and 0 in the type of alpha and beta
 GEMM_TYPES: dict[str, tuple[int, int]] = {"e": (2, 68), "f": (0, 68), "d": (1, 70), "bfloat16": (14, 68)}
 TF32 = 77
+HALVES = (2, 14)  # of which cuBLAS adds up partial sums as they are, unless its math mode is
+SUMS_IN_FULL = 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 SCALARS: dict[int, Any] = {68: np.array([0, 1], np.float32), 70: np.array([0, 1], np.float64)}
 
 
@@ -572,6 +574,8 @@ def matrices(x: Array) -> tuple[int, int, int] | None:
     if any(s != n_next * s_next for (_, s), (n_next, s_next) in itertools.pairwise(lead)):
         return None
     stride = lead[-1][1] if lead else 0
+    if stride < 0:
+        return None
     if (right == 1 or c == 1) and (down >= c or r == 1):
         return 0, (c if r == 1 else down), stride
     if (down == 1 or r == 1) and (right >= r or c == 1):
@@ -704,15 +708,21 @@ class CupyBackend(NumpyBackend):
         kind, sums = GEMM_TYPES.get(a.dtype.char) or GEMM_TYPES[a.dtype.name]
         scalars = SCALARS[sums]
         one, zero_or_one = scalars[1:].ctypes.data, scalars[int(add):].ctypes.data
-        handle, gemm = cp.cuda.device.get_cublas_handle(), cp.cuda.cublas.gemmStridedBatchedEx
+        handle, cublas = cp.cuda.device.get_cublas_handle(), cp.cuda.cublas
+        gemm = cublas.gemmStridedBatchedEx
         if kind == 0 and self.tf32:
             sums = TF32
         m, n = y.shape[-2:]
         k, ld, batch = a.shape[-1], y.strides[-2] // y.itemsize if m > 1 else n, y.size // (m * n)
 
         def run(a_bytes: int = 0, y_bytes: int = 0) -> None:
+            if kind in HALVES:
+                mode = cublas.getMathMode(handle)
+                cublas.setMathMode(handle, SUMS_IN_FULL)
             gemm(handle, bt[0], at[0], n, m, k, one, b.data.ptr, kind, bt[1], bt[2], a.data.ptr + a_bytes, kind, at[1],
                  at[2], zero_or_one, y.data.ptr + y_bytes, kind, ld, m * n, batch, sums, -1)
+            if kind in HALVES:
+                cublas.setMathMode(handle, mode)
 
         return run
 
@@ -720,10 +730,13 @@ class CupyBackend(NumpyBackend):
 
     def embedding(self, table: Array, ids: Array) -> Array:
         """Rows of `table` (V, E) at integer ids (...): (..., E). An id that is no row gives a row of NaN."""
-        if table.dtype.char not in "fd":
-            return self.embedding(table.astype(np.float32), ids).astype(table.dtype)
         height, width = table.shape
-        ids, table = dense(ids, dtype=np.int64), dense(table)
+        ids = dense(ids, dtype=np.int64)
+        if table.dtype.char not in "fd":  # the rows first, which are fewer
+            rows = table[ids % height] if height else cp.zeros((*ids.shape, width), dtype=table.dtype)
+            bad = (ids < 0) | (ids >= height)
+            return cp.where(bad[..., None], np.nan, rows.astype(np.float32)).astype(table.dtype)
+        table = dense(table)
         y = cp.empty((*ids.shape, width), dtype=table.dtype)
         launch("rows", y.dtype, y.size, table, ids, y, ids.size, height, width)
         return y
@@ -745,7 +758,7 @@ class CupyBackend(NumpyBackend):
         return y
 
     def getitem(self, x: Array, index: Any, /) -> Array:
-        """x[index], where indices that are on the host must be in range: CuPy would wrap them silently."""
+        """x[index], where indices that are on the host must be in range; those on the device wrap, as in CuPy."""
         parts = index if isinstance(index, tuple) else (index,)
         if any(isinstance(i, (list, np.ndarray)) for i in parts) and not any(isinstance(i, cp.ndarray) for i in parts):
             np.broadcast_to(np.True_, x.shape)[index]  # raises IndexError
@@ -761,12 +774,14 @@ class CupyBackend(NumpyBackend):
             cp.add.at(y, parts, g)
             return y
         if len(parts) == 1:
-            ids, height, width = parts[0].reshape(-1) % shape[0], shape[0], math.prod(shape[1:])
+            height, width = shape[0], math.prod(shape[1:])
+            ids = parts[0].reshape(-1).astype(np.int64, copy=False) % height
         else:
             height, width = math.prod(shape), 1
             ids = cp.arange(height).reshape(shape)[parts].reshape(-1)
         rows = g.reshape(ids.size, width)
-        if ids.size * height <= 1 << 32 and width > 1:  # looking through all ids for each row beats sorting them
+        # looking through all ids for each row beats sorting them; its blocks reach across 8 million columns
+        if ids.size * height <= 1 << 32 and 1 < width <= 1 << 22:
             y = self._sum_rows(rows, ids.astype(np.int64, copy=False), height)
         else:
             rows = dense(rows, dtype=np.float64 if g.dtype.char == "d" else np.float32)
