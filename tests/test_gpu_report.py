@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tinyseq.backends.numpy import NumpyBackend
 
@@ -20,8 +21,16 @@ TESTS = Path(__file__).parent
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """NumPy under CuPy's name, so that the checks run anywhere."""
-    backend = type("StandIn", (NumpyBackend,), {"name": "cupy"})()
+    """NumPy under CuPy's name, so that the checks run anywhere; ids out of range give NaN."""
+
+    class StandIn(NumpyBackend):
+        name = "cupy"
+
+        def embedding(self, table: Any, ids: Any) -> Any:
+            known = (ids >= 0) & (ids < len(table))
+            return np.where(known[..., None], table[np.where(known, ids, 0)], np.array(np.nan, dtype=table.dtype))
+
+    backend = StandIn()
     monkeypatch.setitem(backends._loaded, "cupy", backend)
     with ts.use_backend("cupy"):
         yield backend
@@ -34,7 +43,7 @@ def kernels_of(backend: type) -> set[str]:
 
 
 def test_every_kernel_is_checked(stand_in: Any) -> None:
-    checked = {name.split()[0] for name, _ in gpu.check_kernels()}
+    checked = {name.split()[0] for name, _ in gpu.check_kernels([gpu.SMALL])}
     assert kernels_of(NumpyBackend) - checked == set()
     pytest.importorskip("cupy")
     from tinyseq.backends.cupy import CupyBackend
@@ -44,7 +53,7 @@ def test_every_kernel_is_checked(stand_in: Any) -> None:
 
 @pytest.mark.parametrize("kernel", sorted(kernels_of(NumpyBackend) - {"random_raw", "scale", "sgd_step", "adam_step"}))
 def test_a_wrong_kernel_is_reported(kernel: str, stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not any(problem for _, problem in gpu.check_kernels())
+    assert not any(problem for _, problem in gpu.check_kernels([gpu.SMALL]))
     right = getattr(stand_in, kernel)
 
     def wrong(*args: Any, **kwargs: Any) -> Any:
@@ -54,7 +63,7 @@ def test_a_wrong_kernel_is_reported(kernel: str, stand_in: Any, monkeypatch: pyt
         return (first, *rest) if isinstance(result, tuple) else first
 
     monkeypatch.setattr(stand_in, kernel, wrong, raising=False)
-    found = {name for name, problem in gpu.check_kernels() if problem}
+    found = {name for name, problem in gpu.check_kernels([gpu.SMALL]) if problem}
     assert {f"{kernel} float32", f"{kernel} float64"} <= found
     assert all(name.startswith(kernel.removesuffix("_backward")) or kernel in ("erf", "unindex") for name in found)
 
@@ -62,7 +71,33 @@ def test_a_wrong_kernel_is_reported(kernel: str, stand_in: Any, monkeypatch: pyt
 @pytest.mark.parametrize("kernel", ["scale", "sgd_step", "adam_step"])
 def test_a_wrong_update_is_reported(kernel: str, stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stand_in, kernel, lambda *args, **kwargs: None, raising=False)
-    assert f"{kernel} float32" in {name for name, problem in gpu.check_kernels() if problem}
+    assert f"{kernel} float32" in {name for name, problem in gpu.check_kernels([gpu.SMALL]) if problem}
+
+
+def test_the_large_extent_agrees_too(stand_in: Any) -> None:
+    assert not any(problem for _, problem in gpu.check_kernels([gpu.LARGE]))
+
+
+def test_the_large_extent_leaves_each_path_of_one_warp_block_or_launch() -> None:
+    pytest.importorskip("cupy")
+    from tinyseq.backends.cupy import BLOCK, MANY
+
+    rows, columns, ids, arrays, batch = gpu.LARGE
+    assert rows // 4 >= 32 and rows > 128  # warps of a row along either axis; stretches of layer norm
+    assert rows * columns > 256 * BLOCK and arrays > MANY  # an optimizer's blocks come round, and launches
+    assert ids[0] * ids[1] > 1024 and batch * 40 > 2 * BLOCK  # tiles of ids; blocks of a recurrent step
+
+
+def test_ids_out_of_range_and_sums_in_float16_are_reported(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (gpu.beyond(stand_in), gpu.half_product(stand_in)) == ("", "")
+    monkeypatch.setattr(stand_in, "embedding", lambda table, ids: table[ids % len(table)])
+    assert "expected nan" in gpu.beyond(stand_in)
+
+    def summed_in_float16(a: Any, b: Any) -> Any:
+        return np.add.accumulate(a[:, None] * b.T, axis=-1, dtype=np.float16)[..., -1]
+
+    monkeypatch.setattr(stand_in.xp, "matmul", summed_in_float16)
+    assert "largest difference" in gpu.half_product(stand_in)
 
 
 def test_models_are_checked_in_step(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ steps are timed, beside PyTorch where that is installed and sees the device. The
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import platform
 import statistics
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,19 +30,35 @@ SIZES = ((128, 32), (512, 32), (512, 128), (1024, 128))  # widths and batches
 CLOCKS = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
 
 
-def kernels(backend: Any, dtype: Any) -> Iterator[tuple[str, Any]]:
+class Extent(NamedTuple):
+    """How large the data is that kernels are checked on."""
+
+    rows: int
+    columns: int  # at least as many as rows
+    ids: tuple[int, int]
+    arrays: int  # that an optimizer steps at once
+    batch: int  # of recurrent layers, whose width is 40
+
+
+SMALL = Extent(33, 70, (6, 11), 3, 6)  # a warp a row
+LARGE = Extent(300, 1500, (30, 100), 70, 30)  # many warps a row, blocks, tiles of ids, and launches of an optimizer
+
+
+def kernels(backend: Any, dtype: Any, extent: Extent) -> Iterator[tuple[str, Any]]:
     """(name, results) of every kernel of a backend, on data that is the same for all backends."""
+    rows, columns, shape, arrays, batch = extent
     rng = np.random.default_rng(0)
 
     def some(*shape: int) -> Any:
         return backend.asarray(rng.standard_normal(shape), dtype=dtype)
 
-    x, g, weight, bias = some(33, 70), some(33, 70), some(70), some(70)
-    mask = backend.asarray(rng.random((33, 70)) < 0.7)
-    ids = backend.asarray(rng.integers(0, 33, (6, 11)))
-    yield "random_raw", backend.random_raw(7, 3, 1001).view(np.int64)
-    yield "dropout_mask", backend.dropout_mask((33, 70), 0.3, 7, 5)
-    yield "matmul", [x @ weight, backend.xp.matmul(some(3, 5, 7), some(3, 4, 7).swapaxes(1, 2))]
+    x, g, weight, bias = some(rows, columns), some(rows, columns), some(columns), some(columns)
+    mask = backend.asarray(rng.random((rows, columns)) < 0.7)
+    ids = backend.asarray(rng.integers(0, rows, shape))
+    yield "random_raw", backend.random_raw(7, 3, rows * columns + 1).view(np.int64)
+    yield "dropout_mask", backend.dropout_mask((rows, columns), 0.3, 7, 5)
+    products = [backend.xp.matmul(a, b.swapaxes(-2, -1)) for a, b in ((x, g), (some(3, 5, 7), some(3, 4, 7)))]
+    yield "matmul", [x @ weight, *products]
     yield "erf", backend.erf(3 * x)
     yield "sigmoid", backend.sigmoid(3 * x)
     yield "gelu", [backend.gelu(3 * x, tanh) for tanh in (False, True)]
@@ -51,27 +68,31 @@ def kernels(backend: Any, dtype: Any) -> Iterator[tuple[str, Any]]:
         yield "softmax_backward", backend.softmax_backward(g, y, axis)
         yield "log_softmax", (y := backend.log_softmax(x, axis))
         yield "log_softmax_backward", backend.log_softmax_backward(g, y, axis)
-    targets = backend.asarray(np.where(np.arange(33) % 5, np.arange(33), -100))
+    targets = backend.asarray(np.where(np.arange(rows) % 5, np.arange(rows), -100))
     losses, weights, saved = backend.cross_entropy(x, targets, abs(weight), 0.1)
     yield "cross_entropy", (losses, weights)
     yield "cross_entropy_backward", backend.cross_entropy_backward(g[:, 0], saved)
     y, saved = backend.layer_norm(x, weight, bias)
     yield "layer_norm", y
     yield "layer_norm_backward", backend.layer_norm_backward(g, saved, weight)
-    yield "embedding", backend.embedding(x, ids)
-    yield "embedding_backward", backend.embedding_backward(some(6, 11, 70), ids, 33, 2)
-    yield "getitem", [backend.getitem(x, ids), backend.getitem(x, (slice(None), 3))]
-    yield "unindex", backend.unindex(some(6, 11, 70), ids, (33, 70))
+    table, pairs = x[:, :140], (ids, ids % 7)  # a block takes 128 columns; pairs come again
+    upstream = some(*shape, table.shape[1])
+    yield "embedding", backend.embedding(table, ids)
+    yield "embedding_backward", backend.embedding_backward(upstream, ids, rows, 2)
+    yield "getitem", [backend.getitem(x, index) for index in (ids, pairs, (slice(None), 3))]
+    yield "unindex", [backend.unindex(upstream, ids, table.shape), backend.unindex(some(*shape), pairs, x.shape)]
     for cell, gates in (("rnn_tanh", 1), ("rnn_relu", 1), ("gru", 3), ("gru_before", 3), ("lstm", 4)):
-        for lengths, reverse in ((None, False), (np.array([9, 4, 0, 9, 1, 6]), True)):
+        for lengths, reverse in ((None, False), (np.resize([9, 4, 0, 9, 1, 6], batch), True)):
             w_ih, w_hh, lstm = some(gates * 40, 24) / 5, some(gates * 40, 40) / 7, cell == "lstm"
-            data = [some(6, 9, 24), some(6, 40), some(6, 40) if lstm else None, w_ih, w_hh, some(gates * 40), None]
+            h, c = some(batch, 40), some(batch, 40) if lstm else None
+            data = [some(batch, 9, 24), h, c, w_ih, w_hh, some(gates * 40), None]
             *out, saved = backend.rnn_forward(cell, *data, lengths, reverse)
-            gradients = some(6, 9, 40), some(6, 40), some(6, 40) if lstm else None
+            gradients = some(batch, 9, 40), some(batch, 40), some(batch, 40) if lstm else None
             needs = [x is not None for x in data]
             yield "rnn_forward", out
             yield "rnn_backward", backend.rnn_backward(cell, saved, *gradients, needs)
-    grads, params, m, v = ([some(5, 7), some(3000), some(1)] for _ in range(4))
+    shapes = [(rows, columns), *((3000,), (1,), (5, 7)) * arrays][:arrays]
+    grads, params, m, v = ([some(*shape) for shape in shapes] for _ in range(4))
     yield "global_norm", backend.global_norm(grads)
     backend.sgd_step(params, grads, m, 0.1, 0.9, nesterov=True, weight_decay=0.01)
     yield "sgd_step", [params, m]
@@ -82,15 +103,34 @@ def kernels(backend: Any, dtype: Any) -> Iterator[tuple[str, Any]]:
     yield "scale", grads
 
 
-def check_kernels() -> list[tuple[str, str]]:
+def check_kernels(extents: Sequence[Extent]) -> list[tuple[str, str]]:
     """(kernel and dtype, what is wrong or "") for each kernel of the CuPy backend."""
     found: dict[str, str] = {}
-    for dtype in (np.float32, np.float64):
-        pairs = zip(kernels(backends.load("cupy"), dtype), kernels(backends.load("numpy"), dtype), strict=True)
+    backend, numpy = backends.load("cupy"), backends.load("numpy")
+    for dtype, extent in itertools.product((np.float32, np.float64), extents):
+        pairs = zip(kernels(backend, dtype, extent), kernels(numpy, dtype, extent), strict=True)
         for (name, ours), (_, theirs) in pairs:
             problem = difference(ours, theirs, size=10.0) or ""  # what goes in is about that large
             found[f"{name} {np.dtype(dtype)}"] = found.get(f"{name} {np.dtype(dtype)}") or problem
+    found["matmul float16"] = half_product(backend)
+    found["embedding of an id that is no row"] = beyond(backend)
     return list(found.items())
+
+
+def half_product(backend: Any) -> str:
+    """What is wrong with products of float16, which are summed in float32 and rounded once; or ""."""
+    a, b = np.random.default_rng(0).standard_normal((2, 48, 4096)).astype(np.float16)
+    y = backend.asnumpy(backend.xp.matmul(backend.asarray(a), backend.asarray(b).T))
+    exact = a.astype(np.float32) @ b.astype(np.float32).T
+    return difference(y.astype(np.float32), exact, tolerance=2.0**13) or ""  # a unit of float16 in the largest entry
+
+
+def beyond(backend: Any) -> str:
+    """What is wrong with ids on the device that are no row of a table, where NumPy raises: NaN is due; or ""."""
+    table = np.arange(6, dtype=np.float32).reshape(3, 2)
+    ids = backend.asarray(np.array([2, 3, 0, -1, 1 << 40]))
+    expected = np.array([[4, 5], [math.nan] * 2, [0, 1], [math.nan] * 2, [math.nan] * 2], dtype=np.float32)
+    return difference(backend.asnumpy(backend.embedding(backend.asarray(table), ids)), expected) or ""
 
 
 def training(kind: str, width: int, batch: int, steps: int = TIME) -> Callable[[], Any]:
@@ -183,7 +223,8 @@ def report(quick: bool) -> tuple[str, bool]:
              f"CuPy {cupy.__version__}, CUDA {cupy.cuda.runtime.runtimeGetVersion()}, compute capability "
              f"{device['major']}.{device['minor']}", f"{CLOCKS}: {doctor.smi(CLOCKS) or 'nvidia-smi is not there'}"]
     lines = [f"# tinyseq on {'CPU-emulated CuPy' if emulated else name}", "", *(f"- {line}" for line in about)]
-    checks = {"Kernels against NumPy's": check_kernels(), "Training in step with NumPy": check_models()}
+    checks = {"Kernels against NumPy's": check_kernels([SMALL] if quick else [SMALL, LARGE]),
+              "Training in step with NumPy": check_models()}
     for title, found in checks.items():
         right = [name for name, problem in found if not problem]
         lines += ["", f"## {title}", "", *(f"- {name}: {problem}" for name, problem in found if problem),
@@ -210,7 +251,7 @@ def table(torch: Any, wait: Callable[[], Any], sizes: Sequence[tuple[int, int]])
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tinyseq.testing.gpu", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="time one small size only")
+    parser.add_argument("--quick", action="store_true", help="check and time small sizes only")
     parser.add_argument("--out", default="tinyseq-gpu-report.md", metavar="FILE", help="where the report goes")
     options = parser.parse_args(arguments)
     findings = doctor.diagnose(doctor.probe())
