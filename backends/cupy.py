@@ -16,11 +16,21 @@ from typing import Any
 import numpy as np
 from tinyseq.backends.numpy import Array, NumpyBackend
 
+DOCTOR = "python -m tinyseq.doctor says what to type"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message that says something: CuPy draws frames of = around some."""
+    return next((t for line in str(error).splitlines() if (t := line.strip(" =-"))), type(error).__name__)
+
+
 try:
     import cupy as cp
 except ImportError as error:
-    raise ImportError("the cupy backend needs CuPy, which is not installed here "
-                      f"({error}): pip install 'tinyseq[cuda13]', or 'tinyseq[cuda12]' for CUDA 12") from None
+    if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+        raise ImportError("the cupy backend needs CuPy, which is not installed here "
+                          f"({error}): pip install 'tinyseq[cuda13]', or 'tinyseq[cuda12]' for CUDA 12") from None
+    raise ImportError(f"CuPy is installed but does not load ({first_line(error)}): {DOCTOR}") from error
 
 # All kernels, compiled for T float or double, LOWEST its lowest finite number. Arrays are contiguous unless
 # strides are given; a null pointer stands for an array that is not there. A number comes as I or double: see `kernel`.
@@ -586,22 +596,30 @@ def matrices(x: Array) -> tuple[int, int, int] | None:
 def unusable() -> str | None:
     """Why CuPy, which is installed, cannot run here, in one sentence; None if it can."""
     runtime = cp.cuda.runtime
+    driver, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     try:
         devices, why = runtime.getDeviceCount(), "none is listed"
     except runtime.CUDARuntimeError as error:
-        devices, why = 0, str(error)
+        devices, why = 0, first_line(error)
+    if not devices and 0 < driver // 1000 < built // 1000:
+        return (f"the driver runs CUDA {dotted(driver)} at most, and CuPy {cp.__version__} is built for "
+                f"{dotted(built)}: {DOCTOR}")
     if not devices:
-        driver = runtime.driverGetVersion() or "not loaded"
-        return (f"CuPy {cp.__version__} is installed, but no CUDA device is found ({why}; driver {driver}, "
-                f"CuPy built for CUDA {runtime.runtimeGetVersion()}): see whether nvidia-smi lists one")
+        return (f"CuPy {cp.__version__} is installed, but no CUDA device is found ({why}; driver "
+                f"{dotted(driver) if driver else 'not loaded'}, CuPy built for CUDA {dotted(built)}): {DOCTOR}")
     try:
         cp.cuda.device.get_cublas_handle()
-        cp.cuda.compiler._get_nvrtc_version()
+        cp.cuda.nvrtc.getVersion()
     except (ImportError, RuntimeError) as error:
-        version = runtime.runtimeGetVersion() // 1000
-        return (f"a CUDA device is present, but CUDA's libraries are missing ({str(error).splitlines()[0]}): "
-                f"pip install 'cupy-cuda{version}x[ctk]'")
+        missing = isinstance(error, ImportError) or type(error) is RuntimeError  # not an error that CUDA reports
+        what = "CUDA's libraries are missing" if missing else "CUDA does not start"
+        return f"a CUDA device is present, but {what} ({first_line(error)}): {DOCTOR}"
     return None
+
+
+def dotted(cuda: int) -> str:
+    """A CUDA version as people write it, 13.0 for 13000."""
+    return f"{cuda // 1000}.{cuda % 1000 // 10}"
 
 
 class CupyBackend(NumpyBackend):

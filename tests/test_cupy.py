@@ -629,14 +629,42 @@ def test_what_is_missing_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch
     said = outside(USE, CUDA_VISIBLE_DEVICES="")
     assert said.startswith("RuntimeError") and "no CUDA device is found" in said and said.count("\n") == 1
 
-    def lacking() -> None:
-        raise RuntimeError("libcublas.so.13 is not found\nmore")
+    broken = "import sys, importlib.abc\nclass F(importlib.abc.MetaPathFinder):\n    def find_spec(self, name, *_):\n"
+    broken += "        if name == 'cupy': raise ImportError('=====\\nlibc.so.9 is not found\\nmore')\n"
+    said = outside(broken + "sys.meta_path.insert(0, F())\n" + USE)
+    assert said == f"ImportError CuPy is installed but does not load (libc.so.9 is not found): {ours.DOCTOR}\n"
 
-    monkeypatch.setattr(cp.cuda.device, "get_cublas_handle", lacking)
+
+def why_not() -> str:
     with pytest.raises(RuntimeError) as error:
         ours.CupyBackend()
-    assert str(error.value).endswith(
-        "libraries are missing (libcublas.so.13 is not found): pip install 'cupy-cuda13x[ctk]'")
+    return str(error.value).removeprefix("the cupy backend cannot run here: ")
+
+
+class CUBLASError(RuntimeError):
+    """As CuPy's is derived."""
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (RuntimeError("libcublas.so.13 is not found\nmore"), "libraries are missing (libcublas.so.13 is not found)"),
+    (ImportError("libcublas.so.13"), "libraries are missing (libcublas.so.13)"),
+    (CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED"), "does not start (CUBLAS_STATUS_NOT_INITIALIZED)")])
+@pytest.mark.parametrize("where", [(cp.cuda.device, "get_cublas_handle"), (cp.cuda.nvrtc, "getVersion")])
+def test_cuda_that_does_not_start_is_told_from_missing_libraries(
+        where: tuple[Any, str], error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking() -> None:
+        raise error
+
+    monkeypatch.setattr(*where, lacking, raising=False)
+    assert why_not().endswith(f", but CUDA{'' if 'start' in said else chr(39) + 's'} {said}: {ours.DOCTOR}")
+
+
+def test_a_driver_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cp.cuda.runtime, "getDeviceCount", lambda: 0)
+    monkeypatch.setattr(cp.cuda.runtime, "runtimeGetVersion", lambda: 13000)
+    for driver, said in ((12040, "the driver runs CUDA 12.4 at most"), (13000, "no CUDA device"), (0, "not loaded")):
+        monkeypatch.setattr(cp.cuda.runtime, "driverGetVersion", lambda driver=driver: driver)
+        assert said in why_not() and why_not().endswith(ours.DOCTOR)
 
 
 # --- both compilers, and planted faults -----------------------------------------------------------------------------

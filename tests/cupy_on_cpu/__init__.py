@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from types import SimpleNamespace
 from typing import Any
 
 from . import compile, libraries, settings
@@ -97,6 +98,7 @@ def _hook_compiler() -> None:
     compiler._compile_using_nvrtc_no_warning = compile_kernel
     compiler._preprocess = lambda *_: ""
     compiler._get_nvrtc_version = lambda: (13, 0)
+    sys.modules["cupy.cuda"].nvrtc = SimpleNamespace(getVersion=lambda: (13, 0))  # type: ignore[attr-defined]
 
 
 def check_nvrtc(source: str, *name_expressions: str, options: Sequence[str] = ("--std=c++17",)) -> None:

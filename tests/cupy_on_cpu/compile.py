@@ -202,8 +202,8 @@ def check_nvrtc(
     source: str, options: Sequence[str], name_expressions: Sequence[str], architecture: str
 ) -> None:
     """Compile with NVRTC to machine code for `architecture` ("75"...); raises CompileError. Needs no GPU."""
-    from cupy.cuda import nvrtc
     from cupy.cuda.compiler import CompileException, _NVRTCProgram
+    from cupy_backends.cuda.libs import nvrtc
 
     key = _digest(source, tuple(options), tuple(name_expressions), nvrtc.getVersion())
     done = S.cache_folder() / f"{key}.sm_{architecture}"
@@ -221,7 +221,7 @@ def check_nvrtc(
 def nvrtc_missing() -> str | None:
     """Why NVRTC cannot be used, in one sentence, or None."""
     try:
-        from cupy.cuda import nvrtc
+        from cupy_backends.cuda.libs import nvrtc
 
         nvrtc.getVersion()
     except (ImportError, RuntimeError):
