@@ -338,6 +338,34 @@ def test_unindex_sums_float16_in_float32_and_integers() -> None:
     assert CUPY.unindex(cp.ones(3, "int64"), np.array([1, 1, 0]), (3,)).get().tolist() == [1, 2, 0]
 
 
+@given(st.sampled_from([(), (7,), (3, 4), (1500,), (0,)]), st.sampled_from([1, 5, 130]), dtypes, st.integers(0, 3),
+       seeds, st.sampled_from([None, 0, 2]), st.booleans())
+def test_embedding(shape: tuple[int, ...], width: int, dtype: str, kind: int, seed: int, padding_idx: int | None,
+                   reverse: bool) -> None:
+    rng = np.random.default_rng(seed)
+    ids, table = rng.integers(0, 4, shape), rng.standard_normal((4, width)).astype(dtype)
+    g = rng.standard_normal((*shape, width)).astype(dtype)
+    with watched(reverse):
+        check("embedding", table, ids, kind=kind)
+        check("embedding_backward", g, ids, 4, padding_idx=padding_idx, kind=kind)
+
+
+def test_kernels_go_back_in_float16() -> None:
+    rng = np.random.default_rng(0)
+    g, x = (rng.standard_normal((6, 5)).astype("float16") for _ in range(2))
+    wide = lambda a: a.astype("float64")
+    for name in ("softmax_backward", "log_softmax_backward", "gelu_backward"):
+        slopes = getattr(CUPY, name)(device(g), device(x))
+        close(slopes, getattr(NUMPY, name)(wide(g), wide(x)).astype("float16"))
+    ids = np.array([0, 1, 1, 3, 1, 0])
+    summed = CUPY.embedding_backward(device(g), cp.asarray(ids), 4)
+    close(summed, NUMPY.embedding_backward(wide(g), ids, 4).astype("float16"))
+    _, _, saved = CUPY.cross_entropy(device(x), cp.asarray(ids % 5))
+    _, _, expected = NUMPY.cross_entropy(wide(x), ids % 5)
+    slopes = CUPY.cross_entropy_backward(device(g[:, 0]), saved)
+    close(slopes, NUMPY.cross_entropy_backward(wide(g[:, 0]), expected).astype("float16"))
+
+
 def test_kernels_take_float16() -> None:
     x = np.random.default_rng(0).standard_normal((3, 4, 5)).astype("float16")
     for name in ("softmax", "log_softmax", "gelu", "erf", "sigmoid"):
