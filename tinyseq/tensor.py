@@ -33,7 +33,6 @@ Array = Any
 Like = Any  # what an op takes as an operand: a Tensor, a number, an array
 P = ParamSpec("P")
 R = TypeVar("R")
-PullBack = Callable[[Any], Any]
 
 namespaces = backends.namespaces
 

@@ -12,17 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 LENGTHS = (100, 1_000, 50_000)
 OPS = 100_000  # a measurement runs about so many
 
 
-def tinyseq() -> Callable[[int], None]:
-    import tinyseq as ts
-
-    x, w = ts.ones((8, 8), requires_grad=True), ts.ones((8, 8), requires_grad=True)
-    seed = ts.ones((8, 8))
-
+def multiplied(x: Any, w: Any, seed: Any) -> Callable[[int], None]:
+    """What tinyseq and PyTorch are both asked to do: n multiplications by w, and the gradients of x and w."""
     def chain(n: int) -> None:
         y = x
         for _ in range(n):
@@ -31,6 +28,13 @@ def tinyseq() -> Callable[[int], None]:
         x.grad = w.grad = None
 
     return chain
+
+
+def tinyseq() -> Callable[[int], None]:
+    import tinyseq as ts
+
+    x, w = ts.ones((8, 8), requires_grad=True), ts.ones((8, 8), requires_grad=True)
+    return multiplied(x, w, ts.ones((8, 8)))
 
 
 def pytorch() -> Callable[[int], None]:
@@ -38,16 +42,7 @@ def pytorch() -> Callable[[int], None]:
 
     torch.set_num_threads(1)
     x, w = torch.ones(8, 8, requires_grad=True), torch.ones(8, 8, requires_grad=True)
-    seed = torch.ones(8, 8)
-
-    def chain(n: int) -> None:
-        y = x
-        for _ in range(n):
-            y = y * w
-        y.backward(seed)
-        x.grad = w.grad = None
-
-    return chain
+    return multiplied(x, w, torch.ones(8, 8))
 
 
 def numpy() -> Callable[[int], None]:
