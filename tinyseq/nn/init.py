@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tinyseq import backends, random
+from tinyseq.nn.module import Module
 from tinyseq.tensor import Tensor
+
+M = TypeVar("M", bound=Module)
 
 
 def _fill(tensor: Tensor, values: Any) -> Tensor:
@@ -80,3 +83,29 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     q, r = np.linalg.qr(normal)
     q = q * np.sign(np.diag(r))  # so that every orthogonal matrix is as likely
     return _fill(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))
+
+
+def recurrent_(module: M) -> M:
+    """Recurrent layers and cells, `module` itself or those anywhere in it, as Keras begins them; returns the module.
+
+    Of each gate, the recurrent weights are orthogonal and the input weights Xavier uniform, a matrix of their own;
+    biases are 0, those of an LSTM's forget gate 1 in sum (Jozefowicz et al. 2015). `rnn = init.recurrent_(nn.GRU(3, 4))`
+
+    Raises ValueError where nothing is named as PyTorch's recurrent weights: weight_ih..., weight_hh....
+    """
+    own = dict(module.named_parameters())
+    names = [name.rsplit("weight_hh", 1) for name in own if name.rpartition(".")[2].startswith("weight_hh")]
+    if not names:
+        raise ValueError(f"init.recurrent_: {type(module).__name__} holds no recurrent weights weight_ih..., "
+                         f"weight_hh..., only {', '.join(own) or 'nothing'}")
+    for prefix, suffix in names:
+        hidden = own[f"{prefix}weight_hh{suffix}"].shape[1]
+        for key, draw in (("weight_ih", xavier_uniform_), ("weight_hh", orthogonal_)):
+            weight = own[f"{prefix}{key}{suffix}"]
+            gates = range(weight.shape[0] // hidden)
+            _fill(weight, np.concatenate([draw(Tensor(np.empty((hidden, weight.shape[1]))))._data for _ in gates]))
+        if f"{prefix}bias_ih{suffix}" in own:
+            forget = (np.arange(weight.shape[0]) // hidden == 1) & (len(gates) == 4)
+            _fill(own[f"{prefix}bias_ih{suffix}"], forget)
+            zeros_(own[f"{prefix}bias_hh{suffix}"])
+    return module
