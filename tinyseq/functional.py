@@ -240,18 +240,72 @@ def _dropout(x: Tensor, p: float, seed: int, stream: int) -> Out:
 # --- attention -----------------------------------------------------------------------------------------------------
 
 
-def attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Like = None, scale: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """softmax(query key^T scale) value, and the softmax (Vaswani et al. 2017, equation 1).
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, causal: bool = False,
+              scale: float | None = None, dropout: float = 0.0) -> Tensor:
+    """softmax(query key^T scale) value (Vaswani et al. 2017, equation 1); `attention_weights` gives the softmax.
 
-    query (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E) and the weights (..., T, S). The boolean
-    `mask`, broadcast to (..., T, S), says which positions take part: True. A query with none gets zeros. `scale` is
-    1 / sqrt(D) unless given.
+    query (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E). In (B, H, S, D) key and value may have fewer
+    heads H, each of which serves as many heads of the query in a row (Ainslie et al. 2023). The boolean `mask`,
+    broadcast to (..., T, S), says which positions take part: True. With `causal` the last query sees all keys, the one
+    before it all but the last: query t those up to S - T + t. A query that sees none gets zeros. `scale` is 1 / sqrt(D)
+    unless given. `dropout` is the probability that a weight is dropped; it takes the next random stream.
     """
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    weights = softmax((query * scale) @ ops.matrix_transpose(key), -1, mask)
-    return weights @ value, weights
+    _check_attention(query, key, value)
+    return _attend(attention_weights(query, key, mask, causal, scale), value, dropout)
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: bool = False,
+                      scale: float | None = None) -> Tensor:
+    """softmax(query key^T scale): how much each query (..., T, D) takes of each key (..., S, D), (..., T, S).
+
+    The arguments are those of `attention`.
+    """
+    _check_attention(query, key, key)
+    return _weights(query, key, _attention_mask(query, key, mask), causal, scale)
+
+
+def _check_attention(query: Tensor, key: Tensor, value: Tensor) -> None:
+    _one_dtype(query=query, key=key, value=value)
+    shared = query.ndim > 3 and query.shape[:-3] == key.shape[:-3] and query.shape[-3] % max(key.shape[-3], 1) == 0
+    if query.ndim < 2 or not (shared or query.shape[:-2] == key.shape[:-2]) or (
+            query.shape[-1] != key.shape[-1] or key.shape[:-1] != value.shape[:-1]):
+        raise ValueError("attention: expected query (..., T, D), key (..., S, D) and value (..., S, E), alike in front "
+                         "but for key and value with a part of the heads of a query (B, H, T, D); got shapes "
+                         f"{query.shape}, {key.shape} and {value.shape}")
+
+
+def _attention_mask(query: Tensor, key: Tensor, mask: Like) -> Tensor | None:
+    """The mask as a boolean Tensor that broadcasts to (..., T, S)."""
+    if mask is None:
+        return None
+    found, shape = ops.like(query, mask), (*query.shape[:-1], key.shape[-2])
+    if found.dtype != np.bool:
+        raise TypeError(f"attention: expected a boolean mask, True takes part, got {found.dtype}: of one that is added "
+                        "to the scores, 0 or -inf, pass mask == 0")
+    if found.ndim > len(shape) or any(m not in (1, n) for m, n in zip(found.shape[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"attention: expected a mask that broadcasts to (..., T, S) = {shape}, got {found.shape}")
+    return found
+
+
+def _joined(x: Tensor, key: Tensor) -> Tensor:
+    """The rows of the heads that share one of the key, joined: (B, H, T, X) -> (B, H_key, H / H_key T, X)."""
+    if x.shape[:-2] == key.shape[:-2]:
+        return x
+    return ops.reshape(x, (*key.shape[:-2], x.shape[-3] // max(key.shape[-3], 1) * x.shape[-2], x.shape[-1]))
+
+
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
+    scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
+    scores = ops.reshape(_joined(query * scale, key) @ key.mT, (*query.shape[:-1], key.shape[-2]))
+    if causal:
+        past = ops.tril(ops.ones_like(scores.detach(), np.bool), key.shape[-2] - query.shape[-2])
+        mask = past if mask is None else mask & past
+    return softmax(scores, -1, mask)
+
+
+def _attend(weights: Tensor, value: Tensor, p: float) -> Tensor:
+    """The mean of the values (..., S, E) under weights (..., T, S) of which a part p is dropped."""
+    return ops.reshape(_joined(dropout(weights, p), value) @ value, (*weights.shape[:-1], value.shape[-1]))
 
 
 # --- recurrence ----------------------------------------------------------------------------------------------------
