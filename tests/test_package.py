@@ -30,7 +30,7 @@ FLOORS = [
     "functional",
     "optim testing doctor",
     "nn.module nn.layers nn.init",
-    "nn.recurrent nn.attention",
+    "nn.recurrent nn.attention nn.multihead",
     "nn.seq2seq nn",
     "decode metrics data plot testing.gpu",
 ]
