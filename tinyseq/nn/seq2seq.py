@@ -2,106 +2,194 @@
 
 A decoder is three functions, which `tinyseq.decode` and training share: `start(memory, ...) -> state`,
 `step(tokens, state) -> (logits, state)` and the teacher-forced `forward(tokens, state) -> logits`. A state is a
-NamedTuple of Tensors with the batch first, or None: whatever a decoder needs to go on, indexable by row.
+NamedTuple of Tensors with the batch first, tuples of them, or None: whatever a decoder needs to go on, indexable by
+row.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from tinyseq import ops
-from tinyseq.nn.attention import Attention
+from tinyseq import ops, random
+from tinyseq.nn.attention import Attention, memory_mask
 from tinyseq.nn.layers import Dropout, Embedding, Linear
 from tinyseq.nn.module import Module
-from tinyseq.nn.recurrent import GRU
+from tinyseq.nn.multihead import length_mask
+from tinyseq.nn.recurrent import GRU, LSTM, RNN
 from tinyseq.tensor import Like, Tensor, namespace
 
-
-def length_mask(lengths: Like, steps: int) -> Tensor:
-    """(B,) lengths -> (B, steps) booleans: True at the real positions."""
-    if isinstance(lengths, Tensor):  # where they are: looking at a device would wait for it
-        return ops.like(lengths, namespace(lengths._data).arange(steps)) < ops.expand_dims(lengths, 1)
-    return ops.asarray(np.arange(steps) < np.asarray(lengths)[:, None])
+Hidden = Tensor | tuple[Tensor, Tensor]  # s (B, H), or (h, c) of an LSTM
 
 
 class DecoderState(NamedTuple):
-    """Where an attention decoder stands: hidden (B, H), memory (B, S, M), its keys (B, S, K), mask (B, S) or None, and
-    the attention weights (B, S) of the last step, or None before the first."""
+    """Where an attention decoder stands: hidden (B, H), or (h, c) of an LSTM; memory (B, S, M), the keys that its
+    attention made of that, and mask (B, S) or None; the attention weights (B, S) of the last step, or None before the
+    first; and with input feeding the attentional vector (B, H) of the last step."""
 
-    hidden: Tensor
+    hidden: Hidden
     memory: Tensor
-    keys: Tensor
+    keys: Any
     mask: Tensor | None
     weights: Tensor | None = None
+    fed: Tensor | None = None
 
 
 class AttentionDecoder(Module):
-    """A GRU over the tokens so far, attention from its states to the memory, and logits of the next token.
+    """A recurrent layer over the tokens so far, a context from its states, and logits of the next token.
 
-    s_t = GRU(E y_{t-1}, s_{t-1}),  c_t = attention(s_t, memory),  logits_t = W_o tanh(W_c [c_t; s_t])
-    (Luong et al. 2015, equations 5 and 6). As no context is fed back into the GRU, training runs the whole target
-    through it at once, and attention is one batched product.
+    `feed` says what of the context enters the recurrence. E y is a token's embedding, memory the h_1 ... h_m:
+
+        None           s_t = RNN(E y_{t-1}, s_{t-1}),           c_t = attention(s_t, memory)
+        "attentional"  s_t = RNN([E y_{t-1}; a_{t-1}], s_{t-1}), c_t = attention(s_t, memory),  a_0 = 0
+        "context"      s_t = RNN([E y_{t-1}; c_t], s_{t-1}),     c_t = attention(s_{t-1}, memory)
+
+        a_t = tanh(W_c [c_t; s_t]),  logits_t = W_o a_t
+
+    None and "attentional", input feeding, are Luong et al. 2015 (equations 5 and 6, section 3.3); "context" is the
+    recurrence of Bahdanau et al. 2015 and, with a `FixedContext`, of Cho et al. 2014. `attention=None` has no context
+    at all, s_0 is all that it knows of the memory, and logits_t = W_o s_t (Sutskever et al. 2014). Training runs the
+    whole target through at once where no step waits for a context: without `feed`, or with "context" and a
+    `FixedContext`; else step by step.
 
     `attention` takes queries of `hidden_size` H features to a memory of `memory_size` M; of tokens there are
-    `vocab_size` V.
+    `vocab_size` V. `cell` is nn.GRU, nn.LSTM or nn.RNN. `dropout` falls on a_t before W_o.
     """
 
     def __init__(
-        self, vocab_size: int, embedding_dim: int, hidden_size: int, attention: Attention, memory_size: int,
-        dropout: float = 0.0,
+        self, vocab_size: int, embedding_dim: int, hidden_size: int, attention: Attention | None, memory_size: int = 0,
+        dropout: float = 0.0, cell: type[GRU | LSTM | RNN] = GRU, feed: str | None = None,
     ) -> None:
+        if feed not in (None, "attentional", "context") or (feed and attention is None):
+            raise ValueError("AttentionDecoder: feed must be None, 'attentional' or 'context', and None without "
+                             f"attention; got feed={feed!r}, attention={attention}")
+        context_size = 0 if attention is None else attention.context_size or memory_size
+        fed = {None: 0, "attentional": hidden_size, "context": context_size}[feed]
+        self.feed = feed
         self.embedding = Embedding(vocab_size, embedding_dim)
-        self.rnn = GRU(embedding_dim, hidden_size)
+        self.rnn = cell(embedding_dim + fed, hidden_size)
         self.attention = attention
-        self.combine = Linear(memory_size + hidden_size, hidden_size)
+        self.combine = None if attention is None else Linear(context_size + hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
         self.out = Linear(hidden_size, vocab_size)
 
-    def start(self, memory: Tensor, hidden: Tensor, mask: Like = None) -> DecoderState:
-        """The state before the first token: memory (B, S, M), hidden (B, H), mask (B, S): True where memory is real."""
-        expected = (memory.shape[0], self.rnn.hidden_size)
-        if hidden.shape != expected:
-            raise ValueError(f"AttentionDecoder: expected a first hidden state (B, H) = {expected}, got {hidden.shape}")
-        mask = None if mask is None else ops.like(memory, mask)
-        return DecoderState(hidden, memory, self.attention.keys(memory), mask)
+    @property
+    def fused(self) -> bool:
+        """Whether all steps run at once: none of them waits for what the step before looked at."""
+        return self.feed is None or (self.feed == "context" and getattr(self.attention, "fixed", False))
 
-    def forward(self, tokens: Like, state: DecoderState) -> Tensor:
-        """Logits (B, T, V) of the token after each of `tokens` (B, T), all of them given: teacher forcing."""
-        return self._advance(tokens, state)[0]
+    def start(self, memory: Tensor, hidden: Hidden | None = None, mask: Like = None) -> DecoderState:
+        """The state before the first token: memory (B, S, M), an encoder's or any other; s_0 (B, H), of an LSTM also
+        (h, c), zeros unless given; mask (B, S): True where memory is real."""
+        real = memory_mask("AttentionDecoder", memory, mask)
+        expected = (memory.shape[0], self.rnn.hidden_size)
+        zeros = Tensor(namespace(memory._data).zeros(expected, dtype=memory.dtype))
+        given: tuple[Tensor, ...] = hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,)
+        for part in given:
+            if part.shape != expected:
+                raise ValueError("AttentionDecoder: expected a first hidden state (B, H) = "
+                                 f"{expected}, got {part.shape}")
+        h, c, *_ = (*given, zeros, zeros)
+        keys = None if self.attention is None else self.attention.keys(memory, real)
+        fed = zeros if self.feed == "attentional" else None
+        return DecoderState((h, c) if isinstance(self.rnn, LSTM) else h, memory, keys, real, None, fed)
+
+    def forward(self, tokens: Like, state: DecoderState, sampling: float = 0.0) -> Tensor:
+        """Logits (B, T, V) of the token after each of `tokens` (B, T), all of them given: teacher forcing.
+
+        Scheduled sampling (Bengio et al. 2015): with probability `sampling` a step after the first gets, in place of
+        the token given, the one that is most probable after the step before.
+        """
+        if not 0 <= sampling <= 1:
+            raise ValueError(f"AttentionDecoder: expected 0 <= sampling <= 1, got {sampling}")
+        return self._advance(tokens, state, sampling)[0]
 
     def step(self, tokens: Like, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Logits (B, V) of the token after `tokens` (B,), and the state then."""
-        logits, state = self._advance(ops.expand_dims(ops.like(state.hidden, tokens), 1), state)
+        logits, state = self._advance(ops.expand_dims(ops.like(state.memory, tokens), 1), state)
         return logits[:, 0], state
 
-    def _advance(self, tokens: Like, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        s, h = self.rnn(self.embedding(tokens), ops.expand_dims(state.hidden, 0))
-        context, weights = self.attention(s, state.memory, state.mask, state.keys)
-        combined = self.dropout(ops.tanh(self.combine(ops.concat([context, s], -1))))
-        return self.out(combined), state._replace(hidden=h[0], weights=weights[:, -1])
+    def _advance(self, tokens: Like, state: DecoderState, sampling: float = 0.0) -> tuple[Tensor, DecoderState]:
+        x = self.embedding(tokens)
+        if x.shape[1] < 2 or (self.fused and not sampling):
+            a, state = self._run(x, state)
+            return self.out(self.dropout(a)), state
+        coins = ops.like(x, random.host_generator().random((*x.shape[:2], 1)) < sampling) if sampling else None
+        outputs: list[Tensor] = []
+        for t in range(x.shape[1]):
+            now = x[:, t : t + 1]
+            if coins is not None and t:
+                own = ops.argmax(self.out(outputs[-1].detach()), -1)
+                now = ops.where(coins[:, t : t + 1], self.embedding(own), now)
+            a, state = self._run(now, state)
+            outputs.append(a)
+        return self.out(self.dropout(ops.concat(outputs, 1))), state
+
+    def _run(self, x: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Embeddings (B, T, E) -> a (B, T, H) and the state after them; one step at most, unless `fused`."""
+        context = weights = None
+        fed = state.fed if state.fed is None else ops.expand_dims(state.fed, 1)
+        if self.feed == "context":
+            h = state.hidden[0] if isinstance(state.hidden, tuple) else state.hidden
+            context, weights = self._look(ops.expand_dims(h, 1), state)
+            fed = context
+        if fed is not None:
+            x = ops.concat([x, ops.broadcast_to(fed, (*x.shape[:2], fed.shape[2]))], -1)
+        s, hidden = self._recur(x, state.hidden)
+        if self.combine is None:
+            return s, state._replace(hidden=hidden)
+        if context is None:
+            context, weights = self._look(s, state)
+        context = ops.broadcast_to(context, (*s.shape[:2], context.shape[2]))
+        a = ops.tanh(self.combine(ops.concat([context, s], -1)))
+        if not a.shape[1]:
+            return a, state
+        last = None if weights is None else weights[:, -1]
+        fed = None if state.fed is None else a[:, -1]
+        return a, state._replace(hidden=hidden, weights=last, fed=fed)
+
+    def _look(self, query: Tensor, state: DecoderState) -> Any:
+        """What queries (B, T, H) take from the memory: contexts (B, T, C) and weights (B, T, S)."""
+        assert self.attention is not None
+        return self.attention(query, state.memory, state.mask, state.keys)
+
+    def _recur(self, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
+        """The recurrent layer from a state with the batch first: its outputs (B, T, H), and the state after them."""
+        if isinstance(hidden, tuple):
+            s, (h, c) = self.rnn(x, tuple(ops.expand_dims(part, 0) for part in hidden))
+            return s, (h[0], c[0])
+        s, h = self.rnn(x, ops.expand_dims(hidden, 0))
+        return s, h[0]
 
 
 class EncoderDecoder(Module):
-    """An encoder, embedding and recurrent layer, and a decoder that attends to it.
+    """An encoder, embedding and sequence layer, and a decoder that takes its memory and final state.
 
-    The encoder's outputs (B, S, M) are the decoder's memory; the final states of its last layer, those of both
-    directions side by side, are the decoder's first hidden state.
+    The encoder is any sequence layer: `encoder(x, lengths=lengths)` gives its outputs (B, S, M), the decoder's memory,
+    and its final state, (layers x directions, B, H) or a tuple of such; that of the last layer, both directions side by
+    side, is the decoder's first state. A layer that gives outputs alone starts the decoder at zeros.
+
+    Training minimises minus the mean conditional log-likelihood, -1/N sum_n sum_t log p(y_t | y_<t, x): with targets
+    `y` (B, T + 1) that begin with the start symbol and end with the end symbol,
+    `cross_entropy(model(x, lengths, y[:, :-1]), y[:, 1:], ignore_index=pad)` is that by token.
     """
 
     def __init__(self, embedding: Module, encoder: Any, decoder: Any) -> None:
         self.embedding, self.encoder, self.decoder = embedding, encoder, decoder
 
     def encode(self, source: Like, lengths: Like = None) -> Any:
-        """Source ids (B, S) and their lengths (B,) -> the decoder's first state."""
-        memory, final = self.encoder(self.embedding(source), lengths=lengths)
-        final = final[0] if isinstance(final, tuple) else final  # h of an LSTM's (h, c)
-        hidden = ops.concat(list(final[-self.encoder.directions :]), -1)
+        """Source (B, S, ...), as the embedding takes it, and lengths (B,) -> the decoder's first state."""
+        outputs = self.encoder(self.embedding(source), lengths=lengths)
+        memory, final = outputs if isinstance(outputs, tuple) else (outputs, ())
+        directions = getattr(self.encoder, "directions", 1)
+        parts = final if isinstance(final, tuple) else (final,)
+        hidden = tuple(ops.concat(list(part[-directions:]), -1) for part in parts)
         mask = None if lengths is None else length_mask(lengths, memory.shape[1]).to(memory.backend)
-        return self.decoder.start(memory, hidden, mask)
+        return self.decoder.start(memory, hidden if len(hidden) > 1 else (*hidden, None)[0], mask)
 
-    def forward(self, source: Like, lengths: Like, target: Like) -> Tensor:
-        """Logits (B, T, V) of the token after each of `target` (B, T), which begins with the start symbol."""
-        logits: Tensor = self.decoder(target, self.encode(source, lengths))
+    def forward(self, source: Like, lengths: Like, target: Like, **options: Any) -> Tensor:
+        """Logits (B, T, V) of the token after each of `target` (B, T), which begins with the start symbol.
+
+        `options` are the decoder's: `sampling=0.25`.
+        """
+        logits: Tensor = self.decoder(target, self.encode(source, lengths), **options)
         return logits
