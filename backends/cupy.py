@@ -974,7 +974,7 @@ class CupyBackend(NumpyBackend):
     @in_float32
     def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
                     b_ih: Array | None, b_hh: Array | None, lengths: Any = None,
-                    reverse: bool = False) -> tuple[Array, Array, Array | None, Any]:
+                    reverse: bool = False, h_mask: Array | None = None) -> tuple[Array, Array, Array | None, Any]:
         """NumpyBackend's; `lengths` may lie on the device, where nobody looks at them.
 
         All rows of the batch take every step, and the kernel of the step leaves alone those that have ended: so
@@ -986,6 +986,7 @@ class CupyBackend(NumpyBackend):
         b_ih, b_hh = (None if b is None else dense(b) for b in (b_ih, b_hh))
         z = self.matmul(x.reshape(batch * steps, x.shape[2]), w_ih.T).reshape(batch, steps, w_ih.shape[0])
         hs, y = (cp.empty((batch, steps, size), dtype=dtype) for _ in range(2))
+        masked = hs if h_mask is None else cp.empty_like(hs)  # what enters the products
         h, c = (None if s is None else s.astype(dtype, order="C") for s in (h0, c0))
         extra: tuple[Any, Any] = (None, None)
         if cell == "lstm":
@@ -1001,25 +1002,29 @@ class CupyBackend(NumpyBackend):
                 extra[0][:, order[0]] = c0
             split = 2 * size if cell == "gru_before" else w_hh.shape[0]
             if cell == "gru":
-                recur = self._product(hs[:, 0], w_hh.T, extra[0])
+                recur = self._product(masked[:, 0], w_hh.T, extra[0])
             else:
-                recur = self._product(hs[:, 0], w_hh[:split].T, z[:, 0, :split], add=True)
+                recur = self._product(masked[:, 0], w_hh[:split].T, z[:, 0, :split], add=True)
             if cell == "gru_before":
                 recur_reset = self._product(extra[0][:, 0], w_hh[split:].T, z[:, 0, split:], add=True)
         of_h, of_z = size * dtype.itemsize, 0 if cell == "gru" else z.shape[2] * dtype.itemsize  # bytes of a step
         for t, after in itertools.pairwise((*order, -1) if y.size else ()):
             args = (z, b_ih, b_hh, hs, *extra, y, h, lengths, batch, steps, size, t, after)
+            if h_mask is not None:
+                cp.multiply(hs[:, t], h_mask, out=masked[:, t])
             recur(t * of_h, t * of_z)
             if cell == "gru_before":
                 launch("gru_before_reset", dtype, batch * size, *args)
+                if h_mask is not None:
+                    extra[0][:, t] *= h_mask
                 recur_reset(t * of_h, t * of_z)
             launch(cell, dtype, batch * size, *args)
-        return y, h, c, (x, lengths, order, z, hs, extra, w_ih, w_hh)
+        return y, h, c, (x, lengths, order, z, hs, masked, extra, w_ih, w_hh, h_mask)
 
     @in_float32
     def rnn_backward(self, cell: str, saved: Any, gy: Array | None, gh: Array | None, gc: Array | None,
                      needs: Sequence[bool]) -> tuple[Array | None, ...]:
-        x, lengths, order, z, hs, extra, w_ih, w_hh = saved
+        x, lengths, order, z, hs, masked, extra, w_ih, w_hh, h_mask = saved
         (batch, steps, size), dtype = hs.shape, x.dtype
         gy = None if gy is None else dense(gy)
         dh, dc = (cp.zeros((batch, size), dtype=dtype) if g is None else g.astype(dtype, order="C") for g in (gh, gc))
@@ -1027,7 +1032,8 @@ class CupyBackend(NumpyBackend):
         d_rec = cp.empty_like(z) if cell == "gru" else d_in
         split = 2 * size if cell == "gru_before" else w_hh.shape[0]
         if hs.size:
-            recur = self._product(d_rec[:, 0, :split], w_hh[:split], dh, add=True)
+            past = dh if h_mask is None else cp.empty_like(dh)
+            recur = self._product(d_rec[:, 0, :split], w_hh[:split], past, add=h_mask is None)
             if cell == "gru_before":
                 recur_reset = self._product(d_in[:, 0, split:], w_hh[split:], dc)
         of_step = z.shape[2] * dtype.itemsize
@@ -1036,10 +1042,14 @@ class CupyBackend(NumpyBackend):
             launch(f"{cell}_backward", dtype, batch * size, *args)
             if cell == "gru_before":
                 recur_reset(t * of_step)
+                if h_mask is not None:
+                    dc *= h_mask
                 launch("gru_before_unreset", dtype, batch * size, *args)
             recur(t * of_step)
+            if h_mask is not None:
+                dh += past * h_mask
         rows = batch * steps
-        flat_in, flat_rec, before = (a.reshape(rows, a.shape[2]) for a in (d_in, d_rec, hs))
+        flat_in, flat_rec, before = (a.reshape(rows, a.shape[2]) for a in (d_in, d_rec, masked))
         dx = self.matmul(flat_in, w_ih).reshape(x.shape) if needs[0] else None
         dw_ih = dw_hh = db_ih = db_hh = None
         if needs[3]:

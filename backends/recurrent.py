@@ -62,6 +62,7 @@ class Scan(NamedTuple):
     runs: list[tuple[Array, Array]]
     w_ih: Array
     w_hh: Array
+    h_mask: Array
 
 
 class RecurrentKernels:
@@ -75,7 +76,7 @@ class RecurrentKernels:
 
     def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
                     b_ih: Array | None, b_hh: Array | None, lengths: np.ndarray[Any, Any] | None = None,
-                    reverse: bool = False) -> tuple[Array, Array, Array | None, Scan]:
+                    reverse: bool = False, h_mask: Array | None = None) -> tuple[Array, Array, Array | None, Scan]:
         """One recurrent layer in one direction: (y (B, T, H), h_n (B, H), c_n (B, H) or None, saved).
 
         cell: a key of CELLS. x (B, T, I); h0 and, for an LSTM, c0 (B, H); weights w_ih (G H, I), w_hh (G H,
@@ -88,7 +89,8 @@ class RecurrentKernels:
             (h - n) gru_before           the same with n = tanh(W_n x + b_n + U_n (r h) + d_n)
 
         lengths (B,), integers from 0 to T in host memory: y is zero past the end and h_n is the state at the
-        last real step. `reverse` runs from each sequence's last real step to its first.
+        last real step. `reverse` runs from each sequence's last real step to its first. h_mask (B, H) multiplies
+        h, or r h, in every product U h.
 
         Inside, the state is (H, n): the recurrent product U h is fastest so. One tanh serves all gates, since
         s(a) = tanh(a/2)/2 + 1/2 and the inner half is multiplied into the weights.
@@ -101,6 +103,7 @@ class RecurrentKernels:
         split = 2 * hidden if cell == "gru_before" else w_rec.shape[0]
         advance = getattr(self, f"_{cell}_forward")
         state = self._to_columns([h0] if c0 is None else [h0, c0], packing)
+        mask = None if h_mask is None else self._to_columns([h_mask], packing)[0]
         final = xp.empty(state.shape, dtype=x.dtype)
         y = xp.empty((packed.shape[0], hidden), dtype=x.dtype)
         runs, start = [], 0
@@ -116,17 +119,17 @@ class RecurrentKernels:
             kept = xp.empty((k, spec.kept, hidden, n), dtype=x.dtype)
             u = xp.empty((w_rec.shape[0], n), dtype=x.dtype)
             for t in range(k):
-                xp.matmul(w_rec[:split], states[t, 0], out=u[:split])
+                xp.matmul(w_rec[:split], self._masked(states[t, 0], mask), out=u[:split])
                 if cell == "gru_before":
                     reset_h = self._gru_before_reset(u, z[:, t], states[t], kept[t])
-                    xp.matmul(w_rec[split:], reset_h, out=u[split:])
+                    xp.matmul(w_rec[split:], self._masked(reset_h, mask), out=u[split:])
                 advance(u, z[:, t], states[t], states[t + 1], kept[t], d_n)
             y[start:stop].reshape(k, n, hidden)[...] = states[1:, 0].swapaxes(1, 2)
             runs.append((states, kept))
             state, start = states[-1], stop
         final[..., :state.shape[-1]] = state
         ends = self._from_columns(final, packing)
-        saved = Scan(packing, packed, runs, w_ih, w_hh)
+        saved = Scan(packing, packed, runs, w_ih, w_hh, mask)
         return self._unpack(y, packing), ends[0], ends[1] if spec.states == 2 else None, saved
 
     def rnn_backward(self, cell: str, saved: Scan, gy: Array | None, gh: Array | None, gc: Array | None,
@@ -138,7 +141,7 @@ class RecurrentKernels:
         product after the scan.
         """
         xp, spec = self.xp, CELLS[cell]
-        packing, packed, runs, w_ih, w_hh = saved
+        packing, packed, runs, w_ih, w_hh, mask = saved
         hidden, total, dtype = w_hh.shape[1], packed.shape[0], packed.dtype
         before = cell == "gru_before"
         ends = [xp.zeros((packing.batch, hidden), dtype=dtype) if g is None else g for g in (gh, gc)]
@@ -162,13 +165,17 @@ class RecurrentKernels:
             for t in range(k - 1, -1, -1):
                 retreat(gradient, g_steps[t], f[t], kept[t], dz[t])
                 if before:
-                    self._gru_before_unreset(gradient, w_back_n @ dz[t, 2], f[t], kept[t], dz[t])
+                    d_rh = self._masked(w_back_n @ dz[t, 2], mask)
+                    self._gru_before_unreset(gradient, d_rh, f[t], kept[t], dz[t])
                 d = dz[t].reshape(-1, n)[first:first + w_back.shape[1]]
                 xp.matmul(w_back, d, out=gradient[0])
+                if mask is not None:
+                    gradient[0] *= mask[:, :n]
             self._steps_of(slopes, start, stop, k)[...] = dz.reshape(k, -1, n).swapaxes(0, 1)
-            self._steps_of(old_h, start, stop, k)[...] = states[:-1, 0].swapaxes(0, 1)
+            self._steps_of(old_h, start, stop, k)[...] = self._masked(states[:-1, 0], mask).swapaxes(0, 1)
             if before:
-                self._steps_of(reset_h, start, stop, k)[...] = (states[:-1, 0] * kept[:, 0]).swapaxes(0, 1)
+                reset = self._masked(states[:-1, 0] * kept[:, 0], mask)
+                self._steps_of(reset_h, start, stop, k)[...] = reset.swapaxes(0, 1)
             stop = start
         gradient = xp.concatenate((gradient, ending[..., gradient.shape[-1]:]), axis=-1)
         if cell.startswith("gru"):
@@ -331,6 +338,10 @@ class RecurrentKernels:
         gradient[1] += d_rh
 
     # Layouts of the scan.
+
+    def _masked(self, h: Array, mask: Array | None) -> Array:
+        """h (..., H, n) as it enters the recurrent product, under the mask (H, B)."""
+        return h if mask is None else h * mask[:, :h.shape[-1]]
 
     def _arrange(self, w: Array, spec: Cell) -> Array:
         """Weight rows (G H, ...) in the scan's order, those of sigmoid gates halved: a contiguous copy."""

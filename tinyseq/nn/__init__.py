@@ -8,12 +8,12 @@ from tinyseq.nn.layers import (
 )
 from tinyseq.nn.module import Module, Parameter
 from tinyseq.nn.multihead import MultiheadAttention, length_mask
-from tinyseq.nn.recurrent import GRU, LSTM, RNN
+from tinyseq.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, Scan
 from tinyseq.nn.seq2seq import AttentionDecoder, DecoderState, EncoderDecoder
 
 __all__ = [  # what type checkers let users take from here
     "ELU", "GELU", "GRU", "LSTM", "RNN", "Activation", "AdditiveAttention", "Attention", "AttentionDecoder",
-    "DecoderState", "DotAttention", "Dropout", "Embedding", "EncoderDecoder", "FixedContext", "LayerNorm", "LeakyReLU",
-    "Linear", "Module", "MultiheadAttention", "MultiheadContext", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid",
-    "Softplus", "Tanh", "init", "length_mask",
+    "DecoderState", "DotAttention", "Dropout", "Embedding", "EncoderDecoder", "FixedContext", "GRUCell", "LSTMCell",
+    "LayerNorm", "LeakyReLU", "Linear", "Module", "MultiheadAttention", "MultiheadContext", "Parameter", "RNNCell",
+    "ReLU", "Scan", "Sequential", "SiLU", "Sigmoid", "Softplus", "Tanh", "init", "length_mask",
 ]

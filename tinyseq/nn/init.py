@@ -89,7 +89,9 @@ def recurrent_(module: M) -> M:
     """Recurrent layers and cells, `module` itself or those anywhere in it, as Keras begins them; returns the module.
 
     Of each gate, the recurrent weights are orthogonal and the input weights Xavier uniform, a matrix of their own;
-    biases are 0, those of an LSTM's forget gate 1 in sum (Jozefowicz et al. 2015). `rnn = init.recurrent_(nn.GRU(3, 4))`
+    biases are 0, those of an LSTM's forget gate 1 in sum (Jozefowicz et al. 2015).
+
+    >>> rnn = init.recurrent_(nn.GRU(3, 4))
 
     Raises ValueError where nothing is named as PyTorch's recurrent weights: weight_ih..., weight_hh....
     """
@@ -105,7 +107,6 @@ def recurrent_(module: M) -> M:
             gates = range(weight.shape[0] // hidden)
             _fill(weight, np.concatenate([draw(Tensor(np.empty((hidden, weight.shape[1]))))._data for _ in gates]))
         if f"{prefix}bias_ih{suffix}" in own:
-            forget = (np.arange(weight.shape[0]) // hidden == 1) & (len(gates) == 4)
-            _fill(own[f"{prefix}bias_ih{suffix}"], forget)
+            _fill(own[f"{prefix}bias_ih{suffix}"], (np.arange(weight.shape[0]) // hidden == 1) & (len(gates) == 4))
             zeros_(own[f"{prefix}bias_hh{suffix}"])
     return module

@@ -1,4 +1,4 @@
-"""Recurrent layers: RNN, GRU, LSTM, stacked and in both directions, and their single steps.
+"""Recurrent layers: RNN, GRU, LSTM, stacked and in both directions, their cells, and a scan over any cell.
 
 One layout: x (batch, time, features). Any batch of sequences of unequal length comes padded, with `lengths` (batch,):
 unsorted, zero allowed. Nothing in the padding is looked at, outputs there are 0, a final state is that of the last
@@ -9,6 +9,7 @@ the names in state_dict are PyTorch's.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,77 +19,82 @@ from tinyseq.nn import init
 from tinyseq.nn.module import Module, Parameter
 from tinyseq.tensor import Like, Tensor, namespace
 
+KINDS = {"tanh": "rnn_tanh", "relu": "rnn_relu", "after": "gru", "before": "gru_before"}  # by the option that says so
+
+
+def _kind(module: Module, option: str, value: str, *choices: str) -> str:
+    """The name in `functional.GATES` of what one option chooses."""
+    if value not in choices:
+        raise ValueError(f"{type(module).__name__}: {option} must be {choices[0]!r} or {choices[1]!r}, got {value!r}")
+    return KINDS[value]
+
+
+def _add_weights(module: Module, kind: str, inputs: int, hidden: int, bias: bool, dtype: Any, suffix: str = "") -> None:
+    """Give a layer or cell the parameters of one cell: PyTorch's names, shapes and distribution."""
+    bound, rows = 1 / math.sqrt(hidden), functional.GATES[kind] * hidden
+    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, inputs), "weight_hh": (rows, hidden)}
+    shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {}
+    for key, shape in shapes.items():
+        setattr(module, key + suffix, init.uniform_(Parameter(ops.zeros(shape, dtype)), -bound, bound))
+
+
+def _weights(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
+    keys = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    w_ih, w_hh, b_ih, b_hh = (getattr(module, key + suffix, None) for key in keys)
+    return w_ih, w_hh, b_ih, b_hh
+
 
 class _Recurrent(Module):
-    """What RNN, GRU and LSTM share: the parameters, and the loop over layers and directions."""
+    """What all recurrent layers share: the loop over layers and directions."""
 
-    gates: int
-    states = 1  # tensors in a state: (h,), or (h, c) of an LSTM
+    sizes: tuple[int, ...]  # of the tensors in a state: (H,), or (H, H) for h and c of an LSTM
 
-    def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, dropout: float = 0.0,
-        bidirectional: bool = False, batch_first: bool = True, dtype: Any = np.float32,
-    ) -> None:
-        name = type(self).__name__
-        if not batch_first:
-            raise ValueError(f"{name}: tinyseq has one layout, (batch, time, features): swap the first two axes of "
-                             "what goes in and comes out, x.permute_dims(1, 0, 2), and leave batch_first at True")
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, dropout: float, bidirectional: bool) -> None:
         if num_layers < 1 or hidden_size < 1:
-            raise ValueError(f"{name}: num_layers and hidden_size must be at least 1, not {num_layers}, {hidden_size}")
+            raise ValueError(f"{type(self).__name__}: num_layers and hidden_size must be at least 1, not {num_layers}, "
+                             f"{hidden_size}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.dropout, self.bidirectional = dropout, bidirectional
-        bound, rows = 1 / math.sqrt(hidden_size), self.gates * hidden_size
-        for layer in range(num_layers):
-            width = input_size if layer == 0 else hidden_size * self.directions
-            for suffix in ("", "_reverse")[: self.directions]:
-                shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width), "weight_hh": (rows, hidden_size)}
-                shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {}
-                for key, shape in shapes.items():
-                    parameter = init.uniform_(Parameter(ops.zeros(shape, dtype)), -bound, bound)
-                    setattr(self, f"{key}_l{layer}{suffix}", parameter)
 
     @property
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def _cell(self) -> str:
-        """The cell's name for `functional.scan`."""
+    def _scan(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """y (B, T, H) and the final state of one layer in one direction, k counting layers and in them directions."""
         raise NotImplementedError
 
     def _run(self, x: Tensor, state: tuple[Tensor, ...] | None, lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         """y (B, T, directions H) and the final states, each (layers directions, B, H)."""
         x = ops.asarray(x)
-        self._check(x, state)
-        zeros = Tensor(namespace(x._data).zeros((x.shape[0], self.hidden_size), dtype=x.dtype))
+        state = self._start(x, state)
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
-            for suffix in ("", "_reverse")[: self.directions]:
-                weights: list[Any] = [getattr(self, f"{key}_l{layer}{suffix}", None)
-                                      for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-                w_ih, w_hh, b_ih, b_hh = weights
-                start = [zeros] * self.states if state is None else [s[len(finals)] for s in state]
-                h0, c0 = start if self.states == 2 else (start[0], None)
-                y, *final = functional.scan(self._cell(), x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, bool(suffix))
+            for k in range(len(finals), len(finals) + self.directions):
+                y, final = self._scan(k, x, tuple(s[k] for s in state), lengths)
                 outputs.append(y)
-                finals.append(tuple(final))
+                finals.append(final)
             x = outputs[0] if len(outputs) == 1 else ops.concat(outputs, -1)
             if layer < self.num_layers - 1:
                 x = functional.dropout(x, self.dropout, self.training)
         return x, tuple(ops.stack(list(parts)) for parts in zip(*finals, strict=True))
 
-    def _check(self, x: Tensor, state: tuple[Tensor, ...] | None) -> None:
-        """Refuse wrong shapes by name."""
+    def _start(self, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+        """The initial state, zeros unless given; wrong shapes are refused by name."""
         name = type(self).__name__
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"{name}: expected x (batch, time, {self.input_size}), got shape {x.shape}")
-        expected = (self.num_layers * self.directions, x.shape[0], self.hidden_size)
-        if state is not None and len(state) != self.states:
-            raise ValueError(f"{name}: expected an initial state of {self.states} tensors, got {len(state)}")
-        for part in state or ():
+        shapes = [(self.num_layers * self.directions, x.shape[0], size) for size in self.sizes]
+        if state is None:
+            return tuple(Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes)
+        if len(state) != len(shapes):
+            raise ValueError(f"{name}: expected an initial state of {len(shapes)} tensors, got {len(state)}")
+        for part, expected in zip(state, shapes, strict=True):
             if part.shape != expected:
                 raise ValueError(f"{name}: expected an initial state (layers x directions, batch, hidden) = "
                                  f"{expected} for x of shape {x.shape}, got shape {part.shape}")
+        return state
 
     def extra_repr(self) -> str:
         extra = [f"num_layers={self.num_layers}"] if self.num_layers > 1 else []
@@ -97,65 +103,120 @@ class _Recurrent(Module):
         return ", ".join([str(self.input_size), str(self.hidden_size), *extra])
 
 
-class RNN(_Recurrent):
+class _Fused(_Recurrent):
+    """What RNN, GRU and LSTM share: PyTorch's parameters, and kernels for a whole sequence."""
+
+    kind = "lstm"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, dropout: float = 0.0,
+        bidirectional: bool = False, batch_first: bool = True, dtype: Any = np.float32, recurrent_dropout: float = 0.0,
+    ) -> None:
+        if not batch_first:
+            raise ValueError(f"{type(self).__name__}: tinyseq has one layout, (batch, time, features): swap the first "
+                             "two axes of what goes in and comes out, x.permute_dims(1, 0, 2), and leave batch_first "
+                             "at True")
+        super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
+        self.recurrent_dropout = recurrent_dropout
+        self.sizes = (hidden_size,) * (2 if self.kind == "lstm" else 1)
+        for k in range(num_layers * self.directions):
+            width = input_size if k < self.directions else hidden_size * self.directions
+            _add_weights(self, self.kind, width, hidden_size, bias, dtype, self._suffix(k))
+
+    def _suffix(self, k: int) -> str:
+        return f"_l{k // self.directions}" + "_reverse" * (k % self.directions)
+
+    def _scan(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
+        mask = None
+        if self.training and self.recurrent_dropout:
+            mask = functional.dropout(ops.ones_like(start[0]), self.recurrent_dropout)
+        c = start[1] if len(start) == 2 else None
+        weights, reverse = _weights(self, self._suffix(k)), bool(k % self.directions)
+        y, *final = functional.scan(self.kind, x, start[0], c, *weights, lengths, reverse, mask)
+        return y, tuple(final)
+
+
+class Scan(_Recurrent):
+    """Any cell over a sequence, with lengths, directions, layers, and initial and final states as of RNN.
+
+    `cell(I, H)` makes the module of one layer and direction: a class, or a function that fills in its other arguments.
+    The module itself is called step by step, `cell(x_t (B, I), state) -> state`. A state is a Tensor (B, H), or, where
+    the module says `state_size = (H, ...)`, a tuple of Tensors (B, H), ..., whose first is the output; a state_size
+    that is a number is the width of the one Tensor. `docs/your-own-cell.md` shows three cells.
+
+    x (B, T, I), `state` of Tensors (layers x directions, B, H), or None for zeros, `lengths` (B,) or None ->
+    y (B, T, directions x H) and the final state.
+    """
+
+    def __init__(
+        self, cell: Callable[[int, int], Module], input_size: int, hidden_size: int, num_layers: int = 1,
+        dropout: float = 0.0, bidirectional: bool = False,
+    ) -> None:
+        super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
+        self.cells: list[Module] = []
+        for _ in range(num_layers):
+            self.cells += [cell(input_size, hidden_size) for _ in range(self.directions)]
+            size = getattr(self.cells[0], "state_size", hidden_size)
+            self.sizes = size if isinstance(size, tuple) else (size,)
+            input_size = self.sizes[0] * self.directions
+        self.single = not isinstance(size, tuple)
+
+    def _scan(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
+        cell = self.cells[k]
+        step = (lambda x, state: (cell(x, *state),)) if self.single else cell
+        return functional.unroll(step, x, start, lengths, bool(k % self.directions))
+
+    def forward(self, x: Tensor, state: Any = None, lengths: Like = None) -> tuple[Tensor, Any]:
+        y, final = self._run(x, (state,) if isinstance(state, Tensor) else state, lengths)
+        return y, final[0] if self.single else final
+
+
+class RNN(_Fused):
     """h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or relu with `nonlinearity="relu"` (Elman 1990).
 
     x (B, T, I), `h0` (layers x directions, B, H) or None for zeros, `lengths` (B,) or None ->
-    y (B, T, directions x H), the last layer's states by step, and h_n, of h0's shape.
-    """
+    y (B, T, directions x H), the last layer's states by step, and h_n, of h0's shape. In training, `dropout` acts
+    between layers, and `recurrent_dropout` on h_{t-1} where it enters the product with W_hh, with one mask a layer,
+    direction and row over all time (Gal & Ghahramani 2016).
 
-    gates = 1
+    A sequence may come in pieces, each begun with the last one's final state, detached (`h.detach()`) where
+    backpropagation through time is to be cut.
+    """
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh",
                  **options: Any) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"RNN: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
         self.nonlinearity = nonlinearity
+        self.kind = _kind(self, "nonlinearity", nonlinearity, "tanh", "relu")
         super().__init__(input_size, hidden_size, num_layers, **options)
-
-    def _cell(self) -> str:
-        return f"rnn_{self.nonlinearity}"
 
     def forward(self, x: Tensor, h0: Tensor | None = None, lengths: Like = None) -> tuple[Tensor, Tensor]:
         y, (h,) = self._run(x, None if h0 is None else (h0,), lengths)
         return y, h
 
 
-class GRU(_Recurrent):
+class GRU(_Fused):
     """h_t = (1 - z) n + z h_{t-1} (Cho et al. 2014); shapes as of RNN.
 
     `reset="after"` is PyTorch's and cuDNN's, n = tanh(W x + b + r (U h + d)); `reset="before"` the classic form,
     n = tanh(W x + b + U (r h) + d).
     """
 
-    gates = 3
-
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, reset: str = "after",
                  **options: Any) -> None:
-        if reset not in ("after", "before"):
-            raise ValueError(f"GRU: reset must be 'after' or 'before' (the recurrent product), got {reset!r}")
         self.reset = reset
+        self.kind = _kind(self, "reset", reset, "after", "before")
         super().__init__(input_size, hidden_size, num_layers, **options)
-
-    def _cell(self) -> str:
-        return "gru" if self.reset == "after" else "gru_before"
 
     def forward(self, x: Tensor, h0: Tensor | None = None, lengths: Like = None) -> tuple[Tensor, Tensor]:
         y, (h,) = self._run(x, None if h0 is None else (h0,), lengths)
         return y, h
 
 
-class LSTM(_Recurrent):
+class LSTM(_Fused):
     """c_t = f c_{t-1} + i g, h_t = o tanh(c_t) (Hochreiter & Schmidhuber 1997, Gers et al. 2000); shapes as of RNN.
 
     The state is a pair: `state` = (h0, c0) goes in, (h_n, c_n) comes out.
     """
-
-    gates = 4
-    states = 2
-
-    def _cell(self) -> str:
-        return "lstm"
 
     def forward(
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Like = None
@@ -164,3 +225,64 @@ class LSTM(_Recurrent):
             raise TypeError("LSTM: the initial state is a pair (h0, c0), got one tensor")
         y, (h, c) = self._run(x, state, lengths)
         return y, (h, c)
+
+
+class _Cell(Module):
+    """What the cells share: PyTorch's parameters, and a first state of zeros."""
+
+    kind = "lstm"
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = np.float32) -> None:
+        self.input_size, self.hidden_size = input_size, hidden_size
+        _add_weights(self, self.kind, input_size, hidden_size, bias, dtype)
+
+    def _start(self, x: Tensor, *given: Tensor | None) -> list[Tensor]:
+        """The state before the step, each tensor (B, H)."""
+        shapes = [(*x.shape[:1], self.hidden_size)] * (2 if self.kind == "lstm" else 1)
+        if x.ndim != 2 or [s.shape for s in given if s is not None] not in ([], shapes):
+            raise ValueError(f"{type(self).__name__}: expected x (batch, {self.input_size}) and a state of shapes "
+                             f"{shapes}, got x {x.shape} and {[None if s is None else s.shape for s in given]}")
+        return [Tensor(namespace(x._data).zeros(shapes[0], dtype=x.dtype)) if s is None else s for s in given]
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}"
+
+
+class RNNCell(_Cell):
+    """One step of RNN: x (B, I), h (B, H) or None for zeros -> the next h (B, H)."""
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh",
+                 dtype: Any = np.float32) -> None:
+        self.nonlinearity = nonlinearity
+        self.kind = _kind(self, "nonlinearity", nonlinearity, "tanh", "relu")
+        super().__init__(input_size, hidden_size, bias, dtype)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        (h,) = self._start(x, h)
+        return functional.rnn_cell(x, h, *_weights(self), nonlinearity=self.nonlinearity)
+
+
+class GRUCell(_Cell):
+    """One step of GRU: x (B, I), h (B, H) or None for zeros -> the next h (B, H)."""
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, reset: str = "after",
+                 dtype: Any = np.float32) -> None:
+        self.reset = reset
+        self.kind = _kind(self, "reset", reset, "after", "before")
+        super().__init__(input_size, hidden_size, bias, dtype)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        (h,) = self._start(x, h)
+        return functional.gru_cell(x, h, *_weights(self), reset=self.reset)
+
+
+class LSTMCell(_Cell):
+    """One step of LSTM: x (B, I), the state (h, c), both (B, H), or None for zeros -> the next (h, c)."""
+
+    @property
+    def state_size(self) -> tuple[int, int]:
+        return self.hidden_size, self.hidden_size
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        h, c = self._start(x, *((None, None) if state is None else state))
+        return functional.lstm_cell(x, h, c, *_weights(self))
