@@ -87,7 +87,7 @@ class NumpyBackend(RecurrentKernels):
         xp = ModuleType(f"tinyseq.backends.{self.name}.xp", "Array functions under Array API names.")
         public = {k: v for k, v in vars(library).items() if not k.startswith("__") or k == "__getattr__"}
         lacking = (self.unstack, self.cumulative_sum)  # new in NumPy 2.1
-        ours = (self.erf, self.sigmoid, self.logsumexp, self.getitem, self.unindex)
+        ours = (self.erf, self.sigmoid, self.getitem, self.unindex)
         vars(xp).update({f.__name__: f for f in lacking} | public | {f.__name__: f for f in ours})
         return xp
 
@@ -142,18 +142,6 @@ class NumpyBackend(RecurrentKernels):
         xp = self.xp
         z = xp.exp(-xp.abs(x))
         return xp.where(x >= 0, 1, z) / (1 + z)
-
-    def logsumexp(self, x: Array, /, *, axis: int | tuple[int, ...] | None = None,
-                  keepdims: bool = False) -> Array:
-        """log(sum(exp(x))) over `axis`; -inf where all entries are -inf or there are none."""
-        xp = self.xp
-        if x.size == 0:
-            return xp.sum(x, axis=axis, keepdims=keepdims) - math.inf
-        top = xp.max(x, axis=axis, keepdims=True)
-        shift = xp.where(xp.isfinite(top), top, 0)
-        s = xp.sum(xp.exp(x - shift), axis=axis, keepdims=True)
-        y = xp.where(s > 0, xp.log(xp.where(s > 0, s, 1)) + shift, top)
-        return y if keepdims else xp.squeeze(y, axis=axis)
 
     getitem = staticmethod(operator.getitem)
 

@@ -15,6 +15,8 @@ from hypothesis.extra import numpy as hnp
 from tinyseq.backends.numpy import NumpyBackend, blocks, keep_memory
 from tinyseq.backends.recurrent import CELLS
 
+import tinyseq as ts
+
 
 class Pieces(NumpyBackend):
     block = 7
@@ -119,7 +121,7 @@ def test_functions_that_old_libraries_lack(case: Any) -> None:
 def test_namespace_has_the_library_and_what_it_lacks() -> None:
     xp = BACKENDS[0].xp
     assert xp.tanh is np.tanh and xp.linalg.norm is np.linalg.norm
-    for name in "erf sigmoid logsumexp unindex unstack vecdot cumulative_sum matrix_transpose permute_dims \
+    for name in "erf sigmoid unindex unstack vecdot cumulative_sum matrix_transpose permute_dims \
                  concat isdtype take_along_axis".split():
         assert callable(getattr(xp, name))
     assert not hasattr(np, "erf"), "NumPy's own module must stay as it was"
@@ -173,14 +175,14 @@ def test_logsumexp(case: Any, keepdims: bool, holes: bool) -> None:
     with np.errstate(divide="ignore"):
         expected = np.log(np.exp(x.astype(np.float64)).sum(axis=axis, keepdims=keepdims))
         everything = np.log(np.exp(x.astype(np.float64)).sum())
-    close(BACKENDS[0].logsumexp(x, axis=axis, keepdims=keepdims), expected, x.dtype)
-    close(BACKENDS[0].logsumexp(x), everything)
+    close(ts.logsumexp(ts.asarray(x), axis, keepdims).data, expected, x.dtype)
+    close(ts.logsumexp(ts.asarray(x)).data, everything)
 
 
 def test_logsumexp_extremes() -> None:
     x = np.array([[1e4, 1e4], [-1e4, -math.inf], [-math.inf, -math.inf], [math.inf, 0]])
     expected = [1e4 + math.log(2), -1e4, -math.inf, math.inf]
-    assert BACKENDS[0].logsumexp(x, axis=1).tolist() == expected
+    assert ts.logsumexp(ts.asarray(x), 1).tolist() == expected
 
 
 # ---- indexing

@@ -456,17 +456,18 @@ def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     return y, (lambda g: expand(g) * deviation * 2 / n,)
 
 
-@op
-def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Out:
+def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """Standard deviation, the root of `var`; where it is 0 so is the gradient."""
-    xp, expand, n = namespace(x), _expander(x, axis, keepdims), _count(x, axis) - correction
-    deviation = x - xp.mean(x, axis=axis, keepdims=True)
-    y = xp.sqrt(xp.sum(deviation * deviation, axis=axis, keepdims=keepdims) / n)
+    return _root(var(x, axis, correction, keepdims), 2)
 
-    def pull(g: Array) -> Array:
-        return expand(g / xp.where(y == 0, xp.ones_like(y), y * n)) * deviation  # which is 0 where y is
 
-    return y, (pull,)
+@op
+def _root(x: Tensor, n: float) -> Out:
+    """The n-th root, with a gradient of 0 where x is 0."""
+    xp = namespace(x)
+    safe = xp.where(x == 0, 1, x)
+    y = xp.where(x == 0, 0, safe ** (1 / n))
+    return y, (lambda g: g * (y / (safe * n)),)
 
 
 @op
@@ -517,13 +518,12 @@ def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     """log of the sum of exp(x), without overflow; -inf (gradient 0) where every entry is -inf."""
     xp, expand = namespace(x), _expander(x, axis, keepdims)
-    y = xp.logsumexp(x, axis=axis, keepdims=keepdims)
-
-    def pull(g: Array) -> Array:
-        top = expand(y)
-        return expand(g) * xp.exp(x - xp.where(xp.isfinite(top), top, xp.zeros_like(top)))
-
-    return y, (pull,)
+    top = xp.max(x, axis=axis, keepdims=True) if x.size else xp.sum(x, axis=axis, keepdims=True) - math.inf
+    shift = xp.where(xp.isfinite(top), top, 0)
+    total = xp.sum(xp.exp(x - shift), axis=axis, keepdims=True)
+    y = xp.where(total > 0, xp.log(xp.where(total > 0, total, 1)) + shift, top)
+    pull = lambda g: expand(g) * xp.exp(x - xp.where(xp.isfinite(y), y, xp.zeros_like(y)))
+    return y if keepdims else xp.squeeze(y, axis=axis), (pull,)
 
 
 @op
@@ -564,15 +564,11 @@ def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Out:
 @op
 def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Out:
     """Places of the entries in ascending (or descending) order; tied ones keep their order."""
-    return _argsort(x, axis, descending), None
-
-
-def _argsort(x: Array, axis: int, descending: bool) -> Array:
     xp = namespace(x)
     if not descending:
-        return xp.argsort(x, axis=axis, stable=True)
+        return xp.argsort(x, axis=axis, stable=True), None
     flipped = xp.argsort(xp.flip(x, axis=axis), axis=axis, stable=True)  # flipped twice, so that ties keep their order
-    return xp.flip(x.shape[axis] - 1 - flipped, axis=axis)
+    return xp.flip(x.shape[axis] - 1 - flipped, axis=axis), None
 
 
 def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
@@ -643,24 +639,11 @@ def outer(a: Like, b: Like) -> Tensor:
 
 def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The gradient at 0 is 0."""
-    if ord == 2:
-        return _norm2(x, axis, keepdims)
-    if ord == 1:
-        return sum(abs(x), axis, keepdims)
-    if math.isinf(ord) and ord > 0:
-        return max(abs(x), axis, keepdims)
-    if ord <= 0:
+    if not ord > 0:
         raise ValueError(f"vector_norm: expected ord > 0, got {ord}")
-    total = sum(pow(abs(x), ord), axis, keepdims)
-    return where(total == 0, 0.0, pow(where(total == 0, 1.0, total), 1 / ord))
-
-
-@op
-def _norm2(x: Tensor, axis: Axis, keepdims: bool) -> Out:
-    xp, expand = namespace(x), _expander(x, axis, keepdims)
-    y = xp.sqrt(xp.sum(x * x, axis=axis, keepdims=keepdims))
-    safe = xp.where(y == 0, xp.ones_like(y), y)
-    return y, (lambda g: expand(g / safe) * x,)
+    if math.isinf(ord):
+        return max(abs(x), axis, keepdims)
+    return _root(sum(square(x) if ord == 2 else pow(abs(x), ord), axis, keepdims), ord)
 
 
 # --- shape ---------------------------------------------------------------------------------------------------------
