@@ -81,6 +81,15 @@ def log_sigmoid(x: Tensor) -> Tensor:
     return -softplus(-x)
 
 
+@op
+def swiglu(x: Tensor) -> Out:
+    """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020."""
+    xp = namespace(x)
+    a, b = xp.split(x, 2, axis=-1)
+    s = xp.sigmoid(a)
+    return a * s * b, (lambda g: xp.concat([g * b * (s * (1 + a * (1 - s))), g * (a * s)], axis=-1),)
+
+
 def glu(x: Tensor, axis: int = -1) -> Tensor:
     """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al. 2017)."""
     a, b = ops.split(x, 2, axis)
@@ -217,6 +226,33 @@ def layer_norm(
     return _layer_norm(x, weight, bias, len(shape), eps)
 
 
+@op
+def _rms_norm(x: Tensor, weight: Tensor | None, axes: tuple[int, ...], eps: float) -> Out:
+    _one_dtype(x=x, weight=weight)
+    xp = namespace(x)
+    scale = 1 / xp.sqrt(xp.mean(x * x, axis=axes, keepdims=True) + eps)
+    normal = x * scale
+
+    def pull_x(g: Tensor) -> Tensor:
+        d = g if weight is None else g * weight
+        return scale * (d - normal * xp.mean(d * normal, axis=axes, keepdims=True))
+
+    return normal if weight is None else normal * weight, (pull_x, lambda g: g * normal)
+
+
+def rms_norm(
+    x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the trailing axes, times weight, of those axes' shape `normalized_shape`
+    (Zhang & Sennrich 2019). `eps` is the dtype's unless given."""
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if x.shape[x.ndim - len(shape) :] != shape or (weight is not None and weight.shape != shape):
+        raise ValueError(f"rms_norm: expected x (..., *S) and weight S with S = normalized_shape = {shape}, got x of "
+                         f"shape {x.shape}" + ("" if weight is None else f", weight of shape {weight.shape}"))
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    return _rms_norm(x, weight, tuple(range(-len(shape), 0)), eps)
+
+
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Entries 0 with probability p, the others divided by 1 - p; x itself unless `training` (Srivastava et al. 2014).
 
@@ -306,6 +342,19 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scal
 def _attend(weights: Tensor, value: Tensor, p: float) -> Tensor:
     """The mean of the values (..., S, E) under weights (..., T, S) of which a part p is dropped."""
     return ops.reshape(_joined(dropout(weights, p), value) @ value, (*weights.shape[:-1], value.shape[-1]))
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    xp = namespace(x)
+    a, b = xp.split(x, 2, axis=-1)
+    return xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+@op
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
+    """Rotary positions (Su et al. 2021): entries i and i + D/2 of x (..., D) are turned by the angle of place i, whose
+    `cos` and `sin` broadcast to (..., D/2). Llama's layout; these two get no gradient."""
+    return _turned(x, cos, sin), (lambda g: _turned(g, cos, -sin), None, None)
 
 
 # --- recurrence ----------------------------------------------------------------------------------------------------
@@ -413,7 +462,7 @@ def _scan(
     ):
         if a is not None and a.shape != shape:
             raise ValueError(f"expected {name} of shape {shape}, as x has shape {x.shape} and h0 has {h0.shape}")
-    _one_dtype(x=x, h0=h0, c0=c0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh, h_mask=h_mask)
+    _one_dtype(x=x, h0=h0, c0=c0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     backend = backends.of(x)
     y, h, c, saved = backend.rnn_forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, h_mask)
 
@@ -443,7 +492,7 @@ def _lengths(lengths: Like, x: Tensor) -> Any:
 
 def scan(
     cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None, lengths: Like = None, reverse: bool = False, h_mask: Tensor | None = None,
+    b_hh: Tensor | None = None, lengths: Like = None, reverse: bool = False, h_mask: Like = None,
 ) -> tuple[Tensor, ...]:
     """One recurrent layer in one direction, as one op: (y, h_n), or (y, h_n, c_n) for an LSTM.
 
@@ -453,7 +502,7 @@ def scan(
     its final state is that of its last real step, where `reverse` starts. `h_mask` (B, H), a constant, multiplies h
     where it enters the recurrent product, at every step: dropout with one mask over time (Gal & Ghahramani 2016).
     """
-    mask, lengths = None if h_mask is None else h_mask._data, _lengths(lengths, x)
+    mask, lengths = None if h_mask is None else _like(x, h_mask)._data, _lengths(lengths, x)
     outputs: tuple[Tensor, ...] = _scan(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, mask)
     return outputs
 
