@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["attention", "curves"]
 
 _INK, _FAINT = "#333333", "#d9d9d9"
-_LINES = ("#2a6f97", "#d1495b", "#3a7d44", "#8d5a97")
+_LINES = ("#2a6f97", "#d1495b", "#3a7d44", "#8d5a97", "#e09f3e")
 
 
 def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], columns: Sequence[Sequence[str]],

@@ -1,0 +1,406 @@
+"""Contexts and decoders that use them: equal to equations written out in PyTorch, and held to laws by hypothesis."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinyseq as ts
+import tinyseq.functional as F
+from tinyseq import nn
+from tinyseq.testing import check_grad
+
+V, E, H, M = 7, 3, 6, 4  # vocabulary, embedding, hidden state, memory
+CONTEXTS: dict[str, Callable[[], Any]] = {
+    "dot": lambda: nn.DotAttention(H, H, scale=True), "general": lambda: nn.DotAttention(H, M),
+    "additive": lambda: nn.AdditiveAttention(H, M, 5), "multi-head": lambda: nn.MultiheadContext(H, M, 2),
+    "last": lambda: nn.FixedContext(M), "q(both)": lambda: nn.FixedContext(M, "both", 5),
+    "mean": lambda: nn.FixedContext(M, "mean"), "q(max)": lambda: nn.FixedContext(M, "max", 3)}
+FIXED = ["last", "q(both)", "mean", "q(max)"]
+CELLS: dict[str, Any] = {"GRU": nn.GRU, "LSTM": nn.LSTM, "RNN": nn.RNN}
+FEEDS = [None, "attentional", "context"]
+names, cells, feeds = (st.sampled_from(list(x)) for x in (CONTEXTS, CELLS, FEEDS))
+sizes = st.tuples(st.integers(1, 3), st.sampled_from([3, 0, 1]), st.sampled_from([4, 0, 1]))  # batch, steps, positions
+seeds = st.integers(0, 2**32 - 1)
+
+
+def close(got: Any, expected: Any) -> None:
+    got, expected = (x.detach().numpy() if hasattr(x, "detach") else np.asarray(x) for x in (got, expected))
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 * np.abs(expected).max(initial=1.0))
+
+
+def normal(rng: np.random.Generator, *shape: int) -> Any:
+    x = rng.standard_normal(shape)
+    x.flags.writeable = False
+    return x
+
+
+def leaf(x: Any) -> ts.Tensor:
+    return ts.Tensor(ts.asarray(x).data, requires_grad=True)
+
+
+def width(name: str) -> int:
+    """Features of the memory that the context `name` takes."""
+    return H if name == "dot" else M
+
+
+def decoder(name: str | None, cell: str = "GRU", feed: str | None = None, seed: int = 0) -> nn.AttentionDecoder:
+    ts.manual_seed(seed)
+    context = None if name is None else CONTEXTS[name]()
+    size = M if name is None else width(name)
+    return nn.AttentionDecoder(V, E, H, context, size, 0.0, CELLS[cell], feed).to(ts.float64)
+
+
+class Case:
+    """A decoder, and tokens (B, T), a memory (B, S, M) with junk where the mask (B, S) is False, and a first state."""
+
+    def __init__(self, name: str, cell: str, feed: str | None, size: tuple[int, int, int], seed: int) -> None:
+        batch, steps, positions = size
+        rng = np.random.default_rng(seed)
+        self.decoder = decoder(name, cell, feed, seed % 1000)
+        self.tokens = rng.integers(0, V, (batch, steps))
+        self.mask = rng.random((batch, positions)) < 0.7
+        self.memory = normal(rng, batch, positions, width(name))
+        self.hidden = normal(rng, 2, batch, H)
+        self.pair = cell == "LSTM"
+
+    def start(self, rows: Any = slice(None), memory: Any = None, mask: Any = None) -> nn.DecoderState:
+        memory, mask = self.memory if memory is None else memory, self.mask if mask is None else mask
+        h, c = (ts.asarray(part[rows]) for part in self.hidden)
+        return self.decoder.start(ts.asarray(memory[rows]), (h, c) if self.pair else h, mask[rows])
+
+
+cases = st.builds(Case, names, cells, feeds, sizes, seeds)
+
+# --- contexts ------------------------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from(FIXED), sizes, seeds)
+def test_a_fixed_context_is_its_equation(name: str, size: Any, seed: int) -> None:
+    batch, queries, positions = size
+    rng, module = np.random.default_rng(seed), CONTEXTS[name]().to(ts.float64)
+    memory, mask = normal(rng, batch, positions, M), rng.random((batch, positions)) < 0.6
+    h = np.zeros((batch, M))
+    for i, real in enumerate(mask):
+        if real.any():
+            taken = memory[i, real]
+            h[i] = {"last": taken[-1], "q(both)": [*taken[-1, : M // 2], *taken[0, M // 2 :]], "mean": taken.mean(0),
+                    "q(max)": taken.max(0)}[name]
+    if module.projection is not None:
+        w, b = (p.detach().numpy() for p in module.projection.parameters())
+        h = np.tanh(h @ w.T + b)
+    assert h.shape[1] == (module.context_size or M)
+    context, weights = module(ts.zeros((batch, queries, H), ts.float64), ts.asarray(memory), mask)
+    assert weights is None
+    close(context, np.broadcast_to(h[:, None], (batch, queries, h.shape[1])))
+    full = np.ones_like(mask)
+    close(module.keys(ts.asarray(memory)), module.keys(ts.asarray(memory), ts.asarray(full)))
+
+
+@given(names, sizes, seeds)
+def test_contexts_have_exact_gradients_and_do_not_see_what_is_masked(name: str, size: Any, seed: int) -> None:
+    """Rows wholly masked, and memories of no position, included: their gradients are finite, their contexts zero."""
+    batch, queries, positions = size
+    rng, module = np.random.default_rng(seed), CONTEXTS[name]().to(ts.float64)
+    query, memory = normal(rng, batch, queries, H), normal(rng, batch, positions, width(name))
+    mask = rng.random((batch, positions)) < 0.6
+    call = lambda q, m: module(q, m, mask)[0]
+    context = call(ts.asarray(query), ts.asarray(memory))
+    close(call(ts.asarray(query), ts.asarray(np.where(mask[..., None], memory, 1e3))), context)
+    longer = np.concatenate([memory, np.full((batch, 2, width(name)), 7.0)], 1)
+    padded = np.concatenate([mask, np.zeros((batch, 2), bool)], 1)
+    close(module(ts.asarray(query), ts.asarray(longer), padded)[0], context)
+    if not name.startswith("q"):
+        assert not context.detach().numpy()[~mask.any(1)].any()
+    q, m = leaf(query), leaf(memory)
+    ts.sum(ts.square(call(q, m))).backward()
+    gradients = [m.grad, *(p.grad for p in module.parameters())] + ([] if name in FIXED else [q.grad])
+    assert all(np.isfinite(g.numpy()).all() for g in gradients if g is not None)
+    assert not m.grad.numpy()[~mask].any()
+    if queries and positions:
+        check_grad(call, q, m, order=2)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_multi_head_context_is_pytorchs_attention(heads: int) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(heads)
+    ours = nn.MultiheadContext(H, M, heads).to(ts.float64)
+    theirs = torch.nn.MultiheadAttention(H, heads, bias=False, kdim=M, vdim=M, batch_first=True).double()
+    theirs.load_state_dict({k: torch.tensor(v.numpy()) for k, v in ours.multihead.state_dict().items()})
+    query, memory, mask = normal(rng, 2, 3, H), normal(rng, 2, 5, M), np.arange(5) < np.array([[5], [2]])
+    q, m = torch.tensor(query), torch.tensor(memory)
+    expected, weights = theirs(q, m, m, key_padding_mask=torch.tensor(~mask))
+    context, found = ours(ts.asarray(query), ts.asarray(memory), mask)
+    close(context, expected.detach().numpy())
+    close(found, weights.detach().numpy())
+
+
+def test_wrong_contexts_are_named() -> None:
+    for size, pool in ((4, "first"), (5, "both")):
+        with pytest.raises(ValueError, match=f"'last', 'both'.*got '{pool}' and memory_size {size}"):
+            nn.FixedContext(size, pool)
+    with pytest.raises(ValueError, match="multiple of num_heads"):
+        nn.MultiheadContext(6, 4, 4)
+    for name in FIXED:
+        module, memory = CONTEXTS[name](), ts.zeros((2, 5, 4))
+        for mask in (np.ones((2, 5)), np.ones((2, 4), bool), np.ones((2, 5), int)):
+            with pytest.raises(ValueError, match=rf"boolean mask.*\(2, 5\).*key_padding_mask is ~.*{mask.dtype}"):
+                module(ts.zeros((2, 1, H)), memory, mask)
+
+
+# --- decoders ------------------------------------------------------------------------------------------------------
+
+
+@given(cases)
+def test_forward_is_step_after_step(case: Case) -> None:
+    """And so no step sees the future: what stands behind a target changes nothing before it."""
+    logits = case.decoder(case.tokens, case.start())
+    assert logits.shape == (*case.tokens.shape, V)
+    state = case.start()
+    for t in range(case.tokens.shape[1]):
+        step, state = case.decoder.step(case.tokens[:, t], state)
+        close(step, logits[:, t])
+        weights = state.weights
+        if weights is not None:
+            close(weights.sum(-1), case.mask.any(1).astype(float))
+        close(case.decoder(case.tokens[:, t + 1 :], state), logits[:, t + 1 :])
+
+
+@given(cases)
+def test_no_row_sees_another_nor_the_padding(case: Case) -> None:
+    logits = case.decoder(case.tokens, case.start())
+    junk = np.where(case.mask[..., None], case.memory, 1e3)
+    wider = np.concatenate([junk, junk[:, ::-1]], 1)
+    close(case.decoder(case.tokens, case.start(memory=wider, mask=np.concatenate([case.mask, case.mask & False], 1))),
+          logits)
+    order = np.random.default_rng(0).permutation(len(case.tokens))
+    close(case.decoder(case.tokens[order], case.start(order)), logits[order])
+    for i in range(len(case.tokens)):
+        close(case.decoder(case.tokens[[i]], case.start([i])), logits[[i]])
+
+
+@given(cases)
+def test_gradients_are_exact_and_finite(case: Case) -> None:
+    """For rows whose memory is wholly masked, or has no position, too."""
+    d, steps = case.decoder, case.tokens.shape[1]
+
+    def logits(memory: Any, h: Any, c: Any) -> Any:
+        return d(case.tokens, d.start(memory, (h, c) if case.pair else h, case.mask))
+
+    inputs = [leaf(case.memory), *map(leaf, case.hidden)]
+    ts.sum(ts.square(logits(*inputs))).backward()
+    found = [x.grad for x in (*inputs[:2], *d.parameters())]
+    assert all(g is None or np.isfinite(g.numpy()).all() for g in found)
+    assert not steps or all(p.grad is not None for p in d.parameters())
+    if steps:
+        check_grad(logits, *inputs)
+
+
+def test_a_fixed_context_and_none_run_all_steps_at_once() -> None:
+    for name, feed in itertools.product(CONTEXTS, FEEDS):
+        assert decoder(name, feed=feed).fused == (feed is None or (feed == "context" and name in FIXED))
+    assert decoder(None).fused
+
+
+@given(cells, sizes, seeds)
+def test_without_context_the_first_state_is_all_that_is_known(cell: str, size: Any, seed: int) -> None:
+    (batch, steps, positions), rng = size, np.random.default_rng(seed)
+    d, tokens, hidden = decoder(None, cell), rng.integers(0, V, (batch, steps)), ts.asarray(normal(rng, batch, H))
+    assert {name.split(".")[0] for name, _ in d.named_parameters()} == {"embedding", "rnn", "out"}
+    state = d.start(ts.asarray(normal(rng, batch, positions, M)), hidden)
+    logits = d(tokens, state)
+    close(logits, d(tokens, d.start(ts.zeros((batch, 1, M), ts.float64), hidden)))
+    first = (hidden[None], ts.zeros((1, batch, H), ts.float64)) if cell == "LSTM" else hidden[None]
+    close(logits, d.out(d.rnn(d.embedding(tokens), first)[0]))
+    for t in range(steps):
+        step, state = d.step(tokens[:, t], state)
+        close(step, logits[:, t])
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("feed", FEEDS)
+@pytest.mark.parametrize(("name", "cell"), [("general", "LSTM"), ("additive", "GRU"), ("dot", "RNN")])
+def test_decoders_are_their_equations_in_pytorch(name: str, cell: str, feed: str | None) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(5)
+    ours, batch, steps = decoder(name, cell, feed), 3, 4
+    tokens, memory = rng.integers(0, V, (batch, steps)), normal(rng, batch, 5, width(name))
+    mask, h0 = np.arange(5) < np.array([[5], [1], [3]]), normal(rng, batch, H)
+    w = {k: torch.tensor(v.numpy(), requires_grad=True) for k, v in ours.state_dict().items()}
+    rnn = getattr(torch.nn, cell)(ours.rnn.input_size, H, batch_first=True).double()
+    m, s, a = torch.tensor(memory, requires_grad=True), torch.tensor(h0), torch.zeros((batch, H)).double()
+    state = (s[None], torch.zeros_like(s[None])) if cell == "LSTM" else s[None]
+    call = lambda x: torch.func.functional_call(rnn, {k[4:]: v for k, v in w.items() if k.startswith("rnn.")}, x)
+
+    def look(s: Any) -> Any:
+        if name == "additive":
+            hidden = s @ w["attention.query.weight"].T
+            scores = torch.tanh(hidden[:, None] + m @ w["attention.memory.weight"].T + w["attention.memory.bias"])
+            scores = scores @ w["attention.v"]
+        elif name == "general":
+            scores = torch.einsum("bh,hm,bsm->bs", s, w["attention.projection.weight"], m)
+        else:
+            scores = torch.einsum("bh,bsh->bs", s, m) / H**0.5
+        return torch.einsum("bs,bsm->bm", torch.softmax(scores.masked_fill(~torch.tensor(mask), -torch.inf), -1), m)
+
+    expected = []
+    for t in range(steps):
+        x = [w["embedding.weight"][tokens[:, t]]]
+        if feed == "context":
+            c = look(s)
+            x.append(c)
+        x += [a] if feed == "attentional" else []
+        y, state = call((torch.cat(x, -1)[:, None], state))
+        s = y[:, 0]
+        c = c if feed == "context" else look(s)
+        a = torch.tanh(torch.cat([c, s], -1) @ w["combine.weight"].T + w["combine.bias"])
+        expected.append(a @ w["out.weight"].T + w["out.bias"])
+    logits = torch.stack(expected, 1)
+    ours_m = leaf(memory)
+    found = ours(tokens, ours.start(ours_m, ts.asarray(h0), mask))
+    close(found, logits.detach().numpy())
+    targets = rng.integers(0, V, (batch, steps))
+    torch.nn.functional.cross_entropy(logits.mT, torch.tensor(targets)).backward()
+    F.cross_entropy(found, targets).backward()
+    close(ours_m.grad, m.grad.numpy())
+    for key, parameter in ours.named_parameters():
+        close(parameter.grad, w[key].grad.numpy())
+
+
+def test_wrong_decoders_and_states_are_named() -> None:
+    for arguments in (("dot", "GRU", "input"), (None, "GRU", "context")):
+        with pytest.raises(ValueError, match="feed must be None, 'attentional' or 'context'"):
+            decoder(*arguments)
+    d, memory = decoder("general", "LSTM"), ts.zeros((2, 5, M), ts.float64)
+    for hidden in (ts.zeros((2, H + 1)), (ts.zeros((2, H)), ts.zeros((1, H)))):
+        with pytest.raises(ValueError, match=r"first hidden state \(B, H\) = \(2, 6\), got"):
+            d.start(memory, hidden)
+    for mask in (np.ones((2, 5)), np.ones((5, 2), bool), -np.ones((2, 5), "float32") * np.inf):
+        with pytest.raises(ValueError, match=r"AttentionDecoder: .*boolean mask.*\(2, 5\), True where"):
+            d.start(memory, None, mask)
+    with pytest.raises(ValueError, match=r"\(batch, positions, features\), got shape \(2, 3, 3, 4\).*reshape"):
+        d.start(ts.zeros((2, 3, 3, 4)))
+    for sampling in (-0.1, 1.5):
+        with pytest.raises(ValueError, match="0 <= sampling <= 1"):
+            d(np.zeros((2, 1), int), d.start(memory), sampling)
+
+
+def test_names_and_shapes_of_saved_decoders_stay() -> None:
+    d = nn.AttentionDecoder(9, 3, 6, nn.DotAttention(6, 4), 4, 0.1)
+    assert {k: v.shape for k, v in d.state_dict().items()} == {
+        "embedding.weight": (9, 3), "rnn.weight_ih_l0": (18, 3), "rnn.weight_hh_l0": (18, 6), "rnn.bias_ih_l0": (18,),
+        "rnn.bias_hh_l0": (18,), "attention.projection.weight": (6, 4), "combine.weight": (6, 10),
+        "combine.bias": (6,), "out.weight": (9, 6), "out.bias": (9,)}
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+@given(names, feeds, seeds)
+def test_scheduled_sampling_feeds_own_tokens(name: str, feed: str | None, seed: int) -> None:
+    """With probability 1 that is greedy decoding; with 0 teacher forcing; the coins depend on the seed alone."""
+    case = Case(name, "GRU", feed, (3, 5, 4), seed)
+    d = case.decoder
+    tokens, state, own = case.tokens[:, 0], case.start(), []
+    for _ in range(5):
+        step, state = d.step(tokens, state)
+        own.append(step.detach().numpy())
+        tokens = own[-1].argmax(-1)
+    close(d(case.tokens, case.start(), sampling=1.0), np.stack(own, 1))
+    forced = d(case.tokens, case.start())
+    close(d(case.tokens, case.start(), sampling=0.0), forced)
+
+    def mixed() -> Any:
+        ts.manual_seed(seed)
+        return d(case.tokens, case.start(), sampling=0.5)
+
+    logits = mixed()
+    close(logits, mixed())
+    close(logits[:, 0], forced[:, 0])
+    ts.sum(ts.square(logits)).backward()
+    assert all(p.grad is not None and np.isfinite(p.grad.numpy()).all() for p in d.parameters())
+
+
+def test_scheduled_sampling_takes_the_share_asked_for() -> None:
+    """Tokens given and own are told apart by an embedding that shows which it was."""
+    d = decoder(None, "RNN")
+    for p in d.parameters():
+        p.data = 0 * p.detach()
+    d.out.bias.data = ts.asarray(np.eye(V)[2])                                  # its own token is always 2,
+    d.embedding.weight.data = ts.asarray(np.eye(V)[:, [2, 2, 2]])               # whose embedding alone is not 0
+    d.rnn.weight_ih_l0.data = ts.asarray(np.eye(H, E))
+    d.out.weight.data = ts.asarray(np.eye(V, H))
+    logits = d(np.ones((40, 50), int), d.start(ts.zeros((40, 1, 1), ts.float64)), sampling=0.3)
+    assert 0.25 < (logits.detach().numpy()[:, 1:, 0] > 0.5).mean() < 0.35
+
+
+ENCODERS: dict[str, Callable[[], Any]] = {
+    "GRU both ways": lambda: nn.GRU(E, H // 2, bidirectional=True), "RNN": lambda: nn.RNN(E, H),
+    "LSTM, two layers": lambda: nn.LSTM(E, H, num_layers=2)}
+
+
+@given(st.sampled_from(list(ENCODERS)), cells, feeds, seeds)
+def test_encoder_decoder_sees_no_padding(encoder: str, cell: str, feed: str | None, seed: int) -> None:
+    """Sources without any letter included; and the loss is minus the mean log-likelihood of the real targets."""
+    ts.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    context = [nn.DotAttention(H, H), nn.FixedContext(H, "both"), nn.FixedContext(H, "max")][seed % 3]
+    target_decoder = nn.AttentionDecoder(V, E, H, context, H, cell=CELLS[cell], feed=feed)
+    model = nn.EncoderDecoder(nn.Embedding(9, E), ENCODERS[encoder](), target_decoder).to(ts.float64)
+    source, lengths = rng.integers(0, 9, (3, 4)), np.array([4, 0, rng.integers(1, 4)])
+    target = rng.integers(1, V, (3, 4))
+    target[1, 3] = target[2, 2:] = 0
+    logits = model(source, lengths, target[:, :-1])
+    padded = np.concatenate([np.where(np.arange(4) < lengths[:, None], source, 8), np.full((3, 2), 5)], 1)
+    longer = np.concatenate([target, np.zeros((3, 2), int)], 1)
+    close(model(padded, lengths, longer[:, :-1])[:, :3], logits)
+    close(model(source[2:, : lengths[2]], None, target[2:, :-1]), logits[2:])
+    assert model(source, lengths, target[:, :0]).shape == (3, 0, V)
+    assert model(source[:, :0], [0, 0, 0], target).shape == (3, 4, V)
+
+    loss = F.cross_entropy(logits, target[:, 1:], ignore_index=0)
+    close(F.cross_entropy(model(padded, lengths, longer[:, :-1]), longer[:, 1:], ignore_index=0), loss)
+    logs = F.log_softmax(logits).detach().numpy()
+    real = np.argwhere(target[:, 1:] > 0)
+    close(loss, -np.mean([logs[i, t, target[i, t + 1]] for i, t in real]))
+    loss.backward()
+    assert all(p.grad is None or np.isfinite(p.grad.numpy()).all() for p in model.parameters())
+
+
+def test_an_lstm_hands_both_its_states_on() -> None:
+    model = nn.EncoderDecoder(nn.Embedding(9, E), nn.LSTM(E, H), nn.AttentionDecoder(V, E, H, None, H, cell=nn.LSTM))
+    ids = np.array([[1, 2]])
+    _, (h, c) = model.encoder(model.embedding(ids))
+    state = model.encode(ids)
+    close(state.hidden[0], h[0])
+    close(state.hidden[1], c[0])
+    from_gru = nn.EncoderDecoder(nn.Embedding(9, E), nn.GRU(E, H), nn.AttentionDecoder(V, E, H, None, H, cell=nn.LSTM))
+    assert not from_gru.encode(ids).hidden[1].numpy().any()
+
+
+class Outputs(nn.Module):
+    """A sequence layer without a final state."""
+
+    def forward(self, x: Any, lengths: Any = None) -> Any:
+        return ts.tanh(x)
+
+
+def test_memories_of_frames_and_regions_are_as_good_as_text() -> None:
+    """A decoder starts at zeros from features of an image, and from a layer that has outputs alone."""
+    rng, d = np.random.default_rng(0), decoder("additive", feed="context")
+    image = ts.asarray(normal(rng, 2, 3, 5, M))
+    state = d.start(image.reshape((2, 15, M)))
+    assert not state.hidden.numpy().any()
+    _, state = d.step([1, 2], state)
+    assert state.weights.reshape((2, 3, 5)).shape == (2, 3, 5)
+    frames, lengths = normal(rng, 2, 6, M), [6, 2]
+    model = nn.EncoderDecoder(nn.Sequential(), Outputs(), d)
+    logits = model(ts.asarray(frames), lengths, [[1, 2], [3, 4]])
+    close(logits[1:], model(ts.asarray(frames[1:, :2]), None, [[3, 4]]))
