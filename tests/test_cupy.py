@@ -198,7 +198,8 @@ def check_scan(cell: str, sizes: tuple[int, ...], lengths: bool, reverse: bool, 
     args = [rng.standard_normal(s).astype(dtype) for s in shapes]
     args = [a if use else None for a, use in zip(args, (1, 1, cell == "lstm", 1, 1, *bias), strict=True)]
     long = rng.integers(0, steps + 1, batch) if lengths else None
-    got, expected = check("rnn_forward", cell, *args, long, reverse, kind=kind)
+    mask = rng.integers(0, 3, (batch, size)).astype(dtype) if seed % 2 else None
+    got, expected = check("rnn_forward", cell, *args, long, reverse, mask, kind=kind)
     gradients = [None if y is None else rng.standard_normal(y.shape).astype(dtype) for y in expected[:3]]
     needs = [a is not None for a in args]
     some = [None if rng.random() < 0.3 else g for g in gradients]

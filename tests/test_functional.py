@@ -256,8 +256,9 @@ def scan(name: str) -> Any:
         batch, steps, width, hidden = choose([3, 4, 1, 0]), choose([4, 3, 1, 0]), choose([2, 2, 0]), choose([1, 3])
         x, h, c = draw(choose, (batch, steps, width), (batch, hidden), (batch, hidden))
         lengths = choose([None, ids(choose, (batch,), steps + 1)])
+        mask = choose([None, ids(choose, (batch, hidden), 3)])
         return [name, x, h, c if name == "lstm" else None, *weights(choose, F.GATES[name], width, hidden), lengths,
-                choose([False, True])], {}
+                choose([False, True]), mask], {}
 
     return make
 
