@@ -28,10 +28,10 @@ FLOORS = [
     "backends",
     "tensor ops contract random recompute debug",
     "functional",
-    "optim testing doctor",
+    "optim testing doctor checkpoint",
     "nn.module nn.layers nn.init",
     "nn.recurrent nn.attention nn.multihead",
-    "nn.seq2seq nn",
+    "nn.seq2seq nn.structured nn.transformer nn",
     "decode metrics data plot testing.gpu",
 ]
 FLOOR = {f"tinyseq.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -3,17 +3,25 @@
 from tinyseq.nn import init
 from tinyseq.nn.attention import AdditiveAttention, Attention, DotAttention, FixedContext, MultiheadContext
 from tinyseq.nn.layers import (
-    ELU, GELU, Activation, Dropout, Embedding, LayerNorm, LeakyReLU, Linear, ReLU, Sequential, Sigmoid, SiLU, Softplus,
-    Tanh,
+    ELU, GELU, Activation, Dropout, Embedding, LayerNorm, LeakyReLU, Linear, ReLU, RMSNorm, Sequential, Sigmoid, SiLU,
+    Softplus, Tanh,
 )
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.nn.multihead import MultiheadAttention, length_mask
+from tinyseq.nn.multihead import MultiheadAttention, attention_weights, length_mask
 from tinyseq.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, Scan
 from tinyseq.nn.seq2seq import AttentionDecoder, DecoderState, EncoderDecoder
+from tinyseq.nn.structured import CRF, CTCLoss
+from tinyseq.nn.transformer import (
+    ConditionalLanguageModel, LanguageModel, LanguageState, LearnedPositions, SinusoidalPositions, Transformer,
+    TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
+)
 
 __all__ = [  # what type checkers let users take from here
-    "ELU", "GELU", "GRU", "LSTM", "RNN", "Activation", "AdditiveAttention", "Attention", "AttentionDecoder",
-    "DecoderState", "DotAttention", "Dropout", "Embedding", "EncoderDecoder", "FixedContext", "GRUCell", "LSTMCell",
-    "LayerNorm", "LeakyReLU", "Linear", "Module", "MultiheadAttention", "MultiheadContext", "Parameter", "RNNCell",
-    "ReLU", "Scan", "Sequential", "SiLU", "Sigmoid", "Softplus", "Tanh", "init", "length_mask",
+    "Activation", "AdditiveAttention", "Attention", "AttentionDecoder", "CRF", "CTCLoss",
+    "ConditionalLanguageModel", "DecoderState", "DotAttention", "Dropout", "ELU", "Embedding", "EncoderDecoder",
+    "FixedContext", "GELU", "GRU", "GRUCell", "LSTM", "LSTMCell", "LanguageModel", "LanguageState", "LayerNorm",
+    "LeakyReLU", "LearnedPositions", "Linear", "Module", "MultiheadAttention", "MultiheadContext", "Parameter",
+    "RMSNorm", "RNN", "RNNCell", "ReLU", "Scan", "Sequential", "SiLU", "Sigmoid", "SinusoidalPositions", "Softplus",
+    "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
+    "TransformerEncoderLayer", "attention_weights", "init", "length_mask",
 ]
