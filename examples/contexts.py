@@ -98,7 +98,7 @@ def error_rate(model: Speller, words: dict) -> float:
     spoken, right = [], []
     for rows in np.array_split(sorted(words, key=len), math.ceil(len(words) / 512)):
         state = model.encode(*data.pad([LETTERS.encode(word) for word in rows]))
-        found = decode.greedy(model.decoder, state, PHONEMES.start, PHONEMES.end, max_length=40)
+        found = decode.greedy(model.decoder, state, PHONEMES.start, PHONEMES.end, max_length=25)
         spoken += [PHONEMES.decode(h.tokens) for h in found]
         right += [words[word] for word in rows]
     model.train()
@@ -125,7 +125,7 @@ def main() -> None:
     for name, row in rates.items():
         print(f"{name:>14}", *(f"{rate:6.1f}" for rate in row))
     fixed, looking = (min(rates[name][-1] for name in names) for names in (list(rates)[:3], list(rates)[3:]))
-    print(f"\nwords of {[*test][-1]} letters: {looking:.1f}% with attention; baseline, the best of one vector: {fixed:.1f}%")
+    print(f"\nwords of {[*test][-1]} letters: {looking:.1f}% with attention, {fixed:.1f}% with one vector (baseline)")
     middles = [np.mean([len(word) for word in bucket]) for bucket in test.values()]
     curves = {name: (middles, row) for name, row in rates.items()}
     plot.curves({"phoneme error rate, %": curves}, "letters in the word", "contexts.png")

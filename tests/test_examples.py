@@ -34,10 +34,10 @@ def run(tmp_path: Path) -> Any:
         (site / name).write_text(text)
     (tmp_path / "here").mkdir()
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
+    def start(*arguments: str, script: Path = SCRIPT) -> subprocess.Popen[str]:
         path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
         return subprocess.Popen(
-            [sys.executable, str(SCRIPT), *arguments], cwd=tmp_path / "here", env={**os.environ, "PYTHONPATH": path},
+            [sys.executable, str(script), *arguments], cwd=tmp_path / "here", env={**os.environ, "PYTHONPATH": path},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start
@@ -94,3 +94,13 @@ def test_pronounce_reads_the_whole_dictionary_and_splits_it() -> None:
     assert words["read"] == [["R", "EH", "D"], ["R", "IY", "D"]] and words["can't"][0] == ["K", "AE", "N", "T"]
     for pronunciations in words.values():
         pronounce.PHONEMES.encode(pronunciations[0])
+
+
+def test_contexts_compares_five_and_draws(run: Any, tmp_path: Path) -> None:
+    process = run("--seconds", "2", script=SCRIPT.with_name("contexts.py"))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    found = dict(re.findall(r"^ *(h_m|q\(h_m\)|q\(h_1...h_m\)|additive|multi-head) +([\d.]+)$", output, re.MULTILINE))
+    assert len(found) == 5 and "loss h_m" in errors
+    best = min(float(rate) for rate in list(found.values())[3:])
+    assert f"of 3-4 letters: {best}% with attention" in output and (tmp_path / "here" / "contexts.png").exists()
