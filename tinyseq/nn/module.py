@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tinyseq import backends, ops
+from tinyseq import backends, checkpoint, ops
 from tinyseq.tensor import Tensor
 
 
@@ -57,6 +57,10 @@ class Module:
         """This module and all below it, each once."""
         below = (value for _, value in _walk(self) if isinstance(value, Module))
         yield from {id(module): module for module in (self, *below)}.values()
+
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) of all that hang below this one; one that hangs in several places comes under each name."""
+        yield from ((name, value) for name, value in _walk(self) if isinstance(value, Module))
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every parameter and buffer; one that hangs in several places comes under each name.
@@ -124,8 +128,9 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Copy values (Tensors, or arrays of any library that NumPy reads) into the parameters and buffers by name.
 
-        Raises KeyError for missing and unexpected names (unless not `strict`), and ValueError for wrong shapes; each
-        names all of them, and then nothing is loaded. Values are converted to the dtype and the backend that are here.
+        Raises KeyError for missing and unexpected names (unless not `strict`), and ValueError for wrong shapes and for
+        floats where integers are; each names all of them, and then nothing is loaded. Values are converted to the dtype
+        and the backend that are here, float64 to float32 too.
         """
         own = dict(self.named_tensors())
         missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
@@ -137,32 +142,29 @@ class Module:
                  if tuple(v.shape) != own[k].shape]
         if wrong:
             raise ValueError(f"load_state_dict into {type(self).__name__}: wrong shapes: {'; '.join(wrong)}")
+        wrong = [f"{k}: {v.dtype} given, {own[k].dtype} here" for k, v in shared.items()
+                 if not np.can_cast(v.dtype, own[k].dtype, "same_kind")]
+        if wrong:
+            raise ValueError(f"load_state_dict into {type(self).__name__}: wrong dtypes: {'; '.join(wrong)}")
         for name, value in shared.items():
-            array = value._host() if isinstance(value, Tensor) else value
+            array = np.asarray(value._host() if isinstance(value, Tensor) else value, order="C")
             backend = backends.of(own[name]._data)
             own[name].data = backend.asarray(array, dtype=own[name].dtype, copy=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state_dict as a safetensors file, whole or not at all: an interrupted save leaves the old file."""
-        from safetensors.numpy import save
+        checkpoint.save(path, self.state_dict())
 
-        target = os.fspath(path)
-        temporary = f"{target}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(save({k: np.asarray(v._host(), order="C") for k, v in self.state_dict().items()}))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+    def load(self, path: str | os.PathLike[str], strict: bool = True, key: str | None = None) -> None:
+        """`load_state_dict` from a file that `checkpoint.load` reads: safetensors, `.npz`, or PyTorch's, by content.
 
-    def load(self, path: str | os.PathLike[str], strict: bool = True) -> None:
-        """`load_state_dict` from a safetensors file, PyTorch's included."""
-        from safetensors.numpy import load_file
-
-        self.load_state_dict(load_file(path), strict)
+        `key` names the dictionary to take where the file holds several, such as "model" beside "optimizer".
+        """
+        state = checkpoint.load(path)
+        inner = [k for k, value in state.items() if isinstance(value, dict)]
+        if inner if key is None else key not in inner:
+            raise checkpoint.CheckpointError(f"{path}: key={key!r}, and it holds the dictionaries {inner}: name one")
+        self.load_state_dict(state if key is None else state[key], strict)
 
     @recursive_repr("(see above)")
     def __repr__(self) -> str:
