@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinyseq import functional, ops
+from tinyseq import backends, functional, ops
 from tinyseq.nn import init
 from tinyseq.nn.layers import Linear
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.tensor import Like, Tensor, namespace
+from tinyseq.tensor import Array, Like, Tensor, namespace
 
+_OURS = "here a mask is boolean and True takes part: "
 CONVERSIONS = {
-    "attn_mask": "mask=~attn_mask[None] if it is boolean (T, S): here True takes part",
-    "src_mask": "mask=~src_mask[None] if it is boolean (T, T): here True takes part; causal=True hides the future",
-    "tgt_mask": "mask=~tgt_mask[None] if it is boolean (T, T): here True takes part; causal=True hides the future",
-    "key_padding_mask": "mask=~key_padding_mask (B, S), True takes part, or lengths= (B,)",
-    "src_key_padding_mask": "mask=~src_key_padding_mask (B, S), True takes part, or lengths= (B,)",
-    "tgt_key_padding_mask": "mask=~tgt_key_padding_mask (B, T), True takes part, or lengths= (B,)",
-    "memory_key_padding_mask": "memory_mask=~memory_key_padding_mask (B, S), True takes part, or memory_lengths= (B,)",
-    "is_causal": "causal=True", "src_is_causal": "causal=True", "tgt_is_causal": "causal=True",
-    "average_attn_weights": "need_weights=True, and take the mean: weights.mean(axis=1)",
+    **dict.fromkeys(("attn_mask", "src_mask", "tgt_mask"), _OURS + "mask=~theirs[None] of one (T, S), or causal=True"),
+    **dict.fromkeys(("key_padding_mask", "src_key_padding_mask", "tgt_key_padding_mask"),
+                    _OURS + "mask=~theirs of one (B, S), or lengths (B,)"),
+    "memory_key_padding_mask": _OURS + "memory_mask=~theirs of one (B, S), or memory_lengths (B,)",
+    **dict.fromkeys(("is_causal", "src_is_causal", "tgt_is_causal"), "pass causal=True"),
+    "average_attn_weights": "the weights come by head: weights.mean(axis=1) is their average",
 }
+
+
+class _Seen(threading.local):
+    by: list[tuple[Module, Tensor]] | None = None  # the weights of this thread, where somebody wants to see them
+
+
+_seen = _Seen()
+Pair = tuple[Tensor, Tensor]
+Between = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class Attending(Module):
@@ -32,7 +40,7 @@ class Attending(Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for name in kwargs:
             if name in CONVERSIONS:
-                raise TypeError(f"{type(self).__name__}: {name}= is PyTorch's, pass {CONVERSIONS[name]}")
+                raise TypeError(f"{type(self).__name__}: {name}= is PyTorch's; {CONVERSIONS[name]}")
         return self.forward(*args, **kwargs)
 
     def refuse_time_first(self, batch_first: bool) -> None:
@@ -51,18 +59,18 @@ def length_mask(lengths: Like, steps: int) -> Tensor:
     return ops.asarray(namespace(data).arange(steps) < data[:, None])
 
 
-def attention_mask(name: str, x: Tensor, shape: Sequence[int], mask: Like, lengths: Like = None) -> Tensor | None:
+def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, lengths: Like = None) -> Tensor | None:
     """What takes part, where x lives, as booleans that broadcast to scores of `shape` (B, heads, T, S); None for all.
 
-    `mask` is boolean, (B, S), (B, T, S) or (B, heads, T, S), with 1 for axes along which it is the same; the first
+    `given` is boolean, (B, S), (B, T, S) or (B, heads, T, S), with 1 for axes along which it is the same; the first
     `lengths` (B,) of S take part.
     """
     real = None if lengths is None else ops.like(x, length_mask(lengths, shape[-1]))[:, None, None]
     if real is not None and real.shape[0] != shape[0]:
         raise ValueError(f"{name}: expected {shape[0]} lengths, one a row of the batch, got {real.shape[0]}")
-    if mask is None:
+    if given is None:
         return real
-    mask = ops.like(x, mask)
+    mask = ops.like(x, given)
     wanted = {2: (shape[0], shape[3]), 3: (shape[0], *shape[2:]), 4: tuple(shape)}.get(mask.ndim, ())
     if mask.dtype != np.bool or not wanted or any(m not in (1, n) for m, n in zip(mask.shape, wanted, strict=True)):
         raise ValueError(f"{name}: expected a boolean mask, True where a position takes part, of shape (B, S), "
@@ -70,6 +78,14 @@ def attention_mask(name: str, x: Tensor, shape: Sequence[int], mask: Like, lengt
                          f"{mask.shape} and dtype {mask.dtype}")
     mask = ops.reshape(mask, (mask.shape[0], *(1,) * (4 - mask.ndim), *mask.shape[1:]))
     return mask if real is None else mask & real
+
+
+def product(x: Array, weight: Tensor, bias: Tensor | None) -> Array:
+    """`functional.linear` of an array."""
+    y = x @ weight._data.T
+    if bias is not None:
+        y += bias._data
+    return y
 
 
 class MultiheadAttention(Attending):
@@ -82,6 +98,11 @@ class MultiheadAttention(Attending):
     (Ainslie et al. 2023), and in_proj_weight has fewer rows.
     """
 
+    in_proj_weight: Parameter
+    q_proj_weight: Parameter
+    k_proj_weight: Parameter
+    v_proj_weight: Parameter
+
     def __init__(
         self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, kdim: int | None = None,
         vdim: int | None = None, batch_first: bool = True, num_kv_heads: int | None = None, dtype: Any = np.float32,
@@ -92,69 +113,115 @@ class MultiheadAttention(Attending):
             raise ValueError(f"MultiheadAttention: embed_dim must be a multiple of num_heads, and that of "
                              f"num_kv_heads, got {embed_dim}, {num_heads} and {kv_heads}")
         self.embed_dim, self.num_heads, self.num_kv_heads, self.dropout = embed_dim, num_heads, kv_heads, dropout
-        narrow = embed_dim // num_heads * kv_heads
+        self.head_dim = embed_dim // num_heads
+        narrow = self.head_dim * kv_heads
         self._rows = [embed_dim, embed_dim + narrow]  # where the rows of K and of V begin
-        weight = lambda rows, width: init.xavier_uniform_(Parameter(ops.zeros((rows, width), dtype)))
-        self.in_proj_weight = None
-        if kdim in (None, embed_dim) and vdim in (None, embed_dim):
-            self.in_proj_weight = weight(embed_dim + 2 * narrow, embed_dim)
-        else:
-            self.q_proj_weight = weight(embed_dim, embed_dim)
-            self.k_proj_weight = weight(narrow, kdim or embed_dim)
-            self.v_proj_weight = weight(narrow, vdim or embed_dim)
+        self.packed = {kdim, vdim} <= {None, embed_dim}
+        shapes = {"in_proj_weight": (embed_dim + 2 * narrow, embed_dim)} if self.packed else {
+            "q_proj_weight": (embed_dim, embed_dim), "k_proj_weight": (narrow, kdim or embed_dim),
+            "v_proj_weight": (narrow, vdim or embed_dim)}
+        for name, shape in shapes.items():
+            setattr(self, name, init.xavier_uniform_(Parameter(ops.zeros(shape, dtype))))
         self.in_proj_bias = Parameter(ops.zeros((embed_dim + 2 * narrow,), dtype)) if bias else None
         self.out_proj = Linear(embed_dim, embed_dim, bias, dtype)
         if self.out_proj.bias is not None:
             init.zeros_(self.out_proj.bias)
 
     def forward(
-        self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None, *, mask: Like = None,
-        lengths: Like = None, causal: bool = False, need_weights: bool = False,
+        self, query: Tensor, key: Tensor | Pair | None = None, value: Tensor | None = None, *, mask: Like = None,
+        lengths: Like = None, causal: bool = False, need_weights: bool = False, between: Between | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """query (B, T, E), key (B, S, kdim), value (B, S, vdim) -> (B, T, E), and the weights (B, heads, T, S) or None.
 
-        Without a key the query attends to itself; without a value it is the key. The boolean `mask`, (B, S), (B, T, S)
-        or (B, heads, T, S), is True where a position takes part, as are the first `lengths` (B,) of S. `causal` hides
-        what comes after a query, the last of which stands at the last key. A query with no key gets out_proj.bias.
+        Without a key the query attends to itself; without a value it is the key, which may also be what `remember`
+        made of both. The boolean `mask`, (B, S), (B, T, S) or (B, heads, T, S), is True where a position takes part, as
+        are the first `lengths` (B,) of S. `causal` hides what comes after a query; the last query stands at the last
+        key. A query that sees no key gets out_proj.bias. `between` may change the heads' (queries, keys, values): turn
+        them (`functional.rotate`), put earlier ones in front.
         """
-        key = query if key is None else key
-        q, k, v = self.project(query, key, key if value is None else value)
-        y, weights = self.attend(q, k, v, mask, lengths, causal, need_weights)
-        return self.out_proj(y), weights
-
-    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The heads' queries (B, heads, T, D), keys and values (B, num_kv_heads, S, D)."""
-        given = (query, key, value)
-        if any(x.ndim != 3 or x.shape[0] != query.shape[0] for x in given) or key.shape[1] != value.shape[1]:
-            raise ValueError("MultiheadAttention: expected query (B, T, E), key (B, S, kdim) and value (B, S, vdim), "
-                             f"got shapes {query.shape}, {key.shape} and {value.shape}")
-        if query is key is value and self.in_proj_weight is not None:
-            q, k, v = ops.split(functional.linear(query, self.in_proj_weight, self.in_proj_bias), self._rows, -1)
+        name = type(self).__name__
+        if query.ndim != 3 or query.shape[2] != self.embed_dim:
+            raise ValueError(f"{name}: expected a query (B, T, {self.embed_dim}), got shape {query.shape}")
+        if key is None and value is None and self.packed:
+            qkv = functional.linear(query, self.in_proj_weight, self.in_proj_bias)
+            q, k, v = map(self.heads, ops.split(qkv, self._rows, -1))
         else:
-            q, k, v = (functional.linear(x, w, b) for x, (w, b) in zip(given, self.parts(), strict=True))
-        return self.heads(q), self.heads(k), self.heads(v)
+            key = query if key is None else key
+            q = self.heads(functional.linear(query, *self.parts()[0]))
+            k, v = key if isinstance(key, tuple) else self.remember(key, value)
+        q, k, v = (q, k, v) if between is None else between(q, k, v)
+        if k.shape[0] != q.shape[0]:
+            raise ValueError(f"{name}: the query has {q.shape[0]} rows in its batch, the key {k.shape[0]}")
+        taking = attention_mask(name, q, (*q.shape[:3], k.shape[2]), mask, lengths)
+        y = functional.attention(q, k, v, taking, causal, dropout=self.dropout if self.training else 0.0)
+        weights = None
+        if need_weights or _seen.by is not None:
+            weights = functional.attention_weights(q, k, taking, causal)
+            if _seen.by is not None:
+                _seen.by.append((self, weights))
+        y = ops.reshape(ops.permute_dims(y, (0, 2, 1, 3)), query.shape)
+        return self.out_proj(y), weights if need_weights else None
+
+    def remember(self, key: Tensor, value: Tensor | None = None) -> Pair:
+        """The heads' keys and values (B, num_kv_heads, S, D) of key (B, S, kdim) and value (B, S, vdim)."""
+        value = key if value is None else value
+        if key.ndim != 3 or key.shape[:-1] != value.shape[:-1]:
+            raise ValueError(f"{type(self).__name__}: expected key (B, S, kdim) and value (B, S, vdim), got shapes "
+                             f"{key.shape} and {value.shape}")
+        _, (w_k, b_k), (w_v, b_v) = self.parts()
+        return self.heads(functional.linear(key, w_k, b_k)), self.heads(functional.linear(value, w_v, b_v))
+
+    def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array:
+        """`forward` of one more position to itself and the n before, on arrays: x (B, E) -> (B, E).
+
+        `past` (B, 2, num_kv_heads, capacity, D) holds their keys and values, and gets those of x; mask (B, n + 1).
+        """
+        both = (self.num_heads + 2 * self.num_kv_heads, self.head_dim)
+        qkv = product(x, self.in_proj_weight, self.in_proj_bias).reshape(x.shape[0], *both)
+        if turn is not None:
+            turned = qkv[:, : -self.num_kv_heads]
+            turned[...] = functional.rotate.body(turned, *turn)[0]  # type: ignore[attr-defined]
+        past[:, :, :, n] = qkv[:, self.num_heads :].reshape(x.shape[0], 2, self.num_kv_heads, self.head_dim)
+        return self._recall(qkv[:, : self.num_heads], past[:, 0, :, : n + 1], past[:, 1, :, : n + 1], mask)[0]
+
+    def look(self, x: Array, memory: tuple[Array, Array], mask: Array | None) -> tuple[Array, Array]:
+        """`forward` of one position x (B, E) to a memory, keys and values (B, num_kv_heads, S, D), on arrays: (B, E),
+        and the weights (B, heads, S); mask (B, S)."""
+        q = product(x, *self.parts()[0])
+        return self._recall(q.reshape(x.shape[0], self.num_heads, self.head_dim), *memory, mask)
+
+    def _recall(self, q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
+        xp, batch = namespace(q), q.shape[0]
+        groups = (self.num_kv_heads, self.num_heads // self.num_kv_heads)
+        q = (q * self.head_dim**-0.5).reshape(batch, *groups, self.head_dim)
+        scores = q @ xp.matrix_transpose(k)
+        weights = backends.of(q).softmax(scores, -1, None if mask is None else mask[:, None, None])
+        y = product((weights @ v).reshape(batch, self.embed_dim), self.out_proj.weight, self.out_proj.bias)
+        return y, weights.reshape(batch, self.num_heads, k.shape[2])
 
     def parts(self) -> list[tuple[Tensor, Tensor | None]]:
-        """The weight and the bias of each of the three projections."""
-        weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight) if self.in_proj_weight is None else (
-            ops.split(self.in_proj_weight, self._rows))
+        """The weight and the bias of the projections of query, key and value."""
+        weights = ops.split(self.in_proj_weight, self._rows) if self.packed else (
+            self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         biases = (None,) * 3 if self.in_proj_bias is None else ops.split(self.in_proj_bias, self._rows)
         return list(zip(weights, biases, strict=True))
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, T, heads D) -> (B, heads, T, D)."""
-        width = self.embed_dim // self.num_heads
-        return ops.permute_dims(ops.reshape(x, (*x.shape[:2], x.shape[2] // width, width)), (0, 2, 1, 3))
-
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Like = None, lengths: Like = None, causal: bool = False,
-        need_weights: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the heads' queries find, side by side (B, T, E), and their weights (B, heads, T, S) or None."""
-        mask = attention_mask(type(self).__name__, q, (*q.shape[:3], k.shape[2]), mask, lengths)
-        y = functional.attention(q, k, v, mask, causal, dropout=self.dropout if self.training else 0.0)
-        y = ops.reshape(ops.permute_dims(y, (0, 2, 1, 3)), (q.shape[0], q.shape[2], self.embed_dim))
-        return y, functional.attention_weights(q, k, mask, causal) if need_weights else None
+        heads = (x.shape[2] // self.head_dim, self.head_dim)
+        return ops.permute_dims(ops.reshape(x, (*x.shape[:2], *heads)), (0, 2, 1, 3))
 
     def extra_repr(self) -> str:
         return f"{self.embed_dim}, {self.num_heads}"
+
+
+def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+    """`model(*args, **kwargs)`, and the weights (B, heads, T, S) of each `MultiheadAttention` in it by its name, as
+    "layers.0.self_attn": before dropout, in the order of use. `tinyseq.plot.heads` draws them."""
+    names = {id(module): name for name, module in model.named_modules()}
+    _seen.by, before = [], _seen.by
+    try:
+        y = model(*args, **kwargs)
+        return y, {names[id(module)]: weights for module, weights in _seen.by}
+    finally:
+        _seen.by = before

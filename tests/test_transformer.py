@@ -1,0 +1,424 @@
+"""Transformers: PyTorch's weights, outputs and gradients; the laws of sequence layers; caches equal the full pass."""
+
+import copy
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinyseq as ts
+import tinyseq.functional as F
+from tinyseq import decode, nn
+from tinyseq.testing import check_grad
+
+dtypes = st.sampled_from(["float32", "float64"])
+seeds = st.integers(0, 2**32 - 1)
+
+
+def close(got: Any, expected: Any, scale: float = 1.0) -> None:
+    """Equal within 1e-10 or (float32) 1e-5 of the largest entry, or of 1 where all are small."""
+    got, expected = (x.detach().numpy() if hasattr(x, "detach") else np.asarray(x) for x in (got, expected))
+    assert got.shape == expected.shape
+    scale *= max(1, np.abs(expected).max(initial=0))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=scale * (1e-10 if got.dtype == "float64" else 1e-5))
+
+
+def normal(rng: np.random.Generator, *shape: int, dtype: Any = "float64") -> Any:
+    """Numbers that nobody may write to."""
+    x = rng.standard_normal(shape).astype(dtype)
+    x.flags.writeable = False
+    return x
+
+
+def leaf(x: Any) -> ts.Tensor:
+    return ts.Tensor(ts.asarray(x).data, requires_grad=True)
+
+
+def judge(ours: Any, theirs: Any, inputs: list[Any], mine: dict[str, Any], torchs: dict[str, Any],
+          real: Any = None) -> None:
+    """With the same weights, outputs (at the real positions) and all gradients are equal."""
+    torch = pytest.importorskip("torch")
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    rng = np.random.default_rng(0)
+    for tensor in ours.parameters():  # biases and norms that are not 0 and 1 show more
+        tensor.data = normal(rng, *tensor.shape, dtype=tensor.dtype) * 0.3 + (tensor.detach().numpy() == 1)
+    theirs.load_state_dict({k: torch.tensor(v.numpy()) for k, v in ours.state_dict().items()})
+    xs, zs = [leaf(x) for x in inputs], [torch.tensor(x, requires_grad=True) for x in inputs]
+    y, z = ours(*xs, **mine), theirs(*zs, **torchs)
+    y, z = (y[0], z[0]) if isinstance(y, tuple) else (y, z)
+    real = np.ones(y.shape[:2], bool) if real is None else real
+    close(ts.where(ts.asarray(real[..., None]), y, 0.0), torch.where(torch.tensor(real[..., None]), z, 0))
+    weight = normal(rng, *y.shape, dtype=y.dtype) * real[..., None]
+    ts.sum(y * ts.asarray(weight)).backward()
+    (z * torch.tensor(weight)).sum().backward()
+    for a, b in zip([*xs, *ours.parameters()], [*zs, *theirs.parameters()], strict=True):
+        close(a.grad, b.grad, 10)
+
+
+SIZES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
+
+
+def torch_mask(lengths: Any, steps: int) -> Any:
+    """What PyTorch calls a key padding mask: True is left out."""
+    torch = pytest.importorskip("torch")
+    return torch.tensor(np.arange(steps) >= lengths[:, None])
+
+
+@pytest.mark.reference
+@given(dtype=dtypes, bias=st.booleans(), kind=st.sampled_from(["self", "cross", "wide"]), sizes=SIZES,
+       padded=st.booleans(), causal=st.booleans(), seed=seeds)
+def test_multihead_attention_is_torchs(dtype: str, bias: bool, kind: str, sizes: Any, padded: bool, causal: bool,
+                                       seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    batch, steps, seen = sizes
+    rng = np.random.default_rng(seed)
+    seen = steps if kind == "self" else seen
+    wide: dict[str, Any] = {"kdim": 3, "vdim": 5} if kind == "wide" else {}
+    ours = nn.MultiheadAttention(8, 2, bias=bias, dtype=dtype, **wide)
+    theirs = torch.nn.MultiheadAttention(8, 2, bias=bias, batch_first=True, dtype=getattr(torch, dtype), **wide)
+    lengths = rng.integers(1, seen + 1, batch)
+    given: dict[str, Any] = {"lengths": lengths} if padded else {}
+    torchs: dict[str, Any] = {"key_padding_mask": torch_mask(lengths, seen)} if padded else {}
+    if causal and kind == "self":
+        given["causal"], torchs["attn_mask"] = True, torch.triu(torch.ones(steps, steps, dtype=torch.bool), 1)
+    inputs = [normal(rng, batch, steps, 8, dtype=dtype)]
+    if kind == "self":
+        judge(ours, Self(theirs), inputs, given, torchs)
+        y, w = ours(ts.asarray(inputs[0]), need_weights=True, **given)
+        z, v = theirs(*[torch.tensor(inputs[0])] * 3, average_attn_weights=False, **torchs)
+        close(w, v)
+    else:
+        inputs += [normal(rng, batch, seen, wide.get(k, 8), dtype=dtype) for k in ("kdim", "vdim")]
+        judge(ours, theirs, inputs, given, torchs)
+
+
+class Self:
+    """PyTorch's attention of a sequence to itself, as a function of one argument."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, x: Any, **options: Any) -> Any:
+        return self.module(x, x, x, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+
+@pytest.mark.reference
+@given(dtype=dtypes, bias=st.booleans(), norm_first=st.booleans(), activation=st.sampled_from(["relu", "gelu"]),
+       cross=st.booleans(), training=st.booleans(), padded=st.booleans(), causal=st.booleans(), sizes=SIZES, seed=seeds)
+def test_layers_and_stacks_are_torchs(dtype: str, bias: bool, norm_first: bool, activation: str, cross: bool,
+                                      training: bool, padded: bool, causal: bool, sizes: Any, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    batch, steps, seen = sizes
+    rng = np.random.default_rng(seed)
+    name, kind = ("Decoder" if cross else "Encoder"), getattr(torch, dtype)
+    options: dict[str, Any] = {"dim_feedforward": 6, "dropout": 0.0, "activation": activation, "layer_norm_eps": 0.01,
+                               "norm_first": norm_first, "bias": bias}
+
+    def stack(library: Any, dtype: Any, **more: Any) -> Any:
+        layer = getattr(library, f"Transformer{name}Layer")(8, 2, batch_first=True, dtype=dtype, **options)
+        norm = library.LayerNorm(8, dtype=dtype)
+        return getattr(library, f"Transformer{name}")(layer, 2, norm, **more).train(training)
+
+    lengths = rng.integers(1, steps + 1, batch)
+    memory_lengths = rng.integers(1, seen + 1, batch)
+    ours, torchs = {"causal": causal}, {}
+    if causal:
+        torchs["tgt_mask" if cross else "mask"] = torch.triu(torch.ones(steps, steps, dtype=torch.bool), 1)
+    if padded:
+        ours["lengths"] = lengths
+        torchs["tgt_key_padding_mask" if cross else "src_key_padding_mask"] = torch_mask(lengths, steps)
+    if padded and cross:
+        ours["memory_lengths"], torchs["memory_key_padding_mask"] = memory_lengths, torch_mask(memory_lengths, seen)
+    inputs = [normal(rng, batch, n, 8, dtype=dtype) for n in (steps, seen)[: 1 + cross]]
+    theirs = stack(torch.nn, kind, **({} if cross else {"enable_nested_tensor": False}))
+    mine = stack(nn, dtype)
+    judge(mine, theirs, inputs, ours, torchs, np.arange(steps) < lengths[:, None] if padded else None)
+    if padded:
+        y = mine(*[ts.asarray(x) for x in inputs], **ours).detach().numpy()
+        assert not y[np.arange(steps) >= lengths[:, None]].any()
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@given(dtype=dtypes, norm_first=st.booleans(), sizes=SIZES, seed=seeds)
+def test_transformer_is_torchs(dtype: str, norm_first: bool, sizes: Any, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    batch, steps, seen = sizes
+    rng = np.random.default_rng(seed)
+    options: dict[str, Any] = {"dim_feedforward": 6, "dropout": 0.0, "layer_norm_eps": 0.01, "norm_first": norm_first,
+                               "batch_first": True}
+    lengths = rng.integers(1, seen + 1, batch)
+    inputs = [normal(rng, batch, n, 8, dtype=dtype) for n in (seen, steps)]
+    hidden = torch_mask(lengths, seen)
+    judge(nn.Transformer(8, 2, 1, 2, dtype=dtype, **options),
+          torch.nn.Transformer(8, 2, 1, 2, dtype=getattr(torch, dtype), **options), inputs,
+          {"lengths": lengths, "causal": True},
+          {"src_key_padding_mask": hidden, "memory_key_padding_mask": hidden,
+           "tgt_mask": torch.triu(torch.ones(steps, steps, dtype=torch.bool), 1)})
+
+
+@pytest.mark.reference
+@given(dtype=dtypes, affine=st.booleans(), eps=st.sampled_from([None, 0.1]), sizes=SIZES, seed=seeds)
+def test_rms_norm_is_torchs(dtype: str, affine: bool, eps: Any, sizes: Any, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    x = normal(np.random.default_rng(seed), *sizes, dtype=dtype)
+    for shape in (sizes[-1], sizes[1:]):
+        judge(nn.RMSNorm(shape, eps, affine, dtype=dtype),
+              torch.nn.RMSNorm(shape, eps, affine, dtype=getattr(torch, dtype)), [x], {}, {})
+
+
+def test_what_pytorch_says_otherwise_is_refused_with_the_conversion() -> None:
+    x = ts.ones((2, 3, 8))
+    layer = nn.TransformerDecoderLayer(8, 2)
+    for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention, nn.Transformer):
+        with pytest.raises(ValueError, match="permute_dims"):
+            kind(8, 2, batch_first=False)
+    for name in ("src_key_padding_mask", "tgt_mask", "tgt_key_padding_mask", "memory_key_padding_mask", "is_causal"):
+        with pytest.raises(TypeError, match=f"{name}= is PyTorch's"):
+            layer(x, x, **{name: None})
+    attend = nn.MultiheadAttention(8, 2)
+    for name in ("attn_mask", "key_padding_mask", "average_attn_weights"):
+        with pytest.raises(TypeError, match=f"{name}= is PyTorch's"):
+            attend(x, **{name: None})
+    for mask in (np.zeros((2, 3)), np.ones((3, 3), bool), np.ones(3, bool)):  # not boolean, not (B, S)
+        with pytest.raises(ValueError, match="boolean mask, True where"):
+            attend(x, mask=mask)
+    for lengths in ([1.0, 2.0], [4, 1], [-1, 1], [1]):
+        with pytest.raises(ValueError, match="lengths"):
+            attend(x, lengths=lengths)
+    with pytest.raises(ValueError, match="expected a query"):
+        attend(ts.ones((2, 3, 7)))
+    with pytest.raises(ValueError, match="rows in its batch"):
+        attend(x, ts.ones((3, 3, 8)))
+    with pytest.raises(ValueError, match="multiple"):
+        nn.MultiheadAttention(8, 3)
+    with pytest.raises(ValueError, match="activation"):
+        nn.TransformerEncoderLayer(8, 2, activation="tanhh")
+
+
+# --- laws ------------------------------------------------------------------------------------------------------------
+
+
+@given(cross=st.booleans(), sizes=SIZES, seed=seeds)
+def test_padding_rows_and_future_change_nothing(cross: bool, sizes: Any, seed: int) -> None:
+    batch, steps, seen = sizes
+    rng = np.random.default_rng(seed)
+    layer: Any = (nn.TransformerDecoderLayer if cross else nn.TransformerEncoderLayer)(8, 2, 6, dtype="float64").eval()
+    lengths, memory_lengths = rng.integers(0, steps + 1, batch), rng.integers(0, seen + 1, batch)
+    x, memory = normal(rng, batch, steps, 8), normal(rng, batch, seen, 8)
+
+    def run(x: Any, memory: Any, rows: Any = slice(None)) -> Any:
+        more = {"memory_lengths": memory_lengths[rows]} if cross else {}
+        return layer(*[ts.asarray(a[rows]) for a in (x, memory)][: 1 + cross], lengths=lengths[rows], causal=True,
+                     **more).detach().numpy()
+
+    y = run(x, memory)
+    other, garbage = x.copy(), memory.copy()
+    other[np.arange(steps) >= lengths[:, None]], garbage[np.arange(seen) >= memory_lengths[:, None]] = 7, -7
+    close(run(other, garbage), y)
+    longer = [np.concatenate([a, np.ones_like(a)], 1) for a in (x, memory)]
+    close(run(*longer)[:, :steps], y)
+    for i in range(batch):
+        close(run(x, memory, slice(i, i + 1)), y[i : i + 1])
+    order = rng.permutation(batch)
+    close(run(x, memory, order), y[order])
+    changed = x.copy()
+    changed[:, -1] += 1  # the last position is nobody's past
+    close(run(changed, memory)[:, :-1], y[:, :-1])
+
+
+@given(heads=st.sampled_from([(4, 2), (4, 1), (2, 2)]), seed=seeds)
+def test_grouped_heads_are_heads_repeated(heads: Any, seed: int) -> None:
+    many, few = heads
+    rng = np.random.default_rng(seed)
+    grouped, full = nn.MultiheadAttention(8, many, num_kv_heads=few, dtype="float64"), nn.MultiheadAttention(
+        8, many, dtype="float64")
+    state = {k: v.numpy() for k, v in grouped.state_dict().items()}
+    state["in_proj_bias"] = normal(rng, *state["in_proj_bias"].shape)
+    grouped.load_state_dict(state)
+    for name in ("in_proj_weight", "in_proj_bias"):
+        q, k, v = np.split(state[name], [8, 8 + few * 8 // many])
+        widen = lambda a: np.repeat(a.reshape(few, 8 // many, -1), many // few, 0).reshape(8, -1).reshape(
+            -1, *a.shape[1:])
+        state[name] = np.concatenate([q, widen(k), widen(v)])
+    full.load_state_dict(state)
+    x = ts.asarray(normal(rng, 2, 3, 8))
+    close(grouped(x, causal=True)[0], full(x, causal=True)[0])
+
+
+def test_gradients_of_new_functions_are_central_differences() -> None:
+    rng = np.random.default_rng(0)
+    x, w, angle = (ts.asarray(normal(rng, *shape)) for shape in ((2, 3, 4), (4,), (3, 2)))
+    check_grad(F.swiglu, x, order=2)
+    check_grad(lambda x, w: F.rms_norm(x, 4, w, 0.1), x, w, order=2)
+    check_grad(lambda x: F.rotate(x, ts.cos(angle), ts.sin(angle)), x, order=2)
+
+
+def test_rotary_scores_depend_on_distance_alone() -> None:
+    rng = np.random.default_rng(0)
+    q, k = normal(rng, 6), normal(rng, 6)
+    score = lambda i, j: np.dot(*[F.rotate(ts.asarray(a), ts.cos(t), ts.sin(t)).numpy() for a, t in (
+        (q, ts.asarray(i * np.array([1, 0.3, 0.1]))), (k, ts.asarray(j * np.array([1, 0.3, 0.1]))))])
+    close(score(7, 4), score(3, 0))
+    close(score(0, 0), q @ k)
+    assert abs(score(7, 3) - score(7, 4)) > 1e-3
+
+
+def test_sinusoidal_positions_are_the_papers() -> None:
+    y = nn.SinusoidalPositions(5)(ts.zeros((1, 4, 5), "float64")).numpy()[0]
+    for pos, i in itertools.product(range(4), range(5)):
+        angle = pos / 10000 ** (2 * (i // 2) / 5)
+        close(y[pos, i], np.sin(angle) if i % 2 == 0 else np.cos(angle))
+
+
+def test_weights_of_every_layer_and_head() -> None:
+    rng = np.random.default_rng(0)
+    model = nn.Transformer(8, 2, 1, 2, 6, dtype="float64")
+    src, tgt = ts.asarray(normal(rng, 2, 3, 8)), ts.asarray(normal(rng, 2, 4, 8))
+    model.eval()
+    y, weights = nn.attention_weights(model, src, tgt, lengths=[3, 1], causal=True)
+    close(y, model(src, tgt, lengths=[3, 1], causal=True))
+    weights = {name: w.detach() for name, w in weights.items()}
+    assert {name: w.shape for name, w in weights.items()} == {
+        "encoder.layers.0.self_attn": (2, 2, 3, 3),
+        **{f"decoder.layers.{i}.{part}": (2, 2, 4, n) for i in range(2)
+           for part, n in (("self_attn", 4), ("multihead_attn", 3))}}
+    for w in weights.values():
+        close(w.numpy().sum(-1), np.ones(w.shape[:-1]))
+    looks = weights["decoder.layers.1.multihead_attn"].numpy()
+    assert not looks[1, ..., 1:].any() and not np.triu(weights["decoder.layers.0.self_attn"].numpy(), 1).any()
+
+
+# --- language models ---------------------------------------------------------------------------------------------------
+
+KINDS: list[dict[str, Any]] = [
+    {"positions": "learned", "activation": "gelu_tanh", "max_length": 200},  # GPT-2
+    {"positions": "rotary", "norm": "rms", "activation": "swiglu", "bias": False, "num_kv_heads": 2},  # Llama
+    {"positions": "sinusoidal", "activation": "relu", "norm_first": False, "tied": False},
+    {"positions": None, "activation": ts.tanh, "norm": "rms", "norm_first": False, "num_kv_heads": 1},
+]
+
+
+def model(kind: dict[str, Any], conditional: bool = False) -> Any:
+    cls = nn.ConditionalLanguageModel if conditional else nn.LanguageModel
+    lm = cls(11, 16, 4, 2, 24, dtype="float64", **kind)
+    rng = np.random.default_rng(0)
+    for tensor in lm.parameters():
+        tensor.data = tensor.detach().numpy() + 0.3 * normal(rng, *tensor.shape)
+    return lm.eval()
+
+
+@given(kind=st.sampled_from(KINDS), batch=st.integers(1, 3), steps=st.integers(0, 4), seed=seeds)
+def test_cached_steps_are_the_full_pass(kind: dict[str, Any], batch: int, steps: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lm, more = model(kind), 3
+    tokens, lengths = rng.integers(0, 11, (batch, steps + more)), rng.integers(0, steps + 1, batch)
+    full = lm(tokens).detach().numpy()
+    state = lm.start(tokens[:, :steps], None if (lengths == steps).all() else lengths)
+    rows, first = np.arange(batch), state
+    for t in range(more):
+        logits, state = lm.step(tokens[rows, lengths + t], state)
+        close(logits, full[rows, lengths + t])
+        order = rng.permutation(batch)  # as a beam does
+        state, tokens, lengths, full = decode.take_rows(state, order), tokens[order], lengths[order], full[order]
+    with ts.no_grad():  # teacher forcing from a state, which has stayed what it was
+        tokens, lengths = rng.integers(0, 11, (batch, steps + more)), first.length - (
+            0 if first.starts is None else first.starts.numpy())
+    with ts.no_grad():
+        again = lm(tokens[:, -more:], first)
+        for t in range(more):
+            logits, first = lm.step(tokens[:, steps + t], first)
+            close(again[:, t], logits)
+
+
+@given(kind=st.sampled_from(KINDS), seed=seeds)
+def test_a_state_stepped_from_twice_stays_what_it_was(kind: dict[str, Any], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lm = model(kind)
+    tokens = rng.integers(0, 11, (2, 66))  # further than the first buffer reaches
+    states = [lm.start(tokens[:, :1])]
+    for t in range(1, 66):
+        states.append(lm.step(tokens[:, t], states[-1])[1])
+    for n in rng.choice(65, 2):
+        branches = []
+        for _ in range(3):  # three continuations of one state, step by step in turn
+            branches.append([tokens[:, : n + 1], states[n]])
+        for _ in range(2):
+            for branch in branches:
+                token = rng.integers(0, 11, 2)
+                branch[0] = np.concatenate([branch[0], token[:, None]], 1)
+                logits, branch[1] = lm.step(token, branch[1])
+                close(logits, lm(branch[0])[:, -1])
+    close(lm.step(tokens[:, 0], states[-1])[0], lm(np.concatenate([tokens, tokens[:, :1]], 1))[:, -1])
+    kept, rest = decode.take_rows(states[-1], [1]), decode.take_rows(states[-1], slice(0, 1))
+    for state, row in ((kept, 1), (rest, 0), (states[-1], slice(None)), (kept, 1)):
+        token = rng.integers(0, 11, 2)[row : row + 1] if isinstance(row, int) else rng.integers(0, 11, 2)
+        prefix = tokens[row : row + 1] if isinstance(row, int) else tokens
+        close(lm.step(token, state)[0], lm(np.concatenate([prefix, token[:, None]], 1))[:, -1])
+
+
+@given(kind=st.sampled_from(KINDS[:1] + KINDS[2:3]), batch=st.integers(1, 3), seen=st.integers(0, 4), seed=seeds)
+def test_a_decoder_steps_as_it_is_taught(kind: dict[str, Any], batch: int, seen: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    decoder = model(kind, conditional=True)
+    memory, mask = ts.asarray(normal(rng, batch, seen, 16)), np.arange(seen) < rng.integers(0, seen + 1, (batch, 1))
+    tokens = rng.integers(0, 11, (batch, 4))
+    state = decoder.start(memory, None, mask)
+    full, (_, weights) = decoder(tokens, state), nn.attention_weights(decoder, tokens, state)
+    for t in range(4):
+        logits, state = decoder.step(tokens[:, t], state)
+        close(logits, full[:, t])
+        close(state.weights, weights["layers.1.multihead_attn"].detach().numpy().mean(1)[:, t])
+        order = rng.permutation(batch)
+        state, tokens, full = decode.take_rows(state, order), tokens[order], full[order]
+        weights = {k: w[order] for k, w in weights.items()}
+
+
+def test_gradients_of_a_decoder_reach_its_encoder() -> None:
+    rng = np.random.default_rng(0)
+    embedding = nn.Sequential(nn.Embedding(11, 16, dtype="float64"), nn.SinusoidalPositions(16))
+    layer = nn.TransformerEncoderLayer(16, 2, 8, dtype="float64")
+    whole = nn.EncoderDecoder(embedding, nn.TransformerEncoder(layer, 1), model(KINDS[0], conditional=True))
+    logits = whole(rng.integers(0, 11, (2, 5)), [5, 3], rng.integers(0, 11, (2, 4)))
+    ts.sum(logits * logits).backward()
+    assert logits.shape == (2, 4, 11) and all(p.grad is not None for p in whole.parameters())
+
+
+def test_prompts_of_any_length_are_generated_from_at_once() -> None:
+    lm = model(KINDS[1])
+    prompts = [[1, 2, 3, 4], [5], [6, 7]]
+    state, last = lm.prompt(prompts)
+    together = decode.greedy(lm, state, last, -1, 6)
+    for prompt, got in zip(prompts, together, strict=True):
+        tokens = list(prompt)
+        for _ in range(6):
+            tokens.append(int(lm(np.array([tokens])).detach().numpy()[0, -1].argmax()))
+        assert got.tokens == tokens[len(prompt) :]
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
+        lm.prompt([[1], []])
+
+
+def test_a_language_model_says_what_it_cannot_do() -> None:
+    lm = nn.LanguageModel(11, 16, 4, 1, 24, max_length=3)
+    state = lm.start(np.zeros((1, 2), int))
+    with pytest.raises(RuntimeError, match="no gradient reaches what a state has read"):
+        lm(np.zeros((1, 1), int), state)
+    _, state = lm.step([1], state)
+    with pytest.raises(IndexError, match="out of range"):
+        lm.step([1], state)
+    with pytest.raises(ValueError, match="positions must be"):
+        nn.LanguageModel(11, 16, 4, 1, positions="relative")
+    with pytest.raises(ValueError, match=r"tokens \(B, T\)"):
+        lm([1, 2])
+
+
+def test_tied_weights_count_once_and_copies_stay_tied() -> None:
+    lm = copy.deepcopy(nn.LanguageModel(11, 16, 4, 1, 24))
+    assert lm.out.weight is lm.embedding.weight
+    assert len(lm.parameters()) == len(list(lm.state_dict())) - 1

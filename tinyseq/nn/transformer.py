@@ -1,0 +1,401 @@
+"""Transformers (Vaswani et al. 2017): layers, stacks, and language models with a cache of keys and values.
+
+Names, constructor arguments and state_dict keys are PyTorch's; the layout is (batch, time, features), masks are boolean
+and True takes part, `lengths` (B,) count the real positions of each row, what stands after them changes nothing, and
+outputs there are 0.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyseq import functional, ops
+from tinyseq.nn import init
+from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
+from tinyseq.nn.module import Module, Parameter
+from tinyseq.nn.multihead import Attending, Between, MultiheadAttention, Pair, length_mask, product
+from tinyseq.tensor import Array, Like, Tensor, grad_enabled, namespace, no_grad
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """`functional.gelu` by the tanh approximation."""
+    return functional.gelu(x, "tanh")
+
+
+Sublayer = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.gelu, "gelu_tanh": gelu_tanh,
+                                    "silu": functional.silu, "swiglu": functional.swiglu}
+
+
+def _norm(kind: str, width: int, eps: float, bias: bool, dtype: Any) -> Module:
+    return RMSNorm(width, eps, dtype=dtype) if kind == "rms" else LayerNorm(width, eps, bias=bias, dtype=dtype)
+
+
+def _real(x: Tensor, lengths: Like) -> Tensor:
+    """x (B, T, E) with 0 after each row's length."""
+    return x if lengths is None else ops.where(ops.like(x, length_mask(lengths, x.shape[1]))[..., None], x, 0.0)
+
+
+def _normal(x: Array, norm: Any) -> Array:
+    """A norm of few rows (B, E), as arrays: short, where the kernel is for large ones."""
+    mean: Callable[[Array], Array] = lambda a: a.sum(axis=-1, keepdims=True) * (1 / a.shape[-1])
+    y = x if isinstance(norm, RMSNorm) else x - mean(x)
+    y = y / namespace(x).sqrt(mean(y * y) + (namespace(x).finfo(x.dtype).eps if norm.eps is None else norm.eps))
+    y *= norm.weight._data
+    if getattr(norm, "bias", None) is not None:
+        y += norm.bias._data
+    return y
+
+
+class TransformerEncoderLayer(Attending):
+    """Self-attention, then the same two linear layers at each position, each added to what it was given.
+
+    `norm_first`: x + f(norm(x)), else norm(x + f(x)). `activation` is "relu", "gelu", "gelu_tanh", "silu", "swiglu"
+    (of which linear1 makes both halves: it has 2 x dim_feedforward rows), or a function. `norm` is "layer" or "rms".
+    `num_kv_heads` as of `MultiheadAttention`.
+    """
+
+    def __init__(
+        self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
+        activation: str | Sublayer = "relu", layer_norm_eps: float = 1e-5, batch_first: bool = True,
+        norm_first: bool = False, bias: bool = True, norm: str = "layer", num_kv_heads: int | None = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.refuse_time_first(batch_first)
+        if norm not in ("layer", "rms") or (isinstance(activation, str) and activation not in ACTIVATIONS):
+            raise ValueError(f"{type(self).__name__}: expected activation of {', '.join(ACTIVATIONS)}, or a function, "
+                             f"and norm of layer, rms; got {activation!r} and {norm!r}")
+        self.norm_first, self.d_model = norm_first, d_model
+        self.activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, num_kv_heads=num_kv_heads, dtype=dtype)
+        if self.crosses:
+            self.multihead_attn = MultiheadAttention(d_model, nhead, dropout, bias, dtype=dtype)
+        self.linear1 = Linear(d_model, dim_feedforward * (2 if activation == "swiglu" else 1), bias, dtype)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, dtype)
+        for i in range(2 + self.crosses):
+            setattr(self, f"norm{i + 1}", _norm(norm, d_model, layer_norm_eps, bias, dtype))
+        self.dropout = Dropout(dropout)
+
+    crosses = False  # attention to a memory too
+
+    def forward(
+        self, src: Tensor, *, mask: Like = None, lengths: Like = None, causal: bool = False,
+        between: Between | None = None,
+    ) -> Tensor:
+        """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`."""
+        attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
+        return _real(self._through(src, [attend, self._feed_forward]), lengths)
+
+    def _through(self, x: Tensor, parts: Sequence[Sublayer]) -> Tensor:
+        for i, part in enumerate(parts):
+            norm = getattr(self, f"norm{i + 1}")
+            x = x + self.dropout(part(norm(x))) if self.norm_first else norm(x + self.dropout(part(x)))
+        return x
+
+    def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, memory: Any = None,
+             memory_mask: Array | None = None) -> tuple[Array, Array | None]:
+        """`forward` for one more position, on arrays: x (B, E) -> (B, E), and the weights (B, heads, S) of the memory.
+
+        `past` (B, 2, num_kv_heads, capacity, D) holds the keys and values of n positions, and gets those of this one.
+        """
+        weights = None
+        for i in range(2 + self.crosses):
+            norm = getattr(self, f"norm{i + 1}")
+            y = _normal(x, norm) if self.norm_first else x
+            if i == 0:
+                y = self.self_attn.step(y, past, n, mask, turn)
+            elif i == 1 and self.crosses:
+                y, weights = self.multihead_attn.look(y, memory, memory_mask)
+            else:
+                y = self.activation(Tensor(product(y, self.linear1.weight, self.linear1.bias)))._data
+                y = product(y, self.linear2.weight, self.linear2.bias)
+            x = x + y if self.norm_first else _normal(x + y, norm)
+        return x, weights
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear2(self.dropout(self.activation(self.linear1(x))))
+        return y
+
+
+class TransformerDecoderLayer(TransformerEncoderLayer):
+    """A `TransformerEncoderLayer` with attention to a memory between its two parts."""
+
+    crosses = True
+
+    def forward(  # type: ignore[override]
+        self, tgt: Tensor, memory: Tensor | Pair, *, mask: Like = None, memory_mask: Like = None,
+        lengths: Like = None, memory_lengths: Like = None, causal: bool = False, between: Between | None = None,
+    ) -> Tensor:
+        """tgt (B, T, E), memory (B, S, E), or what `multihead_attn.remember` made of it -> (B, T, E).
+
+        `mask`, `lengths` and `causal` are of the self-attention, `memory_mask` and `memory_lengths` of that to the
+        memory.
+        """
+        attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
+        look: Sublayer = lambda x: self.multihead_attn(x, memory, mask=memory_mask, lengths=memory_lengths)[0]
+        return _real(self._through(tgt, [attend, look, self._feed_forward]), lengths)
+
+
+class TransformerEncoder(Attending):
+    """`num_layers` copies of a layer one after another, then `norm`."""
+
+    def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None) -> None:
+        self.layers = [copy.deepcopy(encoder_layer) for _ in range(num_layers)]
+        self.norm = norm
+
+    def forward(self, src: Tensor, *args: Any, **masks: Any) -> Tensor:
+        """src (B, T, E) -> (B, T, E); the arguments are the layers'."""
+        for layer in self.layers:
+            src = layer(src, *args, **masks)
+        return src if self.norm is None else _real(self.norm(src), masks.get("lengths"))
+
+
+class TransformerDecoder(TransformerEncoder):
+    """`num_layers` copies of a `TransformerDecoderLayer` one after another, then `norm`: forward(tgt, memory, ...)."""
+
+
+class Transformer(Attending):
+    """Encoder and decoder of vectors (Vaswani et al. 2017, figure 1), without embeddings. Initialised as PyTorch's."""
+
+    def __init__(
+        self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
+        dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu",
+        layer_norm_eps: float = 1e-5, batch_first: bool = True, norm_first: bool = False, bias: bool = True,
+        dtype: Any = np.float32,
+    ) -> None:
+        options: Any = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first,
+                        bias, "layer", None, dtype)
+        norms = [_norm("layer", d_model, layer_norm_eps, bias, dtype) for _ in range(2)]
+        self.encoder = TransformerEncoder(TransformerEncoderLayer(*options), num_encoder_layers, norms[0])
+        self.decoder = TransformerDecoder(TransformerDecoderLayer(*options), num_decoder_layers, norms[1])
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                init.xavier_uniform_(parameter)
+
+    def forward(
+        self, src: Tensor, tgt: Tensor, *, mask: Like = None, lengths: Like = None, tgt_lengths: Like = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """src (B, S, E), tgt (B, T, E) -> (B, T, E). `mask` (B, S) and `lengths` (B,) are of src, in the encoder and
+        where the decoder looks at it; `causal` hides the future of tgt."""
+        memory = self.encoder(src, mask=mask, lengths=lengths)
+        y: Tensor = self.decoder(tgt, memory, memory_mask=mask, memory_lengths=lengths, lengths=tgt_lengths,
+                                 causal=causal)
+        return y
+
+
+# --- language models -----------------------------------------------------------------------------------------------
+
+
+class SinusoidalPositions(Module):
+    """x (B, T, d_model) plus sin and cos of its positions at frequencies from 1 to 1/10000, in turn (Vaswani et al.
+    2017, section 3.5). Of any length; there is nothing to learn."""
+
+    def __init__(self, d_model: int) -> None:
+        self._frequencies = 10000.0 ** (-np.arange(0, d_model, 2) / d_model)
+        self.d_model = d_model
+
+    def forward(self, x: Tensor, ids: Like = None) -> Tensor:
+        """`ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
+        cos, sin = _angles(x, ids, self._frequencies)
+        waves = ops.reshape(ops.stack([sin, cos], -1), (*sin.shape[:-1], -1))
+        return x + waves[..., : self.d_model]
+
+
+class LearnedPositions(Module):
+    """x (B, T, d_model) plus rows of weight (max_length, d_model): one a position, for max_length positions."""
+
+    def __init__(self, max_length: int, d_model: int, dtype: Any = np.float32) -> None:
+        self.weight = init.normal_(Parameter(ops.zeros((max_length, d_model), dtype)), std=0.02)
+
+    def forward(self, x: Tensor, ids: Like = None) -> Tensor:
+        """`ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
+        return x + functional.embedding(np.arange(x.shape[-2]) if ids is None else ids, self.weight)
+
+
+def _angles(x: Tensor, ids: Like, frequencies: Any) -> tuple[Tensor, Tensor]:
+    """cos and sin (..., D/2) of ids (...) times frequencies (D/2,), as x's dtype and where it lives."""
+    ids = ops.like(x, np.arange(x.shape[-2]) if ids is None else ids)
+    angles = ids[..., None] * ops.like(x, frequencies)  # in float64
+    return ops.cos(angles).astype(x.dtype), ops.sin(angles).astype(x.dtype)
+
+
+class LanguageState(NamedTuple):
+    """Where a language model stands: all layers' keys and values, cache (B, layers, 2, num_kv_heads, capacity, D), of
+    which `length` positions are read and `filled[0]` written, by this state or one that shares the cache; where in
+    them the text of each row begins, starts (B,), None for 0; of a decoder, each layer's keys and values of the memory,
+    its mask (B, S), and the last step's attention to it (B, S), the last layer's mean over heads."""
+
+    cache: Tensor
+    length: int
+    filled: list[int]
+    starts: Tensor | None = None
+    memory: tuple[Pair, ...] = ()
+    mask: Tensor | None = None
+    weights: Tensor | None = None
+
+
+class LanguageModel(Module):
+    """Logits of the next token from all before it: embedding, positions, causal layers, norm, and a linear layer.
+
+    `positions` are "learned" (`max_length` of them), "sinusoidal" (with embeddings times sqrt(d_model)), "rotary" (of
+    frequencies `rotary_base`^(-2i/D)) or None. `tied`: the last layer's weight is the embedding. `options` are those
+    of `TransformerEncoderLayer`; pre-norm unless `norm_first=False`. GPT-2 has learned positions and `gelu_tanh`; Llama
+    has rotary ones, `norm="rms"`, `activation="swiglu"`, `bias=False`, and fewer `num_kv_heads`.
+
+    `start` reads prompts, all rows at once; `step` goes on from a cache in buffers that double when they are full. It
+    writes one position into them. A state may be stepped from as often as one likes: the first step from it writes into
+    the shared buffer, after the last position that the state reads; a further one copies it.
+    """
+
+    layer: type[TransformerEncoderLayer] = TransformerEncoderLayer
+
+    def __init__(
+        self, vocab_size: int, d_model: int, nhead: int, num_layers: int, dim_feedforward: int = 2048,
+        dropout: float = 0.1, *, positions: str | None = "learned", max_length: int = 1024, rotary_base: float = 1e4,
+        tied: bool = True, norm_first: bool = True, norm: str = "layer", layer_norm_eps: float = 1e-5,
+        bias: bool = True, dtype: Any = np.float32, **options: Any,
+    ) -> None:
+        if positions not in ("learned", "sinusoidal", "rotary", None):
+            raise ValueError(f"LanguageModel: positions must be 'learned', 'sinusoidal', 'rotary' or None, got "
+                             f"{positions!r}")
+        self.embedding = Embedding(vocab_size, d_model, dtype=dtype)
+        self._scale = math.sqrt(d_model) if positions == "sinusoidal" else 1.0
+        init.normal_(self.embedding.weight, std=0.02 if self._scale == 1 else 1 / self._scale)
+        self.positions = (LearnedPositions(max_length, d_model, dtype) if positions == "learned" else
+                          SinusoidalPositions(d_model) if positions == "sinusoidal" else None)
+        width = d_model // nhead
+        self._frequencies = rotary_base ** (-np.arange(0, width, 2) / width) if positions == "rotary" else None
+        self.dropout = Dropout(dropout)
+        self.layers = [
+            self.layer(d_model, nhead, dim_feedforward, dropout, norm_first=norm_first, norm=norm, bias=bias,
+                       layer_norm_eps=layer_norm_eps, dtype=dtype, **options) for _ in range(num_layers)]
+        self.norm = _norm(norm, d_model, layer_norm_eps, bias, dtype) if norm_first else None
+        self.out = Linear(d_model, vocab_size, False, dtype)
+        if tied:
+            self.out.weight = self.embedding.weight  # type: ignore[assignment]
+
+    def forward(self, tokens: Like, state: LanguageState | None = None) -> Tensor:
+        """Logits (B, T, V) of the token after each of `tokens` (B, T), after those of `state`, if there is one.
+
+        No token sees a later one, so padding after a row's end changes nothing before it.
+        """
+        logits: Tensor = self.out(self._read(tokens, state)[0])
+        return logits
+
+    def _read(self, tokens: Like, state: LanguageState | None) -> tuple[Tensor, list[Pair]]:
+        """What the last layer makes of tokens (B, T), and each layer's keys and values of them."""
+        if state is not None and state.length and grad_enabled():
+            raise RuntimeError(f"{type(self).__name__}: no gradient reaches what a state has read: give all tokens to "
+                               "forward, or read on under ts.no_grad()")
+        x = self.embedding(tokens)
+        if x.ndim != 3:
+            raise ValueError(f"{type(self).__name__}: expected tokens (B, T), got shape {x.shape[:-1]}")
+        n, starts = (0, None) if state is None else (state.length, state.starts)
+        mask = ids = None
+        places = np.arange(n, n + x.shape[1])
+        if starts is not None:
+            ids = ops.maximum(ops.like(x, places) - starts[:, None], 0)
+            mask = ops.like(x, np.arange(n + x.shape[1])) >= starts[:, None]
+        x, turn = self._place(x, places if ids is None else ids)
+        kept: list[Pair] = []
+
+        def between(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            if turn is not None:
+                q, k = functional.rotate(q, *turn), functional.rotate(k, *turn)
+            kept.append((k, v))
+            if state is not None and n:
+                past = state.cache[:, len(kept) - 1, :, :, :n]
+                k, v = ops.concat([past[:, 0], k], 2), ops.concat([past[:, 1], v], 2)
+            return q, k, v
+
+        x = self.dropout(x)
+        for i, layer in enumerate(self.layers):
+            more: Any = {} if state is None or not state.memory else {
+                "memory": state.memory[i], "memory_mask": state.mask}
+            x = layer(x, mask=mask, causal=True, between=between, **more)
+        return x if self.norm is None else self.norm(x), kept
+
+    def _place(self, x: Tensor, ids: Like) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Embeddings (B, T, E) with their positions, and cos and sin (.., 1, T, D/2) of rotary ones."""
+        x = x * self._scale
+        x = x if self.positions is None else self.positions(x, ids)
+        if self._frequencies is None:
+            return x, None
+        cos, sin = _angles(x, ids, self._frequencies)
+        return x, (ops.expand_dims(cos, -3), ops.expand_dims(sin, -3))
+
+    def start(self, tokens: Like, lengths: Like = None) -> LanguageState:
+        """The state after tokens (B, T), of each row the first `lengths` (B,), all read in one pass. T may be 0."""
+        weight = self.embedding.weight
+        with no_grad():
+            tokens, starts = ops.like(weight, tokens), None
+            if lengths is not None:  # the rows' ends are put side by side
+                starts = ops.sum(ops.like(weight, ~length_mask(lengths, tokens.shape[1])), 1)
+                places = ops.like(weight, np.arange(tokens.shape[1])) - starts[:, None]
+                tokens = ops.take_along_axis(tokens, ops.maximum(places, 0), 1)
+            state = self._empty(tokens.shape[0])._replace(starts=starts)
+            _, kept = self._read(tokens, state)
+            cache = ops.stack([ops.stack(pair, 1) for pair in kept], 1)
+        return state._replace(cache=cache, length=tokens.shape[1], filled=[tokens.shape[1]])
+
+    def prompt(self, prompts: Sequence[Sequence[int]]) -> tuple[LanguageState, Any]:
+        """What `tinyseq.decode` needs to go on with prompts of any lengths above 0: the state after all but their last
+        tokens, and those, (B,)."""
+        lengths = np.array([len(p) for p in prompts])
+        if not lengths.all():
+            raise ValueError(f"{type(self).__name__}: prompt {int(lengths.argmin())} is empty: it takes one token")
+        tokens = np.zeros((len(prompts), lengths.max(initial=1)), np.int64)
+        for row, p in zip(tokens, prompts, strict=True):
+            row[: len(p)] = p
+        lengths -= 1
+        alike = (lengths == lengths.max(initial=0)).all()
+        state = self.start(tokens[:, :-1], None if alike else lengths)
+        return state, tokens[np.arange(len(prompts)), lengths]
+
+    def _empty(self, batch: int) -> LanguageState:
+        attention, weight = self.layers[0].self_attn, self.embedding.weight._data
+        shape = (batch, len(self.layers), 2, attention.num_kv_heads, 0, attention.head_dim)
+        return LanguageState(Tensor(namespace(weight).zeros(shape, dtype=weight.dtype)), 0, [0])
+
+    @no_grad()
+    def step(self, tokens: Like, state: LanguageState) -> tuple[Tensor, LanguageState]:
+        """Logits (B, V) of the token after `tokens` (B,), and the state then. Without dropout and gradient."""
+        n, cache, filled = state.length, state.cache._data, state.filled
+        xp = namespace(cache)
+        if filled[0] != n or n == cache.shape[4]:  # somebody went on from here, or it is full
+            longer = xp.zeros((*cache.shape[:4], max(2 * n, 64), cache.shape[5]), dtype=cache.dtype)
+            longer[..., :n, :] = cache[..., :n, :]
+            cache, filled = longer, [n]
+        filled[0] = n + 1
+        mask, ids = None, ops.like(state.cache, np.array([n]))
+        if state.starts is not None:
+            mask, ids = xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts[:, None]
+        placed, angles = self._place(self.embedding(tokens)[:, None], ids)
+        x, weights, turn = placed._data[:, 0], None, None if angles is None else [a._data[..., 0, :] for a in angles]
+        looked = None if state.mask is None else state.mask._data
+        for i, layer in enumerate(self.layers):
+            memory = [a._data for a in state.memory[i]] if state.memory else None
+            x, weights = layer.step(x, cache[:, i], n, mask, turn, memory, looked)
+        x = x if self.norm is None else _normal(x, self.norm)
+        return Tensor(product(x, self.out.weight, None)), state._replace(
+            cache=Tensor(cache), length=n + 1, filled=filled,
+            weights=None if weights is None else Tensor(weights.mean(axis=1)))
+
+
+class ConditionalLanguageModel(LanguageModel):
+    """A `LanguageModel` of `TransformerDecoderLayer`s, which also attend to a memory (B, S, d_model): the decoder of an
+    `EncoderDecoder` whose encoder is a `TransformerEncoder`."""
+
+    layer = TransformerDecoderLayer
+
+    def start(self, memory: Tensor, hidden: None = None, mask: Like = None) -> LanguageState:
+        """The state before the first token; mask (B, S) is True where memory is real. There is no `hidden` state."""
+        pairs = tuple(layer.multihead_attn.remember(memory) for layer in self.layers)
+        return self._empty(memory.shape[0])._replace(
+            memory=pairs, mask=None if mask is None else ops.like(memory, mask))
