@@ -6,23 +6,27 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tinyseq.tensor import Array, Node, describe, name_of, namespace, users_line, watching
+from tinyseq.tensor import Array, describe, joint, namespace, users_line, watching
 
 
 class debug(watching):
     """Find where a NaN or an infinity comes from, or where float32 silently became float64: `with ts.debug():`.
 
-    Checks every op of this thread, forwards and backwards, and raises FloatingPointError (or TypeError for a widened
-    dtype) at the first whose inputs were fine and whose output is not, with its name, its shapes and the user's line.
-    Slow: every value is looked at.
+    Checks every op of this thread in the block, and its gradient on the way back, and raises FloatingPointError (or
+    TypeError for a widened dtype) at the first whose inputs were fine and whose output is not, with its name, its
+    shapes and the user's line. Slow: every value is looked at.
     """
 
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
-        _check_finite(name, raw, out)
-        return pulls
+        where = users_line()
+        _check_finite(name, raw, out, where)
 
-    def backward(self, node: Node, g: Any, h: Any) -> None:
-        _check_finite(f"the gradient of {name_of(node)}", [g], h, getattr(node, "where", ""))
+        def pull(g: Any, needs: tuple[bool, ...]) -> Any:
+            found = joint(pulls)(g, needs)
+            _check_finite(f"the gradient of {name.lstrip('_')}", [g], found, where)
+            return found
+
+        return pulls if pulls is None else pull
 
 
 def _floats(x: Any) -> list[Array]:
@@ -32,8 +36,8 @@ def _floats(x: Any) -> list[Array]:
     return [x] if getattr(getattr(x, "dtype", None), "kind", "") == "f" else []
 
 
-def _check_finite(name: str, raw: list[Any], out: Any, where: str = "") -> None:
-    given = f"{name}({', '.join(map(describe, raw))}), {where or users_line()}"
+def _check_finite(name: str, raw: list[Any], out: Any, where: str) -> None:
+    given = f"{name}({', '.join(map(describe, raw))}), {where}"
     before, after = _floats(raw), _floats(out)
     finite: Callable[[list[Array]], bool] = lambda arrays: all(bool(namespace(a).isfinite(a).all()) for a in arrays)
     if finite(before) and not finite(after) and all(math.isfinite(a) for a in raw if type(a) is float):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyseq import random
-from tinyseq.tensor import Leaf, Tensor, attach, enable_grad, grad_enabled, pull_back, serials
+from tinyseq.tensor import Leaf, Tensor, attach, enable_grad, grad_enabled, pull_through, serials
 
 
 def recompute(fn: Callable[..., Any], *args: Any) -> Any:
@@ -38,11 +38,7 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
         arguments = leaves()
         with enable_grad():
             out = again(*arguments)
-        nodes = [a.node if isinstance(a, Tensor) else None for a in arguments] + closed_over
-        wanted = {node for node, need in zip(nodes, needs, strict=True) if need}
-        pairs = [(y, h) for y, h in ([(out, g)] if isinstance(out, Tensor) else zip(out, g, strict=True)) if y.node]
-        found = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted, retain_graph=True, stop=True)
-        return [found.get(node) for node in nodes]
+        return pull_through(out, g, [getattr(a, "node", None) for a in arguments] + closed_over, needs)
 
     with enable_grad(), random.recording() as drawn:
         out = fn(*leaves())

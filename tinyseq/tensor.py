@@ -64,7 +64,7 @@ _PLAIN = frozenset({float, int, bool, str, type(None), slice, type(Ellipsis)})  
 class Node:
     """One application of an op in the graph: how a gradient passes back through it."""
 
-    __slots__ = ("op", "serial", "parents", "args", "kwargs", "pulls", "shape", "dtype", "index", "where")
+    __slots__ = ("op", "serial", "parents", "args", "kwargs", "pulls", "shape", "dtype", "index")
 
     op: Any  # the function that `@op` made; None for a leaf and for one output of several
     serial: int  # a node is younger than its parents
@@ -75,7 +75,6 @@ class Node:
     shape: Any
     dtype: Any
     index: int | None  # which output of its only parent this node is, if that op has several
-    where: str  # the user's line, where somebody watches
 
 
 class Leaf(Node):
@@ -447,25 +446,19 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
     def call(*args: Any, **kwargs: Any) -> Any:
         if kwargs:
             args, kwargs = _positional(body, args, kwargs)
-        raw, parents, tracked, constants = [], [], False, False
+        raw, parents, listed = [], [], False
         for a in args:
             if isinstance(a, Tensor):
                 raw.append(a._data)
                 parents.append(a.node)
-                if a.node is None:
-                    constants = True
-                else:
-                    tracked = True
+            elif type(a) in _PLAIN:
+                raw.append(a)
+                parents.append(None)
             else:
-                constants = True
-                if type(a) in _PLAIN:
-                    raw.append(a)
-                    parents.append(None)
-                else:
-                    x, nodes = _unwrap(a)
-                    raw.append(x)
-                    parents += nodes
-                    tracked = tracked or any(nodes)
+                x, nodes = _unwrap(a)
+                raw.append(x)
+                parents += nodes
+                listed = True
         try:
             result = body(*raw, **kwargs)
         except (TypeError, ValueError, IndexError, AttributeError) as error:
@@ -473,19 +466,19 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
         out, pulls = result
-        if _watchers and _mode.watcher is not None:
-            pulls = _mode.watcher.forward(body.__name__, body, raw, kwargs, out, pulls)
-        if not tracked or pulls is None or not _mode.grad:
+        watcher = _mode.watcher
+        if watcher is not None:
+            pulls = watcher.forward(body.__name__, body, raw, kwargs, out, pulls)
+        if pulls is None or not any(parents) or not _mode.grad:
             return tuple([_wrap(y) for y in out]) if type(out) is tuple else _wrap(out)
-        return attach(call, parents, _constants(raw, parents) if constants else (), kwargs, out, pulls)
+        constants = _constants(raw, parents) if listed or None in parents else ()
+        return attach(call, parents, constants, kwargs, out, pulls)
 
     call.definition = definition  # type: ignore[attr-defined]
     call.body = body  # type: ignore[attr-defined]
     return call
 
 
-_lock = threading.Lock()
-_watchers = 0  # in all threads: keeps the usual path short
 _EMPTY: dict[str, Any] = {}
 _new = object.__new__
 
@@ -514,8 +507,6 @@ def attach(op: Any, parents: list[Node | None], args: Sequence[Any], kwargs: Any
     if type(pulls) is tuple and args:  # keep only the closures that will be called
         pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])
     node.pulls = pulls
-    if _watchers:
-        node.where = users_line()
     if type(out) is not tuple:
         if out.dtype.kind != "f":
             return _wrap(out)
@@ -560,22 +551,17 @@ def _constants(raw: list[Any], parents: list[Node | None]) -> list[Any]:
 def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Move a call's keyword arguments to their positions, so that Tensors among them are found."""
     names = body.__code__.co_varnames[: body.__code__.co_argcount]
-    defaults = dict(zip(names[::-1], (body.__defaults__ or ())[::-1], strict=False))
-    kwargs, args = dict(kwargs), list(args)
-    last = max((i for i, name in enumerate(names) if name in kwargs), default=-1)
-    for name in names[len(args) : last + 1]:
-        if name in kwargs:
-            args.append(kwargs.pop(name))
-        elif name in defaults:
-            args.append(defaults[name])
-        else:
-            raise TypeError(f"{body.__name__}() missing its argument {name!r}")
-    for name in kwargs:
+    given = dict(zip(names[::-1], (body.__defaults__ or ())[::-1], strict=False)) | kwargs
+    rest = {name: value for name, value in kwargs.items() if name not in names[len(args) :]}
+    for name, value in rest.items():
         if name in ("dim", "keepdim"):
             raise TypeError(f"{body.__name__}() has no argument {name!r}: the names are NumPy's, axis= and keepdims=")
-        if isinstance(kwargs.get(name), Tensor):
+        if isinstance(value, Tensor):
             raise TypeError(f"{body.__name__}() takes {name!r} by keyword only, where no gradient can go: not a Tensor")
-    return tuple(args), kwargs
+    try:
+        return (*args, *[given[name] for name in names[len(args) :]]), rest
+    except KeyError as name:
+        raise TypeError(f"{body.__name__}() missing its argument {name}") from None
 
 
 def describe(a: Any) -> str:
@@ -594,8 +580,8 @@ def _explain(name: str, raw: list[Any], error: Exception) -> Exception:
     if len(places) > 1 and (isinstance(error, TypeError) or "numpy.ndarray" in str(error)):
         error = TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')
     # NumPy has subclasses; an attribute that is missing means that the argument is no tensor
-    kind = next((k for k in (TypeError, IndexError) if isinstance(error, k)), ValueError)
-    kind = TypeError if isinstance(error, AttributeError) else kind
+    bases = {AttributeError: TypeError, TypeError: TypeError, IndexError: IndexError}
+    kind = next((bases[base] for base in type(error).__mro__ if base in bases), ValueError)
     return kind(f"{name.lstrip('_')}({given}): {error}")
 
 
@@ -631,32 +617,30 @@ class enable_grad(no_grad):
 
 
 class watching:
-    """See every op of this thread, forwards and backwards, inside a `with` block: the base of `debug`."""
+    """See every op of this thread inside a `with` block: the base of `debug`."""
 
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
-        """`body(*raw, **kwargs)` gave `out, pulls`: returns the pull-backs to go on with."""
+        """`body(*raw, **kwargs)` gave `out, pulls`: returns the pull-backs to go on with, which may watch as well."""
         return pulls
 
-    def backward(self, node: Node, g: Any, h: Any) -> None:
-        """A pull-back of `node` made `h`, the gradient of an argument, from `g`, that of the output."""
-
     def __enter__(self) -> Self:
-        global _watchers
         self._before, _mode.watcher = _mode.watcher, self
-        with _lock:
-            _watchers += 1
         return self
 
     def __exit__(self, *exc: object) -> None:
-        global _watchers
         _mode.watcher = self._before
-        with _lock:
-            _watchers -= 1
 
 
 def watcher() -> watching | None:
     """Who watches the ops of this thread."""
     return _mode.watcher
+
+
+def joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:
+    """Pull-backs in either form of an op's contract, as a joint one."""
+    if callable(pulls):
+        return cast(Callable[[Any, tuple[bool, ...]], Sequence[Any]], pulls)
+    return lambda g, needs: [f(g) if f is not None and need else None for f, need in zip(pulls, needs, strict=False)]
 
 
 def users_line() -> str:
@@ -791,8 +775,6 @@ def pull_back(
             if parent is None or pull is None or (needed is not None and parent not in needed):
                 continue
             h = pull if joint else pull(g)
-            if _watchers and _mode.watcher is not None:
-                _mode.watcher.backward(node, g, h)
             if h.shape != parent.shape:
                 h = _unbroadcast(h, parent, node)
             if h.dtype is not parent.dtype and h.dtype != parent.dtype:
@@ -860,9 +842,9 @@ def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node]:
 def _fill(several: list[Any], node: Node) -> tuple[Any, ...]:
     """Zeros in place of the gradients of outputs that were not used."""
     given = next(g for g in several if g is not None)
-    zeros = namespace(given).zeros if not isinstance(given, Tensor) else lambda shape, dtype: Tensor(
-        namespace(given._data).zeros(shape, dtype=dtype))
-    return tuple(zeros(shape, dtype=dtype) if g is None else g
+    zeros = namespace(ops.raw(given)).zeros
+    wrap = Tensor if isinstance(given, Tensor) else lambda x: x
+    return tuple(wrap(zeros(shape, dtype=dtype)) if g is None else g
                  for g, shape, dtype in zip(several, node.shape, node.dtype, strict=True))
 
 
@@ -948,13 +930,19 @@ def _run_definition(node: Node, args: list[Any]) -> tuple[Any, Any]:
         flat = [x for a in args for x in (a if type(a) is _Slots else [a])]
         nodes = [x.node if isinstance(x, Tensor) else None for x in flat]
         nodes += node.parents[len(nodes) :]  # what a recomputed function closes over
-        pairs = [(y, h) for y, h in ([(out, g)] if isinstance(out, Tensor) else zip(out, g, strict=True)) if y.node]
-        wanted = {n for n, need in zip(nodes, needs, strict=True) if need}
         known = {x.node: x for x in flat if isinstance(x, Tensor) and x.node is not None}
-        found = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted, True, True, stop=True, known=known)
-        return [None if n is None else found.get(n) for n in nodes]
+        return pull_through(out, g, nodes, needs, create_graph=True, known=known)
 
     return Tensor(out._data) if isinstance(out, Tensor) else tuple(Tensor(y._data) for y in out), pull
+
+
+def pull_through(out: Any, g: Any, nodes: Sequence[Node | None], needs: Sequence[bool], **how: Any) -> list[Any]:
+    """A joint pull-back of a function that was recorded: its output or outputs, their gradients, its slots' nodes."""
+    pairs = [(y, h) for y, h in ([(out, g)] if isinstance(out, Tensor) else zip(out, g, strict=True)) if y.node]
+    wanted = {n for n, need in zip(nodes, needs, strict=True) if need}
+    found: dict[Any, Any] = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted, retain_graph=True,
+                                      stop=True, **how)
+    return [found.get(n) for n in nodes]
 
 
 from tinyseq import ops  # noqa: E402  (the methods of Tensor call them, and they are made by the @op above)

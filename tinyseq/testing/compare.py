@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from tinyseq import backends
-from tinyseq.tensor import describe, users_line, watching
+from tinyseq.tensor import describe, joint, users_line, watching
 
 Host = np.ndarray[Any, Any]
 
@@ -45,7 +45,7 @@ class parity(watching):
         self._hold(backend.name, given, out, expected, size)
         if pulls is None or others is None:
             return pulls
-        ours, theirs = _joint(pulls), _joint(others)
+        ours, theirs = joint(pulls), joint(others)
 
         def pull(g: Any, needs: tuple[bool, ...]) -> Any:
             found, host = list(ours(g, needs)), _hosts(g)
@@ -127,10 +127,3 @@ def _largest(x: Any) -> float:
     """The largest finite absolute value among floating-point arrays on the host."""
     return max((float(np.abs(a).max(initial=0.0, where=np.isfinite(a))) for a in _flat(x) if a.dtype.kind == "f"),
                default=0.0)
-
-
-def _joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:
-    """Pull-backs in either form of an op's contract, as a joint one."""
-    if callable(pulls):
-        return pulls  # type: ignore[no-any-return]
-    return lambda g, needs: [f(g) if f is not None and need else None for f, need in zip(pulls, needs, strict=False)]
