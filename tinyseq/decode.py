@@ -1,146 +1,285 @@
 """From a decoder's probabilities to sequences: written once over `step`, for every decoder (see nn.seq2seq).
 
-What all functions here share. `decoder` has `step(tokens (B,), state) -> (logits (B, V), state)`. `state` comes from
-the decoder's `start`: a (named) tuple, nested as one likes, of Tensors with the batch first; None and plain numbers (a
-position) are handed on as they are. If it has an attribute `weights` (B, S), these attention weights become the
+What all functions share. `decoder` has `step(tokens (B,), state) -> (logits (B, V), state)`. `state` comes from its
+`start`: a tuple, named or plain, nested as one likes, of Tensors with the batch first; None and plain numbers (a
+position) are handed on as they are. Where it has an attribute `weights` (B, S), these attention weights become the
 alignments. `start` is the first token: an integer, or one a row (B,); a language model that has read its prompts but
-for their last tokens starts from those. `end` ends a sequence (-1: nothing does) and is not part of its tokens, though
-of its score; without it a sequence is cut at `max_length` tokens. Rows that have ended leave the batch and cost nothing
-more, and no result depends on the other rows. Switch dropout off first: `model.eval()`.
+for their last tokens starts from those. The token `end` ends a sequence (-1: nothing does); without it a sequence is
+cut at `max_length` tokens. Rows that have ended leave the batch and cost nothing more, and no result depends on the
+other rows. Each time step waits for the device once. Switch dropout off first: `model.eval()`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyseq import functional, ops
+from tinyseq import functional, ops, random
 from tinyseq.tensor import Like, Tensor, namespace, no_grad
 
 Array = np.ndarray[Any, Any]
 
 
 class Hypothesis(NamedTuple):
-    """What was decoded for one row: token ids without start and end, the attention weights (tokens, S) behind them, if
-    the decoder has any, and the log-probability of the tokens and the end."""
+    """What was decoded for one row: token ids without start and end; the attention weights (tokens, S) behind them, if
+    the decoder has any; and the log-probability of the tokens and of the end, if it came."""
 
     tokens: list[int]
     alignment: Array | None
     score: float
 
 
+class Step(NamedTuple):
+    """One step in time: the rows (N,) of the batch that had not ended, the token (N,) chosen for each, `end` included,
+    its log-probability (N,), and the attention weights (N, S) behind it, or None."""
+
+    rows: Array
+    tokens: Array
+    scores: Array
+    weights: Tensor | None
+
+
+class Scores(NamedTuple):
+    """Log-probabilities of given tokens (B, T), 0 in the padding, their sums (B,), and weights (B, T, S) or None."""
+
+    tokens: Tensor
+    total: Tensor
+    alignment: Tensor | None
+
+
 def take_rows(state: Any, rows: Any) -> Any:
     """A decoder's state for some rows of its batch, in the order given, a row as often as it is named."""
     if isinstance(state, tuple):
-        parts = [take_rows(part, rows) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+        return getattr(state, "_make", tuple)(take_rows(part, rows) for part in state)
     return state[rows] if isinstance(state, Tensor) else state
 
 
 def _batch(state: Any) -> int | None:
-    """How many rows a state has."""
+    """How many rows a state has; None where no Tensor tells."""
     if isinstance(state, tuple):
         return next((n for n in map(_batch, state) if n is not None), None)
     return state.shape[0] if isinstance(state, Tensor) else None
 
 
+def _host(x: Like) -> Array:
+    return x.numpy() if isinstance(x, Tensor) else np.asarray(x)
+
+
 def _first(state: Any, start: Like) -> Array:
     """The first token of each row, (B,)."""
-    start, batch = np.asarray(start.numpy() if isinstance(start, Tensor) else start), _batch(state)
-    if start.dtype.kind not in "iu" or start.ndim > 1 or (start.ndim and batch not in (None, len(start))):
-        raise ValueError(f"decode: expected start as an integer or integers (B,) = ({batch},), got {start.dtype} of "
-                         f"shape {start.shape}")
-    return np.broadcast_to(start, (1 if batch is None else batch) if not start.ndim else len(start))
+    tokens, batch = _host(start), _batch(state)
+    batch = tokens.size if batch is None else batch
+    if tokens.dtype.kind not in "iu" or tokens.shape not in ((), (batch,)):
+        raise ValueError(f"decode: expected start as an integer, or ({batch},), got {tokens.dtype} {tokens.shape}")
+    return np.broadcast_to(tokens, batch)
 
 
-@no_grad()
-def greedy(decoder: Any, state: Any, start: int, end: int, max_length: int) -> list[Hypothesis]:
+def _log_probs(decoder: Any, tokens: Array, state: Any, end: int) -> tuple[Tensor, Any]:
+    """A step: the log-probabilities (N, V) of the next token, and the state then."""
+    logits, state = decoder.step(tokens, state)
+    if logits.ndim != 2 or len(logits) != len(tokens) or end >= logits.shape[1]:
+        raise ValueError(f"decode: expected logits ({len(tokens)}, V), V > end = {end}, from step, got {logits.shape}")
+    return functional.log_softmax(logits), state
+
+
+def _fetch(values: list[Any], places: list[Any]) -> tuple[Array, Array]:
+    """k log-probabilities and k tokens, each (N,) where it was computed -> both (N, k) on the host, in one transfer."""
+    found = Tensor(namespace(*values).stack([*values, *places], axis=1)).numpy()
+    if np.isnan(found).any():
+        raise ValueError("decode: the decoder's logits have no softmax: they are NaN, +inf, or all -inf")
+    return found[:, : len(values)].astype(np.float64), found[:, len(values) :].astype(np.int64)
+
+
+class _Tree:
+    """All that was decoded: each token a node, which knows the one before it."""
+
+    def __init__(self) -> None:
+        self.nodes, self.weights = list[Any](), list[Tensor | None]()  # (parent or -1, token, score, place); by step
+
+    def add(self, parents: Array, tokens: Array, scores: Array, places: Array, weights: Tensor | None) -> Array:
+        """A step's nodes: whose parents have which scores with them, and which rows of its batch they come from."""
+        self.nodes += zip(*(part.ravel().tolist() for part in (parents, tokens, scores, places)), strict=True)
+        self.weights.append(weights)
+        return np.arange(len(self.nodes) - tokens.size, len(self.nodes)).reshape(tokens.shape)
+
+    def hypotheses(self, last: Array, end: int) -> list[list[Hypothesis]]:
+        """What leads to the `last` nodes (B, n), those of -1 left out; no tokens at all if there is no other."""
+        w = [part if part is None else part.numpy() for part in self.weights]
+        return [[self._trace(n, w, end) for n in row if n >= 0] or [Hypothesis([], None, 0.0)] for row in last.tolist()]
+
+    def _trace(self, node: int, weights: list[Any], end: int) -> Hypothesis:
+        path, score = [], self.nodes[node][2]
+        while node >= 0:
+            path.append(self.nodes[node])
+            node = path[-1][0]
+        path = [n for n in reversed(path) if n[1] != end]
+        looks = [w[n[3]] for n, w in zip(path, weights, strict=False) if w is not None]
+        return Hypothesis([n[1] for n in path], np.stack(looks) if looks else None, score)
+
+
+# --- one token after the other -------------------------------------------------------------------------------------
+
+
+def greedy(decoder: Any, state: Any, start: Like, end: int, max_length: int) -> list[Hypothesis]:
     """The most probable token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch."""
-    best = beam(decoder, state, start, end, max_length, width=1)
-    return [row[0] for row in best]
+    return sample(decoder, state, start, end, max_length, temperature=0.0)
+
+
+def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 1.0,
+           **options: Any) -> list[Hypothesis]:
+    """A random token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch.
+
+    Tokens are drawn as `stream` says, which names the options. Scores are log-probabilities of the model as it is.
+    """
+    totals, tree = np.zeros(len(_first(state, start))), _Tree()
+    nodes = np.full(len(totals), -1)
+    for rows, tokens, scores, weights in stream(decoder, state, start, end, max_length, temperature, **options):
+        totals[rows] += scores
+        nodes[rows] = tree.add(nodes[rows], tokens, totals[rows], np.arange(len(rows)), weights)
+    return [row[0] for row in tree.hypotheses(nodes[:, None], end)]
+
+
+def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 0.0, *,
+           top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0,
+           seed: int | Sequence[int] | None = None) -> Iterator[Step]:
+    """One token a row after the other, as they come: a Step for each step in time.
+
+    Temperature 0 takes the most probable token. Otherwise tokens are drawn from p = softmax(logits / temperature), cut
+    down to the `top_k` most probable; of these, to the fewest most probable with at least `top_p` of what they have
+    together (Holtzman et al. 2020); of these, to those with at least `min_p` times the greatest p (Nguyen et al. 2024).
+    Tokens as probable as the last one kept stay too.
+
+    What is drawn for row i is a function of the integer `seed` and i; where each row has a seed, of seed[i] alone. By
+    default `manual_seed` decides.
+    """
+    if not (temperature >= 0 and (top_k is None or top_k >= 1) and 0 < top_p <= 1 and 0 <= min_p <= 1):
+        raise ValueError("decode: expected temperature >= 0, top_k >= 1, 0 < top_p <= 1 and 0 <= min_p <= 1, got "
+                         f"temperature={temperature}, top_k={top_k}, top_p={top_p}, min_p={min_p}")
+    last = _first(state, start)
+    rows, uniform = np.arange(len(last)), _uniform(seed, len(last), max_length) if temperature else None
+    for t in range(max_length):
+        if not len(rows):
+            break
+        with no_grad():
+            logs, state = _log_probs(decoder, last, state, end)
+            scores, tokens = _top(logs, 1) if uniform is None else _draw(
+                logs, temperature, top_k, top_p, min_p, uniform[rows, t])
+        last = tokens[:, 0]
+        yield Step(rows, last, scores[:, 0], getattr(state, "weights", None))
+        going = np.flatnonzero(last != end)
+        if len(going) < len(rows):
+            rows, last, state = rows[going], last[going], take_rows(state, going)
+
+
+def _uniform(seed: Any, batch: int, steps: int) -> Array:
+    """Uniform numbers (B, steps), of each row a sequence of its own."""
+    seed = int(random.host_generator().integers(2**63)) if seed is None else seed
+    keys = np.array([(seed, i) for i in range(batch)] if np.ndim(seed) == 0 else [(s, 0) for s in seed], np.uint64)
+    if len(keys) != batch:
+        raise ValueError(f"decode: expected one seed, or one for each of {batch} rows, got {len(keys)}")
+    return np.array([np.random.Generator(np.random.Philox(key=key)).random(steps) for key in keys])
+
+
+def _draw(logs: Tensor, temperature: float, top_k: int | None, top_p: float, min_p: float, uniform: Array) -> Any:
+    """A token for each row of log-probabilities (N, V), by a uniform number (N,) each; with what it had: (N, 1)."""
+    p = functional.softmax(logs.astype(np.float64) / temperature).data
+    xp = namespace(p)
+    if top_k or top_p < 1:
+        ordered = xp.flip(xp.sort(p, axis=-1), axis=-1)[:, :top_k]
+        kept = xp.cumulative_sum(ordered, axis=-1) - ordered < top_p * xp.sum(ordered, axis=-1, keepdims=True)
+        p = xp.where(p >= xp.min(xp.where(kept, ordered, 1.0), axis=-1, keepdims=True), p, 0.0)
+    p = xp.where(p >= min_p * xp.max(p, axis=-1, keepdims=True), p, 0.0)
+    reached = xp.cumulative_sum(p, axis=-1)
+    chosen = xp.argmax(reached / reached[:, -1:] > ops.like(logs, uniform[:, None]).data, axis=-1)
+    return _fetch([logs.data[xp.arange(len(p)), chosen]], [chosen])
+
+
+# --- beam search ---------------------------------------------------------------------------------------------------
 
 
 @no_grad()
-def beam(
-    decoder: Any, state: Any, start: Like, end: int, max_length: int, width: int = 4, *, n_best: int = 1,
-    length_penalty: float = 0.0, min_length: int = 0,
-) -> list[list[Hypothesis]]:
+def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width: int = 4, *, n_best: int = 1,
+         length_penalty: float = 0.0, min_length: int = 0) -> list[list[Hypothesis]]:
     """Beam search: for each row of the batch its `n_best` hypotheses, best first (fewer where no more are possible).
 
     At each step the `width` best extensions by one token are kept; those that end leave the beam. Hypotheses Y are
-    ranked by score / ((5 + |Y|) / 6)^length_penalty (Wu et al. 2016, equation 14), |Y| counting the end, among those of
-    at least `min_length` tokens. A row is done when nothing in its beam can overtake its n best any more, so that
-    stopping early changes no result.
+    ranked by score / ((5 + |Y|) / 6)^length_penalty (Wu et al. 2016, equation 14), where |Y| counts the end, among
+    those of at least `min_length` tokens. A row is done when nothing in its beam can overtake its n best any more, so
+    that stopping early changes no result.
     """
-    if not 1 <= n_best <= width or max_length < 0:
-        raise ValueError(f"beam: expected 1 <= n_best <= width and max_length >= 0, got n_best={n_best}, width={width}, "
-                         f"max_length={max_length}")
-    last = _first(state, start)
-    penalty = ((5 + np.arange(max_length + 1)) / 6) ** length_penalty
-    kept = np.full((len(last), n_best), -np.inf), np.full((len(last), n_best), -1)  # ranks and nodes of what ended
-    rows = np.arange(len(last))  # those not done
-    slots, scores, nodes = rows[:, None], np.zeros((len(rows), 1)), np.full((len(rows), 1), -1)
-    history: list[tuple[Any, ...]] = []  # by node, of all steps: parent, token, score, row of the step's weights
-    weights, count = [], 0
+    if not 1 <= n_best <= width or not 0 <= min_length <= max_length:
+        raise ValueError("beam: expected 1 <= n_best <= width and 0 <= min_length <= max_length, got "
+                         f"n_best={n_best}, width={width}, min_length={min_length}, max_length={max_length}")
+    last, tree = _first(state, start), _Tree()
+    penalty = ((5 + np.minimum(np.arange(max_length + 2), max_length)) / 6) ** length_penalty
+    ranks, best = np.full((len(last), n_best), -np.inf), np.full((len(last), n_best), -1)  # of what ended, with nodes
+    rows = np.arange(len(last))  # that are not done; and of each one's beam the places in the batch, scores, nodes:
+    places, scores, nodes = rows[:, None], np.zeros((len(rows), 1)), np.full((len(rows), 1), -1)
     for t in range(1, max_length + 1):
         if not len(rows):
             break
-        logits, state = decoder.step(last, state)
-        weights.append(getattr(state, "weights", None))
-        values, tokens = _top(functional.log_softmax(logits), width, end if t <= min_length else -1)  # (N, k)
-        totals = (scores[:, :, None] + values[slots]).reshape(len(rows), -1)   # (rows, beam k)
-        best = np.argsort(-totals, axis=1, kind="stable")[:, :width]
-        scores, parents = np.take_along_axis(totals, best, 1), best // values.shape[1]
-        slots = np.take_along_axis(slots, parents, 1)
-        tokens = tokens[slots, best % values.shape[1]]
-        history.append((np.take_along_axis(nodes, parents, 1), tokens, scores, slots))
-        nodes = count + np.arange(best.size).reshape(best.shape)
-        count += best.size
-
+        logs, state = _log_probs(decoder, last, state, end)
+        if t <= min_length:
+            logs.data[:, end : end + 1] = -np.inf  # an end of -1: nothing
+        values, tokens = _top(logs, width)
+        totals = (scores[:, :, None] + values[places]).reshape(len(rows), -1)  # (rows, beam k)
+        order = np.argsort(-totals, axis=1, kind="stable")[:, :width]
+        parents = order // values.shape[1]
+        scores, places = np.take_along_axis(totals, order, 1), np.take_along_axis(places, parents, 1)
+        tokens, nodes = tokens[places, order % values.shape[1]], np.take_along_axis(nodes, parents, 1)
+        nodes = tree.add(nodes, tokens, scores, places, getattr(state, "weights", None))
+        # What has ended, or is cut, competes with the n best so far; what has not goes on if it can still win.
         live = (tokens != end) & (t < max_length) & (scores > -np.inf)
-        ranks = np.concatenate([kept[0][rows], np.where(live, -np.inf, scores / penalty[t])], 1)
-        order = np.argsort(-ranks, axis=1, kind="stable")[:, :n_best]
-        kept[0][rows] = np.take_along_axis(ranks, order, 1)
-        kept[1][rows] = np.take_along_axis(np.concatenate([kept[1][rows], nodes], 1), order, 1)
-        bound = np.where(live, scores, -np.inf).max(1) / max(penalty[-1], penalty[min(t + 1, max_length)])
-        going = bound > kept[0][rows, -1]
-
+        rivals = np.concatenate([ranks[rows], np.where(live, -np.inf, scores / penalty[t])], 1)
+        order = np.argsort(-rivals, axis=1, kind="stable")[:, :n_best]
+        ranks[rows] = np.take_along_axis(rivals, order, 1)
+        best[rows] = np.take_along_axis(np.concatenate([best[rows], nodes], 1), order, 1)
+        scores = np.where(live, scores, -np.inf)
+        going = scores.max(1) / penalty[t + 1 :].max() > ranks[rows, -1]
         rows, live, scores, nodes = rows[going], live[going], scores[going], nodes[going]
-        state, last = take_rows(state, slots[going][live]), tokens[going][live]
-        slots, scores = np.where(live, np.cumsum(live).reshape(live.shape) - 1, 0), np.where(live, scores, -np.inf)
-    return _trace(kept, history, weights, end)
+        last, state = tokens[going][live], take_rows(state, places[going][live])
+        places = np.where(live, np.cumsum(live).reshape(live.shape) - 1, 0)
+    return tree.hypotheses(np.where(ranks > -np.inf, best, -1), end)
 
 
-def _top(x: Tensor, k: int, banned: int) -> tuple[Array, Array]:
-    """The k largest entries of each row (N, V), largest first, and their places, on the host. x is used up."""
-    data, xp = x.data, namespace(x.data)
+def _top(logs: Tensor, k: int) -> tuple[Array, Array]:
+    """The k greatest of each row of logs (N, V), greatest first, and where they stand, on the host. It uses logs up."""
+    data, xp = logs.data, namespace(logs.data)
     values, places, rows = [], [], xp.arange(len(data))
-    if banned >= 0:
-        data[:, banned] = -np.inf
-    for _ in range(min(k, data.shape[1])):  # k is small: faster than sorting, on every backend
+    for _ in range(min(k, data.shape[1])):  # for a small k much faster than sorting
         places.append(xp.argmax(data, axis=1))
         values.append(data[rows, places[-1]])
         data[rows, places[-1]] = -np.inf
-    return Tensor(xp.stack(values, axis=1)).numpy().astype(np.float64), Tensor(xp.stack(places, axis=1)).numpy()
+    return _fetch(values, places)
 
 
-def _trace(kept: Any, history: list[tuple[Any, ...]], weights: list[Any], end: int) -> list[list[Hypothesis]]:
-    """Follow each kept node back to the start."""
-    if not history:
-        return [[Hypothesis([], None, 0.0)] for _ in kept[0]]
-    parents, tokens, scores, slots = (np.concatenate([a.ravel() for a in parts]) for parts in zip(*history, strict=True))
-    host = [None if w is None else w.numpy() for w in weights]
-    found: list[list[Hypothesis]] = []
-    for ranks, nodes in zip(*kept, strict=True):
-        found.append([])
-        for node in nodes[ranks > -np.inf]:
-            path = [node]
-            while parents[path[-1]] >= 0:
-                path.append(parents[path[-1]])
-            path.reverse()
-            if tokens[node] == end:
-                path.pop()
-            looks = [w[slots[n]] for n, w in zip(path, host, strict=False) if w is not None]
-            found[-1].append(Hypothesis(tokens[path].tolist(), np.stack(looks) if looks else None, float(scores[node])))
-    return found
+# --- given sequences -----------------------------------------------------------------------------------------------
+
+
+def score(decoder: Any, state: Any, start: Like, target: Like, lengths: Like = None, align: bool = False) -> Scores:
+    """The log-probability of given tokens, by teacher forcing, differentiably.
+
+    `target` (B, T) are the tokens after `start`, with the end where it belongs; the first `lengths` (B,) of each row
+    count (all by default), whatever stands behind them. All steps run at once; with `align` they are then taken one by
+    one too, for the attention weights.
+    """
+    first, target = _first(state, start), _host(target)
+    steps = target.shape[-1]
+    lengths = np.full(len(first), steps) if lengths is None else _host(lengths)
+    if (target.shape, lengths.shape) != ((len(first), steps), first.shape) or target.dtype.kind not in "iu" or (
+            lengths.dtype.kind not in "iu" or lengths.min(initial=0) < 0 or lengths.max(initial=0) > steps):
+        raise ValueError(f"score: expected integers ({len(first)}, T) as target and a length of 0 to T for each row, "
+                         f"got {target.dtype} {target.shape} and lengths {lengths}")
+    real = np.arange(steps) < lengths[:, None]
+    target = np.where(real, target, 0)
+    given = np.concatenate([first[:, None], target], 1)[:, :steps]
+    logits = decoder(given, state)
+    ops.check_ids("score", target, logits.shape[-1])
+    logs = ops.take_along_axis(functional.log_softmax(logits), ops.like(logits, target[:, :, None]))[:, :, 0]
+    logs, weights = ops.where(ops.like(logits, real), logs, 0.0), []
+    for t in range(steps if align else 0):
+        _, state = decoder.step(given[:, t], state)
+        weights.append(getattr(state, "weights", None))
+    return Scores(logs, ops.sum(logs, 1), ops.stack(weights, 1) if weights and weights[0] is not None else None)
