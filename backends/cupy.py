@@ -249,15 +249,15 @@ __device__ void philox(U seed, U stream, U block, U* c) {
   }
 }
 
-extern "C" __global__ void tinyseq_philox(U seed, U stream, U* y, I n) {
+extern "C" __global__ void tinyseq_philox(U seed, U stream, U skip, U* y, I n) {
   U c[4];
-  philox(seed, stream, ELEMENT, c);
+  philox(seed, stream, skip + ELEMENT, c);
   for (int k = 0; k < 4; k++) if (4 * ELEMENT + k < n) y[4 * ELEMENT + k] = c[k];
 }
 
-extern "C" __global__ void tinyseq_dropout_mask(U seed, U stream, I threshold, bool* keep, I n) {
+extern "C" __global__ void tinyseq_dropout_mask(U seed, U stream, U skip, I threshold, bool* keep, I n) {
   U c[4];
-  philox(seed, stream, ELEMENT, c);
+  philox(seed, stream, skip + ELEMENT, c);
   for (int k = 0; k < 8; k++)
     if (8 * ELEMENT + k < n) keep[8 * ELEMENT + k] = (I)(c[k / 2] >> 32 * (k % 2) & EVERYONE) >= threshold;
 }
@@ -665,9 +665,9 @@ class CupyBackend(NumpyBackend):
         """Wait until the current stream's work is done."""
         cp.cuda.get_current_stream().synchronize()
 
-    def random_raw(self, seed: int, stream: int, n: int) -> Array:
+    def random_raw(self, seed: int, stream: int, n: int, skip: int = 0) -> Array:
         y = cp.empty(n, np.uint64)
-        launch("philox", np.dtype("f"), (n + 3) // 4, np.uint64(seed), np.uint64(stream), y, n)
+        launch("philox", np.dtype("f"), (n + 3) // 4, np.uint64(seed), np.uint64(stream), np.uint64(skip), y, n)
         return y
 
     # ---- functions that CuPy lacks, or has with other arguments
@@ -895,12 +895,19 @@ class CupyBackend(NumpyBackend):
     def gelu_backward(self, g: Array, x: Array, tanh: bool = False) -> Array:
         return self._each("gelu_backward", x, dense(g), tanh)
 
-    def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int) -> Array:
-        keep = cp.empty(shape, dtype=bool)
+    def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int, start: int = 0) -> Array:
+        keep = cp.empty(start % 8 + math.prod(shape), dtype=bool)
         threshold = min(round(p * 2**32), 2**32 - 1) if p < 1 else 2**32  # which no 32 bits reach
-        launch("dropout_mask", np.dtype("f"), (keep.size + 7) // 8, np.uint64(seed), np.uint64(stream), threshold, keep,
-               keep.size)
-        return keep
+        launch("dropout_mask", np.dtype("f"), (keep.size + 7) // 8, np.uint64(seed), np.uint64(stream),
+               np.uint64(start // 8), threshold, keep, keep.size)
+        return keep[start % 8:].reshape(shape)
+
+    # ---- attention
+
+    scores = 1 << 26  # a block is large: so is memory, and each launch costs
+
+    def _attention_tame(self, e: Array) -> bool:
+        return False  # to look would be to wait
 
     # ---- optimizer steps: MANY arrays a launch
 

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from tinyseq.backends.attention import AttentionKernels, blocks
 from tinyseq.backends.recurrent import RecurrentKernels
 
 Array = Any
@@ -51,26 +52,7 @@ def keep_memory() -> None:
     mallopt(-2, 1 << 26)  # M_TOP_PAD: and grows by 64 MiB at a time
 
 
-def blocks(shape: tuple[int, ...], size: int, whole: int = 0) -> Iterator[Index]:
-    """Index tuples that cut an array of `shape` into views of about `size` elements or fewer.
-
-    The last `whole` axes are never cut. Cutting by index works on any strides, and on a mask broadcast to
-    `shape`.
-    """
-    inner = math.prod(shape[1:])
-    if len(shape) <= whole or inner * shape[0] <= size:
-        yield (...,)
-    elif inner <= size or len(shape) - 1 <= whole:
-        step = max(1, size // max(inner, 1))
-        for i in range(0, shape[0], step):
-            yield (slice(i, i + step), ...)
-    else:
-        for i in range(shape[0]):
-            for rest in blocks(shape[1:], size, whole):
-                yield (i, *rest)
-
-
-class NumpyBackend(RecurrentKernels):
+class NumpyBackend(AttentionKernels, RecurrentKernels):
     """NumPy arrays, and the portable version of every kernel."""
 
     name = "numpy"
@@ -104,13 +86,13 @@ class NumpyBackend(RecurrentKernels):
     def synchronize(self) -> None:
         """Wait until all work handed to the device is done: here it always is."""
 
-    def random_raw(self, seed: int, stream: int, n: int) -> Array:
+    def random_raw(self, seed: int, stream: int, n: int, skip: int = 0) -> Array:
         """`n` random uint64 (n,), the same on every backend: NumPy's Philox4x64-10, key `seed`, counter
-        `stream`.
+        `stream`, without the first 4 `skip` of them.
 
         Streams are 2**128 counters apart, so no two draws overlap.
         """
-        return np.random.Philox(key=seed, counter=stream << 128).random_raw(n)
+        return np.random.Philox(key=seed, counter=(stream << 128) + skip).random_raw(n)
 
     # ---- functions that the library lacks
 
@@ -405,13 +387,13 @@ class NumpyBackend(RecurrentKernels):
         y *= 0.5
         return y
 
-    def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int) -> Array:
+    def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int, start: int = 0) -> Array:
         """Boolean array of `shape`, True (keep) with probability 1 - p: where 32 random bits are >= p
-        2**32."""
+        2**32. It is the stretch from entry `start` of a longer one."""
         if p >= 1:
             return self.xp.zeros(shape, dtype=bool)
-        n = math.prod(shape)
-        bits = self.random_raw(seed, stream, (n + 1) // 2).view(self.xp.uint32)[:n]
+        skip, n = start % 8, math.prod(shape)
+        bits = self.random_raw(seed, stream, (skip + n + 1) // 2, start // 8).view(self.xp.uint32)[skip:skip + n]
         return (bits >= min(round(p * 2**32), 2**32 - 1)).reshape(shape)
 
     # ---- optimizer steps, in place on lists of arrays

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tinyseq.backends.numpy import NumpyBackend, blocks, keep_memory
+from tinyseq.backends.attention import blocks
+from tinyseq.backends.numpy import NumpyBackend, keep_memory
 from tinyseq.backends.recurrent import CELLS
 
 import tinyseq as ts

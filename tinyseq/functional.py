@@ -253,6 +253,20 @@ def rms_norm(
     return _rms_norm(x, weight, tuple(range(-len(shape), 0)), eps)
 
 
+@op
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
+    """Rotary positions (Su et al. 2021): entries i and i + D/2 of x (..., D) are turned by the angle of place i, whose
+    `cos` and `sin` broadcast to (..., D/2). Llama's layout; these two get no gradient."""
+    xp = namespace(x)
+
+    def turn(x: Tensor, sin: Tensor) -> Tensor:
+        a, b = xp.split(x, 2, axis=-1)
+        y: Tensor = xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        return y
+
+    return turn(x, sin), (lambda g: turn(g, -sin), None, None)
+
+
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Entries 0 with probability p, the others divided by 1 - p; x itself unless `training` (Srivastava et al. 2014).
 
@@ -276,6 +290,28 @@ def _dropout(x: Tensor, p: float, seed: int, stream: int) -> Out:
 # --- attention -----------------------------------------------------------------------------------------------------
 
 
+def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    scores = (query * scale) @ key.mT
+    if causal:
+        past = ops.tril(ops.ones_like(scores.detach(), np.bool), key.shape[-2] - query.shape[-2])
+        mask = past if mask is None else past & mask
+    return softmax(scores, -1, mask)
+
+
+def _attention_definition(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float,
+                          p: float, seed: int, stream: int) -> Tensor:
+    weights = _attention_weights(query, key, mask, causal, scale)
+    return (_dropout(weights, p, seed, stream) if p else weights) @ value
+
+
+@op(definition=_attention_definition)
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float, p: float,
+               seed: int, stream: int) -> Out:
+    backend = backends.of(query)
+    y, saved = backend.attention(query, key, value, mask, causal, scale, (p, seed, stream))
+    return y, lambda g, needs: backend.attention_backward(g, saved)
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, causal: bool = False,
               scale: float | None = None, dropout: float = 0.0) -> Tensor:
     """softmax(query key^T scale) value (Vaswani et al. 2017, equation 1); `attention_weights` gives the softmax.
@@ -284,10 +320,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     heads H, each of which serves as many heads of the query in a row (Ainslie et al. 2023). The boolean `mask`,
     broadcast to (..., T, S), says which positions take part: True. With `causal` the last query sees all keys, the one
     before it all but the last: query t those up to S - T + t. A query that sees none gets zeros. `scale` is 1 / sqrt(D)
-    unless given. `dropout` is the probability that a weight is dropped; it takes the next random stream.
+    unless given. `dropout` is the probability that a weight is dropped; it takes the next random stream. Memory grows
+    with T + S, as the weights are never there all at once; only gradients of gradients need T S.
     """
-    _check_attention(query, key, value)
-    return _attend(attention_weights(query, key, mask, causal, scale), value, dropout)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"attention: expected 0 <= dropout < 1, got {dropout}")
+    shape = (*query.shape[:-1], *value.shape[-1:])
+    query, key, value, mask, scale = _attention_arguments(query, key, value, mask, scale)
+    drawn = random.next_stream() if dropout else (0, 0)
+    return ops.reshape(_attention(query, key, value, mask, causal, scale, dropout, *drawn), shape)
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: bool = False,
@@ -296,65 +337,38 @@ def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: boo
 
     The arguments are those of `attention`.
     """
-    _check_attention(query, key, key)
-    return _weights(query, key, _attention_mask(query, key, mask), causal, scale)
+    shape = (*query.shape[:-1], *key.shape[-2:-1])
+    query, key, _, mask, scale = _attention_arguments(query, key, key, mask, scale)
+    return ops.reshape(_attention_weights(query, key, mask, causal, scale), shape)
 
 
-def _check_attention(query: Tensor, key: Tensor, value: Tensor) -> None:
-    _one_dtype(query=query, key=key, value=value)
-    shared = query.ndim > 3 and query.shape[:-3] == key.shape[:-3] and query.shape[-3] % max(key.shape[-3], 1) == 0
-    if query.ndim < 2 or not (shared or query.shape[:-2] == key.shape[:-2]) or (
+def _attention_arguments(
+    query: Tensor, key: Tensor, value: Tensor, mask: Like, scale: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
+    """The arguments, checked; heads (B, H, T, D) that share one of the key as (B, H_key, H / H_key, T, D)."""
+    lead, heads = query.shape[:-2], key.shape[-3] if key.ndim > 3 else 0
+    shared = heads and lead[:-1] == key.shape[:-3] and lead[-1] % heads == 0
+    if query.ndim < 2 or not (shared or lead == key.shape[:-2]) or (
             query.shape[-1] != key.shape[-1] or key.shape[:-1] != value.shape[:-1]):
         raise ValueError("attention: expected query (..., T, D), key (..., S, D) and value (..., S, E), alike in front "
                          "but for key and value with a part of the heads of a query (B, H, T, D); got shapes "
                          f"{query.shape}, {key.shape} and {value.shape}")
+    _one_dtype(query=query, key=key, value=value)
+    if mask is not None:
+        mask, shape = ops.like(query, mask), (*query.shape[:-1], key.shape[-2])
+        if mask.dtype != np.bool:
+            raise TypeError(f"attention: expected a boolean mask, True takes part, got {mask.dtype}: of one that is "
+                            "added to the scores, 0 or -inf, pass mask == 0")
+        if mask.ndim > len(shape) or any(m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False)):
+            raise ValueError(f"attention: expected a mask that broadcasts to (..., T, S) = {shape}, got {mask.shape}")
+    if lead != key.shape[:-2]:
+        query, key, value = _apart(query, heads), ops.expand_dims(key, -3), ops.expand_dims(value, -3)
+        mask = mask if mask is None or mask.ndim < 3 else _apart(mask, heads if mask.shape[-3] > 1 else 1)
+    return query, key, value, mask, 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
 
 
-def _attention_mask(query: Tensor, key: Tensor, mask: Like) -> Tensor | None:
-    """The mask as a boolean Tensor that broadcasts to (..., T, S)."""
-    if mask is None:
-        return None
-    found, shape = ops.like(query, mask), (*query.shape[:-1], key.shape[-2])
-    if found.dtype != np.bool:
-        raise TypeError(f"attention: expected a boolean mask, True takes part, got {found.dtype}: of one that is added "
-                        "to the scores, 0 or -inf, pass mask == 0")
-    if found.ndim > len(shape) or any(m not in (1, n) for m, n in zip(found.shape[::-1], shape[::-1], strict=False)):
-        raise ValueError(f"attention: expected a mask that broadcasts to (..., T, S) = {shape}, got {found.shape}")
-    return found
-
-
-def _joined(x: Tensor, key: Tensor) -> Tensor:
-    """The rows of the heads that share one of the key, joined: (B, H, T, X) -> (B, H_key, H / H_key T, X)."""
-    if x.shape[:-2] == key.shape[:-2]:
-        return x
-    return ops.reshape(x, (*key.shape[:-2], x.shape[-3] // max(key.shape[-3], 1) * x.shape[-2], x.shape[-1]))
-
-
-def _weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
-    scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
-    scores = ops.reshape(_joined(query * scale, key) @ key.mT, (*query.shape[:-1], key.shape[-2]))
-    if causal:
-        past = ops.tril(ops.ones_like(scores.detach(), np.bool), key.shape[-2] - query.shape[-2])
-        mask = past if mask is None else mask & past
-    return softmax(scores, -1, mask)
-
-
-def _attend(weights: Tensor, value: Tensor, p: float) -> Tensor:
-    """The mean of the values (..., S, E) under weights (..., T, S) of which a part p is dropped."""
-    return ops.reshape(_joined(dropout(weights, p), value) @ value, (*weights.shape[:-1], value.shape[-1]))
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    xp = namespace(x)
-    a, b = xp.split(x, 2, axis=-1)
-    return xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-
-@op
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
-    """Rotary positions (Su et al. 2021): entries i and i + D/2 of x (..., D) are turned by the angle of place i, whose
-    `cos` and `sin` broadcast to (..., D/2). Llama's layout; these two get no gradient."""
-    return _turned(x, cos, sin), (lambda g: _turned(g, cos, -sin), None, None)
+def _apart(x: Tensor, heads: int) -> Tensor:
+    return ops.reshape(x, (*x.shape[:-3], heads, x.shape[-3] // heads, *x.shape[-2:]))
 
 
 # --- recurrence ----------------------------------------------------------------------------------------------------

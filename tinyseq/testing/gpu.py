@@ -75,6 +75,10 @@ def kernels(backend: Any, dtype: Any, extent: Extent) -> Iterator[tuple[str, Any
     y, saved = backend.layer_norm(x, weight, bias)
     yield "layer_norm", y
     yield "layer_norm_backward", backend.layer_norm_backward(g, saved, weight)
+    query, key, value, upstream = (some(2, 3, n, 9) for n in (rows, columns, columns, rows))
+    y, saved = backend.attention(query, key, value, mask, True, 0.3, (0.0, 0, 0))
+    yield "attention", y
+    yield "attention_backward", backend.attention_backward(upstream, saved)
     table, pairs = x[:, :140], (ids, ids % 7)  # a block takes 128 columns; pairs come again
     upstream = some(*shape, table.shape[1])
     yield "embedding", backend.embedding(table, ids)
