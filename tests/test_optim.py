@@ -120,7 +120,7 @@ def test_a_saved_state_goes_on_identically(case: str) -> None:
     second = [ts.tensor(p.detach(), requires_grad=True) for p in first]
     again = make(case, second, lr=99.0)
     again.load_state_dict(state)
-    assert again.lr == 0.1 and again.steps == 3
+    assert again.lr == 0.1 and [s["steps"] for s in again.state] == [3, 3, 1, 3]
     run(range(3, 5), again, second)
     assert all(map(np.array_equal, values(second), values(whole)))
 
@@ -136,7 +136,7 @@ def test_a_wrong_state_loads_nothing() -> None:
     other = optim.Adam([ts.tensor(np.zeros((3, 4)), requires_grad=True), ts.zeros(4, requires_grad=True), *ours[2:]])
     with pytest.raises(ValueError, match=r"Adam: wrong shapes: 1.m: \(5,\) given, \(4,\) here; 1.v"):
         other.load_state_dict(adam.state_dict())
-    assert sgd.lr == 0.1 and other.lr == 0.001 and other.steps == 0 and other.state == [None] * 4
+    assert sgd.lr == 0.1 and other.lr == 0.001 and not any(other.state)
 
 
 def test_a_step_voids_older_graphs() -> None:
@@ -174,7 +174,7 @@ def test_a_gradient_that_is_not_its_parameters_is_refused(case: str) -> None:
         before, ours[1].grad = values(ours), wrong  # type: ignore[assignment]
         with pytest.raises(TypeError, match=message):
             optimizer.step()
-        assert all(map(np.array_equal, values(ours), before)) and optimizer.steps == 0
+        assert all(map(np.array_equal, values(ours), before)) and not any(optimizer.state)
 
 
 @every_case

@@ -23,7 +23,7 @@ class Optimizer:
             raise TypeError(f"{type(self).__name__}: expected parameters, got a {type(parameters).__name__}: pass its "
                             ".parameters()")
         self.parameters = list(parameters)
-        self.lr, self.steps = lr, 0
+        self.lr = lr
         if not self.parameters:
             raise ValueError(f"{type(self).__name__}: no parameters were given")
         for i, p in enumerate(self.parameters):
@@ -33,7 +33,7 @@ class Optimizer:
                                 "module's .parameters()")
         if len({id(p) for p in self.parameters}) < len(self.parameters):
             raise ValueError(f"{type(self).__name__}: a parameter was given twice")
-        self.state: list[dict[str, Any] | None] = [None] * len(self.parameters)
+        self.state: list[dict[str, Any]] = [{} for _ in self.parameters]  # empty before a first step
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -48,19 +48,17 @@ class Optimizer:
         """
         for i, p in enumerate(self.parameters):
             self._check(i, p)
-        self.steps += 1
         groups: dict[tuple[str, int], list[int]] = {}
-        for i, p in enumerate(self.parameters):
+        for i, (p, state) in enumerate(zip(self.parameters, self.state, strict=True)):
             if p.grad is None or not p.requires_grad:
                 continue
-            if self.state[i] is None:
-                self.state[i] = {"steps": 0} | {s: namespace(p._data).zeros_like(p._data) for s in self.slots}
-            state = self.state[i] or {}
+            if not state:
+                state.update({s: namespace(p._data).zeros_like(p._data) for s in self.slots}, steps=0)
             state["steps"] += 1
             groups.setdefault((backends.of(p._data).name, state["steps"]), []).append(i)
         for (_, steps), members in groups.items():
             ps = [self.parameters[i] for i in members]
-            arrays = [[(self.state[i] or {})[s] for i in members] for s in self.slots]
+            arrays = [[self.state[i][s] for i in members] for s in self.slots]
             grads = [p.grad._data for p in ps if p.grad is not None]
             _in_place(f"{type(self).__name__}.step", self._update, steps, [p._data for p in ps], grads, *arrays)
             for p in ps:
@@ -81,17 +79,15 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that `step` needs to go on: for `load_state_dict` of an optimizer over the same parameters."""
         arrays = {f"{i}.{k}": v if k == "steps" else Tensor(v)
-                  for i, s in enumerate(self.state) for k, v in (s or {}).items()}
-        return {"lr": self.lr, "steps": self.steps} | arrays
+                  for i, s in enumerate(self.state) for k, v in s.items()}
+        return {"lr": self.lr} | arrays
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the optimizer that gave `state` stood."""
-        unknown = [k for k in state if k not in ("lr", "steps") and not (
-            k.partition(".")[0].isdigit() and int(k.partition(".")[0]) < len(self.parameters)
-            and k.partition(".")[2] in ("steps", *self.slots))]
-        if unknown:
+        known = {f"{i}.{s}" for i in range(len(self.parameters)) for s in ("steps", *self.slots)}
+        if unknown := [k for k in state if k != "lr" and k not in known]:
             raise KeyError(f"{type(self).__name__}: this state was saved by another optimizer, unexpected {unknown}")
-        loaded: list[dict[str, Any] | None] = [None] * len(self.parameters)
+        loaded: list[dict[str, Any]] = [{} for _ in self.parameters]
         for i, p in enumerate(self.parameters):
             if f"{i}.steps" not in state:
                 continue
@@ -104,7 +100,7 @@ class Optimizer:
             loaded[i] = {"steps": int(state[f"{i}.steps"])} | {
                 s: backend.asarray(v._host() if isinstance(v, Tensor) else v, dtype=p.dtype, copy=True)
                 for s, v in values.items()}
-        self.lr, self.steps, self.state = state["lr"], int(state["steps"]), loaded
+        self.lr, self.state = state["lr"], loaded
 
 
 class SGD(Optimizer):
