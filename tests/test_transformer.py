@@ -410,7 +410,7 @@ def test_a_language_model_says_what_it_cannot_do() -> None:
     with pytest.raises(RuntimeError, match="no gradient reaches what a state has read"):
         lm(np.zeros((1, 1), int), state)
     _, state = lm.step([1], state)
-    with pytest.raises(IndexError, match="out of range"):
+    with pytest.raises(ValueError, match="max_length = 3, not 4 tokens"):
         lm.step([1], state)
     with pytest.raises(ValueError, match="positions must be"):
         nn.LanguageModel(11, 16, 4, 1, positions="relative")

@@ -203,7 +203,7 @@ class SinusoidalPositions(Module):
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
         """`ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
         cos, sin = _angles(x, ids, self._frequencies)
-        waves = ops.reshape(ops.stack([sin, cos], -1), (*sin.shape[:-1], -1))
+        waves = ops.reshape(ops.stack([sin, cos], -1), (*sin.shape[:-1], 2 * sin.shape[-1]))
         return x + waves[..., : self.d_model]
 
 
@@ -302,7 +302,7 @@ class LanguageModel(Module):
         if starts is not None:
             ids = ops.maximum(ops.like(x, places) - starts[:, None], 0)
             mask = ops.like(x, np.arange(n + x.shape[1])) >= starts[:, None]
-        x, turn = self._place(x, places if ids is None else ids)
+        x, turn = self._place(x, places if ids is None else ids, n + x.shape[1])
         kept: list[Pair] = []
 
         def between(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -321,8 +321,10 @@ class LanguageModel(Module):
             x = layer(x, mask=mask, causal=True, between=between, **more)
         return x if self.norm is None else self.norm(x), kept
 
-    def _place(self, x: Tensor, ids: Like) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Embeddings (B, T, E) with their positions, and cos and sin (.., 1, T, D/2) of rotary ones."""
+    def _place(self, x: Tensor, ids: Like, end: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Embeddings (B, T, E) with their positions below `end`, and cos and sin (.., 1, T, D/2) of rotary ones."""
+        if isinstance(self.positions, LearnedPositions) and end > (most := self.positions.weight.shape[0]):
+            raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {end} tokens")
         x = x * self._scale
         x = x if self.positions is None else self.positions(x, ids)
         if self._frequencies is None:
@@ -376,7 +378,7 @@ class LanguageModel(Module):
         mask, ids = None, ops.like(state.cache, np.array([n]))
         if state.starts is not None:
             mask, ids = xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts[:, None]
-        placed, angles = self._place(self.embedding(tokens)[:, None], ids)
+        placed, angles = self._place(self.embedding(tokens)[:, None], ids, n + 1)
         x, weights, turn = placed._data[:, 0], None, None if angles is None else [a._data[..., 0, :] for a in angles]
         looked = None if state.mask is None else state.mask._data
         for i, layer in enumerate(self.layers):
