@@ -22,6 +22,7 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,8 +165,8 @@ def _npz(members: dict[str, Array]) -> dict[str, Any]:
             old = np.lib.format.read_magic(head) == (1, 0)
             read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
             shape, columns_first, dtype = read(head)
-            if dtype.kind not in "biuf":
-                raise ValueError(f"expected an array of numbers, got dtype {dtype}")
+            if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+                raise ValueError(f"expected an array of numbers, got dtype {dtype}, shape {shape}")
             data = _view(raw[head.tell():], "bool" if dtype.kind == "b" else dtype.str)
             state[name.removesuffix(".npy")] = data.reshape(shape, order="F" if columns_first else "C")
     return state
@@ -335,7 +336,8 @@ def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str |
     >>> GPT2 = {"h.{}.attn.c_attn.{}.T": "layers.{}.self_attn.in_proj_{}", "h.{}.attn.bias": None}
     >>> BERT = {("layer.{}.query.{}", "layer.{}.key.{}", "layer.{}.value.{}"): "layers.{}.self_attn.in_proj_{}"}
     """
-    left, renamed = dict(state), {}
+    left = dict(state)
+    renamed: list[tuple[str, Array]] = []
     for old, new in rules.items():
         names = (old,) if isinstance(old, str) else old
         pattern = re.compile(re.escape(names[0].removesuffix(".T")).replace(r"\{\}", r"([^.]+)"))
@@ -346,8 +348,8 @@ def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str |
                     raise CheckpointError(f"rename: {match.string} is there without {key}")
                 arrays.append(left.pop(key).T if key != name else left.pop(key))
             if new is not None:
-                renamed[new.format(*match.groups())] = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
-    twice = left.keys() & renamed.keys()
-    if twice:
-        raise CheckpointError(f"rename: {sorted(twice)} are there already")
-    return left | renamed
+                renamed.append((new.format(*match.groups()), np.concatenate(arrays) if arrays[1:] else arrays[0]))
+    count = Counter([*left, *(name for name, _ in renamed)])
+    if count.total() > len(count):
+        raise CheckpointError(f"rename: two tensors come to the name {count.most_common(1)[0][0]}")
+    return left | dict(renamed)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tinyseq import backends, checkpoint, ops
+from tinyseq import backends, ops
 from tinyseq.tensor import Tensor
 
 
@@ -153,6 +153,8 @@ class Module:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state_dict as a safetensors file, whole or not at all: an interrupted save leaves the old file."""
+        from tinyseq import checkpoint
+
         checkpoint.save(path, self.state_dict())
 
     def load(self, path: str | os.PathLike[str], strict: bool = True, key: str | None = None) -> None:
@@ -160,6 +162,8 @@ class Module:
 
         `key` names the dictionary to take where the file holds several, such as "model" beside "optimizer".
         """
+        from tinyseq import checkpoint
+
         state = checkpoint.load(path)
         inner = [k for k, value in state.items() if isinstance(value, dict)]
         if inner if key is None else key not in inner:

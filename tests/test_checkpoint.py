@@ -1,0 +1,584 @@
+"""Checkpoints: what was written comes back; files of others; broken and hostile ones; saves that are killed."""
+
+import io
+import json
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from safetensors.numpy import save_file
+
+import tinyseq as ts
+from tinyseq import checkpoint, nn, optim
+from tinyseq.checkpoint import CheckpointError
+
+DATA = Path(__file__).parent / "data/checkpoints"
+DTYPES = "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64".split()
+any_array = st.sampled_from(DTYPES).flatmap(lambda d: arrays(d, array_shapes(min_dims=0, max_dims=3, min_side=0)))
+names = st.text("ab.é_", min_size=1, max_size=4)
+leaves = st.one_of(any_array, st.integers(), st.floats(allow_nan=False), st.text(max_size=3), st.none(), st.booleans(),
+                   st.lists(st.integers(), max_size=3))
+trees = st.dictionaries(names, st.recursive(leaves, lambda x: st.dictionaries(names, x, max_size=3), max_leaves=6))
+
+
+def same(a: Any, b: Any) -> None:
+    """Equal in type, dtype, shape and bytes, all the way down."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            same(a[key], b[key])
+    elif isinstance(a, np.ndarray):
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+    else:
+        assert a == b
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all examples of a property."""
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+# --- what was written comes back
+@given(trees)
+def test_what_was_saved_comes_back(folder: Path, state: dict[str, Any]) -> None:
+    checkpoint.save(folder / "a.safetensors", state)
+    same(checkpoint.load(folder / "a.safetensors"), state)
+    assert not list(folder.glob("*.tmp"))
+
+
+@given(st.dictionaries(st.text("ab/.", min_size=1), any_array))
+def test_names_of_plain_tensors_may_hold_anything(folder: Path, state: dict[str, Any]) -> None:
+    checkpoint.save(folder / "b.safetensors", state)
+    same(checkpoint.load(folder / "b.safetensors"), state)
+
+
+@given(st.dictionaries(names, any_array, min_size=1), st.booleans())
+def test_npz_is_read(folder: Path, state: dict[str, Any], compressed: bool) -> None:
+    with (folder / "a.npz").open("wb") as file:
+        (np.savez_compressed if compressed else np.savez)(file, **state)
+    same(checkpoint.load(folder / "a.npz"), state)
+
+
+def test_npz_keeps_the_order_of_axes_and_bytes(folder: Path) -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    np.savez(folder / "order.npz", columns=np.asfortranarray(x), big=x.astype(">f8"), strided=x[:, ::2])
+    read = checkpoint.load(folder / "order.npz")
+    assert all((read[k] == v).all() for k, v in {"columns": x, "big": x, "strided": x[:, ::2]}.items())
+
+
+@pytest.mark.parametrize("state", [{"a": {"b/c": 1}}, {"a": {1: 2}}, {"a": object()}, {"a": np.array(["text"])},
+                                   {"a": np.ones(2, complex), "b": 1}, {"a": [np.ones(2)]}])
+def test_what_cannot_be_saved_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"x.safetensors: "):
+        checkpoint.save(tmp_path / "x.safetensors", state)
+    assert not list(tmp_path.iterdir())
+
+
+def test_saving_under_the_name_of_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"model.pt: .* let the name end in .safetensors"):
+        nn.Linear(1, 1).save(tmp_path / "model.pt")
+
+
+def bfloat16(values: np.ndarray) -> bytes:
+    return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+
+
+def write(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
+    """A safetensors file by hand."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def entry(first: int, last: int, shape: list[int], dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}
+
+
+def test_every_bfloat16_becomes_the_same_float32(tmp_path: Path) -> None:
+    every = np.arange(2**16, dtype=np.uint32) << 16
+    path = write(tmp_path / "a.safetensors", {"a": entry(0, 2**17, [2, 2**15], "BF16")}, bfloat16(every))
+    assert (checkpoint.load(path)["a"].view(np.uint32).ravel() == every).all()
+    assert checkpoint.load(path)["a"].shape == (2, 2**15)
+
+
+@pytest.mark.parametrize("where", ["model.safetensors.index.json", "."])
+def test_shards_are_one_dictionary(tmp_path: Path, where: str) -> None:
+    model, twin = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    state = {k: v.numpy() for k, v in model.state_dict().items()}
+    places = {k: f"model-{k[0]}.safetensors" for k in state}
+    for place in set(places.values()):
+        save_file({k: v for k, v in state.items() if places[k] == place}, tmp_path / place)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    same(checkpoint.load(tmp_path / where), state)
+    twin.load(tmp_path / where)
+    same({k: v.numpy() for k, v in twin.state_dict().items()}, state)
+    for wrong, says in [({"0.bias": "../model-0.safetensors"}, "beside its index"), ([], "index.json: "),
+                        ({"x": "model-0.safetensors"}, "'x'"), ({"x": index.name}, "expected safetensors")]:
+        index.write_text(json.dumps({"weight_map": wrong}))
+        with pytest.raises(CheckpointError, match=says):
+            checkpoint.load(index)
+    index.unlink()
+    with pytest.raises(CheckpointError, match=r"got \['model-0.safetensors', 'model-1.safetensors'\]: name the file"):
+        checkpoint.load(tmp_path)
+
+
+# --- PyTorch's files, without PyTorch
+def test_tensors_of_torch_save() -> None:
+    w = np.arange(12, dtype=np.float32).reshape(3, 4)
+    expected = {
+        "transposed": w.T, "row": w[1], "columns": w[:, 1:3], "scalar": np.float32(2.5),
+        "empty": np.zeros((0, 3), "f4"),
+        "expanded": np.full(5, 7, "f4"), "parameter": w, "bfloat16": np.array([1, -2.5, np.inf, 3.140625], "f4"),
+        "float16": np.array([0.5, 65504], "f2"),
+        "float64": np.array([np.float32(0.1)], "f8"), "int64": np.array([-1, 2**62]),
+        "int32": np.array([3], "i4"), "int16": np.array([-4], "i2"), "int8": np.array([-5], "i1"),
+        "uint8": np.array([250], "u1"), "bool": np.array([True, False])}
+    same(checkpoint.load(DATA / "tensors.pt"), {k: np.asarray(v) for k, v in expected.items()})
+    read = checkpoint.load(DATA / "tensors.pt")
+    assert np.shares_memory(read["row"], read["parameter"]) and not read["row"].flags.writeable
+
+
+def test_a_training_of_torch_comes_back_nested_and_a_model_takes_its_part() -> None:
+    state, lstm = checkpoint.load(DATA / "training.pt"), nn.LSTM(2, 2)
+    assert (state["epoch"], state["name"], state["shape"]) == (3, "tiny", (2, 3))
+    assert state["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999)
+    assert state["optimizer"]["state"][0]["exp_avg"].shape == (8, 2)
+    lstm.load(DATA / "training.pt", key="model")
+    same({k: v.numpy() for k, v in lstm.state_dict().items()}, state["model"])
+    for key in (None, "epoch", "modle"):
+        with pytest.raises(CheckpointError, match=rf"training.pt: key={key!r}.*\['model', 'optimizer'\]"):
+            lstm.load(DATA / "training.pt", key=key)
+    nn.Linear(2, 1).load(DATA / "protocol4.pt")
+
+
+def test_what_is_no_data_is_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match=r"module.pt: refused: it asks for torch.nn.modules.linear.Linear"):
+        checkpoint.load(DATA / "module.pt")
+    with pytest.raises(CheckpointError, match=r"old.pt: .*torch.save\(torch.load\(path\), path\)"):
+        checkpoint.load(DATA / "old.pt")
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load(DATA / "nothing.pt")
+
+
+def archive(path: Path, program: bytes, members: dict[str, bytes] | None = None, **options: Any) -> Path:
+    """A file of `torch.save` by hand: its pickle, and one storage of 4 float32."""
+    with zipfile.ZipFile(path, "w", **options) as file:
+        for name, data in {"data.pkl": program, "data/0": bytes(16), **(members or {})}.items():
+            file.writestr(f"x/{name}", data)
+    return path
+
+
+class Call:
+    """Pickles as a call of anything."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def tensor(offset: Any = 0, shape: Any = (4,), strides: Any = (1,), kind: str = "FloatStorage", key: Any = "0",
+           size: Any = 4) -> bytes:
+    """The pickle of one tensor, whatever its numbers."""
+    put = lambda x: pickle.dumps(x, 2)[2:-1]
+    storage = b"(" + put("storage") + b"ctorch\n" + kind.encode() + b"\n" + put(key) + put("cpu") + put(size) + b"tQ"
+    return (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + put(offset) + put(shape) + put(strides) +
+            b"\x89ccollections\nOrderedDict\n)RtR.")
+
+
+def test_the_tensor_by_hand_is_one(tmp_path: Path) -> None:
+    same(checkpoint.load(archive(tmp_path / "a.pt", tensor(1, (3,)))), {"": np.zeros(3, "f4")})
+
+
+HOSTILE = {
+    "system": (pickle.dumps({"a": Call(os.system, "touch hacked")}, 2), "asks for posix.system"),
+    "eval": (pickle.dumps(Call(eval, "open('hacked', 'w')"), 4), "asks for builtins.eval"),
+    "getattr": (b"\x80\x04cbuiltins\ngetattr\n.", "asks for builtins.getattr"),
+    "dotted": (b"\x80\x04\x8c\x0ctorch._utils\x8c\x1e_rebuild_tensor_v2.__globals__\x93.",
+               "asks for torch._utils._rebuild"),
+    "own helper": (b"\x80\x02ctinyseq.checkpoint\nos.system\n.", "asks for tinyseq.checkpoint.os.system"),
+    "inst": (b"(S'touch hacked'\nios\nsystem\n.", "instruction"),
+    "obj": (b"\x80\x02(cos\nsystem\nX\x01\x00\x00\x00ao.", "asks for os.system"),
+    "newobj": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "instruction"),
+    "extension": (b"\x80\x02\x82\x01.", "instruction"),
+    "call of a list": (b"\x80\x02])R.", "not callable"),
+    "call of a string": (b"\x80\x02ctorch\nFloatStorage\n)R.", "not callable"),
+    "a bare function": (b"\x80\x02ccollections\nOrderedDict\n.", "holds function"),
+    "a bare storage": (tensor().replace(b"ctorch._utils\n_rebuild_tensor_v2\n(", b"").split(b"Q")[0] + b"Q.",
+                       "holds _Storage"),
+    "array state": (tensor()[:-1] + b"K\x01b.", None),
+    "tuple as key": (b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"K\x01s.", "key of a dict"),
+    "deep list": (b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".", "nested more than 64"),
+    "deep tuple": (b"\x80\x02)" + b"\x85" * 300_000 + b".", "nested more than 64"),
+    "laughs": (b"\x80\x02]q\x00" + b"".join(b"](" + b"h%c" % i * 50 + b"eq%c" % (i + 1) for i in range(40)) + b".",
+               None),
+    "itself": (b"\x80\x02]q\x00h\x00a.", None),
+    "a far memo": (b"\x80\x02Nr\xff\xff\xff\xff.", None),
+    "long string": (b"\x80\x02X\xff\xff\xff\x7fabc.", "truncated|EOF"),
+    "bytearray": (b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x00.", "instruction"),
+    "frame": (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN.", None),
+    "no end": (b"\x80\x02N", "EOF"),
+    "nothing": (b"", "EOF"),
+    "underflow": (b"\x80\x02a.", "IndexError"),
+    "too much": (b"\x80\x02" + b"N0" * 2**23 + b".", "expected at most"),
+    "long shape": (tensor(0, (5,)), "storage of 4"),
+    "far offset": (tensor(2**62, (1,)), "storage of 4"),
+    "negative offset": (tensor(-1, (1,)), "expected a tensor"),
+    "negative stride": (tensor(3, (4,), (-1,)), "expected a tensor"),
+    "wide stride": (tensor(0, (2, 2), (1, 3)), "storage of 4"),
+    "huge stride": (tensor(0, (2,), (2**70,)), "storage of 4"),
+    "huge shape": (tensor(0, (2**40,), (0,)), "storage of 4"),
+    "huge product": (tensor(0, (2**40, 2**40), (0, 0)), "storage of 4"),
+    "huge and empty": (tensor(0, (0, 2**62, 2**62), (1, 1, 1)), "a.pt: "),
+    "many axes": (tensor(0, (1,) * 100, (1,) * 100), "a.pt: "),
+    "float shape": (tensor(0, (1.5,)), "expected a tensor"),
+    "text shape": (tensor(0, "4", "1"), "expected a tensor"),
+    "axes": (tensor(0, (1, 1), (1,)), "expected a tensor"),
+    "lost storage": (tensor(key="1"), "data/1"),
+    "tuple key": (tensor(key=("0",)), "expected a storage"),
+    "outside": (tensor(key="../../x"), "KeyError"),
+    "wrong size": (tensor(size=8), "has 4 entries, expected 8"),
+    "wrong dtype": (tensor(kind="DoubleStorage"), "has 2 entries, expected 4"),
+    "no dtype": (tensor(kind="QInt8Storage"), "asks for torch.QInt8Storage"),
+    "tensor as storage": (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + tensor(0, (100,), (0,))[2:-1] +
+                          pickle.dumps((0, (100,), (1,)), 2)[2:-1] + b"R.", "a.pt: "),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pickles_are_errors_and_nothing_else(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program, says = HOSTILE[name]
+    path = archive(tmp_path / "a.pt", program)
+    tracemalloc.start()
+    try:
+        if says is None:
+            checkpoint.load(path)
+        else:
+            with pytest.raises(CheckpointError, match=says) as error:
+                checkpoint.load(path)
+            assert str(error.value).startswith(str(path)) and len(str(error.value)) < 1500
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("says, program, members, compression", [
+    ("little-endian", tensor(), {"byteorder": b"big"}, zipfile.ZIP_STORED),
+    ("stored or deflated", tensor(), {}, zipfile.ZIP_LZMA),
+    ("neither 0 nor 1", tensor(kind="BoolStorage", size=2), {"data/0": b"\1\2"}, zipfile.ZIP_STORED)])
+def test_hostile_archives_are_errors(says: str, program: bytes, members: Any, compression: int, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        checkpoint.load(archive(tmp_path / "a.pt", program, members, compression=compression))
+
+
+def test_a_zip_bomb_is_named_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.pt", tensor(), {"data/0": bytes(2**20)}, compression=zipfile.ZIP_DEFLATED)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", 2**20), struct.pack("<I", 2**29)))
+    with pytest.raises(CheckpointError, match="zip bomb"):
+        checkpoint.load(path)
+
+
+def test_a_changed_byte_of_an_archive_is_found(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.pt", tensor(), {"data/0": b"0123456789abcdef"})
+    path.write_bytes(path.read_bytes().replace(b"789", b"780"))
+    with pytest.raises(CheckpointError, match=r"x/data/0: .* checksum"):
+        checkpoint.load(path)
+
+
+def test_a_lying_member_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.npy", bytes(2**25))
+    raw = path.read_bytes().replace(struct.pack("<I", 2**25), struct.pack("<I", 100))
+    path.write_bytes(raw)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=r"a.npz: a.npy: "):
+            checkpoint.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def npy(header: str, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
+
+
+@pytest.mark.parametrize("member", [
+    npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,)}"),
+    npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", bytes(8)),
+    npy("{'descr': '|O', 'fortran_order': False, 'shape': ()}", pickle.dumps(Call(os.system, "touch hacked"))),
+    npy("{'descr': '<f4', 'fortran_order': False, 'shape': __import__('os').system('touch hacked')}"),
+    npy("{'descr': '<U2', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+    npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", bytes(4)),
+    npy("{'descr': '|b1', 'fortran_order': False, 'shape': (1,)}", b"\x07"),
+    npy("{" * 5000), npy("(" * 5000), b"\x93NUMPY\x01\x00\xff\xff", b"\x93NUMPY\x09\x00\x00\x00", b"", b"PK"])
+def test_hostile_npz_files_are_errors(member: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("a.npz", "w") as file:
+        file.writestr("a.npy", member)
+    with pytest.raises(CheckpointError, match=r"a.npz: a.npy: "):
+        checkpoint.load("a.npz")
+    assert os.listdir() == ["a.npz"]
+
+
+@pytest.mark.parametrize("header, data, length", [
+    (b"", b"", None), (b"{}", b"", 2**63), (b"{}", b"", 3), (b"{}", b"", 10**8), (b"{]", b"", None), (b"[]", b"", None),
+    (b'{"a":' * 10**4, b"", None), ({"a": entry(0, 8, [1])}, bytes(8), None), ({"a": entry(0, 8, [2])}, bytes(4), None),
+    ({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12), None), ({"a": entry(4, 8, [1])}, bytes(8), None),
+    ({"a": entry(0, 8, [2])}, bytes(12), None), ({"a": entry(0, 4, [1], "F33")}, bytes(4), None),
+    ({"a": entry(0, 0, [0, 2**40, 2**40])}, b"", None), ({"a": entry(0, 4, [1] * 100)}, bytes(4), None),
+    ({"a": entry(0, 4, [2**62, 2**62])}, bytes(4), None), ({"a": entry(0, 4, [-1])}, bytes(4), None),
+    ({"a": entry(0, 1, [1], "F8_E4M3")}, b"1", None), ({"a": entry(0, 1, [1], "BOOL")}, b"\x02", None),
+    ({"__metadata__": {"tinyseq": "[" * 10**5}}, b"", None), ({"__metadata__": {"tinyseq": "5"}}, b"", None),
+    ({"__metadata__": {"tinyseq": '{"a/b": 1, "a": 2, "a/c": 3}'}}, b"", None),
+    ({"__metadata__": {"tinyseq": json.dumps({"a/" * 10**5: 1})}}, b"", None)])
+def test_hostile_safetensors_are_errors(header: Any, data: bytes, length: int | None, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"x.safetensors: "):
+        checkpoint.load(write(tmp_path / "x.safetensors", header, data, length))
+
+
+def real_files() -> list[tuple[str, bytes]]:
+    state = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": {"c": np.ones(3, np.int8), "d": "text"}, "n": 3}
+    files = [(name, (DATA / name).read_bytes()) for name in ("tensors.pt", "training.pt", "protocol4.pt")]
+    for save in (np.savez, np.savez_compressed):
+        file = io.BytesIO()
+        save(file, a=state["a"], b=np.ones((2, 2), bool))
+        files.append(("a.npz", file.getvalue()))
+    path = Path("a.safetensors")
+    checkpoint.save(path, state)
+    files.append((path.name, path.read_bytes()))
+    path.unlink()
+    return files
+
+
+@given(st.data())
+def test_mutated_files_load_or_are_errors(folder: Path, data: st.DataObject) -> None:
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        FILES[:] = FILES or real_files()
+    finally:
+        os.chdir(here)
+    name, raw = data.draw(st.sampled_from(FILES))
+    changed = bytearray(raw)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(changed)))
+        new = data.draw(st.one_of(st.binary(max_size=1), st.sampled_from([b"\xff" * 4, b"\xff" * 8, bytes(8)])))
+        changed[at:at + data.draw(st.sampled_from([len(new), len(new), 0, 40]))] = new
+    del changed[data.draw(st.one_of(st.just(len(changed)), st.integers(0, len(changed)))):]
+    path = folder / f"mutated-{name}"
+    path.write_bytes(changed)
+    tracemalloc.start()
+    try:
+        touch(checkpoint.load(path))
+    except CheckpointError as error:
+        assert str(path) in str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 2**23
+
+
+FILES: list[tuple[str, bytes]] = []
+
+
+def mutated_pickle(raw: bytes, data: st.DataObject) -> bytes:
+    changed = bytearray(raw)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        changed[at] = data.draw(st.one_of(st.integers(0, 255), st.sampled_from(b"RQ.astub}](\x85\x86h0")))
+    return bytes(changed)
+
+
+@given(st.data())
+def test_mutated_pickles_load_or_are_errors(folder: Path, data: st.DataObject) -> None:
+    with zipfile.ZipFile(DATA / data.draw(st.sampled_from(["tensors.pt", "training.pt", "protocol4.pt"]))) as file:
+        members = {name.split("/", 1)[1]: file.read(name) for name in file.namelist()}
+    program = mutated_pickle(members.pop("data.pkl"), data)
+    with suppress(CheckpointError):
+        touch(checkpoint.load(archive(folder / "p.pt", program, members)))
+
+
+def touch(value: Any) -> None:
+    """Read every entry: a view beyond its memory would crash."""
+    if isinstance(value, np.ndarray):
+        value.sum(dtype="float64" if value.dtype.kind != "b" else None)
+    elif isinstance(value, dict) and len(repr(value)) < 10**6:
+        for x in value.values():
+            touch(x)
+
+
+# --- a save is whole or did not happen
+KILL = {
+    "half written": "safetensors.numpy.save_file = lambda x, path, _: (open(path, 'wb').write(b'half'), die())",
+    "before it is flushed": "os.fsync = die", "before it is renamed": "os.replace = die",
+    "some time": "threading.Timer(0.02, die).start()"}
+
+
+@pytest.mark.parametrize("when", KILL)
+def test_a_killed_save_leaves_the_old_file_whole(when: str, tmp_path: Path) -> None:
+    program = f"""if True:
+        import os, signal, sys, threading, numpy as np, safetensors.numpy
+        from tinyseq import checkpoint
+        die = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        save = lambda i: checkpoint.save(sys.argv[1], {{"step": i, "x": np.full(1_000_000, i, np.int32)}})
+        save(0)
+        {KILL[when]}
+        for i in range(1, 100000):
+            save(i)
+        """
+    path = tmp_path / "a.safetensors"
+    assert subprocess.run([sys.executable, "-c", program, path]).returncode == -signal.SIGKILL
+    state = checkpoint.load(path)
+    assert (state["x"] == state["step"]).all() and (state["step"] == 0 or when == "some time")
+    assert len(list(tmp_path.iterdir())) == 2 or when == "some time"    # the file, and the broken one beside it
+
+
+def test_a_file_may_be_saved_over_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, {"x": np.arange(10**5)})
+    old = checkpoint.load(path)["x"]
+    checkpoint.save(path, {"x": np.zeros(3)})
+    assert (old == np.arange(10**5)).all() and checkpoint.load(path)["x"].shape == (3,)
+
+
+# --- training goes on
+def train(model: Any, optimizer: Any, steps: int) -> None:
+    x = ts.asarray(np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 4, 2))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x + 0.1 * ts.random.normal(x.shape)) ** 2).mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("make", [lambda p: optim.AdamW(p, lr=0.1), lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
+                                  lambda p: optim.SGD(p)])
+def test_a_resumed_training_equals_the_uninterrupted_one(make: Callable[[Any], Any], tmp_path: Path) -> None:
+    def start(seed: int) -> Any:
+        ts.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(2, 5), nn.Dropout(0.5), nn.Linear(5, 1))
+        return model, make(model.parameters())
+
+    model, optimizer = start(2**64 - 1)
+    train(model, optimizer, 3)
+    path = tmp_path / "run.safetensors"
+    checkpoint.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                           "random": ts.random.get_state(), "step": 3})
+    train(model, optimizer, 3)
+
+    twin, other = start(7)
+    state = checkpoint.load(path)
+    twin.load_state_dict(state["model"])
+    other.load_state_dict(state["optimizer"])
+    ts.random.set_state(state["random"])
+    assert state["step"] == 3
+    train(twin, other, 3)
+    for k, v in model.state_dict().items():
+        same(twin.state_dict()[k].numpy(), v.numpy())
+    for k, v in optimizer.state_dict().items():
+        same(np.asarray(other.state_dict()[k]), np.asarray(v))
+
+
+# --- into modules
+def test_loading_holds_one_tensor_more_than_the_model(tmp_path: Path) -> None:
+    model, path = nn.Sequential(*(nn.Linear(500, 500) for _ in range(20))), tmp_path / "a.safetensors"
+    model.save(path)
+    tracemalloc.start()
+    try:
+        model.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 500 * 500 * 4 * 1.15   # the new arrays
+        tracemalloc.clear_traces()
+        model.save(path)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+def test_numbers_are_converted_but_integers_are_not_rounded(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 1)
+    for dtype in ("float16", "float64", "int8"):
+        layer.load_state_dict({"weight": np.ones((1, 2), dtype), "bias": np.zeros(1, dtype)})
+        assert layer.weight.dtype == "float32" and (layer.weight.detach().numpy() == 1).all()
+    layer.count = ts.tensor([1])
+    with pytest.raises(ValueError, match=r"wrong dtypes: count: float64 given, int64 here"):
+        layer.load_state_dict({"weight": np.ones((1, 2)), "bias": np.zeros(1), "count": np.array([1.5])})
+    layer.load_state_dict({"weight": np.asfortranarray(np.ones((2, 1))).T, "bias": np.zeros(1), "count": np.array([2])})
+    assert layer.weight.data.flags.c_contiguous
+
+
+# --- names
+def test_rename_is_data() -> None:
+    x = np.arange(6).reshape(2, 3)
+    state = {f"h.{i}.{k}.weight": x + i for i in range(2) for k in "qkv"} | {
+        "h.0.c.weight": x, "h.0.c.bias": x[0], "h.0.mask": x, "wte": x}
+    got = checkpoint.rename(state, {
+        ("h.{}.q.{}", "h.{}.k.{}", "h.{}.v.{}"): "layers.{}.in_proj_{}", "h.{}.c.{}.T": "layers.{}.out.{}",
+        "h.{}.mask": None})
+    same(got, {"wte": x, "layers.0.in_proj_weight": np.concatenate([x, x, x]), "layers.0.out.weight": x.T,
+               "layers.1.in_proj_weight": np.concatenate([x, x, x]) + 1, "layers.0.out.bias": x[0]})
+    swapped = checkpoint.rename({"a": x, "b": x + 1}, {"a": "b", "b": "a"})
+    same(swapped, {"b": x, "a": x + 1})
+    for wrong, says in [({("wte", "wpe"): "e"}, "wte is there without wpe"), ({"wte": "h.0.mask"}, "two .* h.0.mask")]:
+        with pytest.raises(CheckpointError, match=says):
+            checkpoint.rename(state, wrong)
+    with pytest.raises(CheckpointError, match="two tensors come to the name q"):
+        checkpoint.rename(state, {"h.{}.q.weight": "q"})
+
+
+# --- against PyTorch
+@pytest.mark.reference
+@given(st.data())
+def test_whatever_torch_saves_is_read(folder: Path, data: st.DataObject) -> None:
+    torch = pytest.importorskip("torch")
+    kinds = "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64".split()
+    bases = [torch.arange(24).to(getattr(torch, data.draw(st.sampled_from(kinds)))) for _ in range(3)]
+    state: dict[str, Any] = {}
+    for i in range(data.draw(st.integers(0, 5))):
+        x = data.draw(st.sampled_from(bases)).reshape(data.draw(st.sampled_from([(24,), (4, 6), (2, 3, 4)])))
+        how = data.draw(st.sampled_from(["whole", "part", "turned", "steps", "wide", "trained"]))
+        x = {"whole": x, "part": x[1:], "turned": x.transpose(0, -1), "steps": x[..., 1::2],
+             "wide": x[None].expand(3, *x.shape), "trained": torch.nn.Parameter(x, requires_grad=False)}[how]
+        state[f"{how}.{i}"] = x
+    protocol = data.draw(st.sampled_from([2, 3, 4]))
+    torch.save({"model": state, "step": 3, "rest": [None, (1, -2.5), "é", {7: True}]}, folder / "t.pth",
+               pickle_protocol=protocol)
+    read = checkpoint.load(folder / "t.pth")
+    assert read["step"] == 3 and read["rest"] == [None, (1, -2.5), "é", {7: True}]
+    assert list(read["model"]) == list(state)
+    for k, v in state.items():
+        same(np.ascontiguousarray(read["model"][k]).reshape(v.shape), (
+            v.float() if v.dtype == torch.bfloat16 else v).detach().contiguous().numpy())
+
+
+@pytest.mark.reference
+def test_torchs_bfloat16_safetensors_are_read(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as torch_save
+
+    x = torch.randn(3, 5)
+    torch_save({"x": x.bfloat16(), "h": x.half()}, tmp_path / "a.safetensors", metadata={"format": "pt"})
+    read = checkpoint.load(tmp_path / "a.safetensors")
+    same(read, {"x": x.bfloat16().float().numpy(), "h": x.half().numpy()})
