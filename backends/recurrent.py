@@ -165,8 +165,7 @@ class RecurrentKernels:
             for t in range(k - 1, -1, -1):
                 retreat(gradient, g_steps[t], f[t], kept[t], dz[t])
                 if before:
-                    d_rh = self._masked(w_back_n @ dz[t, 2], mask)
-                    self._gru_before_unreset(gradient, d_rh, f[t], kept[t], dz[t])
+                    self._gru_before_unreset(gradient, self._masked(w_back_n @ dz[t, 2], mask), f[t], kept[t], dz[t])
                 d = dz[t].reshape(-1, n)[first:first + w_back.shape[1]]
                 xp.matmul(w_back, d, out=gradient[0])
                 if mask is not None:

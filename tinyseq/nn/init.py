@@ -98,8 +98,7 @@ def recurrent_(module: M) -> M:
     own = dict(module.named_parameters())
     names = [name.rsplit("weight_hh", 1) for name in own if name.rpartition(".")[2].startswith("weight_hh")]
     if not names:
-        raise ValueError(f"init.recurrent_: {type(module).__name__} holds no recurrent weights weight_ih..., "
-                         f"weight_hh..., only {', '.join(own) or 'nothing'}")
+        raise ValueError(f"init.recurrent_: {type(module).__name__} holds no weight_hh..., only {list(own)}")
     for prefix, suffix in names:
         hidden = own[f"{prefix}weight_hh{suffix}"].shape[1]
         for key, draw in (("weight_ih", xavier_uniform_), ("weight_hh", orthogonal_)):

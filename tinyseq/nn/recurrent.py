@@ -19,6 +19,7 @@ from tinyseq.nn import init
 from tinyseq.nn.module import Module, Parameter
 from tinyseq.tensor import Like, Tensor, namespace
 
+KEYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 KINDS = {"tanh": "rnn_tanh", "relu": "rnn_relu", "after": "gru", "before": "gru_before"}  # by the option that says so
 
 
@@ -32,15 +33,13 @@ def _kind(module: Module, option: str, value: str, *choices: str) -> str:
 def _add_weights(module: Module, kind: str, inputs: int, hidden: int, bias: bool, dtype: Any, suffix: str = "") -> None:
     """Give a layer or cell the parameters of one cell: PyTorch's names, shapes and distribution."""
     bound, rows = 1 / math.sqrt(hidden), functional.GATES[kind] * hidden
-    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, inputs), "weight_hh": (rows, hidden)}
-    shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {}
-    for key, shape in shapes.items():
+    shapes = (rows, inputs), (rows, hidden), (rows,), (rows,)
+    for key, shape in zip(KEYS, shapes[: 4 if bias else 2], strict=False):
         setattr(module, key + suffix, init.uniform_(Parameter(ops.zeros(shape, dtype)), -bound, bound))
 
 
 def _weights(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
-    keys = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    w_ih, w_hh, b_ih, b_hh = (getattr(module, key + suffix, None) for key in keys)
+    w_ih, w_hh, b_ih, b_hh = (getattr(module, key + suffix, None) for key in KEYS)
     return w_ih, w_hh, b_ih, b_hh
 
 
@@ -119,19 +118,16 @@ class _Fused(_Recurrent):
         super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
         self.recurrent_dropout = recurrent_dropout
         self.sizes = (hidden_size,) * (2 if self.kind == "lstm" else 1)
-        for k in range(num_layers * self.directions):
+        self._suffixes = [f"_l{k}{way}" for k in range(num_layers) for way in ("", "_reverse")[: self.directions]]
+        for k, suffix in enumerate(self._suffixes):
             width = input_size if k < self.directions else hidden_size * self.directions
-            _add_weights(self, self.kind, width, hidden_size, bias, dtype, self._suffix(k))
-
-    def _suffix(self, k: int) -> str:
-        return f"_l{k // self.directions}" + "_reverse" * (k % self.directions)
+            _add_weights(self, self.kind, width, hidden_size, bias, dtype, suffix)
 
     def _scan(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
-        mask = None
-        if self.training and self.recurrent_dropout:
-            mask = functional.dropout(ops.ones_like(start[0]), self.recurrent_dropout)
+        dropping = self.training and self.recurrent_dropout
+        mask = functional.dropout(ops.ones_like(start[0]), self.recurrent_dropout) if dropping else None
         c = start[1] if len(start) == 2 else None
-        weights, reverse = _weights(self, self._suffix(k)), bool(k % self.directions)
+        weights, reverse = _weights(self, self._suffixes[k]), bool(k % self.directions)
         y, *final = functional.scan(self.kind, x, start[0], c, *weights, lengths, reverse, mask)
         return y, tuple(final)
 
@@ -141,8 +137,8 @@ class Scan(_Recurrent):
 
     `cell(I, H)` makes the module of one layer and direction: a class, or a function that fills in its other arguments.
     The module itself is called step by step, `cell(x_t (B, I), state) -> state`. A state is a Tensor (B, H), or, where
-    the module says `state_size = (H, ...)`, a tuple of Tensors (B, H), ..., whose first is the output; a state_size
-    that is a number is the width of the one Tensor. `docs/your-own-cell.md` shows three cells.
+    the module says `state_size = (H, ...)`, a tuple of Tensors (B, H), ..., whose first is the output; of one size, it
+    is the width of the one Tensor. `docs/your-own-cell.md` shows three cells.
 
     x (B, T, I), `state` of Tensors (layers x directions, B, H), or None for zeros, `lengths` (B,) or None ->
     y (B, T, directions x H) and the final state.
@@ -159,16 +155,15 @@ class Scan(_Recurrent):
             size = getattr(self.cells[0], "state_size", hidden_size)
             self.sizes = size if isinstance(size, tuple) else (size,)
             input_size = self.sizes[0] * self.directions
-        self.single = not isinstance(size, tuple)
 
     def _scan(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         cell = self.cells[k]
-        step = (lambda x, state: (cell(x, *state),)) if self.single else cell
+        step = (lambda x, state: (cell(x, *state),)) if len(self.sizes) == 1 else cell
         return functional.unroll(step, x, start, lengths, bool(k % self.directions))
 
     def forward(self, x: Tensor, state: Any = None, lengths: Like = None) -> tuple[Tensor, Any]:
         y, final = self._run(x, (state,) if isinstance(state, Tensor) else state, lengths)
-        return y, final[0] if self.single else final
+        return y, final[0] if len(final) == 1 else final
 
 
 class RNN(_Fused):
@@ -234,11 +229,12 @@ class _Cell(Module):
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = np.float32) -> None:
         self.input_size, self.hidden_size = input_size, hidden_size
+        self.state_size = (hidden_size,) * (2 if self.kind == "lstm" else 1)
         _add_weights(self, self.kind, input_size, hidden_size, bias, dtype)
 
     def _start(self, x: Tensor, *given: Tensor | None) -> list[Tensor]:
         """The state before the step, each tensor (B, H)."""
-        shapes = [(*x.shape[:1], self.hidden_size)] * (2 if self.kind == "lstm" else 1)
+        shapes = [(*x.shape[:1], size) for size in self.state_size]
         if x.ndim != 2 or [s.shape for s in given if s is not None] not in ([], shapes):
             raise ValueError(f"{type(self).__name__}: expected x (batch, {self.input_size}) and a state of shapes "
                              f"{shapes}, got x {x.shape} and {[None if s is None else s.shape for s in given]}")
@@ -258,8 +254,7 @@ class RNNCell(_Cell):
         super().__init__(input_size, hidden_size, bias, dtype)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
-        (h,) = self._start(x, h)
-        return functional.rnn_cell(x, h, *_weights(self), nonlinearity=self.nonlinearity)
+        return functional.rnn_cell(x, self._start(x, h)[0], *_weights(self), nonlinearity=self.nonlinearity)
 
 
 class GRUCell(_Cell):
@@ -272,16 +267,11 @@ class GRUCell(_Cell):
         super().__init__(input_size, hidden_size, bias, dtype)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
-        (h,) = self._start(x, h)
-        return functional.gru_cell(x, h, *_weights(self), reset=self.reset)
+        return functional.gru_cell(x, self._start(x, h)[0], *_weights(self), reset=self.reset)
 
 
 class LSTMCell(_Cell):
     """One step of LSTM: x (B, I), the state (h, c), both (B, H), or None for zeros -> the next (h, c)."""
-
-    @property
-    def state_size(self) -> tuple[int, int]:
-        return self.hidden_size, self.hidden_size
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         h, c = self._start(x, *((None, None) if state is None else state))
