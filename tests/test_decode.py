@@ -1,14 +1,15 @@
-"""Greedy decoding is the argmax of teacher forcing, row by row, whatever stands beside or behind a row."""
+"""Decoding gives what enumerating, teacher forcing and the model's probabilities say, whatever stands beside a row."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyseq as ts
 from tinyseq import nn
-from tinyseq.decode import Hypothesis, greedy, take_rows
+from tinyseq.decode import Hypothesis, beam, greedy, sample, score, stream, take_rows
 from tinyseq.nn import init
 
 START, END, TOKENS = 0, 1, 6
@@ -55,19 +56,6 @@ def test_greedy_is_the_argmax_of_teacher_forcing_and_stops_at_the_end(size: Any,
 
 
 @given(sizes, seeds)
-def test_neighbours_order_and_padding_do_not_matter(size: Any, seed: int) -> None:
-    batch, steps, max_length = size
-    model, source, lengths = model_and_sources(seed, batch, steps)
-    found = decode(model, source, lengths, max_length)
-    order = np.random.default_rng(seed).permutation(batch)
-    same(decode(model, source[order], lengths[order], max_length), [found[i] for i in order], steps)
-    padded = np.concatenate([np.where(np.arange(steps) < lengths[:, None], source, 7), np.full((batch, 2), 8)], 1)
-    same(decode(model, padded, lengths, max_length), found, steps)
-    for i in range(batch):
-        same(decode(model, source[i : i + 1], lengths[i : i + 1], max_length), [found[i]], steps)
-
-
-@given(sizes, seeds)
 def test_alignments_are_shares_of_what_is_real(size: Any, seed: int) -> None:
     batch, steps, max_length = size
     model, source, lengths = model_and_sources(seed, batch, steps)
@@ -80,28 +68,331 @@ def test_alignments_are_shares_of_what_is_real(size: Any, seed: int) -> None:
         assert (found.alignment >= 0).all() and not found.alignment[:, length:].any()
 
 
+# --- laws of every way to decode, on decoders small enough to enumerate -------------------------------------------
+
+
+class ToyState(NamedTuple):
+    """Nested, with nothing and a number in it, as a state may be."""
+
+    layers: tuple[tuple[ts.Tensor, None], ts.Tensor]
+    position: int
+
+
+class Toy(nn.Module):
+    """h_t = tanh(W h_{t-1} + E y_{t-1} + source + position / 4), logits = O h_t, all in float64; no attention."""
+
+    def __init__(self, seed: int, tokens: int, width: int = 3) -> None:
+        ts.manual_seed(seed)
+        self.embedding, self.w, self.out = nn.Embedding(tokens, width), nn.Linear(width, width), nn.Linear(width, tokens)
+        self.to(ts.float64)
+        self.out.weight.data = 5 * self.out.weight.detach()
+
+    def start(self, sources: Any) -> ToyState:
+        x = ts.tensor(sources, dtype=ts.float64)
+        return ToyState(((x, None), ts.zeros_like(x)), 0)
+
+    def step(self, tokens: Any, state: ToyState) -> tuple[ts.Tensor, ToyState]:
+        (source, _), h = state.layers
+        h = ts.tanh(self.w(h) + self.embedding(tokens) + source + state.position / 4)
+        return self.out(h), ToyState(((source, None), h), state.position + 1)
+
+    def forward(self, tokens: Any, state: ToyState) -> ts.Tensor:
+        logits = []
+        for t in range(tokens.shape[1]):
+            now, state = self.step(tokens[:, t], state)
+            logits.append(now)
+        return ts.stack(logits, 1)
+
+
+def toy(seed: int, tokens: int, batch: int) -> tuple[Toy, ToyState]:
+    decoder = Toy(seed, tokens)
+    return decoder, decoder.start(np.random.default_rng(seed).normal(0, 1, (batch, 3)))
+
+
+def rank(hypothesis: tuple[list[int], float], max_length: int, penalty: float) -> float:
+    """Wu et al. 2016, equation 14: a sequence that was cut has no end."""
+    tokens, total = hypothesis
+    return total / ((5 + min(len(tokens) + 1, max_length)) / 6) ** penalty
+
+
+@ts.no_grad()
+def sequences(decoder: Any, state: Any, max_length: int, min_length: int = 0, width: int | None = None) -> Any:
+    """(tokens, score) of every sequence for a state of one row; with a width of those that a beam comes across, which
+    goes on to the end whatever it has found."""
+    found: list[tuple[list[int], float]] = []
+    live: list[tuple[list[int], float, Any, int]] = [([], 0.0, state, START)]
+    for t in range(1, max_length + 1):
+        wider = []
+        for tokens, total, before, last in live:
+            logits, after = decoder.step(np.array([last]), before)
+            for token, log in enumerate(ts.functional.log_softmax(logits).numpy()[0]):
+                if token != END or t > min_length:
+                    wider.append(([*tokens, token], total + log, after, token))
+        wider = sorted(wider, key=lambda x: -x[1])[:width]
+        found += [(tokens[: -1 if token == END else None], total) for tokens, total, _, token in wider
+                  if token == END or t == max_length]
+        live = [x for x in wider if x[3] != END]
+    return found
+
+
+beams = st.tuples(st.integers(2, 4), st.integers(1, 4), st.sampled_from([0.0, 0.6, 1.0, 3.0, -0.5]), st.integers(0, 4))
+
+
+def check_beam(seed: int, choice: Any, batch: int, n_best: int, width: int, searched: int | None) -> None:
+    tokens, max_length, penalty, min_length = choice
+    min_length = min(min_length, max_length)
+    decoder, state = toy(seed, tokens, batch)
+    found = beam(decoder, state, START, END, max_length, width, n_best=n_best, length_penalty=penalty,
+                 min_length=min_length)
+    assert len(found) == batch
+    for i, row in enumerate(found):
+        expected = sequences(decoder, take_rows(state, np.array([i])), max_length, min_length, searched)
+        expected.sort(key=lambda x: -rank(x, max_length, penalty))
+        assert [h.tokens for h in row] == [tokens for tokens, _ in expected[:n_best]]
+        np.testing.assert_allclose([h.score for h in row], [total for _, total in expected[:n_best]], atol=1e-12)
+        assert all(h.alignment is None and len(h.tokens) >= min_length for h in row)
+
+
+@given(seeds, beams, st.integers(1, 3), st.integers(1, 6))
+def test_a_wide_beam_is_exhaustive_search(seed: int, choice: Any, batch: int, n_best: int) -> None:
+    check_beam(seed, choice, batch, n_best, 300, None)
+
+
+@given(seeds, beams, st.integers(1, 3), st.integers(1, 4), st.integers(0, 3))
+def test_stopping_early_changes_nothing(seed: int, choice: Any, batch: int, width: int, fewer: int) -> None:
+    check_beam(seed, choice, batch, max(1, width - fewer), width, width)
+
+
+@given(seeds, beams)
+def test_a_beam_of_width_1_is_greedy(seed: int, choice: Any) -> None:
+    tokens, max_length, penalty, _ = choice
+    decoder, state = toy(seed, tokens, 4)
+    narrow = beam(decoder, state, START, END, max_length, 1, length_penalty=penalty)
+    for (a,), b in zip(narrow, greedy(decoder, state, START, END, max_length), strict=True):
+        assert a.tokens == b.tokens
+        np.testing.assert_allclose(a.score, b.score, atol=1e-12)
+
+
+def every_way(model: Any, state: Any, max_length: int, rows: Any) -> list[Hypothesis]:
+    """What each way to decode finds, row after row; `rows` are the rows' names."""
+    found = beam(model.decoder, state, START, END, max_length, 3, n_best=2, length_penalty=0.7)
+    found.append(greedy(model.decoder, state, START, END, max_length))
+    found.append(sample(model.decoder, state, START, END, max_length, 0.9, top_p=0.95, seed=[int(r) for r in rows]))
+    return [h for n in range(len(rows)) for h in (*found[n], found[-2][n], found[-1][n])]
+
+
+@given(sizes, seeds)
+def test_neighbours_batch_size_and_padding_do_not_matter(size: Any, seed: int) -> None:
+    batch, steps, max_length = size
+    model, source, lengths = model_and_sources(seed, batch, steps)
+    rows = np.arange(batch)
+    found = every_way(model, model.encode(source, lengths), max_length, rows)
+    each = len(found) // batch
+    order = np.random.default_rng(seed).permutation(batch)
+    got = every_way(model, model.encode(source[order], lengths[order]), max_length, order)
+    same(got, [found[each * i + j] for i in order for j in range(each)], steps)
+    padded = np.concatenate([np.where(np.arange(steps) < lengths[:, None], source, 7), np.full((batch, 2), 8)], 1)
+    same(every_way(model, model.encode(padded, lengths), max_length, rows), found, steps)
+    for i in range(batch):
+        alone = every_way(model, model.encode(source[i : i + 1], lengths[i : i + 1]), max_length, [i])
+        same(alone, found[each * i : each * (i + 1)], steps)
+
+
+@given(sizes, seeds)
+def test_a_hypothesis_has_the_score_and_the_alignment_of_its_tokens(size: Any, seed: int) -> None:
+    batch, steps, max_length = size
+    model, source, lengths = model_and_sources(seed, batch, steps)
+    state = model.encode(source, lengths)
+    found = every_way(model, state, max_length, np.arange(batch))
+    each = len(found) // batch
+    pieces = [h.tokens + [END] * (len(h.tokens) < max_length) for h in found]
+    target = np.full((len(found), max_length + 2), -1)    # what stands in the padding is nobody's business
+    for row, piece in zip(target, pieces, strict=True):
+        row[: len(piece)] = piece
+    sizes = np.array([len(piece) for piece in pieces])
+    state = take_rows(state, np.repeat(np.arange(batch), each))
+    given = score(model.decoder, state, START, target, sizes, align=True)
+    np.testing.assert_allclose(given.total.detach().numpy(), [h.score for h in found], atol=1e-10)
+    logs = given.tokens.detach().numpy()
+    np.testing.assert_allclose(logs.sum(1), given.total.detach().numpy(), atol=1e-12)
+    assert not logs[np.arange(max_length + 2) >= sizes[:, None]].any()
+    assert given.alignment is not None
+    for h, weights in zip(found, given.alignment.detach().numpy(), strict=True):
+        if h.tokens:
+            assert h.alignment is not None
+            np.testing.assert_allclose(weights[: len(h.tokens)], h.alignment, atol=1e-10)
+
+
+def test_scores_are_differentiable_and_need_no_alignment() -> None:
+    decoder, state = toy(3, 4, 2)
+    target, lengths = np.array([[2, 3, END], [2, 0, 0]]), np.array([3, 1])
+    found = score(decoder, state, START, target, lengths)
+    logits = decoder(np.array([[START, 2, 3], [START, 2, 0]]), state)
+    expected = ts.functional.cross_entropy(logits, np.where(np.arange(3) < lengths[:, None], target, -100),
+                                           reduction="sum")
+    np.testing.assert_allclose(found.total.sum().item(), -expected.item())
+    assert found.alignment is None and score(decoder, state, START, target, align=True).alignment is None
+    found.total.sum().backward()
+    assert decoder.w.weight.grad is not None and np.abs(decoder.w.weight.grad.numpy()).max() > 0
+    assert score(decoder, state, START, target, [0, 0]).total.detach().numpy().tolist() == [0, 0]
+
+
+# --- sampling -----------------------------------------------------------------------------------------------------
+
+
+class Table(NamedTuple):
+    logits: ts.Tensor
+
+
+class Draws:
+    """The next token does not depend on those before it: logits stand in the state."""
+
+    def step(self, tokens: Any, state: Table) -> Any:
+        return state.logits, state
+
+
+def kept(p: Any, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0) -> Any:
+    """What may be drawn, defined once more: one token after the other, from the most probable down."""
+    order, chosen = sorted(range(len(p)), key=lambda i: -p[i])[:top_k], []
+    for i in order:
+        if p[chosen].sum() < top_p * p[order].sum():
+            chosen.append(i)
+    cut = np.array([p[i] if i in chosen and p[i] >= min_p * p.max() else 0.0 for i in range(len(p))])
+    return cut / cut.sum()
+
+
+def chi_square(counts: Any, p: Any) -> None:
+    """Counts agree with probabilities: what has none does not occur, the rest within what one in 10,000 exceeds."""
+    expected, freedom = counts.sum() * p[p > 0], (p > 0).sum() - 1
+    assert not counts[p == 0].any()
+    statistic = ((counts[p > 0] - expected) ** 2 / expected).sum()
+    spread = 2 / 9 / max(freedom, 1)
+    bound = freedom * (1 - spread + 3.72 * spread**0.5) ** 3    # Wilson & Hilferty 1931
+    assert statistic <= bound, (statistic, bound)
+
+
+CHOICES: list[dict[str, Any]] = [
+    {}, {"temperature": 0.5}, {"temperature": 2.0}, {"top_k": 3}, {"top_k": 1}, {"top_p": 0.7}, {"top_p": 0.01},
+    {"min_p": 0.3}, {"min_p": 1.0}, {"top_k": 5, "top_p": 0.8}, {"temperature": 1.5, "top_k": 6, "top_p": 0.9,
+    "min_p": 0.2}, {"top_k": 99, "top_p": 0.999}]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_frequencies_agree_with_the_model(choice: dict[str, Any]) -> None:
+    logits, n = np.array([0.3, -9.0, 1.2, 0.7, 2.1, -0.4, 1.6]), 5000
+    found = sample(Draws(), Table(ts.tensor(np.tile(logits, (n, 1)))), START, -1, 2, **choice, seed=11)
+    p = np.exp(logits / choice.get("temperature", 1.0))
+    p = kept(p / p.sum(), **{name: value for name, value in choice.items() if name != "temperature"})
+    first, second = np.array([h.tokens for h in found]).T
+    chi_square(np.bincount(first, minlength=7), p)
+    chi_square(np.bincount(second, minlength=7), p)
+    chi_square(np.bincount(7 * first + second, minlength=49), np.outer(p, p).ravel())
+    logs = logits - np.log(np.exp(logits).sum())    # of the model as it is, whatever was cut off
+    np.testing.assert_allclose([h.score for h in found], logs[first] + logs[second])
+
+
+def test_what_is_drawn_depends_on_the_seed_alone() -> None:
+    def draws(rows: int, **options: Any) -> list[list[int]]:
+        state = Table(ts.tensor(np.zeros((rows, 50))))
+        return [h.tokens for h in sample(Draws(), state, START, -1, 6, **options)]
+
+    assert draws(5, seed=7) == draws(5, seed=7) != draws(5, seed=8)
+    assert draws(9, seed=7)[:5] == draws(5, seed=7)
+    assert len({tuple(tokens) for tokens in draws(100, seed=7)}) == 100
+    assert draws(3, seed=[4, 2**64 - 1, 4])[1:] == draws(2, seed=[2**64 - 1, 4])
+    assert draws(3, seed=[4, 5, 4])[0] == draws(3, seed=[4, 5, 4])[2]
+    ts.manual_seed(3)
+    first, second = draws(2), draws(2)
+    ts.manual_seed(3)
+    assert [draws(2), draws(2)] == [first, second] and first != second
+
+
+@given(sizes, seeds, st.sampled_from([0.0, 1.0]))
+def test_a_stream_gives_what_is_collected(size: Any, seed: int, temperature: float) -> None:
+    batch, steps, max_length = size
+    model, source, lengths = model_and_sources(seed, batch, steps)
+    state = model.encode(source, lengths)
+    tokens: list[list[int]] = [[] for _ in range(batch)]
+    for step in stream(model.decoder, state, START, END, max_length, temperature, seed=seed):
+        assert not any(END in tokens[row] for row in step.rows) and step.weights.shape == (len(step.rows), steps)
+        for row, token in zip(step.rows, step.tokens, strict=True):
+            tokens[row].append(int(token))
+    expected = sample(model.decoder, state, START, END, max_length, temperature, seed=seed)
+    assert [[t for t in row if t != END] for row in tokens] == [h.tokens for h in expected]
+
+
+# --- states, starts, ends, and what is refused ----------------------------------------------------------------------
+
+
 class Count(NamedTuple):
     count: ts.Tensor
     nothing: None = None
 
 
-def test_rows_that_ended_cost_nothing_more_and_no_graph_is_kept() -> None:
-    leaf, sizes = ts.ones(1, requires_grad=True), []
+class Counter:
+    """Row by row the next number; the first of 6 tokens comes second. No attention."""
 
-    class Counter:
-        """Row by row the next number, up to the end symbol 5; no attention."""
+    def __init__(self) -> None:
+        self.rows: list[int] = []
 
-        def step(self, tokens: Any, state: Any) -> Any:
-            sizes.append(len(tokens))
-            assert not (leaf * 2).requires_grad
-            return ts.one_hot(state.count + 1, 6), Count(state.count + 1)
+    def step(self, tokens: Any, state: Any) -> Any:
+        self.rows.append(len(tokens))
+        return 30 * ts.one_hot(state.count + 1, 6) + 10 * ts.one_hot(ts.zeros_like(state.count), 6), Count(
+            state.count + 1)
 
+
+def test_rows_that_ended_cost_nothing_more() -> None:
     state = Count(ts.tensor([3, 0, 4]))
-    assert [h.tokens for h in greedy(Counter(), state, start=0, end=5, max_length=9)] == [[4], [1, 2, 3, 4], []]
-    assert sizes == [3, 2, 1, 1, 1]
-    found = greedy(Counter(), state, start=0, end=5, max_length=2)
-    assert [h.tokens for h in found] == [[4], [1, 2], []] and all(h.alignment is None for h in found)
-    assert greedy(Counter(), take_rows(state, np.array([], int)), 0, 5, 2) == []
+    for decode, seen in ((greedy, [3, 2, 1, 1, 1]), (sample, [3, 2, 1, 1, 1]), (beam, [3, 4, 2, 2, 2])):
+        counter = Counter()
+        found = decode(counter, state, 0, 5, 9, **({"width": 2} if decode is beam else {}))    # type: ignore[operator]
+        hypotheses = [row[0] for row in found] if decode is beam else found
+        assert [h.tokens for h in hypotheses] == [[4], [1, 2, 3, 4], []]
+        assert counter.rows == seen
+    for limit in (0, 2):
+        found = greedy(Counter(), state, 0, 5, limit)
+        assert [h.tokens for h in found] == [[4][:limit], [1, 2][:limit], []]
+        assert all(h.alignment is None for h in found)
+        assert [row[0].tokens for row in beam(Counter(), state, 0, 5, limit)] == [h.tokens for h in found]
+    for decode in (greedy, beam, sample):
+        assert decode(Counter(), take_rows(state, np.array([], int)), 0, 5, 2) == []    # type: ignore[operator]
+
+
+def test_no_graph_is_kept_and_none_is_switched_off_between_the_steps() -> None:
+    leaf = ts.ones(1, requires_grad=True)
+
+    class Watched(Counter):
+        def step(self, tokens: Any, state: Any) -> Any:
+            assert not (leaf * 2).requires_grad
+            return super().step(tokens, state)
+
+    state = Count(ts.tensor([0, 1]))
+    greedy(Watched(), state, 0, 5, 3)
+    beam(Watched(), state, 0, 5, 3)
+    for _ in stream(Watched(), state, 0, 5, 3):
+        assert (leaf * 2).requires_grad
+
+
+def test_each_row_may_start_from_its_own_token_and_nothing_need_end() -> None:
+    decoder, state = toy(5, 6, 3)
+    for start in (np.array([2, 0, 3]), [2, 0, 3], ts.tensor([2, 0, 3])):
+        found = greedy(decoder, state, start, END, 5)
+        for i, first in enumerate([2, 0, 3]):
+            assert found[i].tokens == greedy(decoder, take_rows(state, [i]), first, END, 5)[0].tokens
+        assert [row[0].tokens for row in beam(decoder, state, start, END, 5, 1)] == [h.tokens for h in found]
+        assert score(decoder, state, start, [[2], [2], [2]]).total.shape == (3,)
+    for decode in (greedy, sample):
+        assert {len(h.tokens) for h in decode(decoder, state, START, -1, 7)} == {7}    # type: ignore[operator]
+    assert {len(h.tokens) for row in beam(decoder, state, START, -1, 7, n_best=2, min_length=3) for h in row} == {7}
+
+
+def test_a_step_gets_plain_numbers_and_a_state_without_tensors_as_they_are() -> None:
+    class Pairs:
+        def step(self, tokens: Any, state: Any) -> Any:
+            return ts.one_hot(ts.tensor((tokens + state[1]) % 6), 6) * 9, (None, state[1] + 1)
+
+    found = greedy(Pairs(), (None, 1), [0, 1], 5, 9)
+    assert [h.tokens for h in found] == [[1, 3, 0, 4, 3, 3, 4, 0, 3], [2, 4, 1]]
 
 
 def test_rows_of_a_state_come_in_the_order_asked_for() -> None:
@@ -109,3 +400,41 @@ def test_rows_of_a_state_come_in_the_order_asked_for() -> None:
     taken = take_rows(state, np.array([2, 0, 2]))
     assert taken.mask is None and taken.weights is None and isinstance(taken, nn.DecoderState)
     assert taken.keys.numpy()[:, 0].tolist() == [6, 2, 6]
+    pair, number = take_rows(((state.hidden, None), 7), np.array([1]))
+    assert type(pair) is tuple and pair[0].numpy().tolist() == [[2, 3]] and pair[1] is None and number == 7
+
+
+def test_what_makes_no_sense_is_refused_by_name() -> None:
+    decoder, state = toy(5, 6, 3)
+    bad = Table(ts.tensor([[0.0, np.nan]]))
+    for call, message in [
+        (lambda: greedy(decoder, state, [0, 1], END, 5), r"start as an integer, or \(3,\), got int64 \(2,\)"),
+        (lambda: greedy(decoder, state, 0.5, END, 5), "got float64"),
+        (lambda: greedy(decoder, state, START, 6, 5), r"V > end = 6, from step, got \(3, 6\)"),
+        (lambda: beam(decoder, state, START, END, 5, 2, n_best=3), "n_best=3, width=2"),
+        (lambda: beam(decoder, state, START, END, 5, min_length=6), "min_length=6, max_length=5"),
+        (lambda: sample(decoder, state, START, END, 5, -1.0), "temperature=-1.0"),
+        (lambda: sample(decoder, state, START, END, 5, top_k=0), "top_k=0"),
+        (lambda: sample(decoder, state, START, END, 5, top_p=0.0), "top_p=0.0"),
+        (lambda: sample(decoder, state, START, END, 5, min_p=1.5), "min_p=1.5"),
+        (lambda: sample(decoder, state, START, END, 5, seed=[1, 2]), "one for each of 3 rows, got 2"),
+        (lambda: greedy(Draws(), bad, 0, 1, 5), "NaN"), (lambda: beam(Draws(), bad, 0, 1, 5), "NaN"),
+        (lambda: sample(Draws(), bad, 0, 1, 5), "NaN"),
+        (lambda: score(decoder, state, START, [[1, 2]]), r"expected integers \(3, T\)"),
+        (lambda: score(decoder, state, START, np.zeros((3, 2))), "got float64"),
+        (lambda: score(decoder, state, START, np.zeros((3, 2), int), [1, 2]), "and 2 lengths"),
+        (lambda: score(decoder, state, START, np.zeros((3, 2), int), [1, 2, 3]), "integers from 0 to 2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(IndexError, match="score: id 6 is out of range"):
+        score(decoder, state, START, [[6], [0], [0]])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_narrow_logits_are_decoded_too(dtype: str) -> None:
+    logits = np.array([[1.0, 0.5, 3.0], [2.0, 0.0, 1.0]])
+    state = Table(ts.tensor(logits, dtype=dtype))
+    assert [h.tokens for h in greedy(Draws(), state, 0, 1, 3)] == [[2] * 3, [0] * 3]
+    assert [row[0].tokens for row in beam(Draws(), state, 0, 1, 3)] == [[2] * 3, [0] * 3]
+    assert {t for h in sample(Draws(), state, 0, 1, 9, top_k=1, seed=0) for t in h.tokens} == {0, 2}

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyseq import functional, ops, random
+from tinyseq.nn.multihead import length_mask
 from tinyseq.tensor import Like, Tensor, namespace, no_grad
 
 Array = np.ndarray[Any, Any]
@@ -63,13 +64,9 @@ def _batch(state: Any) -> int | None:
     return state.shape[0] if isinstance(state, Tensor) else None
 
 
-def _host(x: Like) -> Array:
-    return x.numpy() if isinstance(x, Tensor) else np.asarray(x)
-
-
 def _first(state: Any, start: Like) -> Array:
     """The first token of each row, (B,)."""
-    tokens, batch = _host(start), _batch(state)
+    tokens, batch = np.asarray(start.numpy() if isinstance(start, Tensor) else start), _batch(state)
     batch = tokens.size if batch is None else batch
     if tokens.dtype.kind not in "iu" or tokens.shape not in ((), (batch,)):
         raise ValueError(f"decode: expected start as an integer, or ({batch},), got {tokens.dtype} {tokens.shape}")
@@ -158,14 +155,14 @@ def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
         raise ValueError("decode: expected temperature >= 0, top_k >= 1, 0 < top_p <= 1 and 0 <= min_p <= 1, got "
                          f"temperature={temperature}, top_k={top_k}, top_p={top_p}, min_p={min_p}")
     last = _first(state, start)
-    rows, uniform = np.arange(len(last)), _uniform(seed, len(last), max_length) if temperature else None
+    rows, draws = np.arange(len(last)), _uniform(seed, len(last), max_length) if temperature else None
     for t in range(max_length):
         if not len(rows):
             break
         with no_grad():
             logs, state = _log_probs(decoder, last, state, end)
-            scores, tokens = _top(logs, 1) if uniform is None else _draw(
-                logs, temperature, top_k, top_p, min_p, uniform[rows, t])
+            scores, tokens = _top(logs, 1) if draws is None else _draw(
+                logs, draws[rows, t], temperature, top_k, top_p, min_p)
         last = tokens[:, 0]
         yield Step(rows, last, scores[:, 0], getattr(state, "weights", None))
         going = np.flatnonzero(last != end)
@@ -182,7 +179,7 @@ def _uniform(seed: Any, batch: int, steps: int) -> Array:
     return np.array([np.random.Generator(np.random.Philox(key=key)).random(steps) for key in keys])
 
 
-def _draw(logs: Tensor, temperature: float, top_k: int | None, top_p: float, min_p: float, uniform: Array) -> Any:
+def _draw(logs: Tensor, draws: Array, temperature: float, top_k: int | None, top_p: float, min_p: float) -> Any:
     """A token for each row of log-probabilities (N, V), by a uniform number (N,) each; with what it had: (N, 1)."""
     p = functional.softmax(logs.astype(np.float64) / temperature).data
     xp = namespace(p)
@@ -192,7 +189,7 @@ def _draw(logs: Tensor, temperature: float, top_k: int | None, top_p: float, min
         p = xp.where(p >= xp.min(xp.where(kept, ordered, 1.0), axis=-1, keepdims=True), p, 0.0)
     p = xp.where(p >= min_p * xp.max(p, axis=-1, keepdims=True), p, 0.0)
     reached = xp.cumulative_sum(p, axis=-1)
-    chosen = xp.argmax(reached / reached[:, -1:] > ops.like(logs, uniform[:, None]).data, axis=-1)
+    chosen = xp.argmax(reached > ops.like(logs, draws[:, None]).data * reached[:, -1:], axis=-1)
     return _fetch([logs.data[xp.arange(len(p)), chosen]], [chosen])
 
 
@@ -265,14 +262,12 @@ def score(decoder: Any, state: Any, start: Like, target: Like, lengths: Like = N
     count (all by default), whatever stands behind them. All steps run at once; with `align` they are then taken one by
     one too, for the attention weights.
     """
-    first, target = _first(state, start), _host(target)
+    first, target = _first(state, start), np.asarray(target.numpy() if isinstance(target, Tensor) else target)
     steps = target.shape[-1]
-    lengths = np.full(len(first), steps) if lengths is None else _host(lengths)
-    if (target.shape, lengths.shape) != ((len(first), steps), first.shape) or target.dtype.kind not in "iu" or (
-            lengths.dtype.kind not in "iu" or lengths.min(initial=0) < 0 or lengths.max(initial=0) > steps):
-        raise ValueError(f"score: expected integers ({len(first)}, T) as target and a length of 0 to T for each row, "
-                         f"got {target.dtype} {target.shape} and lengths {lengths}")
-    real = np.arange(steps) < lengths[:, None]
+    real = length_mask(np.full(len(first), steps) if lengths is None else lengths, steps).numpy()
+    if target.shape != (len(first), steps) or target.dtype.kind not in "iu" or len(real) != len(first):
+        raise ValueError(f"score: expected integers ({len(first)}, T) as target and a length for each row, got "
+                         f"{target.dtype} {target.shape} and {len(real)} lengths")
     target = np.where(real, target, 0)
     given = np.concatenate([first[:, None], target], 1)[:, :steps]
     logits = decoder(given, state)
