@@ -1,6 +1,6 @@
 """Layers, under PyTorch's names: modules that own parameters."""
 
-from tinyseq.nn import init
+from tinyseq.nn import convert, init
 from tinyseq.nn.attention import AdditiveAttention, Attention, DotAttention, FixedContext, MultiheadContext
 from tinyseq.nn.layers import (
     ELU, GELU, Activation, Dropout, Embedding, LayerNorm, LeakyReLU, Linear, ReLU, RMSNorm, Sequential, Sigmoid, SiLU,
@@ -23,5 +23,5 @@ __all__ = [  # what type checkers let users take from here
     "LeakyReLU", "LearnedPositions", "Linear", "Module", "MultiheadAttention", "MultiheadContext", "Parameter",
     "RMSNorm", "RNN", "RNNCell", "ReLU", "Scan", "Sequential", "SiLU", "Sigmoid", "SinusoidalPositions", "Softplus",
     "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
-    "TransformerEncoderLayer", "attention_weights", "init", "length_mask",
+    "TransformerEncoderLayer", "attention_weights", "convert", "init", "length_mask",
 ]

@@ -3,8 +3,9 @@
     from tinyseq.testing import check_grad
     check_grad(my_op, ts.tensor([0.3, -1.2]), order=2)
 
-Each check raises AssertionError with what was given and what was found. `parity` holds a whole training on one backend
-to NumPy's, op by op; `python -m tinyseq.testing.gpu` checks and times the GPU at hand.
+Each check raises AssertionError with what was given and what was found. `check_sequence_layer` holds a layer to the laws
+of sequences, `parity` a whole training on one backend to NumPy's, op by op; `python -m tinyseq.testing.gpu` checks and
+times the GPU at hand.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from tinyseq import backends
 from tinyseq.tensor import Tensor, grad
 from tinyseq.testing.compare import parity as parity
+from tinyseq.testing.laws import check_sequence_layer as check_sequence_layer
 
 Function = Callable[..., Any]  # takes Tensors, returns a Tensor or tuples of them
 Host = np.ndarray[Any, np.dtype[np.float64]]
