@@ -718,3 +718,15 @@ def test_kl_div_counts_no_impossible_class() -> None:
     logs = ts.tensor([-1e4, -1.0], requires_grad=True)
     y, dx = results(F.kl_div, [logs, [0, 1]], {"reduction": "none"})
     assert y.tolist() == [0, 1] and dx[0] == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nothing_times_minus_infinity_is_nothing(dtype: Any) -> None:
+    x = ts.tensor(np.array([-math.inf, 0.0, 1e4], dtype), requires_grad=True)
+    assert F.silu(x).tolist() == [0, 0, 1e4] and ts.grad(F.silu(x).sum(), x).tolist() == [0, 0.5, 1]
+    logs = np.array([-math.inf, 0.0], dtype)
+    for target, log_target in ((logs, True), (np.exp(logs), False)):
+        given = [ts.tensor(a, requires_grad=True) for a in (logs, target)]
+        losses = F.kl_div(*given, "none", log_target)
+        assert losses.tolist() == [0, 0]
+        assert [g.tolist() for g in ts.grad(losses.sum(), given)] == [[0, -1], [0, 1]]

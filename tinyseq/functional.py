@@ -67,7 +67,8 @@ def gelu(x: Tensor, approximate: str = "none") -> Out:
 @op
 def silu(x: Tensor) -> Out:
     """x sigmoid(x), also called swish (Elfwing et al. 2017)."""
-    s = namespace(x).sigmoid(x)
+    xp = namespace(x)
+    s, x = xp.sigmoid(x), xp.maximum(x, -1000)  # -1000 times 0 is 0, and so must be -inf times 0
     return x * s, (lambda g: g * (s * (1 + x * (1 - s))),)
 
 
@@ -81,13 +82,10 @@ def log_sigmoid(x: Tensor) -> Tensor:
     return -softplus(-x)
 
 
-@op
-def swiglu(x: Tensor) -> Out:
+def swiglu(x: Tensor) -> Tensor:
     """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020."""
-    xp = namespace(x)
-    a, b = xp.split(x, 2, axis=-1)
-    s = xp.sigmoid(a)
-    return a * s * b, (lambda g: xp.concat([g * b * (s * (1 + a * (1 - s))), g * (a * s)], axis=-1),)
+    a, b = ops.split(x, 2, -1)
+    return silu(a) * b
 
 
 def glu(x: Tensor, axis: int = -1) -> Tensor:
@@ -202,11 +200,7 @@ def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int
     _one_dtype(x=x, weight=weight, bias=bias)
     backend = backends.of(x)
     y, saved = backend.layer_norm(x, weight, bias, ndim, eps)
-
-    def pull(g: Tensor, needs: tuple[bool, ...]) -> Any:
-        return backend.layer_norm_backward(g, saved, weight)
-
-    return y, pull
+    return y, lambda g, needs: backend.layer_norm_backward(g, saved, weight)
 
 
 def layer_norm(
@@ -277,13 +271,9 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     return _dropout(x, p, *random.next_stream()) if training and p > 0 else x
 
 
-def _dropout_definition(x: Tensor, p: float, seed: int, stream: int) -> Tensor:
-    return x * Tensor(backends.of(x._data).dropout_mask(x.shape, p, seed, stream)) * (1 / (1 - p))
-
-
-@op(definition=_dropout_definition)
+@op
 def _dropout(x: Tensor, p: float, seed: int, stream: int) -> Out:
-    keep = backends.of(x).dropout_mask(x.shape, p, seed, stream)
+    keep = backends.of(x._data if isinstance(x, Tensor) else x).dropout_mask(x.shape, p, seed, stream)
     return x * keep * (1 / (1 - p)), (lambda g: g * keep * (1 / (1 - p)),)
 
 
@@ -562,9 +552,15 @@ def _class_losses(name: str, x: Tensor, targets: Like, weight: Like, ignore_inde
     return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids, weight
 
 
-def _at(rows: Tensor, ids: Tensor) -> Tensor:
-    """Of each row (C,) of (N, C) the entry at its id: (N,)."""
-    return rows[namespace(rows._data).arange(rows.shape[0]), ids]
+def _nll(log_probs: Tensor, ids: Any, weight: Any, ignore: int) -> tuple[Tensor, Tensor]:
+    """-log_probs (N, C) at the ids (N,), weighted, and the weights: (N,), both 0 where ignored."""
+    kept = ops.like(log_probs, ids != ignore)
+    ids = ops.where(kept, ids, 0)
+    weights = ops.ones_like(log_probs.detach()[:, 0]) if weight is None else ops.like(log_probs, weight)[ids]
+    weights = ops.where(kept, weights, 0.0)
+    known = (ids >= 0) & (ids < log_probs.shape[1])  # on the host all are, but nobody looks at a device
+    picked = ops.where(known, log_probs[namespace(ids._data).arange(ids.size), ids], math.nan)
+    return -weights * ops.where(kept, picked, 0.0), weights
 
 
 def _weighted(losses: Tensor, weights: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
@@ -595,14 +591,12 @@ def cross_entropy(
 
 def _cross_entropy_definition(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> Any:
     kept = ops.like(logits, ids != ignore)
-    ids = ops.where(kept, ids, 0)
-    weights = ops.ones_like(ops.sum(logits.detach(), 0)) if weight is None else ops.like(logits, weight)
     logs = log_softmax(ops.where(kept[:, None], logits, 0.0))
-    picked = _at(logs, ids)
-    losses = -(1 - smoothing) * weights[ids] * picked
+    losses, weights = _nll(logs, ids, weight, ignore)
     if smoothing:
-        losses = losses - smoothing / logits.shape[1] * ops.sum(logs * weights, 1)
-    return ops.where(kept, losses, 0.0), ops.where(kept, weights[ids], 0.0)
+        uniform = -ops.mean(logs if weight is None else logs * weight, 1)
+        losses = (1 - smoothing) * losses + smoothing * ops.where(kept, uniform, 0.0)
+    return losses, weights
 
 
 @op(definition=_cross_entropy_definition)
@@ -617,14 +611,7 @@ def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index
     """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
     log_probs = ops.asarray(log_probs)
     rows, ids, weight = _class_losses("nll_loss", log_probs, targets, weight, ignore_index)
-    kept = ops.like(rows, ids != ignore_index)
-    ids = ops.where(kept, ids, 0)
-    weights = ops.ones_like(rows.detach()[:, 0]) if weight is None else ops.like(rows, weight)[ids]
-    weights = ops.where(kept, weights, 0.0)
-    known = (ids >= 0) & (ids < rows.shape[1])  # on the host all are, but nobody looks at a device
-    picked = ops.where(known, _at(rows, ids), math.nan)
-    picked = ops.where(kept, picked, 0.0)
-    return _weighted(-weights * picked, weights, log_probs.shape[:-1], reduction)
+    return _weighted(*_nll(rows, ids, weight, ignore_index), log_probs.shape[:-1], reduction)
 
 
 def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
@@ -684,9 +671,8 @@ def kl_div(log_probs: Tensor, target: Like, reduction: str = "mean", log_target:
     With `log_target` the target is given as log-probabilities.
     """
     log_probs, target = _pair("kl_div", log_probs, target)
-    if log_target:
-        losses = ops.exp(target) * (target - log_probs)
-    else:
-        positive = target > 0
-        losses = ops.where(positive, target * (ops.log(ops.where(positive, target, 1.0)) - log_probs), 0.0)
+    probs = ops.exp(target) if log_target else target
+    real = probs != 0
+    logs = ops.where(real, target, 0.0) if log_target else ops.log(ops.where(real, target, 1.0))
+    losses = probs * ops.where(real, logs - log_probs, 0.0)
     return ops.sum(losses) / log_probs.shape[0] if reduction == "batchmean" else _reduce(losses, reduction)

@@ -842,8 +842,8 @@ def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node]:
 def _fill(several: list[Any], node: Node) -> tuple[Any, ...]:
     """Zeros in place of the gradients of outputs that were not used."""
     given = next(g for g in several if g is not None)
-    zeros = namespace(ops.raw(given)).zeros
-    wrap = Tensor if isinstance(given, Tensor) else lambda x: x
+    wrap, array = (Tensor, given._data) if isinstance(given, Tensor) else (lambda x: x, given)
+    zeros = namespace(array).zeros
     return tuple(wrap(zeros(shape, dtype=dtype)) if g is None else g
                  for g, shape, dtype in zip(several, node.shape, node.dtype, strict=True))
 
