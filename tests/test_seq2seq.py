@@ -375,12 +375,13 @@ def test_encoder_decoder_sees_no_padding(encoder: str, cell: str, feed: str | No
 
 
 def test_an_lstm_hands_both_its_states_on() -> None:
-    model = nn.EncoderDecoder(nn.Embedding(9, E), nn.LSTM(E, H), nn.AttentionDecoder(V, E, H, None, H, cell=nn.LSTM))
-    ids = np.array([[1, 2]])
-    _, (h, c) = model.encoder(model.embedding(ids))
+    lstm, take = nn.LSTM(E, H, num_layers=2), nn.AttentionDecoder(V, E, H, None, H, cell=nn.LSTM)
+    model, ids = nn.EncoderDecoder(nn.Embedding(9, E), lstm, take), np.array([[1, 2]])
+    memory, (h, c) = model.encoder(model.embedding(ids))
     state = model.encode(ids)
-    close(state.hidden[0], h[0])
-    close(state.hidden[1], c[0])
+    close(state.hidden[0], h[1])  # those of the last layer
+    close(state.hidden[0], memory[:, -1])
+    close(state.hidden[1], c[1])
     from_gru = nn.EncoderDecoder(nn.Embedding(9, E), nn.GRU(E, H), nn.AttentionDecoder(V, E, H, None, H, cell=nn.LSTM))
     assert not from_gru.encode(ids).hidden[1].numpy().any()
 

@@ -67,6 +67,7 @@ class AttentionDecoder(Module):
         self.feed = feed
         self.embedding = Embedding(vocab_size, embedding_dim)
         self.rnn = cell(embedding_dim + fed, hidden_size)
+        self.states = 2 if cell is LSTM else 1
         self.attention = attention
         self.combine = None if attention is None else Linear(context_size + hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
@@ -91,7 +92,7 @@ class AttentionDecoder(Module):
         h, c, *_ = (*given, zeros, zeros)
         keys = None if self.attention is None else self.attention.keys(memory, real)
         fed = zeros if self.feed == "attentional" else None
-        return DecoderState((h, c) if isinstance(self.rnn, LSTM) else h, memory, keys, real, None, fed)
+        return DecoderState((h, c) if self.states == 2 else h, memory, keys, real, None, fed)
 
     def forward(self, tokens: Like, state: DecoderState, sampling: float = 0.0) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T), all of them given: teacher forcing.
@@ -166,7 +167,8 @@ class EncoderDecoder(Module):
 
     The encoder is any sequence layer: `encoder(x, lengths=lengths)` gives its outputs (B, S, M), the decoder's memory,
     and its final state, (layers x directions, B, H) or a tuple of such; that of the last layer, both directions side by
-    side, is the decoder's first state. A layer that gives outputs alone starts the decoder at zeros.
+    side, is the decoder's first state: h, and c too if the decoder's `states` is 2. A layer that gives outputs alone
+    starts the decoder at zeros.
 
     Training minimises minus the mean conditional log-likelihood, -1/N sum_n sum_t log p(y_t | y_<t, x): with targets
     `y` (B, T + 1) that begin with the start symbol and end with the end symbol,
@@ -181,7 +183,7 @@ class EncoderDecoder(Module):
         outputs = self.encoder(self.embedding(source), lengths=lengths)
         memory, final = outputs if isinstance(outputs, tuple) else (outputs, ())
         directions = getattr(self.encoder, "directions", 1)
-        parts = final if isinstance(final, tuple) else (final,)
+        parts = (final if isinstance(final, tuple) else (final,))[: getattr(self.decoder, "states", 1)]
         hidden = tuple(ops.concat(list(part[-directions:]), -1) for part in parts)
         mask = None if lengths is None else length_mask(lengths, memory.shape[1]).to(memory.backend)
         return self.decoder.start(memory, hidden if len(hidden) > 1 else (*hidden, None)[0], mask)
