@@ -83,7 +83,8 @@ class Toy(nn.Module):
 
     def __init__(self, seed: int, tokens: int, width: int = 3) -> None:
         ts.manual_seed(seed)
-        self.embedding, self.w, self.out = nn.Embedding(tokens, width), nn.Linear(width, width), nn.Linear(width, tokens)
+        self.embedding, self.w = nn.Embedding(tokens, width), nn.Linear(width, width)
+        self.out = nn.Linear(width, tokens)
         self.to(ts.float64)
         self.out.weight.data = 5 * self.out.weight.detach()
 
