@@ -294,12 +294,12 @@ extern "C" __global__ void tinyseq_add_rows(const T* g, const I* ids, T* y, I n,
     if (row < height && first + 32 * k < width) y[row * width + first + 32 * k] = sum[k];
 }
 
-// The same where ids or rows are very many: `keys` are id n + place, sorted; y is 0 before.
-extern "C" __global__ void tinyseq_add_sorted(const T* g, const I* keys, T* y, I n, I width) {
+// The same for many ids, rows or columns: `keys` are id n + place, sorted; the id `height` is no row; y is 0 before.
+extern "C" __global__ void tinyseq_add_sorted(const T* g, const I* keys, T* y, I n, I height, I width) {
   I i = ELEMENT / width, column = ELEMENT % width;
   if (i >= n) return;
   const I id = keys[i] / n;
-  if (i > 0 && keys[i - 1] / n == id) return;       // the first of a stretch sums it
+  if (id == height || (i > 0 && keys[i - 1] / n == id)) return;  // the first of a stretch sums it
   T sum = 0;
   for (; i < n && keys[i] / n == id; i++) sum += g[keys[i] % n * width + column];
   y[id * width + column] = sum;
@@ -766,13 +766,21 @@ class CupyBackend(NumpyBackend):
         return y.astype(g.dtype, copy=False)
 
     def _sum_rows(self, g: Array, ids: Array, height: int, skipped: int = -1) -> Array:
-        """Zeros (height, E), float32 at least, with g[i] (N, E) added to row ids[i] (N,), in their order."""
+        """Zeros (height, E), float32 at least, with g[i] (N, E) added to row ids[i] (N,), in their order.
+
+        An id that is no row, or `skipped`, is added to none.
+        """
         g = dense(g, dtype=np.float64 if g.dtype.char == "d" else np.float32)
         n, width = g.shape
-        y = cp.empty((height, width), dtype=g.dtype)
-        if y.size:
+        # looking through all ids for each row beats sorting them; its blocks reach across 8 million columns
+        look = n * height <= 1 << 32 and 1 < width <= 1 << 22
+        y = (cp.empty if look else cp.zeros)((height, width), dtype=g.dtype)
+        if look and y.size:
             grid = (height + 7) // 8, (width + 127) // 128
             kernel("add_rows", g.dtype)(grid, (32, 8), (g, ids, y, n, height, width, skipped))
+        elif not look:
+            ids = cp.where((ids < 0) | (ids >= height) | (ids == skipped), height, ids)
+            launch("add_sorted", g.dtype, g.size, g, cp.sort(ids * n + cp.arange(n)), y, n, height, width)
         return y
 
     def getitem(self, x: Array, index: Any, /) -> Array:
@@ -797,15 +805,7 @@ class CupyBackend(NumpyBackend):
         else:
             height, width = math.prod(shape), 1
             ids = cp.arange(height).reshape(shape)[parts].reshape(-1)
-        rows = g.reshape(ids.size, width)
-        # looking through all ids for each row beats sorting them; its blocks reach across 8 million columns
-        if ids.size * height <= 1 << 32 and 1 < width <= 1 << 22:
-            y = self._sum_rows(rows, ids.astype(np.int64, copy=False), height)
-        else:
-            rows = dense(rows, dtype=np.float64 if g.dtype.char == "d" else np.float32)
-            y = cp.zeros((height, width), dtype=rows.dtype)
-            keys = cp.sort(ids.astype(np.int64) * ids.size + cp.arange(ids.size))
-            launch("add_sorted", rows.dtype, rows.size, rows, keys, y, ids.size, width)
+        y = self._sum_rows(g.reshape(ids.size, width), ids.astype(np.int64, copy=False), height)
         return y.reshape(shape).astype(g.dtype, copy=False)
 
     # ---- softmax and cross-entropy

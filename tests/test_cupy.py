@@ -326,10 +326,21 @@ def test_unindex_takes_narrow_ids(dtype: str) -> None:
         close(CUPY.unindex(device(g), device(index), (300, 2)), NUMPY.unindex(g, index, (300, 2)))
 
 
-def test_unindex_of_rows_wider_than_a_grid() -> None:
+def test_rows_wider_than_a_grid() -> None:
     width = 128 * 65535 + 1
     y = CUPY.unindex(cp.ones((1, width), "float32"), np.array([0]), (1, width))
     assert y.shape == (1, width) and bool((y == 1).all())
+    y = CUPY.embedding_backward(cp.ones((2, width), "float32"), np.array([0, 5]), 1)
+    assert y.shape == (1, width) and bool((y == 1).all())
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("padding_idx", [None, 1])
+def test_ids_that_are_no_row_add_to_none(width: int, padding_idx: int | None) -> None:
+    ids, g = np.array([0, 1, 3, -1, 1, 1 << 40, 4]), np.arange(7.0 * width).reshape(7, width)
+    real = (ids >= 0) & (ids < 4)
+    expected = NUMPY.embedding_backward(g[real], ids[real], 4, padding_idx)
+    close(CUPY.embedding_backward(device(g), device(ids), 4, padding_idx), expected)
 
 
 def test_unindex_sums_float16_in_float32_and_integers() -> None:
