@@ -93,7 +93,8 @@ def test_20_words_have_the_package_s_states_logits_and_phonemes(script: Any, pac
     symbols = script.original(package[1], package[0]).phonemes
     assert [" ".join(symbols[i] for i in row) for row in ids] == reference["phonemes"].tolist()
 
-    letters, lengths = data.pad([[*(script.LETTERS.get(c, script.UNKNOWN) for c in word), script.STOP] for word in words])
+    read = [[*(script.LETTERS.get(letter, script.UNKNOWN) for letter in word), script.STOP] for word in words]
+    letters, lengths = data.pad(read)
     state = model.encode(letters, lengths)
     np.testing.assert_allclose(state.hidden.detach().numpy(), reference["states"], atol=1e-5)
     given, steps = data.pad([[script.START, *row][:20] for row in ids])
