@@ -1,7 +1,9 @@
 """The laws of sequence layers hold for ours, and a layer that breaks one is told which."""
 
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,3 +152,19 @@ def test_a_planted_fault_is_named_with_its_step(name: str) -> None:
     report = str(caught.value)
     assert report.startswith(f"Faulty breaks a law: {law}\n")
     assert re.search(where, report, re.DOTALL), report
+
+
+def test_the_page_in_docs_says_what_happens() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "laws.md").read_text()
+    broken, mended = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    with pytest.raises(AssertionError, match="RunningMean breaks a law: outputs past the end are zero") as caught:
+        exec(broken, names)
+    assert "lengths = [0], x (1, 1, 2) =" in str(caught.value)
+    exec(mended, names)
+
+
+def test_missing_hypothesis_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(ImportError, match=r"pip install 'tinyseq\[test\]'"):
+        check_sequence_layer(nn.RNN(2, 3))

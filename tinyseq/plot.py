@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["attention", "curves"]
+__all__ = ["attention", "curves", "through_time"]
 
 _INK, _FAINT = "#333333", "#d9d9d9"
 _LINES = ("#2a6f97", "#d1495b", "#3a7d44", "#8d5a97", "#e09f3e")
@@ -96,6 +96,36 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
         axes.grid(color=_FAINT, linewidth=0.6)
         axes.spines[:].set_visible(False)
         axes.legend(frameon=False, labelcolor=_INK)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]], path: str | PathLike[str]) -> None:
+    """Gradients by step of several models in one panel, and beside it the saturation of each model's gates.
+
+    Args:
+        models: by name what `tinyseq.lens` found: norms of gradients (B, T), drawn as the mean over rows on a
+            logarithmic axis, and for each gate (T, 2), the fractions below 0.1 (dashed) and above 0.9.
+        path: the file to write; its ending (.png, .svg, .pdf) says the format.
+    """
+    gated = {name: gates for name, (_, gates) in models.items() if gates}
+    figure = _figure(4.6 * (1 + len(gated)), 3.6)
+    left, *row = figure.subplots(1, 1 + len(gated), squeeze=False)[0]
+    for color, (name, (norms, _)) in zip(cycle(_LINES), models.items(), strict=False):
+        left.semilogy(np.maximum(np.asarray(norms).mean(0), 1e-30), color=color, linewidth=1.8, label=name)
+    left.set_title("|∂loss/∂hₜ|, mean over rows", loc="left", color=_INK, fontsize=11)
+    for axes, (name, gates) in zip(row, gated.items(), strict=True):
+        for color, (gate, fractions) in zip(cycle(_LINES), gates.items(), strict=False):
+            for column, style, word in ((1, "-", "> 0.9"), (0, "--", "< 0.1")):
+                axes.plot(np.asarray(fractions)[:, column], style, color=color, label=f"{gate} {word}", linewidth=1.4)
+        axes.set_title(f"{name}: fraction of gates", loc="left", color=_INK, fontsize=11)
+        axes.set_ylim(-0.02, 1.02)
+    for axes in (left, *row):
+        axes.set_xlabel("step t", color=_INK)
+        axes.tick_params(length=0, labelcolor=_INK)
+        axes.grid(color=_FAINT, linewidth=0.6)
+        axes.spines[:].set_visible(False)
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 

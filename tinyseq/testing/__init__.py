@@ -3,9 +3,9 @@
     from tinyseq.testing import check_grad
     check_grad(my_op, ts.tensor([0.3, -1.2]), order=2)
 
-Each check raises AssertionError with what was given and what was found. `check_sequence_layer` holds a layer to the laws
-of sequences, `parity` a whole training on one backend to NumPy's, op by op; `python -m tinyseq.testing.gpu` checks and
-times the GPU at hand.
+Each check raises AssertionError with what was given and what was found. `check_sequence_layer` holds a layer to the
+laws of sequences, `parity` a whole training on one backend to NumPy's, op by op; `python -m tinyseq.testing.gpu` checks
+and times the GPU at hand.
 """
 
 from __future__ import annotations

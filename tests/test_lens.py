@@ -1,0 +1,63 @@
+"""Gradients through time are PyTorch's, and gates are counted as they stand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinyseq as ts
+from tinyseq import lens, nn, plot
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_gradients_are_those_of_torchs_cell_step_by_step(kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    layer, cell = getattr(nn, kind)(2, 3, dtype="float64"), getattr(torch.nn, kind + "Cell")(2, 3).double()
+    cell.load_state_dict({k.removesuffix("_l0"): torch.tensor(v.numpy()) for k, v in layer.state_dict().items()})
+    x = np.random.default_rng(0).standard_normal((4, 5, 2))
+    state, kept = None, []
+    for t in range(5):
+        state = cell(torch.tensor(x[:, t]), state)
+        kept.append(state[0] if kind == "LSTM" else state)
+        kept[-1].retain_grad()
+    (kept[2] ** 2).sum().add((kept[4] ** 3).sum()).backward()
+    expected = np.stack([h.grad.norm(dim=-1).numpy() for h in kept], 1)
+    found = lens.gradients_through_time(layer, x, lambda y: ts.sum(y[:, 2] ** 2) + ts.sum(y[:, 4] ** 3))
+    np.testing.assert_allclose(found[0], expected, atol=1e-12)
+    assert [g.shape for g in found] == [(4, 5)] * (1 + (kind == "LSTM"))
+
+
+def test_a_padded_row_is_as_alone() -> None:
+    x, loss = np.random.default_rng(0).standard_normal((2, 5, 2)), lambda y: ts.sum(y * y)
+    scan = nn.Scan(lambda i, h: nn.GRUCell(i, h, dtype="float64"), 2, 3)
+    (both,), (alone,) = (lens.gradients_through_time(scan, *a) for a in ((x, loss, [5, 3]), (x[1:, :3], loss)))
+    np.testing.assert_allclose(both[1], [*alone[0], 0, 0], atol=1e-12)
+    gru = nn.GRU(2, 3, dtype="float64")
+    padded, only = lens.gate_saturation(gru, x, [0, 3]), lens.gate_saturation(gru, x[1:, :3])
+    for gate in "rz":
+        np.testing.assert_allclose(padded[gate], [*only[gate], [0, 0], [0, 0]])
+
+
+def test_gates_are_counted() -> None:
+    lstm = nn.LSTM(1, 2)
+    for parameter in lstm.parameters():
+        parameter.data = 0.0 * parameter.data
+    bias = np.zeros(8, np.float32)
+    bias[:8] = [-9, 9, 9, 9, 0, 0, 0, -9]                       # i, f, g, o of two units each
+    lstm.bias_ih_l0.data = bias
+    found = lens.gate_saturation(lstm, np.zeros((3, 4, 1), np.float32))
+    assert {gate: fractions[0].tolist() for gate, fractions in found.items()} == {
+        "i": [0.5, 0.5], "f": [0.0, 1.0], "o": [0.5, 0.0]}
+    assert lens.gate_saturation(nn.RNN(1, 2), np.zeros((3, 4, 1), np.float32)) == {}
+    with pytest.raises(ValueError, match="got 2 layers"):
+        lens.gradients_through_time(nn.RNN(1, 2, 2), np.zeros((3, 4, 1)), ts.sum)
+
+
+def test_the_picture_names_models_and_gates(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    models: dict[str, Any] = {"RNN": (np.ones((2, 4)), {}), "GRU": (np.ones((2, 4)), {"z": np.full((4, 2), 0.3)})}
+    plot.through_time(models, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert all(f"<!-- {word} -->" in text for word in ("RNN", "GRU", "step t", "GRU: fraction of gates"))

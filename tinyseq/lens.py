@@ -1,0 +1,60 @@
+"""A lens on gradients through time: how much the loss still hears of each state, and how far the gates are open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinyseq import functional, ops
+from tinyseq.tensor import Like, Tensor, grad
+
+Host = np.ndarray[Any, Any]
+GATES = {"gru": {"r": 0, "z": 1}, "gru_before": {"r": 0, "z": 1}, "lstm": {"i": 0, "f": 1, "o": 3}}
+
+
+def gradients_through_time(layer: Any, x: Like, loss: Callable[[Tensor], Tensor], lengths: Any = None) -> list[Host]:
+    """|∂loss/∂h_t| of each row and step, (B, T); of an LSTM in second place |∂loss/∂c_t| with h_t held fixed.
+
+    `layer` is an RNN, GRU, LSTM or Scan, of one layer in one direction; x is (B, T, I); `loss` takes the layer's output
+    (B, T, H). The derivative is the total one, by way of the output at step t and of all later steps: the sequence is
+    fed step by step. Past the end of a row it is 0.
+    """
+    if layer.num_layers > 1 or layer.bidirectional:
+        raise ValueError("gradients_through_time: expected one layer in one direction, whose output is its state; got "
+                         f"{layer.num_layers} layers, bidirectional={layer.bidirectional}")
+    x, state = ops.asarray(x), None
+    outputs, states, real = [], [], _real(x, lengths)
+    for t in range(x.shape[1]):
+        y, state = layer(x[:, t : t + 1], state, lengths=real[:, t].astype(int))
+        outputs.append(y)
+        states.append(state if isinstance(state, tuple) else (state,))
+    columns = [outputs, *(list(part) for part in zip(*states, strict=True))]
+    found = iter(grad(loss(ops.concat(outputs, 1)), [s for column in columns for s in column], allow_unused=True))
+    y, h, *rest = (np.stack([np.zeros((len(real), s.shape[-1])) if g is None else g.numpy().reshape(len(real), -1)
+                             for s, g in zip(column, found, strict=False)], 1) for column in columns)
+    return [np.linalg.norm(g, axis=-1) * real for g in (y + h, *rest)]
+
+
+def gate_saturation(layer: Any, x: Like, lengths: Any = None) -> dict[str, Host]:
+    """For each gate of a GRU (r, z) or LSTM (i, f, o) the fractions below 0.1 and above 0.9 by step, (T, 2).
+
+    Over the hidden units of all rows that have not ended; the first layer, forwards. An RNN has no gates.
+    """
+    x, real = ops.asarray(x), _real(x, lengths)
+    y = layer(x, lengths=lengths)[0].detach()[:, :-1, : layer.hidden_size]
+    before = ops.pad(y, [(0, 0), (1, 0), (0, 0)])
+    names = ("weight_ih_l0", "bias_ih_l0", "weight_hh_l0", "bias_hh_l0")
+    weights: list[Any] = [getattr(layer, name, None) for name in names]
+    z = functional.linear(x, *weights[:2]) + functional.linear(before, *weights[2:])
+    gates = ops.sigmoid(z).detach().numpy().reshape(*real.shape, -1, layer.hidden_size)
+    shut = np.stack([gates < 0.1, gates > 0.9], -1).mean(-2)  # (B, T, gates, 2)
+    fractions = (shut * real[..., None, None]).sum(0) / np.maximum(1, real.sum(0))[:, None, None]
+    return {name: fractions[:, i] for name, i in GATES.get(layer.kind, {}).items()}
+
+
+def _real(x: Any, lengths: Any) -> Host:
+    """(B, T), True before the end of each row."""
+    steps = np.arange(x.shape[1])[None]
+    return np.repeat(steps >= 0, x.shape[0], 0) if lengths is None else steps < np.asarray(lengths)[:, None]
