@@ -224,14 +224,14 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
             xp.subtract(h, d, out=d)
         return dx
 
-    def _pieces(self, axis: int, *arrays: Array) -> Iterator[list[Array]]:
+    def _pieces(self, axis: int | None, *arrays: Array) -> Iterator[list[Array]]:
         """Views of the same few rows of each array, a row running along `axis`, which comes last.
 
-        Arrays with fewer axes than the first are cut along those that they have.
+        Arrays with fewer axes than the first are cut along those that they have. For `axis` None rows are cut too.
         """
-        moved = [self.xp.moveaxis(a, axis, -1) if axis != -1 else a for a in arrays]
+        moved = [self.xp.moveaxis(a, axis, -1) for a in arrays] if axis not in (None, -1) else arrays
         if moved[0].size:
-            for i in blocks(moved[0].shape, self.block, whole=1):
+            for i in blocks(moved[0].shape, self.block, whole=axis is not None):
                 yield [a[i] for a in moved]
 
     def _row_max(self, x: Array) -> Array:
@@ -348,17 +348,17 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
         2016)."""
         xp = self.xp
         y = xp.empty(x.shape, dtype=x.dtype)
-        for i in blocks(x.shape, self.block):
-            part = xp.maximum(x[i], -100)  # -100 Phi(-100) is 0, and so is not -inf times 0
-            xp.multiply(part, self._gelu_phi(part, tanh), out=y[i])
+        for a, out in self._pieces(None, x, y):
+            part = xp.maximum(a, -100)  # -100 Phi(-100) is 0, and so is not -inf times 0
+            xp.multiply(part, self._gelu_phi(part, tanh), out=out)
         return y
 
     def gelu_backward(self, g: Array, x: Array, tanh: bool = False) -> Array:
         """dx = g (Phi(x) + x phi(x)), phi the derivative of Phi."""
         xp = self.xp
         dx = xp.empty(x.shape, dtype=x.dtype)
-        for i in blocks(x.shape, self.block):
-            part = xp.clip(x[i], -100, 100)
+        for h, a, d in self._pieces(None, g, x, dx):
+            part = xp.clip(a, -100, 100)
             phi = self._gelu_phi(part, tanh)
             square = part * part
             if tanh:  # Phi = (1 + tanh u)/2, and (1 - tanh(u)^2)/2 = 2 Phi (1 - Phi)
@@ -371,7 +371,7 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
                 square *= 1 / math.sqrt(2 * math.pi)
             square *= part
             square += phi
-            xp.multiply(g[i], square, out=dx[i])
+            xp.multiply(h, square, out=d)
         return dx
 
     def _gelu_phi(self, x: Array, tanh: bool) -> Array:
@@ -402,13 +402,11 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
                  momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
         """One step of torch.optim.SGD: d = g + weight_decay p; b = momentum b + d, with b zero at first;
         p -= lr b, or lr (d + momentum b) with `nesterov`. `buffers` may be empty without momentum."""
-        for k, (p_all, g_all) in enumerate(zip(params, grads, strict=True)):
-            for i in blocks(p_all.shape, self.block):
-                p, d = p_all[i], g_all[i]
+        for arrays in zip(params, grads, buffers if momentum else grads, strict=True):
+            for p, d, b in self._pieces(None, *arrays):
                 if weight_decay:
                     d = d + weight_decay * p
                 if momentum:
-                    b = buffers[k][i]
                     b *= momentum
                     b += d
                     d = d + momentum * b if nesterov else b
@@ -426,9 +424,8 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
         xp = self.xp
         root = math.sqrt(1 - beta2**step)
         rate = lr * root / (1 - beta1**step)
-        for p_all, g_all, m_all, v_all in zip(params, grads, m, v, strict=True):
-            for i in blocks(p_all.shape, self.block):
-                p, d, mean, square = p_all[i], g_all[i], m_all[i], v_all[i]
+        for arrays in zip(params, grads, m, v, strict=True):
+            for p, d, mean, square in self._pieces(None, *arrays):
                 if weight_decay and decoupled:
                     p *= 1 - lr * weight_decay
                 elif weight_decay:

@@ -102,24 +102,20 @@ def _shifted(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return z, ops.where(total == 0, 1.0, total)
 
 
-def _softmax_definition(x: Tensor, axis: int, mask: Tensor | None) -> Tensor:
+def _softmax_definition(x: Tensor, axis: int = -1, mask: Like = None) -> Tensor:
     z, total = _shifted(x if mask is None else ops.where(mask, x, -math.inf), axis)
     return ops.exp(z) / total
 
 
 @op(definition=_softmax_definition)
-def _softmax(x: Tensor, axis: int, mask: Tensor | None) -> Out:
-    backend = _floats(x)
-    y = backend.softmax(x, axis, mask)
-    return y, (lambda g: backend.softmax_backward(g, y, axis),)
-
-
-def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Tensor:
+def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
     """exp(x) / sum(exp(x)) along `axis`, over the entries where the boolean `mask` (broadcast to x) is True.
 
     The others get 0. Where every entry is masked, or -inf, all are 0, and so is the gradient.
     """
-    return _softmax(x, axis, None if mask is None else ops.like(x, mask))
+    backend = _floats(x)
+    y = backend.softmax(x, axis, None if mask is None else backend.asarray(mask))
+    return y, (lambda g: backend.softmax_backward(g, y, axis),)
 
 
 def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
@@ -203,6 +199,17 @@ def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int
     return y, lambda g, needs: backend.layer_norm_backward(g, saved, weight)
 
 
+def _trailing(name: str, x: Tensor, shape: int | Sequence[int], **parameters: Tensor | None) -> int:
+    """How many trailing axes of x, and all of each parameter, have the normalized shape `shape`."""
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if x.shape[x.ndim - len(shape) :] != shape:
+        raise ValueError(f"{name}: x of shape {x.shape} does not end in normalized_shape {shape}")
+    for given, parameter in parameters.items():
+        if parameter is not None and parameter.shape != shape:
+            raise ValueError(f"{name}: {given} of shape {parameter.shape} is not of normalized_shape {shape}")
+    return len(shape)
+
+
 def layer_norm(
     x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
     eps: float = 1e-5,
@@ -211,13 +218,7 @@ def layer_norm(
 
     `normalized_shape` is those axes' shape, and that of weight and bias.
     """
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if x.shape[x.ndim - len(shape) :] != shape:
-        raise ValueError(f"layer_norm: x of shape {x.shape} does not end in normalized_shape {shape}")
-    for name, parameter in (("weight", weight), ("bias", bias)):
-        if parameter is not None and parameter.shape != shape:
-            raise ValueError(f"layer_norm: {name} of shape {parameter.shape} is not of normalized_shape {shape}")
-    return _layer_norm(x, weight, bias, len(shape), eps)
+    return _layer_norm(x, weight, bias, _trailing("layer_norm", x, normalized_shape, weight=weight, bias=bias), eps)
 
 
 @op
@@ -227,7 +228,7 @@ def _rms_norm(x: Tensor, weight: Tensor | None, axes: tuple[int, ...], eps: floa
     scale = 1 / xp.sqrt(xp.mean(x * x, axis=axes, keepdims=True) + eps)
     normal = x * scale
 
-    def pull_x(g: Tensor) -> Tensor:
+    def pull_x(g: Tensor) -> Any:
         d = g if weight is None else g * weight
         return scale * (d - normal * xp.mean(d * normal, axis=axes, keepdims=True))
 
@@ -239,12 +240,8 @@ def rms_norm(
 ) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the trailing axes, times weight, of those axes' shape `normalized_shape`
     (Zhang & Sennrich 2019). `eps` is the dtype's unless given."""
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if x.shape[x.ndim - len(shape) :] != shape or (weight is not None and weight.shape != shape):
-        raise ValueError(f"rms_norm: expected x (..., *S) and weight S with S = normalized_shape = {shape}, got x of "
-                         f"shape {x.shape}" + ("" if weight is None else f", weight of shape {weight.shape}"))
-    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
-    return _rms_norm(x, weight, tuple(range(-len(shape), 0)), eps)
+    axes = tuple(range(-_trailing("rms_norm", x, normalized_shape, weight=weight), 0))
+    return _rms_norm(x, weight, axes, float(np.finfo(x.dtype).eps) if eps is None else eps)
 
 
 @op
