@@ -174,6 +174,21 @@ def test_a_beam_of_width_1_is_greedy(seed: int, choice: Any) -> None:
         np.testing.assert_allclose(a.score, b.score, atol=1e-12)
 
 
+@pytest.mark.parametrize(("ends", "penalty", "tokens"), [
+    (0.55, 0, []), (0.55, 1, [0] * 6), (0.61, 1, []), (0.61, 2, [0] * 6)])
+def test_a_longer_hypothesis_may_win_late(ends: float, penalty: float, tokens: list[int]) -> None:
+    """It ends at once, or else goes on to six tokens: -log(0.45) / (11 / 6) < -log(0.55), but at 0.61 not so."""
+
+    class Late:
+        def step(self, last: Any, state: Any) -> Any:
+            p = [1.0, 1e-9] if state[0] else [1 - ends, ends]
+            return ts.tensor(np.log([p] * len(last)), dtype=ts.float64), (state[0] + 1,)
+
+    ((found,),) = beam(Late(), (0,), [0], END, 6, 2, length_penalty=penalty)
+    assert found.tokens == tokens
+    np.testing.assert_allclose(found.score, np.log(1 - ends if tokens else ends), atol=1e-7)
+
+
 def every_way(model: Any, state: Any, max_length: int, rows: Any) -> list[Hypothesis]:
     """What each way to decode finds, row after row; `rows` are the rows' names."""
     found = beam(model.decoder, state, START, END, max_length, 3, n_best=2, length_penalty=0.7)
@@ -275,7 +290,7 @@ def chi_square(counts: Any, p: Any) -> None:
 CHOICES: list[dict[str, Any]] = [
     {}, {"temperature": 0.5}, {"temperature": 2.0}, {"top_k": 3}, {"top_k": 1}, {"top_p": 0.7}, {"top_p": 0.01},
     {"min_p": 0.3}, {"min_p": 1.0}, {"top_k": 5, "top_p": 0.8}, {"temperature": 1.5, "top_k": 6, "top_p": 0.9,
-    "min_p": 0.2}, {"top_k": 99, "top_p": 0.999}]
+    "min_p": 0.2}, {"top_k": 99, "top_p": 0.999}, {"top_k": 3, "top_p": 0.7}]
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
