@@ -145,7 +145,7 @@ def _one_dtype(**given: Any) -> None:
 @op
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
     """x (..., I) times weight (O, I) transposed, plus bias (O,): (..., O)."""
-    xp, rows = namespace(x, weight), math.prod(x.shape[:-1])
+    xp = namespace(x, weight)
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError("expected x (..., I) and weight (O, I) with the same I")
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -154,8 +154,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
     y = ops.times(x, xp.matrix_transpose(weight))
     if bias is not None:
         y += bias  # the product is ours; on Tensors this is y = y + bias
-    flat: Callable[[Any], Any] = lambda a: xp.reshape(a, (rows, a.shape[-1]))
-    return y, (lambda g: ops.times(g, weight), lambda g: xp.matmul(xp.matrix_transpose(flat(g)), flat(x)), lambda g: g)
+    return y, (lambda g: ops.times(g, weight), lambda g: ops.times_over_rows(g, x), lambda g: g)
 
 
 def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tensor:

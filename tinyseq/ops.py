@@ -596,6 +596,14 @@ def times(a: Array, b: Array) -> Array:
     return namespace(a, b).matmul(a, b)
 
 
+def times_over_rows(a: Array, b: Array) -> Array:
+    """The sum of the products of each row of a (..., n) with that of b (..., m): (n, m)."""
+    xp = namespace(a, b)
+    if a.ndim != 2:
+        a, b = (xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1])) for x in (a, b))
+    return xp.matmul(xp.matrix_transpose(a), b)
+
+
 @op
 def matmul(a: Like, b: Like) -> Out:
     """(..., n, k) @ (..., k, m) -> (..., n, m), leading axes broadcast; a 1-D operand is a row (left) or a column."""
@@ -615,11 +623,7 @@ def matmul(a: Like, b: Like) -> Out:
             return g * a if b_ndim == 1 else xp.expand_dims(a, -1) * xp.expand_dims(g, -2)
         if b_ndim == 1:
             return xp.squeeze(xp.matmul(xp.matrix_transpose(a), xp.expand_dims(g, -1)), axis=-1)
-        if b_ndim == 2 and a_ndim > 2:
-            rows = math.prod(a.shape[:-1])
-            flat = xp.reshape(a, (rows, a.shape[-1]))
-            return xp.matmul(xp.matrix_transpose(flat), xp.reshape(g, (rows, g.shape[-1])))
-        return xp.matmul(xp.matrix_transpose(a), g)
+        return times_over_rows(a, g) if b_ndim == 2 else xp.matmul(xp.matrix_transpose(a), g)
 
     return times(a, b), (pull_a, pull_b)
 
