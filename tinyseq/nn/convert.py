@@ -41,9 +41,8 @@ def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], in
     """
     two = "layer" in config
     cell = config["layer"]["config"] if two else config
-    name, after = type(layer).__name__, cell.get("reset_after", True)
-    f, g = cell.get("activation", "tanh"), cell.get("recurrent_activation", "sigmoid")
-    kind = {"RNN": f"rnn_{f}", "GRU": "gru" if after else "gru_before", "LSTM": "lstm"}[name]
+    name, f, g = type(layer).__name__, cell.get("activation", "tanh"), cell.get("recurrent_activation", "sigmoid")
+    kind = {"RNN": f"rnn_{f}", "GRU": "gru" if cell.get("reset_after", True) else "gru_before", "LSTM": "lstm"}[name]
     plain = name == "RNN" or (f, g) == ("tanh", "sigmoid")
     _same(layer, EQUATIONS.get(kind, f"activation={f!r}") if plain else f"activation={f!r}, recurrent_activation={g!r}")
     if cell.get("go_backwards") or (two and config.get("merge_mode") != "concat"):
@@ -67,8 +66,8 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     name = type(layer).__name__
     usual = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}[name] * len(W)
     given = [f.decode() if isinstance(f, bytes) else f for f in attributes.get("activations") or usual]
-    after = bool(attributes.get("linear_before_reset", 0))
-    kind = {"RNN": f"rnn_{given[0].lower()}", "GRU": "gru" if after else "gru_before", "LSTM": "lstm"}[name]
+    gru = "gru" if attributes.get("linear_before_reset", 0) else "gru_before"
+    kind = {"RNN": f"rnn_{given[0].lower()}", "GRU": gru, "LSTM": "lstm"}[name]
     plain = given == (given[:1] * len(W) if name == "RNN" else usual)
     _same(layer, EQUATIONS.get(kind, f"activations={given}") if plain else f"activations={given}")
     if P is not None and np.any(P):
@@ -86,8 +85,8 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
 def _same(layer: Any, equation: str) -> None:
     """Refuse weights that are made for another equation than the layer's."""
     if equation != EQUATIONS[layer.kind]:
-        name, ours = type(layer).__name__, EQUATIONS[layer.kind]
-        raise ValueError(f"these weights are for {equation}; the {name} here computes {ours}")
+        ours = f"the {type(layer).__name__} here computes {EQUATIONS[layer.kind]}"
+        raise ValueError(f"these weights are for {equation}; {ours}")
 
 
 def _state(layer: Any, index: int, parts: Sequence[Any], order: Sequence[int] | None) -> State:
