@@ -466,9 +466,8 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
         out, pulls = result
-        watcher = _mode.watcher
-        if watcher is not None:
-            pulls = watcher.forward(body.__name__, body, raw, kwargs, out, pulls)
+        if _watched and _mode.watcher is not None:
+            pulls = _mode.watcher.forward(body.__name__, body, raw, kwargs, out, pulls)
         if pulls is None or not any(parents) or not _mode.grad:
             return tuple([_wrap(y) for y in out]) if type(out) is tuple else _wrap(out)
         constants = _constants(raw, parents) if listed or None in parents else ()
@@ -479,6 +478,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
     return call
 
 
+_watched = False  # until somebody watches, in any thread: keeps the usual path short
 _EMPTY: dict[str, Any] = {}
 _new = object.__new__
 
@@ -624,7 +624,8 @@ class watching:
         return pulls
 
     def __enter__(self) -> Self:
-        self._before, _mode.watcher = _mode.watcher, self
+        global _watched
+        _watched, self._before, _mode.watcher = True, _mode.watcher, self
         return self
 
     def __exit__(self, *exc: object) -> None:
