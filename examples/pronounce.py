@@ -4,6 +4,7 @@ A bidirectional GRU reads the letters, a GRU writes the phonemes, and before eac
 looks at the letters that matter for it. The data is the CMU Pronouncing Dictionary; two minutes on a CPU will do.
 
     .venv/bin/python examples/pronounce.py
+    .venv/bin/python examples/pronounce.py --full           (40 minutes, and better than most)
     .venv/bin/python examples/pronounce.py --load pronounce.safetensors --words "knightly gnocchi"
 """
 
@@ -47,23 +48,28 @@ def part(word: str) -> str:
     return "test" if share < 10 else "dev" if share < 12 else "train"
 
 
-def build_model(width: int = 96, embedding: int = 64) -> nn.EncoderDecoder:
+def build_model(width: int, embedding: int, dropout: float) -> nn.EncoderDecoder:
+    letters = nn.Sequential(nn.Embedding(len(LETTERS), embedding), nn.Dropout(dropout))
     encoder = nn.GRU(embedding, width, bidirectional=True)
-    decoder = nn.AttentionDecoder(len(PHONEMES), embedding, 2 * width, nn.DotAttention(2 * width, 2 * width), 2 * width)
-    return nn.EncoderDecoder(nn.Embedding(len(LETTERS), embedding), encoder, decoder)
+    both = 2 * width
+    decoder = nn.AttentionDecoder(len(PHONEMES), embedding, both, nn.DotAttention(both, both), both, dropout)
+    decoder.embedding = nn.Sequential(decoder.embedding, nn.Dropout(dropout))
+    for embedded in letters[0], decoder.embedding[0]:
+        nn.init.normal_(embedded.weight, std=0.3)
+    return nn.init.recurrent_(nn.EncoderDecoder(letters, encoder, decoder))
 
 
-def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int = 64, peak: float = 3e-3) -> tuple:
-    """Learn until the time is over, or Ctrl-C: [(seconds, loss)] and [(seconds, dev PER, dev WER)]."""
+def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int, peak: float, seed: int) -> tuple:
+    """Learn until the time is over, or Ctrl-C: [(updates, loss)] and [(updates, dev PER, dev WER)]."""
     known, dev = ({word: words[word] for word in words if part(word) == name} for name in ("train", "dev"))
     sources = [LETTERS.encode(word) for word in known]
     targets = [[PHONEMES.start, *PHONEMES.encode(spoken), PHONEMES.end] for spoken, *_ in known.values()]
     lengths = [(len(s), len(t)) for s, t in zip(sources, targets)]
     optimizer = optim.Adam(model.parameters(), lr=peak)
     bar = tqdm(total=seconds, bar_format="{percentage:3.0f}% {bar:20} {remaining} left {postfix}")
-    losses, errors, scores, seen, spent, began = [], [], "", 0, 0.0, time.perf_counter()
+    losses, errors, spent, began = [], [], 0.0, time.perf_counter()
     try:
-        for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(0, epoch))):
+        for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(seed, epoch))):
             letters, sizes = data.pad([sources[i] for i in rows])       # (batch, letters), (batch,)
             phonemes, _ = data.pad([targets[i] for i in rows])          # (batch, start + phonemes + end)
             logits = model(letters, sizes, phonemes[:, :-1])            # teacher forcing: all steps at once
@@ -74,13 +80,12 @@ def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int = 64
             done = spent / seconds                                      # rise for 2% of the time, then a cosine
             optimizer.lr = peak * min(1, 50 * done) * (1 + math.cos(math.pi * done)) / 2
             optimizer.step()
-            losses.append((spent, loss.item()))
-            seen += len(rows)
+            losses.append((len(losses) + 1, loss.item()))
             if spent > (len(errors) + 1) * seconds / 6:
-                errors.append((spent, *error_rates(model, dev)))
-                scores = "dev PER {1:.1f}% WER {2:.1f}%".format(*errors[-1])
+                errors.append((len(losses), *error_rates(model, dev)))
+                bar.write("{:4.0f} s, {:6,} updates: dev PER {:.2f}%, WER {:.2f}%".format(spent, *errors[-1]))
             spent, loss = min(time.perf_counter() - began, seconds), np.mean(losses[-50:], axis=0)[1]
-            bar.set_postfix_str(f"loss {loss:.2f}  {seen / spent:.0f} words/s  {scores}", refresh=False)
+            bar.set_postfix_str(f"loss {loss:.2f}  {len(losses) * batch / spent:.0f} words/s", refresh=False)
             bar.update(spent - bar.n)
             if spent == seconds:
                 break
@@ -91,20 +96,21 @@ def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int = 64
 
 
 @ts.no_grad()
-def pronounce(model: nn.EncoderDecoder, words: list[str]) -> list[decode.Hypothesis]:
-    """Each word's phonemes, and which letters each phoneme looked at."""
+def pronounce(model: nn.EncoderDecoder, words: list[str], beam: int = 1) -> list[decode.Hypothesis]:
+    """Each word's phonemes, the best that a beam of that width finds, and which letters each phoneme looked at."""
     model.eval()
     spoken = {}
     for rows in data.batches([len(word) for word in words], 512):
         state = model.encode(*data.pad([LETTERS.encode(words[i]) for i in rows]))
-        spoken |= zip(rows, decode.greedy(model.decoder, state, PHONEMES.start, PHONEMES.end, max_length=40))
+        found = decode.beam(model.decoder, state, PHONEMES.start, PHONEMES.end, max_length=40, width=beam)
+        spoken |= zip(rows, [best for best, *_ in found])
     model.train()
     return [spoken[i] for i in range(len(words))]
 
 
-def error_rates(model: nn.EncoderDecoder, words: dict) -> tuple[float, float]:
+def error_rates(model: nn.EncoderDecoder, words: dict, beam: int = 1) -> tuple[float, float]:
     """Phoneme and word error rate in percent, against the best of each word's pronunciations."""
-    spoken, right = [PHONEMES.decode(h.tokens) for h in pronounce(model, list(words))], list(words.values())
+    spoken, right = [PHONEMES.decode(h.tokens) for h in pronounce(model, list(words), beam)], list(words.values())
     return 100 * metrics.token_error_rate(spoken, right), 100 * metrics.sequence_error_rate(spoken, right)
 
 
@@ -121,28 +127,35 @@ def show(model: nn.EncoderDecoder, words: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=120, help="how long to learn (120)")
+    parser.add_argument("--full", action="store_true", help="a model of 2.1 million parameters, 40 minutes")
+    parser.add_argument("--seconds", type=float, help="how long to learn (120, with --full 2400)")
+    parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     parser.add_argument("--save", default="pronounce.safetensors", metavar="FILE", help="where the model goes")
     parser.add_argument("--load", metavar="FILE", help="a model that was saved, instead of learning")
     parser.add_argument("--words", default="", help="words to pronounce, of the letters a to z and '")
     options = parser.parse_args()
     if set(options.words.lower()) - {" ", *LETTERS.symbols}:
         parser.error("--words: words are made of the letters a to z and apostrophes")
-    ts.manual_seed(0)
-    model, asked = build_model(), options.words.lower().split()
+    ts.manual_seed(options.seed)
+    width, embedding, dropout = (256, 128, 0.25) if options.full else (96, 64, 0.0)
+    seconds, batch, peak = (2400, 128, 2.5e-3) if options.full else (120, 64, 3e-3)
+    model, asked = build_model(width, embedding, dropout), options.words.lower().split()
     if options.load:
         model.load(options.load)
         return show(model, asked or INVENTED)
     words = read_dictionary()
-    losses, errors = train(model, words, options.seconds)
+    losses, errors = train(model, words, options.seconds or seconds, batch, peak, options.seed)
     model.save(options.save)
     test = {word: words[word] for word in words if part(word) == "test"}
-    print("on {} test words: PER {:.2f}%, WER {:.2f}%".format(len(test), *error_rates(model, test)))
+    for beam in (1, 4) if options.full else (1,):
+        per, wer = error_rates(model, test, beam)
+        print(f"on {len(test)} test words, {len(losses):,} updates, beam {beam}: PER {per:.2f}%, WER {wer:.2f}%")
     show(model, asked or [*list(test)[:: len(test) // 6][:6], *INVENTED])
     at, per, wer = zip(*errors) if errors else ((), (), ())
     panels = {"loss": {"train": zip(*losses)}, "dev error, %": {"PER": (at, per), "WER": (at, wer)}}
-    plot.curves(panels, "seconds", "learning.png")
-    print(f'learning curve: learning.png\nnow: {sys.executable} {sys.argv[0]} --load {options.save} --words "any word"')
+    plot.curves(panels, "updates", "learning.png")
+    again = f"{sys.executable} {sys.argv[0]}{' --full' * options.full} --load {options.save}"
+    print(f'learning curve: learning.png\nnow: {again} --words "any word"')
 
 
 if __name__ == "__main__":

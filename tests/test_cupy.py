@@ -527,7 +527,7 @@ class Pronounce(nn.Module):
     def __init__(self) -> None:
         pytest.importorskip("tqdm")
         example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "pronounce.py"))
-        self.model = example["build_model"](width=6, embedding=4)
+        self.model = example["build_model"](width=6, embedding=4, dropout=0.0)
 
     def forward(self, ids: Any, lengths: Any) -> Any:
         return self.model(ids, lengths, ids)

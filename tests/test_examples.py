@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> Any:
 
 def rates(output: str) -> tuple[int, float, float]:
     """(test words, PER, WER) as printed."""
-    found = re.search(r"on (\d+) test words: PER ([\d.]+)%, WER ([\d.]+)%", output)
+    found = re.search(r"on (\d+) test words, [\d,]+ updates, beam 1: PER ([\d.]+)%, WER ([\d.]+)%", output)
     assert found, output
     return int(found[1]), float(found[2]), float(found[3])
 
@@ -54,7 +54,7 @@ def test_pronounce_learns_draws_saves_and_loads(run: Any, tmp_path: Path) -> Non
     output, errors = (process := run("--seconds", "3")).communicate(timeout=120)
     assert process.returncode == 0, errors
     count, per, _ = rates(output)
-    assert 400 < count < 600 and per < 50 and "dev PER" in errors and "words/s" in errors
+    assert 400 < count < 600 and per < 50 and "dev PER" in output and "words/s" in errors
     assert {p.name for p in (tmp_path / "here").iterdir()} == {*PICTURES, "pronounce.safetensors"}
     assert re.search(r"^  ghoti +[A-Z]", output, re.MULTILINE)
     assert f"{sys.executable} {SCRIPT} --load pronounce.safetensors --words" in output and "00:02 left" in errors
@@ -64,6 +64,12 @@ def test_pronounce_learns_draws_saves_and_loads(run: Any, tmp_path: Path) -> Non
     assert process.returncode == 0, errors
     assert re.findall(r"^  (\w+) +([A-Z ]*)$", output, re.MULTILINE)[0][0] == "bada" and "\n  tu " in output
     assert (tmp_path / "here" / "attention.png").exists()
+
+
+def test_full_pronounce_searches_with_a_beam_too(run: Any) -> None:
+    output, errors = (process := run("--full", "--seconds", "2")).communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "beam 1: PER" in output and "beam 4: PER" in output and "--full --load pronounce.safetensors" in output
 
 
 def test_interrupted_pronounce_keeps_what_it_learnt(run: Any, tmp_path: Path) -> None:
