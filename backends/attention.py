@@ -88,7 +88,8 @@ class AttentionKernels:
             if dropout[0]:
                 e *= self._attention_kept(a, i, e.shape)
                 total *= 1 - dropout[0]
-            y[i] = xp.matmul(e, value[j]) / total
+            self._multiply(e, value[j], y[i])
+            y[i] /= total
         return y, (a, y, sizes)
 
     def attention_backward(self, g: Array, saved: Any) -> tuple[Array, Array, Array]:
@@ -112,10 +113,19 @@ class AttentionKernels:
                 used = e * keep
             d -= xp.vecdot(h, y[i])[..., None]
             d *= e
-            dvalue[j] += xp.matmul(xp.matrix_transpose(used), h)
-            dkey[j] += xp.matmul(xp.matrix_transpose(d), q)
-            dquery[i] = xp.matmul(d, key[j]) * scale
+            add = e.shape[-2] < query.shape[-2]
+            self._multiply(xp.matrix_transpose(used), h, dvalue[j], add)
+            self._multiply(xp.matrix_transpose(d), q, dkey[j], add)
+            self._multiply(d, key[j], dquery[i])
+            dquery[i] *= scale
         return dquery, dkey, dvalue
+
+    def _multiply(self, a: Array, b: Array, y: Array, add: bool = False) -> None:
+        """y = a @ b, or y += a @ b."""
+        if add:
+            y += self.xp.matmul(a, b)
+        else:
+            self.xp.matmul(a, b, out=y)
 
     def _attention_blocks(self, a: Attention) -> Iterator[tuple[Index, Index, int]]:
         """The index of a block's queries, that of the keys which one of them may see, and the first query's number."""
