@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 import tinyseq as ts
 import tinyseq.functional as F
-from tinyseq import decode, nn
+from tinyseq import decode, nn, plot
 from tinyseq.testing import check_grad
 
 dtypes = st.sampled_from(["float32", "float64"])
@@ -87,8 +88,8 @@ def test_multihead_attention_is_torchs(dtype: str, bias: bool, kind: str, sizes:
     inputs = [normal(rng, batch, steps, 8, dtype=dtype)]
     if kind == "self":
         judge(ours, Self(theirs), inputs, given, torchs)
-        y, w = ours(ts.asarray(inputs[0]), need_weights=True, **given)
-        z, v = theirs(*[torch.tensor(inputs[0])] * 3, average_attn_weights=False, **torchs)
+        w = ours(ts.asarray(inputs[0]), need_weights=True, **given)[1]
+        v = theirs(*[torch.tensor(inputs[0])] * 3, average_attn_weights=False, **torchs)[1]
         close(w, v)
     else:
         inputs += [normal(rng, batch, seen, wide.get(k, 8), dtype=dtype) for k in ("kdim", "vdim")]
@@ -295,7 +296,17 @@ def test_weights_of_every_layer_and_head() -> None:
     assert not looks[1, ..., 1:].any() and not np.triu(weights["decoder.layers.0.self_attn"].numpy(), 1).any()
 
 
-# --- language models ---------------------------------------------------------------------------------------------------
+def test_heads_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    weights = np.full((2, 3, 4, 5), 0.2)
+    plot.heads(weights, tmp_path / "all.png")
+    plot.heads(weights[0], tmp_path / "one.png")
+    assert (tmp_path / "all.png").stat().st_size > (tmp_path / "one.png").stat().st_size > 0
+    with pytest.raises(ValueError, match=r"got shape \(4, 5\)"):
+        plot.heads(weights[0, 0], tmp_path / "none.png")
+
+
+# --- language models -------------------------------------------------------------------------------------------------
 
 KINDS: list[dict[str, Any]] = [
     {"positions": "learned", "activation": "gelu_tanh", "max_length": 200},  # GPT-2

@@ -146,3 +146,26 @@ def _figure(width: float, height: float) -> "Figure":
     except ImportError as error:
         raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[examples]'") from error
     return Figure(figsize=(width, height))
+
+
+def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
+    """Attention weights (layers, heads, T, S) or (heads, T, S) as a table of maps, a row a layer; dark is 1.
+
+    Raises ValueError for another shape, ImportError where matplotlib is not installed.
+
+    >>> _, found = nn.attention_weights(model, x)
+    >>> heads([w.numpy()[0] for w in found.values()], "heads.png")                   # doctest: +SKIP
+    """
+    maps = np.asarray(weights)
+    maps = maps[None] if maps.ndim == 3 else maps
+    if maps.ndim != 4 or not maps.size:
+        raise ValueError(f"heads: expected weights (layers, heads, T, S) or (heads, T, S), got shape {maps.shape}")
+    figure = _figure(1.6 * maps.shape[1] + 0.6, 1.6 * maps.shape[0] + 0.4)
+    for layer, row in enumerate(figure.subplots(*maps.shape[:2], squeeze=False)):
+        for head, axes in enumerate(row):
+            axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_title(f"layer {layer}, head {head}", color=_INK, fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)

@@ -6,7 +6,6 @@ a vocabulary of 1,000. Processes take turns, with the threads that each takes by
 each figure is the median. The aim: at least twice PyTorch's.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -103,8 +102,8 @@ def main() -> None:
     found: dict[str, list[list[float]]] = {"tinyseq": [], "pytorch": []}
     for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
         for name in found:
-            done = subprocess.run([sys.executable, __file__, "--measure", name], capture_output=True, text=True, check=True,
-                                  env=os.environ)
+            done = subprocess.run([sys.executable, __file__, "--measure", name], capture_output=True, text=True,
+                                  check=True)
             found[name].append([float(word) for word in done.stdout.split()])
     print("layers  width   tinyseq ms/token   PyTorch ms/token   tinyseq tokens/s   ratio")
     for (layers, width), *columns in zip(SIZES, *(zip(*rows, strict=True) for rows in found.values()), strict=True):

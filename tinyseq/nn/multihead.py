@@ -194,8 +194,12 @@ class MultiheadAttention(Attending):
         xp, batch = namespace(q), q.shape[0]
         groups = (self.num_kv_heads, self.num_heads // self.num_kv_heads)
         q = (q * self.head_dim**-0.5).reshape(batch, *groups, self.head_dim)
-        scores = q @ xp.matrix_transpose(k)
-        weights = backends.of(q).softmax(scores, -1, None if mask is None else mask[:, None, None])
+        scores = q @ k.swapaxes(-1, -2)
+        if mask is None and scores.size:  # shorter than the kernel, which is for large ones
+            weights = xp.exp(scores - scores.max(axis=-1, keepdims=True))
+            weights /= weights.sum(axis=-1, keepdims=True)
+        else:
+            weights = backends.of(q).softmax(scores, -1, None if mask is None else mask[:, None, None])
         y = product((weights @ v).reshape(batch, self.embed_dim), self.out_proj.weight, self.out_proj.bias)
         return y, weights.reshape(batch, self.num_heads, k.shape[2])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,11 +42,17 @@ def _real(x: Tensor, lengths: Like) -> Tensor:
     return x if lengths is None else ops.where(ops.like(x, length_mask(lengths, x.shape[1]))[..., None], x, 0.0)
 
 
+@lru_cache
+def _average(xp: Any, n: int, dtype: Any) -> Array:
+    """What rows (B, n) are multiplied by to get their means (B, 1)."""
+    return xp.full((n, 1), 1 / n, dtype=dtype)
+
+
 def _normal(x: Array, norm: Any) -> Array:
     """A norm of few rows (B, E), as arrays: short, where the kernel is for large ones."""
-    mean: Callable[[Array], Array] = lambda a: a.sum(axis=-1, keepdims=True) * (1 / a.shape[-1])
-    y = x if isinstance(norm, RMSNorm) else x - mean(x)
-    y = y / namespace(x).sqrt(mean(y * y) + (namespace(x).finfo(x.dtype).eps if norm.eps is None else norm.eps))
+    average = _average(namespace(x), x.shape[1], x.dtype)
+    y = x if isinstance(norm, RMSNorm) else x - x @ average
+    y = y * ((y * y) @ average + (float(np.finfo(x.dtype).eps) if norm.eps is None else norm.eps)) ** -0.5
     y *= norm.weight._data
     if getattr(norm, "bias", None) is not None:
         y += norm.bias._data
@@ -325,7 +332,7 @@ class LanguageModel(Module):
         """Embeddings (B, T, E) with their positions below `end`, and cos and sin (.., 1, T, D/2) of rotary ones."""
         if isinstance(self.positions, LearnedPositions) and end > (most := self.positions.weight.shape[0]):
             raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {end} tokens")
-        x = x * self._scale
+        x = x if self._scale == 1 else x * self._scale
         x = x if self.positions is None else self.positions(x, ids)
         if self._frequencies is None:
             return x, None
