@@ -106,7 +106,7 @@ class AttentionKernels:
             e, _ = self._attention_scores(a, q, i, j, row)
             e -= sizes[i]
             xp.exp(e, out=e)
-            d, used = xp.matmul(h, xp.matrix_transpose(value[j])), e
+            d, used = self._times_transposed(h, value[j]), e
             if p:
                 keep = self._attention_kept(a, i, e.shape) * query.dtype.type(1 / (1 - p))
                 d *= keep
@@ -119,6 +119,11 @@ class AttentionKernels:
             self._multiply(d, key[j], dquery[i])
             dquery[i] *= scale
         return dquery, dkey, dvalue
+
+    def _times_transposed(self, a: Array, b: Array) -> Array:
+        """a b^T: with many rows, b is better turned first, as BLAS is slow to read small matrices by columns."""
+        turned = self.xp.matrix_transpose(b)
+        return self.xp.matmul(a, self.xp.ascontiguousarray(turned) if a.shape[-2] > 16 else turned)
 
     def _multiply(self, a: Array, b: Array, y: Array, add: bool = False) -> None:
         """y = a @ b, or y += a @ b."""
@@ -140,7 +145,7 @@ class AttentionKernels:
     def _attention_scores(self, a: Attention, q: Array, i: Index, j: Index, row: int) -> tuple[Array, Any]:
         """A block's scores, -inf where a query may not look, and what to subtract from them before exp."""
         xp, minus = self.xp, q.dtype.type(-math.inf)
-        e = xp.matmul(q, xp.matrix_transpose(a.key[j]))
+        e = self._times_transposed(q, a.key[j])
         tame = self._attention_tame(e)
         if a.mask is not None:
             mask = a.mask[i][..., :e.shape[-1]]

@@ -906,6 +906,9 @@ class CupyBackend(NumpyBackend):
 
     scores = 1 << 26  # a block is large: so is memory, and each launch costs
 
+    def _times_transposed(self, a: Array, b: Array) -> Array:
+        return self.matmul(a, b.swapaxes(-2, -1))
+
     def _multiply(self, a: Array, b: Array, y: Array, add: bool = False) -> None:
         y[...] = y + self.matmul(a, b) if add else self.matmul(a, b)
 
