@@ -82,9 +82,8 @@ class AttentionKernels:
             e -= shift
             xp.exp(e, out=e)
             total = self._row_sum(e)
-            some = total > 0
-            total = xp.where(some, total, 1)
-            sizes[i] = xp.where(some, xp.log(total) + shift, math.inf)
+            total = xp.where(total > 0, total, 1)
+            sizes[i] = xp.log(total) + shift
             if dropout[0]:
                 e *= self._attention_kept(a, i, e.shape)
                 total *= 1 - dropout[0]
