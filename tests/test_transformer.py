@@ -234,6 +234,39 @@ def test_padding_rows_and_future_change_nothing(cross: bool, sizes: Any, seed: i
     close(run(changed, memory)[:, :-1], y[:, :-1])
 
 
+@given(ndim=st.integers(2, 4), ragged=st.booleans(), causal=st.booleans(), sizes=SIZES, seed=seeds)
+def test_masks_of_every_shape_say_who_takes_part(ndim: int, ragged: bool, causal: bool, sizes: Any, seed: int) -> None:
+    batch, steps, seen = sizes
+    rng = np.random.default_rng(seed)
+    attend = nn.MultiheadAttention(8, 2, dtype="float64")
+    x, memory = ts.asarray(normal(rng, batch, steps, 8)), ts.asarray(normal(rng, batch, seen, 8))
+    full = (batch, 2, steps, seen)
+    shape = {2: (batch, seen), 3: (batch, steps, seen), 4: full}[ndim]
+    mask = rng.random([rng.choice([1, n]) for n in shape]) < 0.6
+    lengths = rng.integers(0, seen + 1, batch) if ragged else np.full(batch, seen)
+    _, weights = attend(x, memory, mask=mask, lengths=lengths if ragged else None, causal=causal, need_weights=True)
+    taking = mask.reshape(mask.shape[0], *(1,) * (4 - ndim), *mask.shape[1:])
+    taking = taking & (np.arange(seen) < lengths[:, None])[:, None, None]
+    taking = taking & np.tri(steps, seen, seen - steps, dtype=bool) if causal else taking
+    assert np.array_equal(weights.detach().numpy() > 0, np.broadcast_to(taking, full))
+
+
+def test_dropout_falls_where_it_should() -> None:
+    x = ts.asarray(normal(np.random.default_rng(0), 2, 3, 8))
+    layer = nn.TransformerDecoderLayer(8, 2, 6, dropout=0.5, dtype="float64")
+    runs = []
+    for seed in (0, 0, 1):
+        ts.manual_seed(seed)
+        runs.append(layer(x, x).detach().numpy())
+    assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
+    ts.manual_seed(0)
+    layer(x, x)  # of both attentions' weights, after both, in the feed-forward and after it
+    assert ts.random.get_state() == (0, 6)
+    layer.eval()
+    close(layer(x, x), layer(x, x))
+    assert ts.random.get_state() == (0, 6)
+
+
 @given(heads=st.sampled_from([(4, 2), (4, 1), (2, 2)]), seed=seeds)
 def test_grouped_heads_are_heads_repeated(heads: Any, seed: int) -> None:
     many, few = heads
@@ -286,6 +319,8 @@ def test_weights_of_every_layer_and_head() -> None:
     y, weights = nn.attention_weights(model, src, tgt, lengths=[3, 1], causal=True)
     close(y, model(src, tgt, lengths=[3, 1], causal=True))
     weights = {name: w.detach() for name, w in weights.items()}
+    _, other = nn.attention_weights(model.encoder, src)
+    assert list(other) == ["layers.0.self_attn"]
     assert {name: w.shape for name, w in weights.items()} == {
         "encoder.layers.0.self_attn": (2, 2, 3, 3),
         **{f"decoder.layers.{i}.{part}": (2, 2, 4, n) for i in range(2)
@@ -293,6 +328,11 @@ def test_weights_of_every_layer_and_head() -> None:
     for w in weights.values():
         close(w.numpy().sum(-1), np.ones(w.shape[:-1]))
     looks = weights["decoder.layers.1.multihead_attn"].numpy()
+    with pytest.raises(ValueError, match="expected a query"):
+        nn.attention_weights(model.encoder, src[..., :7])
+    seen = len(other)
+    model.encoder(src)  # nobody watches any more
+    assert len(other) == seen and nn.multihead._seen.by is None
     assert not looks[1, ..., 1:].any() and not np.triu(weights["decoder.layers.0.self_attn"].numpy(), 1).any()
 
 
