@@ -41,7 +41,10 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
             raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)})")
 
     # In inches, so that a cell has one size in all maps; maps flow into lines like words, from the top left.
-    cell, left, top, gap, wide = 0.3, 0.45, 0.35, 0.2, 11.0
+    row_width, column_width = (0.09 * max((len(label) for part in parts for label in part), default=0) + 0.15
+                               for parts in (rows, columns))
+    upright = column_width > 0.4                # words stand on end, letters do not
+    cell, left, top, gap, wide = 0.3, max(0.45, row_width), max(0.35, column_width if upright else 0), 0.2, 11.0
     corners: list[tuple[float, float]] = []     # of each map's cells, from the picture's top left
     x = y = gap
     width = bottom = 0.0                        # of the picture so far
@@ -62,6 +65,7 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
         axes.set_xticks(np.arange(c) + 0.5, column)
         axes.set_yticks(np.arange(r) + 0.5, row)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=_INK)
+        axes.tick_params("x", rotation=90 if upright else 0)
         axes.spines[:].set_color(_FAINT)
     figure.savefig(path, dpi=150)
 
