@@ -351,74 +351,55 @@ extern "C" __global__ void tinyseq_root_of_sum(const T* sums, I n, T* y) {
 
 // ---- steps of the recurrent cells, a thread a unit of the state; arrays over time are (B, S, ...)
 
-// a: this unit's gates in z, H apart: pre-activations come, activations stay. A sequence that has ended keeps its
-// state. `hs` holds the state before each step; the one after the last goes to `hn`. e1 and e2 are the cell's own.
+// a: this unit's gates in z, H apart: pre-activations come, activations stay. h: its state before the step, kept by a
+// sequence that has ended. `hs` holds that of each step; the one after the last goes to `hn`. e1 and e2 are the cell's
+// own. Backward, d is the gradient of the state after, da and du are those of the pre-activations, 0 past the end.
 #define FORWARD T* z, const T* bx, const T* bh, T* hs, T* e1, T* e2, T* y, T* hn, const I* lengths, \
     I B, I S, I H, I t, I next
 #define BACKWARD const T* z, const T* hs, const T* e1, const T* e2, const T* gy, T* dh, T* dc, T* d_in, T* d_rec, \
     const I* lengths, I B, I S, I H, I t
-#define UNIT const I k = ELEMENT, b = k / H, j = k % H, here = (b * S + t) * H + j; \
-    if (b >= B) return; \
-    const bool real = !lengths || t < lengths[b];
 #define GATES(array, gates) (array + ((b * S + t) * gates) * H + j)
+#define UNIT(gates) const I k = ELEMENT, b = k / H, j = k % H, here = (b * S + t) * H + j; \
+    if (b >= B) return; \
+    const bool real = !lengths || t < lengths[b]; \
+    auto* const a = GATES(z, gates); \
+    T h = hs[here];
 #define BIAS(of, gate) (of ? of[gate * H + j] : (T)0)
 #define SUM(gate) (a[gate * H] + BIAS(bx, gate) + BIAS(bh, gate))
-#define LEAVE(h) y[here] = real ? h : (T)0; (next < 0 ? hn[k] : hs[(b * S + next) * H + j]) = h;
-#define ARRIVE const T d = real ? dh[k] + (gy ? gy[here] : (T)0) : (T)0;
+#define LEAVE y[here] = real ? h : (T)0; (next < 0 ? hn[k] : hs[(b * S + next) * H + j]) = h;
+#define ARRIVE(gates) UNIT(gates) \
+    T *const da = GATES(d_in, gates), *const du = GATES(d_rec, gates); \
+    for (I i = 0; !real && i < gates; i++) da[i * H] = du[i * H] = 0; \
+    if (!real) return; \
+    const T d = dh[k] + (gy ? gy[here] : (T)0);
 
-extern "C" __global__ void tinyseq_rnn_tanh(FORWARD) {
-  UNIT
-  T* const a = GATES(z, 1);
-  const T h = real ? (*a = tanh(SUM(0))) : hs[here];
-  LEAVE(h)
-}
+extern "C" __global__ void tinyseq_rnn_tanh(FORWARD) { UNIT(1) if (real) *a = h = tanh(SUM(0)); LEAVE }
+
+extern "C" __global__ void tinyseq_rnn_tanh_backward(BACKWARD) { ARRIVE(1) *da = d * (1 - *a * *a), dh[k] = 0; }
 
 extern "C" __global__ void tinyseq_rnn_relu(FORWARD) {
-  UNIT
-  T* const a = GATES(z, 1);
-  T h = hs[here];
+  UNIT(1)
   if (real) *a = h = SUM(0) < 0 ? (T)0 : SUM(0);
-  LEAVE(h)
+  LEAVE
 }
 
-extern "C" __global__ void tinyseq_rnn_tanh_backward(BACKWARD) {
-  UNIT
-  ARRIVE
-  const T h = z[here];
-  if (real) dh[k] = 0;
-  d_in[here] = real ? d * (1 - h * h) : (T)0;
-}
-
-extern "C" __global__ void tinyseq_rnn_relu_backward(BACKWARD) {
-  UNIT
-  ARRIVE
-  if (real) dh[k] = 0;
-  d_in[here] = real && z[here] > 0 ? d : (T)0;
-}
+extern "C" __global__ void tinyseq_rnn_relu_backward(BACKWARD) { ARRIVE(1) *da = *a > 0 ? d : (T)0, dh[k] = 0; }
 
 extern "C" __global__ void tinyseq_lstm(FORWARD) {  // e1: c before each step, e2: c after the last
-  UNIT
-  T* const a = GATES(z, 4);
-  T h = hs[here], c = e1[here];
+  UNIT(4)
+  T c = e1[here];
   if (real) {
     const T i = logistic(SUM(0)), f = logistic(SUM(1)), g = tanh(SUM(2)), o = logistic(SUM(3));
     c = f * c + i * g;
     h = o * tanh(c);
     a[0] = i, a[H] = f, a[2 * H] = g, a[3 * H] = o;
   }
-  LEAVE(h)
+  LEAVE
   (next < 0 ? e2[k] : e1[(b * S + next) * H + j]) = c;
 }
 
 extern "C" __global__ void tinyseq_lstm_backward(BACKWARD) {
-  UNIT
-  ARRIVE
-  const T* const a = GATES(z, 4);
-  T* const da = GATES(d_in, 4);
-  if (!real) {
-    da[0] = da[H] = da[2 * H] = da[3 * H] = 0;
-    return;
-  }
+  ARRIVE(4)
   const T i = a[0], f = a[H], g = a[2 * H], o = a[3 * H], c = e1[here], tanh_c = tanh(f * c + i * g);
   const T e = dc[k] + d * o * (1 - tanh_c * tanh_c);
   da[0] = e * g * i * (1 - i);
@@ -430,9 +411,7 @@ extern "C" __global__ void tinyseq_lstm_backward(BACKWARD) {
 }
 
 extern "C" __global__ void tinyseq_gru(FORWARD) {   // e1 (B, 3 H): U h of this step, e2: U_n h + d_n of all
-  UNIT
-  T* const a = GATES(z, 3);
-  T h = hs[here];
+  UNIT(3)
   if (real) {
     const T* const u = e1 + b * 3 * H + j;
     const T r = logistic(SUM(0) + u[0]), w = logistic(SUM(1) + u[H]), q = u[2 * H] + BIAS(bh, 2);
@@ -440,60 +419,45 @@ extern "C" __global__ void tinyseq_gru(FORWARD) {   // e1 (B, 3 H): U h of this 
     h = n + w * (h - n);
     a[0] = r, a[H] = w, a[2 * H] = n, e2[here] = q;
   }
-  LEAVE(h)
+  LEAVE
 }
 
 extern "C" __global__ void tinyseq_gru_backward(BACKWARD) {
-  UNIT
-  ARRIVE
-  const T* const a = GATES(z, 3);
-  T *const da = GATES(d_in, 3), *const du = GATES(d_rec, 3);
-  if (!real) {
-    da[0] = da[H] = da[2 * H] = du[0] = du[H] = du[2 * H] = 0;
-    return;
-  }
+  ARRIVE(3)
   const T r = a[0], w = a[H], n = a[2 * H], dn = d * (1 - w) * (1 - n * n);
   da[0] = du[0] = dn * e2[here] * r * (1 - r);
-  da[H] = du[H] = d * (hs[here] - n) * w * (1 - w);
+  da[H] = du[H] = d * (h - n) * w * (1 - w);
   da[2 * H] = dn;
   du[2 * H] = dn * r;
   dh[k] = d * w;
 }
 
 extern "C" __global__ void tinyseq_gru_before_reset(FORWARD) {  // e1: r h of all steps
-  UNIT
-  T* const a = GATES(z, 3);
+  UNIT(3)
   const T r = logistic(SUM(0));
-  a[0] = r, a[H] = logistic(SUM(1)), e1[here] = real ? r * hs[here] : (T)0;
+  a[0] = r, a[H] = logistic(SUM(1)), e1[here] = real ? r * h : (T)0;
 }
 
 extern "C" __global__ void tinyseq_gru_before(FORWARD) {
-  UNIT
-  T* const a = GATES(z, 3);
-  T h = hs[here];
+  UNIT(3)
   if (real) {
     const T n = a[2 * H] = tanh(SUM(2));
     h = n + a[H] * (h - n);
   }
-  LEAVE(h)
+  LEAVE
 }
 
 extern "C" __global__ void tinyseq_gru_before_backward(BACKWARD) {
-  UNIT
-  ARRIVE
-  const T* const a = GATES(z, 3);
-  T* const da = GATES(d_in, 3);
+  ARRIVE(3)
   const T w = a[H], n = a[2 * H];
-  da[H] = real ? d * (hs[here] - n) * w * (1 - w) : (T)0;
-  da[2 * H] = real ? d * (1 - w) * (1 - n * n) : (T)0;
-  if (real) dh[k] = d * w;
+  da[H] = d * (h - n) * w * (1 - w);
+  da[2 * H] = d * (1 - w) * (1 - n * n);
+  dh[k] = d * w;
 }
 
 extern "C" __global__ void tinyseq_gru_before_unreset(BACKWARD) {  // dc: the gradient of r h
-  UNIT
-  const T r = *GATES(z, 3);
-  *GATES(d_in, 3) = real ? dc[k] * hs[here] * r * (1 - r) : (T)0;
-  if (real) dh[k] += dc[k] * r;
+  UNIT(3)
+  if (real) *GATES(d_in, 3) = dc[k] * h * *a * (1 - *a), dh[k] += dc[k] * *a;
 }
 """
 
