@@ -403,7 +403,8 @@ class RecurrentKernels:
 
     def _to_columns(self, arrays: Sequence[Array], packing: Packing) -> Array:
         """States (B, H) to (number of states, H, B), the longest sequence first."""
-        return self.xp.stack([(a if packing.order is None else a[packing.order]).T for a in arrays])
+        y = self.xp.stack([a if packing.order is None else a[packing.order] for a in arrays])
+        return self.xp.ascontiguousarray(y.swapaxes(1, 2))  # stack would keep the order of the transposed in memory
 
     def _from_columns(self, columns: Array, packing: Packing) -> Array:
         """(number of states, H, B) to (number of states, B, H) in the batch's own order."""
