@@ -1,0 +1,63 @@
+"""Every stop of the road runs for a few steps, on this backend, prints its figure beside a baseline, and draws.
+
+In the thorough profile each learns as a reader would let it learn, and must be better than its baseline.
+"""
+
+import os
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+STOPS = {  # short flags, and by how much the figure must exceed the baseline, or fall below it if negative
+    "window": ("--steps 3 --phrases 1", 30),
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a script in an empty folder: what it printed."""
+    for library in ("matplotlib", "tqdm"):
+        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+    def start(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    return start
+
+
+def figure(output: str) -> tuple[float, float]:
+    """The figure and its baseline, as printed."""
+    found = re.search(r": ([\d.]+)[^:\n]*\(baseline: ([\d.]+)", output)
+    assert found, output
+    return float(found[1]), float(found[2])
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_stop_draws_and_prints_its_figure(name: str, run: Any, tmp_path: Path) -> None:
+    figure(run(name, *STOPS[name][0].split()))
+    assert (tmp_path / f"{name}.png").stat().st_size > 5000
+    assert len((EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()) < 150
+
+
+@pytest.mark.skipif(os.environ.get("TINYSEQ_TEST_PROFILE") != "thorough", reason="minutes: the thorough profile's")
+@pytest.mark.parametrize("name", STOPS)
+def test_a_stop_learns_what_it_claims(name: str, run: Any) -> None:
+    reached, baseline = figure(run(name))
+    margin = STOPS[name][1]
+    assert (reached - baseline) * (1 if margin > 0 else -1) > abs(margin), (reached, baseline)
+
+
+def test_the_list_names_every_script_once(run: Any) -> None:
+    lines = run("__main__").splitlines()
+    listed = [re.match(r" *\d+\. python examples/(\w+)\.py +\S", line) for line in lines]
+    scripts = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py"))
+    assert sorted(found[1] for found in listed if found) == scripts and len(lines) == len(scripts)
