@@ -30,7 +30,7 @@ CELLS = {
     "rnn_relu": Cell((0,), 0, 1, 0, 1),
     "gru": Cell((0, 1, 2), 2, 1, 4, 4),
     "gru_before": Cell((0, 1, 2), 2, 1, 3, 3),
-    "lstm": Cell((0, 1, 3, 2), 3, 2, 5, 4),
+    "lstm": Cell((3, 0, 1, 2), 3, 2, 5, 4),
 }
 
 
@@ -110,10 +110,8 @@ class RecurrentKernels:
         for k, n in packing.runs:
             stop = start + k * n
             final[..., n:state.shape[-1]] = state[..., n:]  # sequences that ended
-            z = w_in @ packed[start:stop].T
-            if bias is not None:
-                z += bias
-            z = z.reshape(-1, k, n)
+            z = (w_in @ packed[start:stop].T).reshape(-1, k, n).swapaxes(0, 1)
+            z = xp.add(z, bias, order="C")  # a step's share in one piece: (k, G H, n)
             states = xp.empty((k + 1, spec.states, hidden, n), dtype=x.dtype)
             states[0] = state[..., :n]
             kept = xp.empty((k, spec.kept, hidden, n), dtype=x.dtype)
@@ -121,9 +119,9 @@ class RecurrentKernels:
             for t in range(k):
                 xp.matmul(w_rec[:split], self._masked(states[t, 0], mask), out=u[:split])
                 if cell == "gru_before":
-                    reset_h = self._gru_before_reset(u, z[:, t], states[t], kept[t])
+                    reset_h = self._gru_before_reset(u, z[t], states[t], kept[t])
                     xp.matmul(w_rec[split:], self._masked(reset_h, mask), out=u[split:])
-                advance(u, z[:, t], states[t], states[t + 1], kept[t], d_n)
+                advance(u, z[t], states[t], states[t + 1], kept[t], d_n)
             y[start:stop].reshape(k, n, hidden)[...] = states[1:, 0].swapaxes(1, 2)
             runs.append((states, kept))
             state, start = states[-1], stop
@@ -231,7 +229,7 @@ class RecurrentKernels:
         xp.tanh(u, out=gates)
         sigmoids *= 0.5
         sigmoids += 0.5
-        i, f, o, g, tanh_c = kept
+        o, i, f, g, tanh_c = kept
         h, c = new
         xp.multiply(f, old[1], out=c)
         xp.multiply(i, g, out=tanh_c)
@@ -240,27 +238,24 @@ class RecurrentKernels:
         xp.multiply(o, tanh_c, out=h)
 
     def _lstm_factors(self, states: Array, kept: Array) -> Array:
-        """From dL/dc' to a_i, a_f, a_g; from dL/dh' to a_o and to c'."""
+        """From dL/dh' to a_o; from dL/dc' to a_i, a_f, a_g; from dL/dh' to c'."""
         xp = self.xp
-        i, _, o, g, tanh_c = (kept[:, j] for j in range(5))
-        y = xp.empty(kept.shape, dtype=kept.dtype)
-        slope = kept[:, :3] * (1 - kept[:, :3])
-        xp.multiply(g, slope[:, 0], out=y[:, 0])
-        xp.multiply(states[:-1, 1], slope[:, 1], out=y[:, 1])
-        xp.multiply(i, 1 - g * g, out=y[:, 2])
-        xp.multiply(tanh_c, slope[:, 2], out=y[:, 3])
-        xp.multiply(o, 1 - tanh_c * tanh_c, out=y[:, 4])
+        y = kept * kept
+        xp.subtract(kept[:, :3], y[:, :3], out=y[:, :3])
+        xp.subtract(1, y[:, 3:], out=y[:, 3:])
+        for k, times in enumerate((kept[:, 4], kept[:, 3], states[:-1, 1], kept[:, 1], kept[:, 0])):
+            y[:, k] *= times
         return y
 
     def _lstm_backward(self, gradient: Array, g: Array, f: Array, kept: Array, dz: Array) -> None:
         xp = self.xp
         dh, dc = gradient
         dh += g
-        xp.multiply(dh, f[3], out=dz[3])
+        xp.multiply(dh, f[0], out=dz[3])
         dh *= f[4]
         dc += dh
-        xp.multiply(dc, f[:3], out=dz[:3])
-        dc *= kept[1]
+        xp.multiply(dc, f[1:4], out=dz[:3])
+        dc *= kept[2]
 
     def _gru_gates(self, u: Array, x: Array, kept: Array) -> None:
         """r and z from their pre-activations, into kept[:2]."""
@@ -349,7 +344,7 @@ class RecurrentKernels:
         return self.xp.concatenate(scaled)
 
     def _biases(self, b_ih: Array | None, b_hh: Array | None, cell: str,
-                hidden: int) -> tuple[Array | None, Any]:
+                hidden: int) -> tuple[Any, Any]:
         """What is added to the input's share (G H, 1), and d_n (H, 1), which a GRU adds before it resets."""
         d_n: Any = 0
         total = b_ih
@@ -358,7 +353,7 @@ class RecurrentKernels:
                 d_n = b_hh[2 * hidden:, None]
                 b_hh = self.xp.concatenate((b_hh[:2 * hidden], self.xp.zeros_like(b_hh[2 * hidden:])))
             total = b_hh if b_ih is None else b_ih + b_hh
-        return None if total is None else self._arrange(total, CELLS[cell])[:, None], d_n
+        return 0 if total is None else self._arrange(total, CELLS[cell])[:, None], d_n
 
     def _pack_plan(self, batch: int, steps: int, hidden: int, lengths: np.ndarray[Any, Any] | None,
                    reverse: bool) -> Packing:
