@@ -16,13 +16,9 @@ from typing import Any
 import numpy as np
 from tinyseq.backends.numpy import Array, NumpyBackend
 
+from tinyseq import doctor
+
 DOCTOR = "python -m tinyseq.doctor says what to type"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message that says something: CuPy draws frames of = around some."""
-    return next((t for line in str(error).splitlines() if (t := line.strip(" =-"))), type(error).__name__)
-
 
 try:
     import cupy as cp
@@ -30,7 +26,7 @@ except ImportError as error:
     if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
         raise ImportError("the cupy backend needs CuPy, which is not installed here "
                           f"({error}): pip install 'tinyseq[cuda13]', or 'tinyseq[cuda12]' for CUDA 12") from None
-    raise ImportError(f"CuPy is installed but does not load ({first_line(error)}): {DOCTOR}") from error
+    raise ImportError(f"CuPy is installed but does not load ({doctor.line(error)}): {DOCTOR}") from error
 
 # All kernels, compiled for T float or double, LOWEST its lowest finite number. Arrays are contiguous unless
 # strides are given; a null pointer stands for an array that is not there. A number comes as I or double: see `kernel`.
@@ -60,8 +56,9 @@ template <bool MAX> __device__ T over_block(T v) {
 
 // ---- softmax and cross-entropy, a block a row of n
 
-// `take`: a boolean array over the rows' indices (.., d1, d2) with strides s0, s1, s2, and s3 along a row.
-extern "C" __global__ void tinyseq_softmax(const T* x, T* y, I n, const bool* take, I d1, I d2,
+// The softmax, or its logarithm. `take`: a boolean array over the rows' indices (.., d1, d2) with strides s0, s1, s2,
+// and s3 along a row.
+extern "C" __global__ void tinyseq_softmax(const T* x, T* y, I n, I log_of, const bool* take, I d1, I d2,
                                            I s0, I s1, I s2, I s3) {
   const I r = blockIdx.x;
   x += r * n;
@@ -72,39 +69,20 @@ extern "C" __global__ void tinyseq_softmax(const T* x, T* y, I n, const bool* ta
   top = over_block<true>(top);
   ROW(i) {
     const T e = !take || take[i * s3] ? exp(x[i] - top) : (T)0;
-    y[i] = e;
+    if (!log_of) y[i] = e;
     sum += e;
   }
   sum = over_block<false>(sum);
-  const T total = sum < 1 ? (T)1 : sum;             // an entry that takes part makes it 1 at least
-  ROW(i) y[i] /= total;
+  const T total = sum < 1 ? (T)1 : sum, log_total = log(total);  // an entry that takes part makes it 1 at least
+  ROW(i) y[i] = log_of ? x[i] - top - log_total : y[i] / total;
 }
 
-extern "C" __global__ void tinyseq_softmax_backward(const T* g, const T* y, T* dx, I n) {
+extern "C" __global__ void tinyseq_softmax_backward(const T* g, const T* y, T* dx, I n, I log_of) {
   const I start = blockIdx.x * n;
   T sum = 0;
-  ROW(i) sum += g[start + i] * y[start + i];
+  ROW(i) sum += log_of ? g[start + i] : g[start + i] * y[start + i];
   sum = over_block<false>(sum);
-  ROW(i) dx[start + i] = y[start + i] * (g[start + i] - sum);
-}
-
-extern "C" __global__ void tinyseq_log_softmax(const T* x, T* y, I n) {
-  const I start = blockIdx.x * n;
-  T top = (T)LOWEST, sum = 0;
-  ROW(i) top = join<true>(top, x[start + i]);
-  top = over_block<true>(top);
-  ROW(i) sum += exp(x[start + i] - top);
-  sum = over_block<false>(sum);
-  const T log_sum = log(sum < 1 ? (T)1 : sum);
-  ROW(i) y[start + i] = x[start + i] - top - log_sum;
-}
-
-extern "C" __global__ void tinyseq_log_softmax_backward(const T* g, const T* y, T* dx, I n) {
-  const I start = blockIdx.x * n;
-  T sum = 0;
-  ROW(i) sum += g[start + i];
-  sum = over_block<false>(sum);
-  ROW(i) dx[start + i] = g[start + i] - exp(y[start + i]) * sum;
+  ROW(i) dx[start + i] = log_of ? g[start + i] - exp(y[start + i]) * sum : y[start + i] * (g[start + i] - sum);
 }
 
 // A target that is no class gives a NaN. `saved` (rows, 3): largest logit, sum of exponentials, sum of weights.
@@ -494,7 +472,7 @@ def kernel(name: str, dtype: Any) -> Callable[..., None]:
         raise TypeError(f"{name} takes float32 and float64 on the cupy backend, got {dtype.name}: cast it first")
     run = module(dtype.char).get_function(f"tinyseq_{name}")
     parameters = re.findall(rf"void tinyseq_{name}\(([^)]*)\)", SOURCE)[0].split(",")
-    types = [{"I": int, "double": float}.get(p.split()[0]) for p in parameters]
+    types = [{"I": int, "U": np.uint64, "double": float}.get(p.split()[0]) for p in parameters]
     numbers = [(i, kind) for i, kind in enumerate(types) if kind]
 
     def call(grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any]) -> None:
@@ -557,35 +535,6 @@ def matrices(x: Array) -> tuple[int, int, int] | None:
     return None
 
 
-def unusable() -> str | None:
-    """Why CuPy, which is installed, cannot run here, in one sentence; None if it can."""
-    runtime = cp.cuda.runtime
-    driver, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
-    try:
-        devices, why = runtime.getDeviceCount(), "none is listed"
-    except runtime.CUDARuntimeError as error:
-        devices, why = 0, first_line(error)
-    if not devices and 0 < driver // 1000 < built // 1000:
-        return (f"the driver runs CUDA {dotted(driver)} at most, and CuPy {cp.__version__} is built for "
-                f"{dotted(built)}: {DOCTOR}")
-    if not devices:
-        return (f"CuPy {cp.__version__} is installed, but no CUDA device is found ({why}; driver "
-                f"{dotted(driver) if driver else 'not loaded'}, CuPy built for CUDA {dotted(built)}): {DOCTOR}")
-    try:
-        cp.cuda.device.get_cublas_handle()
-        cp.cuda.nvrtc.getVersion()
-    except (ImportError, RuntimeError) as error:
-        missing = isinstance(error, ImportError) or type(error) is RuntimeError  # not an error that CUDA reports
-        what = "CUDA's libraries are missing" if missing else "CUDA does not start"
-        return f"a CUDA device is present, but {what} ({first_line(error)}): {DOCTOR}"
-    return None
-
-
-def dotted(cuda: int) -> str:
-    """A CUDA version as people write it, 13.0 for 13000."""
-    return f"{cuda // 1000}.{cuda % 1000 // 10}"
-
-
 class CupyBackend(NumpyBackend):
     """CuPy arrays on the current CUDA device, and kernels in CUDA C in place of the portable ones.
 
@@ -603,9 +552,13 @@ class CupyBackend(NumpyBackend):
     array_types: tuple[type, ...] = (cp.ndarray,)
 
     def __init__(self) -> None:
-        reason = unusable()
-        if reason:
-            raise RuntimeError(f"the cupy backend cannot run here: {reason}")
+        try:
+            cp.cuda.device.get_cublas_handle()
+            cp.cuda.nvrtc.getVersion()
+        except (ImportError, RuntimeError) as error:
+            found = doctor.diagnose(doctor.probe())
+            why = f"{found[0].sentence} Run: {found[0].command}" if found else f"{doctor.line(error)}: {DOCTOR}"
+            raise RuntimeError(f"the cupy backend cannot run here: {why}") from error
         self.tf32 = os.environ.get("TINYSEQ_TF32") == "1"
         self.xp = self.namespace(cp)
 
@@ -631,7 +584,7 @@ class CupyBackend(NumpyBackend):
 
     def random_raw(self, seed: int, stream: int, n: int, skip: int = 0) -> Array:
         y = cp.empty(n, np.uint64)
-        launch("philox", np.dtype("f"), (n + 3) // 4, np.uint64(seed), np.uint64(stream), np.uint64(skip), y, n)
+        launch("philox", np.dtype("f"), (n + 3) // 4, seed, stream, skip, y, n)
         return y
 
     # ---- functions that CuPy lacks, or has with other arguments
@@ -774,7 +727,7 @@ class CupyBackend(NumpyBackend):
 
     # ---- softmax and cross-entropy
 
-    def _over_rows(self, name: str, axis: int, *arrays: Array, more: Sequence[Any] = ()) -> Array:
+    def _over_rows(self, name: str, axis: int, *arrays: Array, more: Sequence[Any]) -> Array:
         """Run a kernel of rows along `axis` over arrays of one shape; the result has that shape."""
         rows = [dense(cp.moveaxis(a, axis, -1)) for a in arrays]
         y = cp.empty_like(rows[0])
@@ -784,7 +737,7 @@ class CupyBackend(NumpyBackend):
     @in_float32
     def softmax(self, x: Array, axis: int = -1, mask: Array | None = None) -> Array:
         if mask is None:
-            return self._over_rows("softmax", axis, x, more=(None, 1, 1, 0, 0, 0, 0))
+            return self._over_rows("softmax", axis, x, more=(False, None, 1, 1, 0, 0, 0, 0))
         take = cp.moveaxis(cp.broadcast_to(mask, x.shape), axis, -1)
         if take.dtype != bool:
             raise TypeError(f"expected a boolean mask, got {take.dtype}")
@@ -792,19 +745,19 @@ class CupyBackend(NumpyBackend):
             take = dense(take).reshape(-1, take.shape[-1])
         lack = 4 - take.ndim
         dims, strides = (1,) * lack + take.shape, (0,) * lack + take.strides
-        return self._over_rows("softmax", axis, x, more=(take, *dims[1:3], *strides))
+        return self._over_rows("softmax", axis, x, more=(False, take, *dims[1:3], *strides))
 
     @in_float32
     def softmax_backward(self, g: Array, y: Array, axis: int = -1) -> Array:
-        return self._over_rows("softmax_backward", axis, g, y)
+        return self._over_rows("softmax_backward", axis, g, y, more=(False,))
 
     @in_float32
     def log_softmax(self, x: Array, axis: int = -1) -> Array:
-        return self._over_rows("log_softmax", axis, x)
+        return self._over_rows("softmax", axis, x, more=(True, None, 1, 1, 0, 0, 0, 0))
 
     @in_float32
     def log_softmax_backward(self, g: Array, y: Array, axis: int = -1) -> Array:
-        return self._over_rows("log_softmax_backward", axis, g, y)
+        return self._over_rows("softmax_backward", axis, g, y, more=(True,))
 
     @in_float32
     def cross_entropy(self, logits: Array, targets: Array, weight: Array | None = None, smoothing: float = 0.0,
@@ -862,8 +815,8 @@ class CupyBackend(NumpyBackend):
     def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int, start: int = 0) -> Array:
         keep = cp.empty(start % 8 + math.prod(shape), dtype=bool)
         threshold = min(round(p * 2**32), 2**32 - 1) if p < 1 else 2**32  # which no 32 bits reach
-        launch("dropout_mask", np.dtype("f"), (keep.size + 7) // 8, np.uint64(seed), np.uint64(stream),
-               np.uint64(start // 8), threshold, keep, keep.size)
+        launch("dropout_mask", np.dtype("f"), (keep.size + 7) // 8, seed, stream, start // 8, threshold, keep,
+               keep.size)
         return keep[start % 8:].reshape(shape)
 
     # ---- attention
@@ -891,8 +844,7 @@ class CupyBackend(NumpyBackend):
         for arrays in zip(*lists, strict=True):
             order = "C" if arrays[0].flags.c_contiguous else "F"
             dense = [cp.asarray(a, order=order) if k == 1 else a for k, a in enumerate(arrays)]
-            if dtype.char not in "fd" or any(a.dtype != dtype or not (
-                    a.flags.c_contiguous if order == "C" else a.flags.f_contiguous) for a in dense):
+            if dtype.char not in "fd" or any(a.dtype != dtype or not a.flags[f"{order}_CONTIGUOUS"] for a in dense):
                 return None
             flat.append(dense)
         packs = []
@@ -905,27 +857,28 @@ class CupyBackend(NumpyBackend):
             packs.append(((width, len(some)), addresses, some))
         return packs
 
+    def _on_many(self, name: str, lists: Sequence[Sequence[Array]], *args: Any) -> bool:
+        """Run a kernel on the arrays of all lists; False where it cannot."""
+        packs = self._packs(*lists)
+        for grid, addresses, _ in packs or ():
+            kernel(name, lists[0][0].dtype)(grid, (BLOCK,), (addresses, *args))
+        return packs is not None
+
     def sgd_step(self, params: Sequence[Array], grads: Sequence[Array], buffers: Sequence[Array], lr: float,
                  momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
-        packs = self._packs(params, grads, *([buffers] if momentum else []))
-        if packs is None:
-            return super().sgd_step(params, grads, buffers, lr, momentum, nesterov, weight_decay)
-        for grid, addresses, _ in packs:
-            args = (addresses, lr, momentum, nesterov, weight_decay)
-            kernel("sgd", params[0].dtype)(grid, (BLOCK,), args)
+        lists = [params, grads, *([buffers] if momentum else [])]
+        if not self._on_many("sgd", lists, lr, momentum, nesterov, weight_decay):
+            super().sgd_step(params, grads, buffers, lr, momentum, nesterov, weight_decay)
 
     def adam_step(self, params: Sequence[Array], grads: Sequence[Array], m: Sequence[Array], v: Sequence[Array],
                   step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
                   weight_decay: float = 0.0, decoupled: bool = False) -> None:
-        packs = self._packs(params, grads, m, v)
-        if packs is None:
-            return super().adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled)
-        lr, beta1, beta2, weight_decay = map(float, (lr, beta1, beta2, weight_decay))  # computed with in full
+        lr, beta1, beta2, eps, weight_decay = map(float, (lr, beta1, beta2, eps, weight_decay))  # computed with in full
         root = math.sqrt(1 - beta2**step)
         decay, shrink = (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
-        for grid, addresses, _ in packs:
-            args = (addresses, lr * root / (1 - beta1**step), beta1, beta2, float(eps) * root, decay, shrink)
-            kernel("adam", params[0].dtype)(grid, (BLOCK,), args)
+        if not self._on_many("adam", (params, grads, m, v), lr * root / (1 - beta1**step), beta1, beta2, eps * root,
+                             decay, shrink):
+            super().adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled)
 
     def global_norm(self, grads: Sequence[Array]) -> Array:
         packs = self._packs(grads)
@@ -939,12 +892,8 @@ class CupyBackend(NumpyBackend):
         return y
 
     def scale(self, arrays: Sequence[Array], factor: Array) -> None:
-        packs = self._packs(arrays)
-        if packs is None:
-            return super().scale(arrays, factor)
-        factor = cp.asarray(factor, dtype=arrays[0].dtype)
-        for grid, addresses, _ in packs:
-            kernel("scale", factor.dtype)(grid, (BLOCK,), (addresses, factor))
+        if not self._on_many("scale", [arrays], cp.asarray(factor, dtype=arrays[0].dtype)):
+            super().scale(arrays, factor)
 
     # ---- recurrent scans
 
@@ -977,25 +926,20 @@ class CupyBackend(NumpyBackend):
             hs[:, order[0]] = h0
             if c0 is not None:
                 extra[0][:, order[0]] = c0
-            split = 2 * size if cell == "gru_before" else w_hh.shape[0]
-            if cell == "gru":
-                recur = self._product(masked[:, 0], w_hh.T, extra[0])
-            else:
-                recur = self._product(masked[:, 0], w_hh[:split].T, z[:, 0, :split], add=True)
+            products = [(cell, hs, masked, w_hh, extra[0] if cell == "gru" else z[:, 0])]
             if cell == "gru_before":
-                recur_reset = self._product(extra[0][:, 0], w_hh[split:].T, z[:, 0, split:], add=True)
+                products = [("gru_before_reset", hs, masked, w_hh[:2 * size], z[:, 0, :2 * size]),
+                            (cell, extra[0], extra[0], w_hh[2 * size:], z[:, 0, 2 * size:])]
+            parts = [(name, state, used, self._product(used[:, 0], w.T, to, add=cell != "gru"))
+                     for name, state, used, w, to in products]
         of_h, of_z = size * dtype.itemsize, 0 if cell == "gru" else z.shape[2] * dtype.itemsize  # bytes of a step
         for t, after in itertools.pairwise((*order, -1) if y.size else ()):
             args = (z, b_ih, b_hh, hs, *extra, y, h, lengths, batch, steps, size, t, after)
-            if h_mask is not None:
-                cp.multiply(hs[:, t], h_mask, out=masked[:, t])
-            recur(t * of_h, t * of_z)
-            if cell == "gru_before":
-                launch("gru_before_reset", dtype, batch * size, *args)
+            for name, state, used, recur in parts:
                 if h_mask is not None:
-                    extra[0][:, t] *= h_mask
-                recur_reset(t * of_h, t * of_z)
-            launch(cell, dtype, batch * size, *args)
+                    cp.multiply(state[:, t], h_mask, out=used[:, t])
+                recur(t * of_h, t * of_z)
+                launch(name, dtype, batch * size, *args)
         return y, h, c, (x, lengths, order, z, hs, masked, extra, w_ih, w_hh, h_mask)
 
     @in_float32

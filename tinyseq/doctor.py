@@ -141,14 +141,14 @@ def cupy_facts() -> dict[str, Any]:
     try:
         import cupy
     except Exception as error:  # whatever it is, it is the finding
-        return {"import_error": _line(error)}
+        return {"import_error": line(error)}
     runtime = cupy.cuda.runtime
     built = runtime.runtimeGetVersion()
     facts: dict[str, Any] = {"built": built, "stray": stray(built // 1000)}
     try:
         found = [runtime.getDeviceProperties(i) for i in range(runtime.getDeviceCount())]
     except runtime.CUDARuntimeError as error:
-        return facts | {"device_error": _line(error)}
+        return facts | {"device_error": line(error)}
     facts["devices"] = tuple((p["name"].decode(), 10 * p["major"] + p["minor"]) for p in found)
     facts["missing"] = tuple(name for name in ("nvrtc", "cublas") if not _loads(name))
     if found and not facts["missing"]:
@@ -157,7 +157,7 @@ def cupy_facts() -> dict[str, Any]:
             if (total := float((halves @ halves + 1).sum())) != 15.0:
                 raise ArithmeticError(f"0 + 1 + 4 + 9 + 1 is {total} there, not 15.0")
         except Exception as error:
-            facts["kernel_error"] = _line(error)
+            facts["kernel_error"] = line(error)
     return facts
 
 
@@ -181,9 +181,9 @@ def stray(major: int) -> tuple[str, ...]:
     return tuple(name for name, paths in folders.items() if any(astray(name, folder) for folder in paths))
 
 
-def _line(error: BaseException) -> str:
-    """The line of an error's text that says most: the compiler's, or the first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+def line(error: BaseException) -> str:
+    """The line of an error's text that says most: the compiler's, or the first; CuPy draws frames of = around some."""
+    lines = [t for text in str(error).splitlines() if (t := text.strip(" =-"))] or [type(error).__name__]
     return next((line for line in lines if "error" in line and ".h" in line), lines[0])
 
 
