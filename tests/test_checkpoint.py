@@ -29,7 +29,7 @@ from tinyseq.checkpoint import CheckpointError
 DATA = Path(__file__).parent / "data/checkpoints"
 DTYPES = "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64".split()
 any_array = st.sampled_from(DTYPES).flatmap(lambda d: arrays(d, array_shapes(min_dims=0, max_dims=3, min_side=0)))
-names = st.text("ab.é_", min_size=1, max_size=4)
+names = st.text("ab.é_", max_size=4)
 leaves = st.one_of(any_array, st.integers(), st.floats(allow_nan=False), st.text(max_size=3), st.none(), st.booleans(),
                    st.lists(st.integers(), max_size=3))
 trees = st.dictionaries(names, st.recursive(leaves, lambda x: st.dictionaries(names, x, max_size=3), max_leaves=6))
@@ -62,10 +62,11 @@ def test_what_was_saved_comes_back(folder: Path, state: dict[str, Any]) -> None:
     assert not list(folder.glob("*.tmp"))
 
 
-@given(st.dictionaries(st.text("ab/.", min_size=1), any_array))
-def test_names_of_plain_tensors_may_hold_anything(folder: Path, state: dict[str, Any]) -> None:
-    checkpoint.save(folder / "b.safetensors", state)
-    same(checkpoint.load(folder / "b.safetensors"), state)
+def test_arrays_of_any_order_are_saved_as_they_read(tmp_path: Path) -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    state = {"columns": np.asfortranarray(x), "strided": x[:, ::2], "big": x.astype(">f8"), "tensor": ts.asarray(x).mT}
+    checkpoint.save(tmp_path / "a.safetensors", state)
+    same(checkpoint.load(tmp_path / "a.safetensors"), {"columns": x, "strided": x[:, ::2], "big": x, "tensor": x.T})
 
 
 @given(st.dictionaries(names, any_array, min_size=1), st.booleans())
@@ -82,7 +83,8 @@ def test_npz_keeps_the_order_of_axes_and_bytes(folder: Path) -> None:
     assert all((read[k] == v).all() for k, v in {"columns": x, "big": x, "strided": x[:, ::2]}.items())
 
 
-@pytest.mark.parametrize("state", [{"a": {"b/c": 1}}, {"a": {1: 2}}, {"a": object()}, {"a": np.array(["text"])},
+@pytest.mark.parametrize("state", [{"a/b": np.ones(1)}, {"a": {"b/c": 1}}, {"a": {1: 2}}, {"a": object()},
+                                   {"a": np.array(["text"])},
                                    {"a": np.ones(2, complex), "b": 1}, {"a": [np.ones(2)]}])
 def test_what_cannot_be_saved_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"x.safetensors: "):
@@ -129,7 +131,7 @@ def test_shards_are_one_dictionary(tmp_path: Path, where: str) -> None:
     same(checkpoint.load(tmp_path / where), state)
     twin.load(tmp_path / where)
     same({k: v.numpy() for k, v in twin.state_dict().items()}, state)
-    for wrong, says in [({"0.bias": "../model-0.safetensors"}, "beside its index"), ([], "index.json: "),
+    for wrong, says in [({"0.bias": "../model-0.safetensors"}, "Invalid name"), ([], "index.json: "),
                         ({"x": "model-0.safetensors"}, "'x'"), ({"x": index.name}, "expected safetensors")]:
         index.write_text(json.dumps({"weight_map": wrong}))
         with pytest.raises(CheckpointError, match=says):
@@ -166,6 +168,10 @@ def test_a_training_of_torch_comes_back_nested_and_a_model_takes_its_part() -> N
         with pytest.raises(CheckpointError, match=rf"training.pt: key={key!r}.*\['model', 'optimizer'\]"):
             lstm.load(DATA / "training.pt", key=key)
     nn.Linear(2, 1).load(DATA / "protocol4.pt")
+    for layer, error, says in [(nn.Linear(2, 1, bias=False), KeyError, r"unexpected \['bias'\]"),
+                               (nn.Linear(3, 1), ValueError, "wrong shapes: weight")]:
+        with pytest.raises(error, match=rf"protocol4.pt: load_state_dict into Linear: .*{says}"):
+            layer.load(DATA / "protocol4.pt")
 
 
 def test_what_is_no_data_is_refused_by_name() -> None:
@@ -208,6 +214,7 @@ def test_the_tensor_by_hand_is_one(tmp_path: Path) -> None:
     same(checkpoint.load(archive(tmp_path / "a.pt", tensor(1, (3,)))), {"": np.zeros(3, "f4")})
 
 
+LAUGHS = b"\x80\x02]q\x00" + b"".join(b"](" + b"h%c" % i * 50 + b"eq%c" % (i + 1) for i in range(40))
 HOSTILE = {
     "system": (pickle.dumps({"a": Call(os.system, "touch hacked")}, 2), "asks for posix.system"),
     "eval": (pickle.dumps(Call(eval, "open('hacked', 'w')"), 4), "asks for builtins.eval"),
@@ -219,17 +226,20 @@ HOSTILE = {
     "obj": (b"\x80\x02(cos\nsystem\nX\x01\x00\x00\x00ao.", "asks for os.system"),
     "newobj": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "instruction"),
     "extension": (b"\x80\x02\x82\x01.", "instruction"),
-    "call of a list": (b"\x80\x02])R.", "not callable"),
-    "call of a string": (b"\x80\x02ctorch\nFloatStorage\n)R.", "not callable"),
-    "a bare function": (b"\x80\x02ccollections\nOrderedDict\n.", "holds function"),
-    "a bare storage": (tensor().replace(b"ctorch._utils\n_rebuild_tensor_v2\n(", b"").split(b"Q")[0] + b"Q.",
-                       "holds _Storage"),
+    "call of a list": (b"\x80\x02])R.", "no function"),
+    "call of a deep tuple": (b"\x80\x02)" + b"\x85" * 300_000 + b")R.", "no function"),
+    "call of a storage": (b"\x80\x02ctorch\nFloatStorage\n)R.", "no function"),
+    "a bare function": (b"\x80\x02ccollections\nOrderedDict\n.", None),
+    "a bare storage": (tensor().replace(b"ctorch._utils\n_rebuild_tensor_v2\n(", b"").split(b"Q")[0] + b"Q.", None),
     "array state": (tensor()[:-1] + b"K\x01b.", None),
     "tuple as key": (b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"K\x01s.", "key of a dict"),
-    "deep list": (b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".", "nested more than 64"),
-    "deep tuple": (b"\x80\x02)" + b"\x85" * 300_000 + b".", "nested more than 64"),
-    "laughs": (b"\x80\x02]q\x00" + b"".join(b"](" + b"h%c" % i * 50 + b"eq%c" % (i + 1) for i in range(40)) + b".",
-               None),
+    "deep list": (b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".", None),
+    "deep tuple": (b"\x80\x02)" + b"\x85" * 300_000 + b".", None),
+    "laughs": (LAUGHS + b".", None),
+    "laughs as a shape": (LAUGHS + tensor()[2:].replace(pickle.dumps((4,), 2)[2:-1], b"h\x28", 1), "not what they"),
+    "laughs as a key": (LAUGHS + tensor()[2:].replace(b"X\x01\x00\x00\x000", b"h\x28"), "key of a storage"),
+    "laughs as arguments": (LAUGHS + b"ccollections\nOrderedDict\nh\x28R.", "TypeError"),
+    "long product": (tensor(0, (2**2000,) * 40_000, (0,) * 40_000), "not what they"),
     "itself": (b"\x80\x02]q\x00h\x00a.", None),
     "a far memo": (b"\x80\x02Nr\xff\xff\xff\xff.", None),
     "long string": (b"\x80\x02X\xff\xff\xff\x7fabc.", "truncated|EOF"),
@@ -241,22 +251,21 @@ HOSTILE = {
     "too much": (b"\x80\x02" + b"N0" * 2**23 + b".", "expected at most"),
     "long shape": (tensor(0, (5,)), "storage of 4"),
     "far offset": (tensor(2**62, (1,)), "storage of 4"),
-    "negative offset": (tensor(-1, (1,)), "expected a tensor"),
-    "negative stride": (tensor(3, (4,), (-1,)), "expected a tensor"),
+    "negative offset": (tensor(-1, (1,)), "not what they"),
+    "negative stride": (tensor(3, (4,), (-1,)), "not what they"),
     "wide stride": (tensor(0, (2, 2), (1, 3)), "storage of 4"),
     "huge stride": (tensor(0, (2,), (2**70,)), "storage of 4"),
     "huge shape": (tensor(0, (2**40,), (0,)), "storage of 4"),
     "huge product": (tensor(0, (2**40, 2**40), (0, 0)), "storage of 4"),
     "huge and empty": (tensor(0, (0, 2**62, 2**62), (1, 1, 1)), "a.pt: "),
     "many axes": (tensor(0, (1,) * 100, (1,) * 100), "a.pt: "),
-    "float shape": (tensor(0, (1.5,)), "expected a tensor"),
-    "text shape": (tensor(0, "4", "1"), "expected a tensor"),
-    "axes": (tensor(0, (1, 1), (1,)), "expected a tensor"),
+    "float shape": (tensor(0, (1.5,)), "not what they"),
+    "text shape": (tensor(0, "4", "1"), "not what they"),
+    "axes": (tensor(0, (1, 1), (1,)), "shorter"),
     "lost storage": (tensor(key="1"), "data/1"),
-    "tuple key": (tensor(key=("0",)), "expected a storage"),
+    "tuple key": (tensor(key=("0",)), "key of a storage"),
     "outside": (tensor(key="../../x"), "KeyError"),
-    "wrong size": (tensor(size=8), "has 4 entries, expected 8"),
-    "wrong dtype": (tensor(kind="DoubleStorage"), "has 2 entries, expected 4"),
+    "wrong dtype": (tensor(kind="DoubleStorage"), "storage of 2"),
     "no dtype": (tensor(kind="QInt8Storage"), "asks for torch.QInt8Storage"),
     "tensor as storage": (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + tensor(0, (100,), (0,))[2:-1] +
                           pickle.dumps((0, (100,), (1,)), 2)[2:-1] + b"R.", "a.pt: "),
@@ -303,7 +312,7 @@ def test_a_zip_bomb_is_named_before_it_is_unpacked(tmp_path: Path) -> None:
 def test_a_changed_byte_of_an_archive_is_found(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.pt", tensor(), {"data/0": b"0123456789abcdef"})
     path.write_bytes(path.read_bytes().replace(b"789", b"780"))
-    with pytest.raises(CheckpointError, match=r"x/data/0: .* checksum"):
+    with pytest.raises(CheckpointError, match=r"Bad CRC-32 for file 'x/data/0'"):
         checkpoint.load(path)
 
 
@@ -353,8 +362,7 @@ def test_hostile_npz_files_are_errors(member: bytes, tmp_path: Path, monkeypatch
     ({"a": entry(0, 4, [2**62, 2**62])}, bytes(4), None), ({"a": entry(0, 4, [-1])}, bytes(4), None),
     ({"a": entry(0, 1, [1], "F8_E4M3")}, b"1", None), ({"a": entry(0, 1, [1], "BOOL")}, b"\x02", None),
     ({"__metadata__": {"tinyseq": "[" * 10**5}}, b"", None), ({"__metadata__": {"tinyseq": "5"}}, b"", None),
-    ({"__metadata__": {"tinyseq": '{"a/b": 1, "a": 2, "a/c": 3}'}}, b"", None),
-    ({"__metadata__": {"tinyseq": json.dumps({"a/" * 10**5: 1})}}, b"", None)])
+    ({"__metadata__": {"tinyseq": '{"a/b": 1, "a": 2, "a/c": 3}'}}, b"", None)])
 def test_hostile_safetensors_are_errors(header: Any, data: bytes, length: int | None, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"x.safetensors: "):
         checkpoint.load(write(tmp_path / "x.safetensors", header, data, length))

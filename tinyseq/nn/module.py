@@ -168,7 +168,10 @@ class Module:
         inner = [k for k, value in state.items() if isinstance(value, dict)]
         if inner if key is None else key not in inner:
             raise checkpoint.CheckpointError(f"{path}: key={key!r}, and it holds the dictionaries {inner}: name one")
-        self.load_state_dict(state if key is None else state[key], strict)
+        try:
+            self.load_state_dict(state if key is None else state[key], strict)
+        except (KeyError, ValueError) as error:
+            raise type(error)(f"{path}: {error.args[0]}") from error
 
     @recursive_repr("(see above)")
     def __repr__(self) -> str:
