@@ -93,12 +93,14 @@ class RecurrentKernels:
         h, or r h, in every product U h.
 
         Inside, the state is (H, n): the recurrent product U h is fastest so. One tanh serves all gates, since
-        s(a) = tanh(a/2)/2 + 1/2 and the inner half is multiplied into the weights.
+        s(a) = tanh(a/2)/2 + 1/2 and the inner half is multiplied into the weights; into the products, where
+        these are few.
         """
         xp, spec = self.xp, CELLS[cell]
         packing = self._pack_plan(x.shape[0], x.shape[1], w_hh.shape[1], lengths, reverse)
         packed, hidden = self._pack(x, packing), w_hh.shape[1]
-        w_in, w_rec = self._arrange(w_ih, spec), self._arrange(w_hh, spec)
+        few = 8 * packed.shape[0] <= hidden
+        w_in, w_rec = (w_ih, w_hh) if few else (self._arrange(w_ih, spec), self._arrange(w_hh, spec))
         bias, d_n = self._biases(b_ih, b_hh, cell, hidden)
         split = 2 * hidden if cell == "gru_before" else w_rec.shape[0]
         advance = getattr(self, f"_{cell}_forward")
@@ -110,7 +112,8 @@ class RecurrentKernels:
         for k, n in packing.runs:
             stop = start + k * n
             final[..., n:state.shape[-1]] = state[..., n:]  # sequences that ended
-            z = (w_in @ packed[start:stop].T).reshape(-1, k, n).swapaxes(0, 1)
+            z = w_in @ packed[start:stop].T
+            z = (self._arrange(z, spec) if few else z).reshape(-1, k, n).swapaxes(0, 1)
             z = xp.add(z, bias, order="C")  # a step's share in one piece: (k, G H, n)
             states = xp.empty((k + 1, spec.states, hidden, n), dtype=x.dtype)
             states[0] = state[..., :n]
@@ -118,6 +121,7 @@ class RecurrentKernels:
             u = xp.empty((w_rec.shape[0], n), dtype=x.dtype)
             for t in range(k):
                 xp.matmul(w_rec[:split], self._masked(states[t, 0], mask), out=u[:split])
+                u = self._arrange(u, spec) if few else u
                 if cell == "gru_before":
                     reset_h = self._gru_before_reset(u, z[t], states[t], kept[t])
                     xp.matmul(w_rec[split:], self._masked(reset_h, mask), out=u[split:])
@@ -339,19 +343,18 @@ class RecurrentKernels:
 
     def _arrange(self, w: Array, spec: Cell) -> Array:
         """Weight rows (G H, ...) in the scan's order, those of sigmoid gates halved: a contiguous copy."""
-        parts = w.reshape(len(spec.order), w.shape[0] // len(spec.order), *w.shape[1:])
-        scaled = [parts[k] * 0.5 if j < spec.sigmoids else parts[k] for j, k in enumerate(spec.order)]
-        return self.xp.concatenate(scaled)
+        parts = w.reshape(len(spec.order), w.shape[0] // len(spec.order), *w.shape[1:]).take(spec.order, 0)
+        parts[:spec.sigmoids] *= 0.5
+        return parts.reshape(w.shape)
 
-    def _biases(self, b_ih: Array | None, b_hh: Array | None, cell: str,
-                hidden: int) -> tuple[Any, Any]:
+    def _biases(self, b_ih: Array | None, b_hh: Array | None, cell: str, hidden: int) -> tuple[Any, Any]:
         """What is added to the input's share (G H, 1), and d_n (H, 1), which a GRU adds before it resets."""
         d_n: Any = 0
         total = b_ih
         if b_hh is not None:
             if cell == "gru":
-                d_n = b_hh[2 * hidden:, None]
-                b_hh = self.xp.concatenate((b_hh[:2 * hidden], self.xp.zeros_like(b_hh[2 * hidden:])))
+                d_n, b_hh = b_hh[2 * hidden:, None], b_hh.copy()
+                b_hh[2 * hidden:] = 0
             total = b_hh if b_ih is None else b_ih + b_hh
         return 0 if total is None else self._arrange(total, CELLS[cell])[:, None], d_n
 
@@ -361,18 +364,18 @@ class RecurrentKernels:
         most."""
         rows = times = order = None
         if lengths is None:
-            counts = np.full(steps, batch)
+            counts = [batch] * steps
         else:
             lengths = lengths.astype(np.int64, copy=False)  # unsigned ones have no negative
             sort = np.argsort(-lengths, kind="stable")
             ends = lengths[sort]
             active = np.arange(steps)[:, None] < ends  # (T, B)
-            counts = active.sum(axis=1)
+            counts = active.sum(axis=1).tolist()
             t, column = np.nonzero(active)
             rows, times = self.asarray(sort[column]), self.asarray(ends[column] - 1 - t if reverse else t)
             order = self.asarray(sort)
         runs: list[tuple[int, int]] = []
-        for n in counts[counts > 0].tolist():
+        for n in filter(None, counts):
             if runs and runs[-1][1] == n and (runs[-1][0] + 1) * n * hidden <= self.block:
                 runs[-1] = (runs[-1][0] + 1, n)
             else:
@@ -398,8 +401,10 @@ class RecurrentKernels:
 
     def _to_columns(self, arrays: Sequence[Array], packing: Packing) -> Array:
         """States (B, H) to (number of states, H, B), the longest sequence first."""
-        y = self.xp.stack([a if packing.order is None else a[packing.order] for a in arrays])
-        return self.xp.ascontiguousarray(y.swapaxes(1, 2))  # stack would keep the order of the transposed in memory
+        y = self.xp.empty((len(arrays), *arrays[0].shape[::-1]), dtype=arrays[0].dtype)  # C order, unlike a stack's
+        for column, a in zip(y, arrays, strict=True):
+            column[...] = (a if packing.order is None else a[packing.order]).T
+        return y
 
     def _from_columns(self, columns: Array, packing: Packing) -> Array:
         """(number of states, H, B) to (number of states, B, H) in the batch's own order."""

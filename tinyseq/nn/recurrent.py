@@ -77,6 +77,8 @@ class _Recurrent(Module):
             x = outputs[0] if len(outputs) == 1 else ops.concat(outputs, -1)
             if layer < self.num_layers - 1:
                 x = functional.dropout(x, self.dropout, self.training)
+        if len(finals) == 1:
+            return x, tuple(part[None] for part in final)
         return x, tuple(ops.stack(list(parts)) for parts in zip(*finals, strict=True))
 
     def _start(self, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:

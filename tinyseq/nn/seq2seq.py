@@ -106,7 +106,7 @@ class AttentionDecoder(Module):
 
     def step(self, tokens: Like, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Logits (B, V) of the token after `tokens` (B,), and the state then."""
-        logits, state = self._advance(ops.expand_dims(ops.like(state.memory, tokens), 1), state)
+        logits, state = self._advance(ops.like(state.memory, tokens)[:, None], state)
         return logits[:, 0], state
 
     def _advance(self, tokens: Like, state: DecoderState, sampling: float = 0.0) -> tuple[Tensor, DecoderState]:
@@ -156,9 +156,9 @@ class AttentionDecoder(Module):
     def _recur(self, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         """The recurrent layer from a state with the batch first: its outputs (B, T, H), and the state after them."""
         if isinstance(hidden, tuple):
-            s, (h, c) = self.rnn(x, tuple(ops.expand_dims(part, 0) for part in hidden))
+            s, (h, c) = self.rnn(x, tuple(part[None] for part in hidden))
             return s, (h[0], c[0])
-        s, h = self.rnn(x, ops.expand_dims(hidden, 0))
+        s, h = self.rnn(x, hidden[None])
         return s, h[0]
 
 
