@@ -518,21 +518,21 @@ def in_float32(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def matrices(x: Array) -> tuple[int, int, int] | None:
-    """How cuBLAS may read x (..., r, c) where it is: (transposed, leading dimension, elements from one to the next)."""
+def matrices(x: Array) -> tuple[Array, int, int, int]:
+    """x (..., r, c), a copy where cuBLAS cannot read it as it lies: (x, transposed, leading dimension, stride).
+
+    The stride is the elements from one matrix to the next.
+    """
     size, (r, c) = x.itemsize, x.shape[-2:]
     down, right = (s // size for s in x.strides[-2:])
     lead = [(n, s // size) for n, s in zip(x.shape[:-2], x.strides[:-2], strict=True) if n != 1]
-    if any(s != n_next * s_next for (_, s), (n_next, s_next) in itertools.pairwise(lead)):
-        return None
     stride = lead[-1][1] if lead else 0
-    if stride < 0:
-        return None
-    if (right == 1 or c == 1) and (down >= c or r == 1):
-        return 0, (c if r == 1 else down), stride
-    if (down == 1 or r == 1) and (right >= r or c == 1):
-        return 1, (r if c == 1 else right), stride
-    return None
+    if stride >= 0 and all(s == n_next * s_next for (_, s), (n_next, s_next) in itertools.pairwise(lead)):
+        if (right == 1 or c == 1) and (down >= c or r == 1):
+            return x, 0, (c if r == 1 else down), stride
+        if (down == 1 or r == 1) and (right >= r or c == 1):
+            return x, 1, (r if c == 1 else right), stride
+    return dense(x), 0, c, r * c
 
 
 class CupyBackend(NumpyBackend):
@@ -635,11 +635,7 @@ class CupyBackend(NumpyBackend):
         It takes how many bytes further on a and y are to be found, which is what changes from step to step of a scan.
         Rows of y may be far apart where there is one matrix. cuBLAS counts by columns: it is given y^T = b^T a^T.
         """
-        at, bt = matrices(a), matrices(b)
-        if at is None:
-            a, at = dense(a), (0, a.shape[-1], a.shape[-2] * a.shape[-1])
-        if bt is None:
-            b, bt = dense(b), (0, b.shape[-1], b.shape[-2] * b.shape[-1])
+        (a, *at), (b, *bt) = matrices(a), matrices(b)
         kind, sums = GEMM_TYPES.get(a.dtype.char) or GEMM_TYPES[a.dtype.name]
         scalars = SCALARS[sums]
         one, zero_or_one = scalars[1:].ctypes.data, scalars[int(add):].ctypes.data
@@ -972,7 +968,7 @@ class CupyBackend(NumpyBackend):
         rows = batch * steps
         flat_in, flat_rec, before = (a.reshape(rows, a.shape[2]) for a in (d_in, d_rec, masked))
         dx = self.matmul(flat_in, w_ih).reshape(x.shape) if needs[0] else None
-        dw_ih = dw_hh = db_ih = db_hh = None
+        dw_ih = dw_hh = db_hh = None
         if needs[3]:
             if lengths is not None:  # what stands in the padding may be NaN
                 x = cp.where((cp.arange(steps) < lengths[:, None])[..., None], x, 0.0)
@@ -981,8 +977,7 @@ class CupyBackend(NumpyBackend):
             dw_hh = self.matmul(flat_rec.T, before)
             if cell == "gru_before":
                 dw_hh[split:] = self.matmul(flat_in[:, split:].T, extra[0].reshape(rows, size))
-        if needs[5]:
-            db_ih = flat_in.sum(axis=0)
+        db_ih = flat_in.sum(axis=0) if needs[5] else None
         if needs[6]:
             db_hh = db_ih if d_rec is d_in and needs[5] else flat_rec.sum(axis=0)
         return dx, dh if needs[1] else None, dc if needs[2] else None, dw_ih, dw_hh, db_ih, db_hh

@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.metadata import distributions, version
 from pathlib import Path
 from types import MappingProxyType
@@ -36,7 +35,6 @@ class Facts(NamedTuple):
     built: int = 0  # the CUDA that CuPy is built for
     devices: tuple[tuple[str, int], ...] = ()  # (name, compute capability: 90 is 9.0)
     device_error: str = ""
-    missing: tuple[str, ...] = ()  # CUDA libraries that do not load
     kernel_error: str = ""  # why a small kernel did not compile or run
     environment: Mapping[str, str] = MappingProxyType({})  # those of VARIABLES that are set
     stray: tuple[str, ...] = ()  # variables that lead to no CUDA, to another one's libraries, or to stubs
@@ -56,7 +54,7 @@ def diagnose(facts: Facts) -> list[Finding]:
     none = not facts.devices and not facts.driver
     unfit = facts.import_error or ("tinyseq needs 14 or newer" if int(release.partition(".")[0]) < 14 else "")
     old = [name for name, capability in facts.devices if capability < 75 and facts.built >= 13000]
-    lacks_headers = re.search(r"cannot open source|could not open|headers|\.h\b", facts.kernel_error)
+    lacks = re.search(r"nvrtc|cublas|cannot open source|could not open|headers|\.h\b", facts.kernel_error)
 
     found = _first(
         (none and facts.container, "No NVIDIA driver reaches this container.", "docker run --gpus all ..."),
@@ -82,8 +80,7 @@ def diagnose(facts: Facts) -> list[Finding]:
     return found + _first(
         (old, f"CUDA 13 does not support {', '.join(old)}, older than compute capability 7.5.",
          f"{remove}pip install 'tinyseq[cuda12]'"),
-        (facts.missing, f"CUDA's libraries do not load: {', '.join(facts.missing)}.", libraries),
-        (lacks_headers, f"CUDA's headers are missing: {facts.kernel_error}.", libraries),
+        (lacks, f"CUDA's libraries or headers are missing: {facts.kernel_error}.", libraries),
         (facts.kernel_error, f"A small kernel fails: {facts.kernel_error}.",
          f"pip install --force-reinstall --no-deps {package}=={release}"),
     )
@@ -137,7 +134,7 @@ def smi(query: str = "name,driver_version,memory.total") -> str:
 
 
 def cupy_facts() -> dict[str, Any]:
-    """What CuPy finds: its build, the devices, libraries that do not load, and whether a kernel runs."""
+    """What CuPy finds: its build, the devices, and whether a kernel and a product run."""
     try:
         import cupy
     except Exception as error:  # whatever it is, it is the finding
@@ -150,23 +147,14 @@ def cupy_facts() -> dict[str, Any]:
     except runtime.CUDARuntimeError as error:
         return facts | {"device_error": line(error)}
     facts["devices"] = tuple((p["name"].decode(), 10 * p["major"] + p["minor"]) for p in found)
-    facts["missing"] = tuple(name for name in ("nvrtc", "cublas") if not _loads(name))
-    if found and not facts["missing"]:
+    if found:
         try:
-            halves = cupy.arange(4).astype(cupy.float16)  # needs cuda_fp16.h
+            halves = cupy.arange(4).astype(cupy.float16)  # needs NVRTC and cuda_fp16.h, and cuBLAS for the product
             if (total := float((halves @ halves + 1).sum())) != 15.0:
                 raise ArithmeticError(f"0 + 1 + 4 + 9 + 1 is {total} there, not 15.0")
         except Exception as error:
             facts["kernel_error"] = line(error)
     return facts
-
-
-def _loads(library: str) -> bool:
-    try:
-        module = import_module(f"cupy_backends.cuda.libs.{library}")
-        return library != "nvrtc" or bool(module.getVersion())  # this one is looked for at its first call
-    except (ImportError, RuntimeError, OSError):
-        return False
 
 
 def stray(major: int) -> tuple[str, ...]:
