@@ -23,6 +23,10 @@ def test_pictures_are_written_and_show_what_was_given(tmp_path: Path) -> None:
     text = (tmp_path / "curves.svg").read_text()
     assert all(f"<!-- {word} -->" in text for word in ("loss", "error", "train", "dev", "steps"))
 
+    plot.words([["not", "bad"], ["bad"]], [[0.5, 1.0], [0.0]], "opinion", tmp_path / "words.svg")
+    text = (tmp_path / "words.svg").read_text()
+    assert all(f"<!-- {word} -->" in text for word in ("opinion", "not", "bad")) and "#f6f7f7" in text
+
 
 def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -32,6 +36,8 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
         plot.attention([], [], [], tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"curve 'train': .* \(2,\) and \(3,\)"):
         plot.curves({"loss": {"train": ([1, 2], [1, 2, 3])}}, "steps", tmp_path / "a.png")
+    with pytest.raises(ValueError, match="shorter"):
+        plot.words([["not", "bad"]], [[0.5]], "opinion", tmp_path / "a.png")
     with pytest.raises(ValueError, match="no panel"):
         plot.curves({}, "steps", tmp_path / "a.png")
 

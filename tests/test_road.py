@@ -8,6 +8,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STOPS = {  # short flags, and by how much the figure must exceed the baseline, or fall below it if negative
     "window": ("--steps 3 --phrases 1", 30),
+    "sentiment": ("--steps 3 --data reviews.tsv", 30),
 }
 
 
@@ -25,6 +27,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(EXAMPLES))
+    (tmp_path / "reviews.tsv").write_text("".join(f"good\tnot bad {i}\nbad\tbad {i} , bad\n\n" for i in range(15)))
 
     def start(name: str, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
@@ -61,3 +64,25 @@ def test_the_list_names_every_script_once(run: Any) -> None:
     listed = [re.match(r" *\d+\. python examples/(\w+)\.py +\S", line) for line in lines]
     scripts = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py"))
     assert sorted(found[1] for found in listed if found) == scripts and len(lines) == len(scripts)
+
+
+def test_gradients_by_hand_are_autograds(run: Any, tmp_path: Path) -> None:
+    output = run("sentiment", *STOPS["sentiment"][0].split())
+    found = re.findall(r"dL/d(\w+): .* by (\S+); the largest is (\S+)", output)
+    assert [name for name, _, _ in found] == ["W_xh", "W_hh", "W_hy", "b_h", "b_y"]
+    assert all(float(apart) < 1e-5 * float(most) for _, apart, most in found), found
+    (tmp_path / "reviews.tsv").write_text("no label")
+    with pytest.raises(SystemExit, match=r"reviews.tsv: each line must be .* \['no label'\]"):
+        run("sentiment", *STOPS["sentiment"][0].split())
+
+
+def test_generated_reviews_mean_what_they_say() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
+    script = runpy.run_path(str(EXAMPLES / "sentiment.py"))
+    for label, text in (script["review"](Random(seed)) for seed in range(300)):
+        clauses = re.split(r" but (?=the|i )| , (?=although)|(?<=\w) , ", text)
+        main = clauses[0] if " , although" in text else clauses[-1]
+        turns = [main.startswith("i would not"), " far from " in main, " anything but " in main, " never " in main]
+        turns.append(" was not " in main)
+        good = bool(set(main.split()) & set(script["GOOD"]))
+        assert (label == "positive") == (good != bool(sum(turns) % 2)), (label, text)

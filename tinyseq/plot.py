@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["attention", "curves", "through_time"]
+__all__ = ["attention", "curves", "through_time", "words"]
 
 _INK, _FAINT = "#333333", "#d9d9d9"
 _LINES = ("#2a6f97", "#d1495b", "#3a7d44", "#8d5a97", "#e09f3e")
@@ -70,13 +70,13 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
     figure.savefig(path, dpi=150)
 
 
-def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: str,
+def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: str | Sequence[str],
            path: str | PathLike[str]) -> None:
-    """Curves over one horizontal axis, in panels side by side; where there are many points, smoothed too.
+    """Curves in panels side by side; where there are many points, smoothed too.
 
     Args:
         panels: for each panel, by the name of its vertical axis, curves by name, each (xs, ys) of shape (N,).
-        x: what the horizontal axis shows, with its unit, say "seconds".
+        x: what the horizontal axis shows, with its unit, say "seconds"; or this for each panel.
         path: the file to write; its ending (.png, .svg, .pdf) says the format.
 
     Raises:
@@ -90,11 +90,12 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
         raise ValueError("there is no panel to draw")
     figure = _figure(5.2 * len(panels), 3.6)
     row = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, lines) in zip(row, panels.items(), strict=True):
+    labels = [x] * len(panels) if isinstance(x, str) else x
+    for axes, (title, lines), label in zip(row, panels.items(), labels, strict=True):
         for color, (name, (xs, ys)) in zip(cycle(_LINES), lines.items(), strict=False):
             _curve(axes, name, np.asarray(xs), np.asarray(ys), color)
         axes.set_title(title, loc="left", color=_INK, fontsize=11)
-        axes.set_xlabel(x, color=_INK)
+        axes.set_xlabel(label, color=_INK)
         axes.set_ylim(bottom=0)
         axes.tick_params(length=0, labelcolor=_INK)
         axes.grid(color=_FAINT, linewidth=0.6)
@@ -172,4 +173,32 @@ def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
             axes.set_yticks([])
             axes.set_title(f"layer {layer}, head {head}", color=_INK, fontsize=7)
     figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str, path: str | PathLike[str]) -> None:
+    """Sentences, a line each, with every word on a colour: red for 0, white for 1/2, blue for 1.
+
+    Args:
+        rows: the words of each sentence.
+        values: for each sentence as many numbers from 0 to 1 as it has words.
+        title: what the colours say.
+        path: the file to write; its ending (.png, .svg, .pdf) says the format.
+
+    Raises:
+        ValueError: numbers and words differ in number.
+        ImportError: matplotlib is not installed.
+    """
+    width = max(sum(len(word) + 1 for word in row) for row in rows)
+    figure = _figure(0.095 * width + 0.4, 0.32 * len(rows) + 0.5)
+    from matplotlib import colormaps
+    axes = figure.add_axes((0.02, 0, 0.96, 1), xlim=(0, width), ylim=(len(rows) - 0.4, -1.2))
+    axes.set_axis_off()
+    axes.text(0, -0.75, title, color=_INK, va="center")
+    for y, (row, numbers) in enumerate(zip(rows, values, strict=True)):
+        x = 0
+        for word, number in zip(row, np.asarray(numbers), strict=True):
+            axes.barh(y, len(word) + 0.8, 0.8, x, color=colormaps["RdBu"](0.2 + 0.6 * float(number)))
+            axes.text(x + len(word) / 2 + 0.4, y, word, family="monospace", color=_INK, ha="center", va="center")
+            x += len(word) + 1
     figure.savefig(path, dpi=150)
