@@ -641,6 +641,20 @@ def test_scan_equals_its_definition(backend: NumpyBackend, cell: str, data: Any)
         slope(of_used, [arrays[k] for k in used], [pulled[k] for k in used], rng)
 
 
+@backends
+@cells
+@given(steps=st.integers(1, 3), dtype=dtypes, seed=seeds)
+def test_a_scan_of_few_rows_is_that_of_many(backend: NumpyBackend, cell: str, steps: int, dtype: Any,
+                                            seed: int) -> None:
+    rng, rows = np.random.default_rng(seed), len(CELLS[cell].order) * 24
+    shapes = (9, steps, 2), (9, 24), (9, 24), (rows, 2), (rows, 24), (rows,), (rows,)
+    x, h0, c0, *weights = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    many = forward(backend, cell, [x, h0, c0, *weights], None, False)
+    few = forward(backend, cell, [x[:1], h0[:1], c0[:1], *weights], None, False)
+    for one, nine in zip(few[:3], many[:3], strict=True):
+        assert one is nine is None or close(one, nine[:1]) is None
+
+
 @cells
 @given(data=st.data(), needs=st.lists(st.booleans(), min_size=7, max_size=7))
 def test_scan_gives_what_is_needed_and_takes_none_for_zero(cell: str, data: Any, needs: list[bool]) -> None:
