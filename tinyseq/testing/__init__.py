@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinyseq import backends
-from tinyseq.tensor import Tensor, grad
+from tinyseq.tensor import Tensor, describe, grad
 from tinyseq.testing.compare import parity as parity
 from tinyseq.testing.laws import check_sequence_layer as check_sequence_layer
 
@@ -67,14 +67,14 @@ def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None,
     """
     outputs = list(_flat(fn(*inputs)))
     found, declared = [y.shape for y in outputs], list(shape) if isinstance(shape, list) else [shape]
-    given = f"{_name(fn)}({', '.join(map(_describe, inputs))})"
+    given = f"{_name(fn)}({', '.join(map(describe, inputs))})"
     if found != declared:
         raise AssertionError(f"{given} has shape {found}, expected {declared}")
     for y in outputs:
         if dtype is not None and y.dtype != dtype:
             raise AssertionError(f"{given} has dtype {y.dtype}, expected {np.dtype(dtype)}")
     for arguments in wrong:
-        given = f"{_name(fn)}({', '.join(map(_describe, arguments))})"
+        given = f"{_name(fn)}({', '.join(map(describe, arguments))})"
         try:
             fn(*arguments)
         except (TypeError, ValueError, IndexError) as error:
@@ -93,7 +93,7 @@ def _compare(name: str, fn: Function, inputs: Sequence[Tensor], weights: Sequenc
     gradients = [np.zeros(x.shape) if g is None else g.numpy() for x, g in zip(inputs, found, strict=True)]
     for i, (x, g) in enumerate(zip(inputs, gradients, strict=True)):
         if g.shape != x.shape or g.dtype != x.dtype:
-            raise AssertionError(f"{name}: input {i} is {_describe(x)}, its gradient {g.dtype}{list(g.shape)}")
+            raise AssertionError(f"{name}: input {i} is {describe(x)}, its gradient {g.dtype}{list(g.shape)}")
     directions = [rng.standard_normal(x.shape) for x in inputs]
     length = np.sqrt(sum(np.sum(d * d) for d in directions)) or 1.0
     points = [x.detach().numpy() for x in inputs]
@@ -121,7 +121,7 @@ def _compare(name: str, fn: Function, inputs: Sequence[Tensor], weights: Sequenc
         for i, x in enumerate(inputs):
             expected, got = slopes([i])
             mark = "  <- differs" if differ(expected, got) else ""
-            lines.append(f"  input {i}, {_describe(x)}, alone: expected {expected:.10g}, got {got:.10g}{mark}")
+            lines.append(f"  input {i}, {describe(x)}, alone: expected {expected:.10g}, got {got:.10g}{mark}")
         raise AssertionError("\n".join(lines))
 
 
@@ -160,7 +160,3 @@ def _like(values: Host, x: Tensor) -> Tensor:
 
 def _name(fn: Function) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
-
-
-def _describe(x: Any) -> str:
-    return f"{x.dtype}{list(x.shape)}" if isinstance(x, Tensor) else repr(x)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -29,19 +29,11 @@ WORDS, TIME = 1000, 32  # vocabulary and length of the sequences that are timed
 SIZES = ((128, 32), (512, 32), (512, 128), (1024, 128))  # widths and batches
 CLOCKS = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
 
-
-class Extent(NamedTuple):
-    """How large the data is that kernels are checked on."""
-
-    rows: int
-    columns: int  # at least as many as rows
-    ids: tuple[int, int]
-    arrays: int  # that an optimizer steps at once
-    batch: int  # of recurrent layers, whose width is 40
-
-
-SMALL = Extent(33, 70, (6, 11), 3, 6)  # a warp a row
-LARGE = Extent(300, 1500, (30, 100), 70, 30)  # many warps a row, blocks, tiles of ids, and launches of an optimizer
+# How large the data is that kernels are checked on: rows, columns (at least as many), the shape of ids, the arrays that
+# an optimizer steps at once, and the batch of recurrent layers, whose width is 40.
+Extent = tuple[int, int, tuple[int, int], int, int]
+SMALL = (33, 70, (6, 11), 3, 6)  # a warp a row
+LARGE = (300, 1500, (30, 100), 70, 30)  # many warps a row, blocks, tiles of ids, and launches of an optimizer
 
 
 def kernels(backend: Any, dtype: Any, extent: Extent) -> Iterator[tuple[str, Any]]:
