@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 STOPS = {  # short flags, and by how much the figure must exceed the baseline, or fall below it if negative
     "window": ("--steps 3 --phrases 1", 30),
     "sentiment": ("--steps 3 --data reviews.tsv", 30),
+    "tagging": ("--steps 3", 30),
 }
 
 
@@ -86,3 +87,7 @@ def test_generated_reviews_mean_what_they_say() -> None:
         turns.append(" was not " in main)
         good = bool(set(main.split()) & set(script["GOOD"]))
         assert (label == "positive") == (good != bool(sum(turns) % 2)), (label, text)
+
+
+def test_tagging_by_a_crf(run: Any) -> None:
+    figure(run("tagging", "--crf", "--steps", "1"))

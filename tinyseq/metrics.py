@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 
-__all__ = ["sequence_error_rate", "token_error_rate"]
+__all__ = ["sequence_error_rate", "span_f1", "token_error_rate"]
 
 Tokens = Sequence[Hashable]
 
@@ -64,6 +64,39 @@ def sequence_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Seque
     wrong = sum(all(list(hypothesis) != list(reference) for reference in right)
                 for hypothesis, right in zip(hypotheses, references, strict=True))
     return wrong / len(hypotheses)
+
+
+def span_f1(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> float:
+    """F1 of spans in tagged sequences: `B-X` begins a span of kind X, each `I-X` right after it goes on.
+
+        F1 = 2 |said ∩ true| / (|said| + |true|)
+
+    A span is right if its sequence, both ends and kind are. Any other tag is outside, and so is an `I-X` that goes on
+    nothing (Ramshaw & Marcus 1995, IOB2).
+
+    Args:
+        hypotheses: N sequences of tags.
+        references: the right tags of each, as many as the hypothesis has.
+
+    Returns:
+        A fraction from 0 to 1 (all right).
+
+    Raises:
+        ValueError: lengths differ, or there is no span on either side.
+    """
+    sizes = [len(tags) for tags in hypotheses], [len(tags) for tags in references]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"span_f1: expected rows of tags of equal lengths; got {sizes[0]} and {sizes[1]}")
+    said, true = _spans(hypotheses), _spans(references)
+    if not said | true:
+        raise ValueError("span_f1: no tag begins with 'B-', so there is no span and F1 is not defined")
+    return 2 * len(said & true) / (len(said) + len(true))
+
+
+def _spans(rows: Sequence[Sequence[str]]) -> set[tuple[int, int, int, str]]:
+    """(row, begin, end, first tag) of each."""
+    return {(row, i, next((j for j in range(i + 1, len(tags)) if tags[j] != "I" + tag[1:]), len(tags)), tag)
+            for row, tags in enumerate(rows) for i, tag in enumerate(tags) if tag.startswith("B-")}
 
 
 def _check(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
