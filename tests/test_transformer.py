@@ -332,7 +332,7 @@ def test_weights_of_every_layer_and_head() -> None:
         nn.attention_weights(model.encoder, src[..., :7])
     seen = len(other)
     model.encoder(src)  # nobody watches any more
-    assert len(other) == seen and nn.multihead._seen.by is None
+    assert len(other) == seen and nn.multihead._seen.get() is None
     assert not looks[1, ..., 1:].any() and not np.triu(weights["decoder.layers.0.self_attn"].numpy(), 1).any()
 
 

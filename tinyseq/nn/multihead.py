@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,7 @@ CONVERSIONS = {
 }
 
 
-class _Seen(threading.local):
-    by: list[tuple[Module, Tensor]] | None = None  # the weights of this thread, where somebody wants to see them
-
-
-_seen = _Seen()
+_seen: ContextVar[list[tuple[Module, Tensor]] | None] = ContextVar("seen", default=None)  # weights, if somebody looks
 Pair = tuple[Tensor, Tensor]
 Between = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -82,7 +78,7 @@ def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, leng
 
 def product(x: Array, weight: Tensor, bias: Tensor | None) -> Array:
     """`functional.linear` of an array."""
-    y = x @ weight._data.T
+    y = x.dot(weight._data.T)
     if bias is not None:
         y += bias._data
     return y
@@ -154,11 +150,11 @@ class MultiheadAttention(Attending):
             raise ValueError(f"{name}: the query has {q.shape[0]} rows in its batch, the key {k.shape[0]}")
         taking = attention_mask(name, q, (*q.shape[:3], k.shape[2]), mask, lengths)
         y = functional.attention(q, k, v, taking, causal, dropout=self.dropout if self.training else 0.0)
-        weights = None
-        if need_weights or _seen.by is not None:
+        weights, seen = None, _seen.get()
+        if need_weights or seen is not None:
             weights = functional.attention_weights(q, k, taking, causal)
-            if _seen.by is not None:
-                _seen.by.append((self, weights))
+            if seen is not None:
+                seen.append((self, weights))
         y = ops.reshape(ops.permute_dims(y, (0, 2, 1, 3)), query.shape)
         return self.out_proj(y), weights if need_weights else None
 
@@ -176,32 +172,27 @@ class MultiheadAttention(Attending):
 
         `past` (B, 2, num_kv_heads, capacity, D) holds their keys and values, and gets those of x; mask (B, n + 1).
         """
-        both = (self.num_heads + 2 * self.num_kv_heads, self.head_dim)
-        qkv = product(x, self.in_proj_weight, self.in_proj_bias).reshape(x.shape[0], *both)
+        batch, wide = len(x), self.head_dim
+        qkv = product(x, self.in_proj_weight, self.in_proj_bias).reshape(batch, -1, wide)
         if turn is not None:
             turned = qkv[:, : -self.num_kv_heads]
             turned[...] = functional.rotate.body(turned, *turn)[0]  # type: ignore[attr-defined]
-        past[:, :, :, n] = qkv[:, self.num_heads :].reshape(x.shape[0], 2, self.num_kv_heads, self.head_dim)
-        return self._recall(qkv[:, : self.num_heads], past[:, 0, :, : n + 1], past[:, 1, :, : n + 1], mask)[0]
+        past[:, :, :, n] = qkv[:, self.num_heads :].reshape(batch, 2, self.num_kv_heads, wide)
+        return self.recall(qkv[:, : self.num_heads], past[:, 0, :, : n + 1], past[:, 1, :, : n + 1], mask)[0]
 
-    def look(self, x: Array, memory: tuple[Array, Array], mask: Array | None) -> tuple[Array, Array]:
-        """`forward` of one position x (B, E) to a memory, keys and values (B, num_kv_heads, S, D), on arrays: (B, E),
-        and the weights (B, heads, S); mask (B, S)."""
-        q = product(x, *self.parts()[0])
-        return self._recall(q.reshape(x.shape[0], self.num_heads, self.head_dim), *memory, mask)
-
-    def _recall(self, q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
-        xp, batch = namespace(q), q.shape[0]
-        groups = (self.num_kv_heads, self.num_heads // self.num_kv_heads)
-        q = (q * self.head_dim**-0.5).reshape(batch, *groups, self.head_dim)
-        scores = q @ k.swapaxes(-1, -2)
-        if mask is None and scores.size:  # shorter than the kernel, which is for large ones
-            weights = xp.exp(scores - scores.max(axis=-1, keepdims=True))
+    def recall(self, q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
+        """What one query q (B, E) takes from keys and values (B, num_kv_heads, S, D), on arrays: (B, E), and the
+        weights (B, heads, S); mask (B, S)."""
+        q = (q * self.head_dim**-0.5).reshape(len(q), self.num_kv_heads, -1, self.head_dim)
+        weights = q @ k.swapaxes(-1, -2)
+        if mask is None and weights.size:  # shorter than the kernel, which is for large ones
+            weights -= weights.max(axis=-1, keepdims=True)
+            weights = namespace(q).exp(weights, out=weights)
             weights /= weights.sum(axis=-1, keepdims=True)
         else:
-            weights = backends.of(q).softmax(scores, -1, None if mask is None else mask[:, None, None])
-        y = product((weights @ v).reshape(batch, self.embed_dim), self.out_proj.weight, self.out_proj.bias)
-        return y, weights.reshape(batch, self.num_heads, k.shape[2])
+            weights = backends.of(q).softmax(weights, -1, None if mask is None else mask[:, None, None])
+        y = product((weights @ v).reshape(len(q), self.embed_dim), self.out_proj.weight, self.out_proj.bias)
+        return y, weights.reshape(len(q), self.num_heads, k.shape[2])
 
     def parts(self) -> list[tuple[Tensor, Tensor | None]]:
         """The weight and the bias of the projections of query, key and value."""
@@ -223,9 +214,9 @@ def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, di
     """`model(*args, **kwargs)`, and the weights (B, heads, T, S) of each `MultiheadAttention` in it by its name, as
     "layers.0.self_attn": before dropout, in the order of use. `tinyseq.plot.heads` draws them."""
     names = {id(module): name for name, module in model.named_modules()}
-    _seen.by, before = [], _seen.by
+    seen: list[tuple[Module, Tensor]] = []
+    token = _seen.set(seen)
     try:
-        y = model(*args, **kwargs)
-        return y, {names[id(module)]: weights for module, weights in _seen.by}
+        return model(*args, **kwargs), {names[id(module)]: weights for module, weights in seen}
     finally:
-        _seen.by = before
+        _seen.reset(token)

@@ -33,10 +33,6 @@ ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.
                                     "silu": functional.silu, "swiglu": functional.swiglu}
 
 
-def _norm(kind: str, width: int, eps: float, bias: bool, dtype: Any) -> Module:
-    return RMSNorm(width, eps, dtype=dtype) if kind == "rms" else LayerNorm(width, eps, bias=bias, dtype=dtype)
-
-
 def _real(x: Tensor, lengths: Like) -> Tensor:
     """x (B, T, E) with 0 after each row's length."""
     return x if lengths is None else ops.where(ops.like(x, length_mask(lengths, x.shape[1]))[..., None], x, 0.0)
@@ -51,8 +47,8 @@ def _average(xp: Any, n: int, dtype: Any) -> Array:
 def _normal(x: Array, norm: Any) -> Array:
     """A norm of few rows (B, E), as arrays: short, where the kernel is for large ones."""
     average = _average(namespace(x), x.shape[1], x.dtype)
-    y = x if isinstance(norm, RMSNorm) else x - x @ average
-    y = y * ((y * y) @ average + (float(np.finfo(x.dtype).eps) if norm.eps is None else norm.eps)) ** -0.5
+    y = x * 1 if isinstance(norm, RMSNorm) else x - x.dot(average)
+    y *= ((y * y).dot(average) + (float(np.finfo(x.dtype).eps) if norm.eps is None else norm.eps)) ** -0.5
     y *= norm.weight._data
     if getattr(norm, "bias", None) is not None:
         y += norm.bias._data
@@ -85,24 +81,27 @@ class TransformerEncoderLayer(Attending):
         self.linear1 = Linear(d_model, dim_feedforward * (2 if activation == "swiglu" else 1), bias, dtype)
         self.linear2 = Linear(dim_feedforward, d_model, bias, dtype)
         for i in range(2 + self.crosses):
-            setattr(self, f"norm{i + 1}", _norm(norm, d_model, layer_norm_eps, bias, dtype))
+            setattr(self, f"norm{i + 1}", RMSNorm(d_model, layer_norm_eps, dtype=dtype) if norm == "rms" else
+                    LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype))
         self.dropout = Dropout(dropout)
 
     crosses = False  # attention to a memory too
 
+    @property
+    def norms(self) -> list[Any]:
+        return [self.norm1, self.norm2, self.norm3] if self.crosses else [self.norm1, self.norm2]
+
     def forward(
         self, src: Tensor, *, mask: Like = None, lengths: Like = None, causal: bool = False,
-        between: Between | None = None,
+        between: Between | None = None, look: Sublayer | None = None,
     ) -> Tensor:
-        """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`."""
+        """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
-        return _real(self._through(src, [attend, self._feed_forward]), lengths)
-
-    def _through(self, x: Tensor, parts: Sequence[Sublayer]) -> Tensor:
-        for i, part in enumerate(parts):
-            norm = getattr(self, f"norm{i + 1}")
+        feed: Sublayer = lambda x: self.linear2(self.dropout(self.activation(self.linear1(x))))
+        x = src
+        for norm, part in zip(self.norms, [attend, feed] if look is None else [attend, look, feed], strict=True):
             x = x + self.dropout(part(norm(x))) if self.norm_first else norm(x + self.dropout(part(x)))
-        return x
+        return _real(x, lengths)
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, memory: Any = None,
              memory_mask: Array | None = None) -> tuple[Array, Array | None]:
@@ -111,22 +110,19 @@ class TransformerEncoderLayer(Attending):
         `past` (B, 2, num_kv_heads, capacity, D) holds the keys and values of n positions, and gets those of this one.
         """
         weights = None
-        for i in range(2 + self.crosses):
-            norm = getattr(self, f"norm{i + 1}")
+        for i, norm in enumerate(self.norms):
             y = _normal(x, norm) if self.norm_first else x
             if i == 0:
                 y = self.self_attn.step(y, past, n, mask, turn)
             elif i == 1 and self.crosses:
-                y, weights = self.multihead_attn.look(y, memory, memory_mask)
+                query = product(y, *self.multihead_attn.parts()[0])
+                y, weights = self.multihead_attn.recall(query, *memory, memory_mask)
             else:
                 y = self.activation(Tensor(product(y, self.linear1.weight, self.linear1.bias)))._data
                 y = product(y, self.linear2.weight, self.linear2.bias)
-            x = x + y if self.norm_first else _normal(x + y, norm)
+            y += x
+            x = y if self.norm_first else _normal(y, norm)
         return x, weights
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear2(self.dropout(self.activation(self.linear1(x))))
-        return y
 
 
 class TransformerDecoderLayer(TransformerEncoderLayer):
@@ -135,17 +131,15 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
     crosses = True
 
     def forward(  # type: ignore[override]
-        self, tgt: Tensor, memory: Tensor | Pair, *, mask: Like = None, memory_mask: Like = None,
-        lengths: Like = None, memory_lengths: Like = None, causal: bool = False, between: Between | None = None,
+        self, tgt: Tensor, memory: Tensor | Pair, *, memory_mask: Like = None, memory_lengths: Like = None,
+        **options: Any,
     ) -> Tensor:
         """tgt (B, T, E), memory (B, S, E), or what `multihead_attn.remember` made of it -> (B, T, E).
 
-        `mask`, `lengths` and `causal` are of the self-attention, `memory_mask` and `memory_lengths` of that to the
-        memory.
+        `memory_mask` and `memory_lengths` are of the attention to the memory, the other options of that to itself.
         """
-        attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
         look: Sublayer = lambda x: self.multihead_attn(x, memory, mask=memory_mask, lengths=memory_lengths)[0]
-        return _real(self._through(tgt, [attend, look, self._feed_forward]), lengths)
+        return super().forward(tgt, look=look, **options)
 
 
 class TransformerEncoder(Attending):
@@ -167,19 +161,17 @@ class TransformerDecoder(TransformerEncoder):
 
 
 class Transformer(Attending):
-    """Encoder and decoder of vectors (Vaswani et al. 2017, figure 1), without embeddings. Initialised as PyTorch's."""
+    """Encoder and decoder of vectors (Vaswani et al. 2017, figure 1), without embeddings. Initialised as PyTorch's.
+    `options` are those of `TransformerEncoderLayer`."""
 
     def __init__(
         self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
-        dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu",
-        layer_norm_eps: float = 1e-5, batch_first: bool = True, norm_first: bool = False, bias: bool = True,
-        dtype: Any = np.float32,
+        dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu", **options: Any,
     ) -> None:
-        options: Any = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first,
-                        bias, "layer", None, dtype)
-        norms = [_norm("layer", d_model, layer_norm_eps, bias, dtype) for _ in range(2)]
-        self.encoder = TransformerEncoder(TransformerEncoderLayer(*options), num_encoder_layers, norms[0])
-        self.decoder = TransformerDecoder(TransformerDecoderLayer(*options), num_decoder_layers, norms[1])
+        first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
+        second = TransformerDecoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
+        self.encoder = TransformerEncoder(first, num_encoder_layers, copy.deepcopy(first.norm1))
+        self.decoder = TransformerDecoder(second, num_decoder_layers, copy.deepcopy(second.norm1))
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 init.xavier_uniform_(parameter)
@@ -265,8 +257,7 @@ class LanguageModel(Module):
     def __init__(
         self, vocab_size: int, d_model: int, nhead: int, num_layers: int, dim_feedforward: int = 2048,
         dropout: float = 0.1, *, positions: str | None = "learned", max_length: int = 1024, rotary_base: float = 1e4,
-        tied: bool = True, norm_first: bool = True, norm: str = "layer", layer_norm_eps: float = 1e-5,
-        bias: bool = True, dtype: Any = np.float32, **options: Any,
+        tied: bool = True, norm_first: bool = True, dtype: Any = np.float32, **options: Any,
     ) -> None:
         if positions not in ("learned", "sinusoidal", "rotary", None):
             raise ValueError(f"LanguageModel: positions must be 'learned', 'sinusoidal', 'rotary' or None, got "
@@ -279,10 +270,9 @@ class LanguageModel(Module):
         width = d_model // nhead
         self._frequencies = rotary_base ** (-np.arange(0, width, 2) / width) if positions == "rotary" else None
         self.dropout = Dropout(dropout)
-        self.layers = [
-            self.layer(d_model, nhead, dim_feedforward, dropout, norm_first=norm_first, norm=norm, bias=bias,
-                       layer_norm_eps=layer_norm_eps, dtype=dtype, **options) for _ in range(num_layers)]
-        self.norm = _norm(norm, d_model, layer_norm_eps, bias, dtype) if norm_first else None
+        self.layers = [self.layer(d_model, nhead, dim_feedforward, dropout, norm_first=norm_first, dtype=dtype, **options)
+                       for _ in range(num_layers)]
+        self.norm = copy.deepcopy(self.layers[0].norm1) if norm_first else None
         self.out = Linear(d_model, vocab_size, False, dtype)
         if tied:
             self.out.weight = self.embedding.weight  # type: ignore[assignment]
@@ -304,12 +294,12 @@ class LanguageModel(Module):
         if x.ndim != 3:
             raise ValueError(f"{type(self).__name__}: expected tokens (B, T), got shape {x.shape[:-1]}")
         n, starts = (0, None) if state is None else (state.length, state.starts)
-        mask = ids = None
-        places = np.arange(n, n + x.shape[1])
+        ids, mask = np.arange(n, n + x.shape[1]), None
         if starts is not None:
-            ids = ops.maximum(ops.like(x, places) - starts[:, None], 0)
+            ids = ops.maximum(ops.like(x, ids) - starts[:, None], 0)
             mask = ops.like(x, np.arange(n + x.shape[1])) >= starts[:, None]
-        x, turn = self._place(x, places if ids is None else ids, n + x.shape[1])
+        x, turn = self._place(x, ids, n + x.shape[1])
+        turn = turn and [ops.expand_dims(angle, -3) for angle in turn]
         kept: list[Pair] = []
 
         def between(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -328,16 +318,13 @@ class LanguageModel(Module):
             x = layer(x, mask=mask, causal=True, between=between, **more)
         return x if self.norm is None else self.norm(x), kept
 
-    def _place(self, x: Tensor, ids: Like, end: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Embeddings (B, T, E) with their positions below `end`, and cos and sin (.., 1, T, D/2) of rotary ones."""
+    def _place(self, x: Tensor, ids: Like, end: int) -> tuple[Tensor, Any]:
+        """Embeddings (..., E) with their positions, ids below `end`; and cos and sin (..., D/2) of rotary ones."""
         if isinstance(self.positions, LearnedPositions) and end > (most := self.positions.weight.shape[0]):
             raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {end} tokens")
         x = x if self._scale == 1 else x * self._scale
         x = x if self.positions is None else self.positions(x, ids)
-        if self._frequencies is None:
-            return x, None
-        cos, sin = _angles(x, ids, self._frequencies)
-        return x, (ops.expand_dims(cos, -3), ops.expand_dims(sin, -3))
+        return x, None if self._frequencies is None else _angles(x, ids, self._frequencies)
 
     def start(self, tokens: Like, lengths: Like = None) -> LanguageState:
         """The state after tokens (B, T), of each row the first `lengths` (B,), all read in one pass. T may be 0."""
@@ -382,11 +369,11 @@ class LanguageModel(Module):
             longer[..., :n, :] = cache[..., :n, :]
             cache, filled = longer, [n]
         filled[0] = n + 1
-        mask, ids = None, ops.like(state.cache, np.array([n]))
+        mask, ids = None, np.array([n])
         if state.starts is not None:
-            mask, ids = xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts[:, None]
-        placed, angles = self._place(self.embedding(tokens)[:, None], ids, n + 1)
-        x, weights, turn = placed._data[:, 0], None, None if angles is None else [a._data[..., 0, :] for a in angles]
+            mask, ids = xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts
+        placed, turn = self._place(self.embedding(tokens), ids, n + 1)
+        x, weights, turn = placed._data, None, turn and [angle._data[:, None] for angle in turn]
         looked = None if state.mask is None else state.mask._data
         for i, layer in enumerate(self.layers):
             memory = [a._data for a in state.memory[i]] if state.memory else None
