@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,20 @@ def test_scans(cell: str, sizes: tuple[int, ...], lengths: bool, reverse: bool, 
                kind: int, seed: int, backwards: bool) -> None:
     with watched(backwards):
         check_scan(cell, sizes, lengths, reverse, bias, dtype, kind, seed)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_scans_read_only_what_they_wrote(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_of_nan(make: Any, *args: Any, **options: Any) -> Any:
+        y = make(*args, **options)
+        if y.dtype.kind == "f":
+            y.fill(math.nan)
+        return y
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(cp, name, partial(full_of_nan, getattr(cp, name)))
+    for seed in range(2):
+        check_scan(cell, (3, 4, 5, 6), True, False, (True, True), "float32", 0, seed)
 
 
 def parameters(rng: Any, dtype: str, many: int = 0) -> list[Any]:
