@@ -30,13 +30,14 @@ def test_gradients_are_those_of_torchs_cell_step_by_step(kind: str) -> None:
 
 
 def test_a_padded_row_is_as_alone() -> None:
-    x, loss = np.random.default_rng(0).standard_normal((2, 5, 2)), lambda y: ts.sum(y * y)
+    x, loss = 9 * np.random.default_rng(0).standard_normal((2, 5, 2)), lambda y: ts.sum(ts.sin(y + 1))
     scan = nn.Scan(lambda i, h: nn.GRUCell(i, h, dtype="float64"), 2, 3)
     (both,), (alone,) = (lens.gradients_through_time(scan, *a) for a in ((x, loss, [5, 3]), (x[1:, :3], loss)))
     np.testing.assert_allclose(both[1], [*alone[0], 0, 0], atol=1e-12)
     gru = nn.GRU(2, 3, dtype="float64")
     padded, only = lens.gate_saturation(gru, x, [0, 3]), lens.gate_saturation(gru, x[1:, :3])
     for gate in "rz":
+        assert only[gate].any()
         np.testing.assert_allclose(padded[gate], [*only[gate], [0, 0], [0, 0]])
 
 
@@ -50,6 +51,11 @@ def test_gates_are_counted() -> None:
     found = lens.gate_saturation(lstm, np.zeros((3, 4, 1), np.float32))
     assert {gate: fractions[0].tolist() for gate, fractions in found.items()} == {
         "i": [0.5, 0.5], "f": [0.0, 1.0], "o": [0.5, 0.0]}
+    lstm.bias_ih_l0.data = np.array([9, 9, 0, 0, 9, 9, 9, 9], np.float32)
+    weights = np.zeros((8, 2), np.float32)
+    weights[2:4] = 50                                           # f opens by what stood in h one step before
+    lstm.weight_hh_l0.data = weights
+    assert lens.gate_saturation(lstm, np.zeros((3, 4, 1), np.float32))["f"].tolist() == [[0, 0], [0, 1], [0, 1], [0, 1]]
     assert lens.gate_saturation(nn.RNN(1, 2), np.zeros((3, 4, 1), np.float32)) == {}
     with pytest.raises(ValueError, match="got 2 layers"):
         lens.gradients_through_time(nn.RNN(1, 2, 2), np.zeros((3, 4, 1)), ts.sum)
