@@ -111,7 +111,7 @@ def test_contexts_have_exact_gradients_and_do_not_see_what_is_masked(name: str, 
     mask = rng.random((batch, positions)) < 0.6
     call = lambda q, m: module(q, m, mask)[0]
     context = call(ts.asarray(query), ts.asarray(memory))
-    close(call(ts.asarray(query), ts.asarray(np.where(mask[..., None], memory, 1e3))), context)
+    close(call(ts.asarray(query), ts.asarray(np.where(mask[..., None], memory, np.nan))), context)
     longer = np.concatenate([memory, np.full((batch, 2, width(name)), 7.0)], 1)
     padded = np.concatenate([mask, np.zeros((batch, 2), bool)], 1)
     close(module(ts.asarray(query), ts.asarray(longer), padded)[0], context)
@@ -176,7 +176,7 @@ def test_forward_is_step_after_step(case: Case) -> None:
 @given(cases)
 def test_no_row_sees_another_nor_the_padding(case: Case) -> None:
     logits = case.decoder(case.tokens, case.start())
-    junk = np.where(case.mask[..., None], case.memory, 1e3)
+    junk = np.where(case.mask[..., None], case.memory, np.nan)
     wider = np.concatenate([junk, junk[:, ::-1]], 1)
     close(case.decoder(case.tokens, case.start(memory=wider, mask=np.concatenate([case.mask, case.mask & False], 1))),
           logits)
@@ -279,7 +279,9 @@ def test_wrong_decoders_and_states_are_named() -> None:
         with pytest.raises(ValueError, match="feed must be None, 'attentional' or 'context'"):
             decoder(*arguments)
     d, memory = decoder("general", "LSTM"), ts.zeros((2, 5, M), ts.float64)
-    for hidden in (ts.zeros((2, H + 1)), (ts.zeros((2, H)), ts.zeros((1, H)))):
+    with pytest.raises(ValueError, match="expected memory_size"):
+        nn.AttentionDecoder(V, E, H, nn.DotAttention(H, H))
+    for hidden in (ts.zeros((2, H + 1)), (ts.zeros((2, H)), ts.zeros((1, H))), (ts.zeros((2, H)),) * 3):
         with pytest.raises(ValueError, match=r"first hidden state \(B, H\) = \(2, 6\), got"):
             d.start(memory, hidden)
     for mask in (np.ones((2, 5)), np.ones((5, 2), bool), -np.ones((2, 5), "float32") * np.inf):

@@ -76,6 +76,11 @@ def test_ctc_refuses_what_it_cannot_spell(targets: list, frames: list, counts: l
         nn.CTCLoss()(F.log_softmax(draw(0, 1, 4, 3)), targets, frames, counts)
 
 
+def test_ctc_refuses_a_blank_that_is_no_class() -> None:
+    with pytest.raises(ValueError, match="blank from 0 to 2, got -1"):
+        nn.CTCLoss(-1)(F.log_softmax(draw(0, 1, 4, 3)), [[1]], [4], [1])
+
+
 def test_ctc_of_tensors_costs_inf_where_frames_do_not_suffice() -> None:
     logs = F.log_softmax(draw(0, 2, 2, 3))
     losses = nn.CTCLoss(reduction="none")(logs, ts.tensor([[1, 1], [1, 2]]), ts.tensor([2, 2]), ts.tensor([2, 2]))
@@ -139,3 +144,5 @@ def test_crf_says_what_it_expects() -> None:
         nn.CRF(3)(draw(0, 2, 4, 2), np.zeros((2, 4), int))
     with pytest.raises(ValueError, match=r"integer tags \(B, T\) = \(2, 4\), got .* \(2, 3\)"):
         nn.CRF(3)(draw(0, 2, 4, 3), np.zeros((2, 3), int))
+    with pytest.raises(IndexError, match="CRF: id -1 is out of range"):
+        nn.CRF(3)(draw(0, 1, 4, 3), [[0, 1, 2, -1]])

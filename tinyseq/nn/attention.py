@@ -20,18 +20,19 @@ from tinyseq.nn.multihead import MultiheadAttention
 from tinyseq.tensor import Like, Tensor
 
 
-def memory_mask(name: str, memory: Tensor, mask: Like) -> Tensor | None:
-    """The mask (B, S) of a memory (B, S, M), where that lives; anything but booleans of that shape is refused."""
+def masked_memory(name: str, memory: Tensor, mask: Like) -> tuple[Tensor, Tensor | None]:
+    """A memory (B, S, M), 0 where it takes no part (0 times a NaN would be one), and its mask (B, S), where that lives;
+    anything but booleans of that shape is refused."""
     if memory.ndim != 3:
         raise ValueError(f"{name}: expected a memory (batch, positions, features), got shape {memory.shape}; an image "
                          "(B, height, width, features) becomes one by memory.reshape((B, height * width, features))")
     if mask is None:
-        return None
+        return memory, None
     real = ops.like(memory, mask)
     if real.dtype != np.bool or real.shape != memory.shape[:2]:
         raise ValueError(f"{name}: expected a boolean mask (B, S) = {memory.shape[:2]}, True where a position takes "
                          f"part (PyTorch's key_padding_mask is ~mask), got shape {real.shape} and dtype {real.dtype}")
-    return real
+    return ops.where(ops.expand_dims(real, 2), memory, 0.0), real
 
 
 class Attention(Module):
@@ -59,7 +60,7 @@ class Attention(Module):
         if query.ndim != 3 or memory.ndim != 3 or query.shape[0] != memory.shape[0]:
             raise ValueError(f"{type(self).__name__}: expected queries (B, T, Q) and memory (B, S, M), got shapes "
                              f"{query.shape} and {memory.shape}")
-        mask = memory_mask(type(self).__name__, memory, mask)
+        memory, mask = masked_memory(type(self).__name__, memory, mask)
         return self.attend(query, memory, mask, self.keys(memory, mask) if keys is None else keys)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from tinyseq import ops, random
-from tinyseq.nn.attention import Attention, memory_mask
+from tinyseq.nn.attention import Attention, masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, Linear
 from tinyseq.nn.module import Module
 from tinyseq.nn.multihead import length_mask
@@ -63,6 +63,8 @@ class AttentionDecoder(Module):
             raise ValueError("AttentionDecoder: feed must be None, 'attentional' or 'context', and None without "
                              f"attention; got feed={feed!r}, attention={attention}")
         context_size = 0 if attention is None else attention.context_size or memory_size
+        if attention is not None and not context_size:
+            raise ValueError("AttentionDecoder: expected memory_size, the number of features that attention looks at")
         fed = {None: 0, "attentional": hidden_size, "context": context_size}[feed]
         self.feed = feed
         self.embedding = Embedding(vocab_size, embedding_dim)
@@ -81,14 +83,13 @@ class AttentionDecoder(Module):
     def start(self, memory: Tensor, hidden: Hidden | None = None, mask: Like = None) -> DecoderState:
         """The state before the first token: memory (B, S, M), an encoder's or any other; s_0 (B, H), of an LSTM also
         (h, c), zeros unless given; mask (B, S): True where memory is real."""
-        real = memory_mask("AttentionDecoder", memory, mask)
+        memory, real = masked_memory("AttentionDecoder", memory, mask)
         expected = (memory.shape[0], self.rnn.hidden_size)
         zeros = Tensor(namespace(memory._data).zeros(expected, dtype=memory.dtype))
         given: tuple[Tensor, ...] = hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,)
-        for part in given:
-            if part.shape != expected:
-                raise ValueError("AttentionDecoder: expected a first hidden state (B, H) = "
-                                 f"{expected}, got {part.shape}")
+        if len(given) > self.states or any(part.shape != expected for part in given):
+            raise ValueError(f"AttentionDecoder: expected at most {self.states} of a first hidden state (B, H) = "
+                             f"{expected}, got {' and '.join(str(part.shape) for part in given)}")
         h, c, *_ = (*given, zeros, zeros)
         keys = None if self.attention is None else self.attention.keys(memory, real)
         fed = zeros if self.feed == "attentional" else None
@@ -151,7 +152,7 @@ class AttentionDecoder(Module):
     def _look(self, query: Tensor, state: DecoderState) -> Any:
         """What queries (B, T, H) take from the memory: contexts (B, T, C) and weights (B, T, S)."""
         assert self.attention is not None
-        return self.attention(query, state.memory, state.mask, state.keys)
+        return self.attention.attend(query, state.memory, state.mask, state.keys)
 
     def _recur(self, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         """The recurrent layer from a state with the batch first: its outputs (B, T, H), and the state after them."""

@@ -72,6 +72,8 @@ class CTCLoss(Module):
         if log_probs.ndim != 3 or len(given[0]) != 2 or {given[0][:1], *given[1:]} != {batch}:
             raise ValueError("CTCLoss: expected log_probs (B, T, C), targets (B, S), input_lengths and target_lengths "
                              f"(B,), got shapes {log_probs.shape}, {given[0]}, {given[1]} and {given[2]}")
+        if not 0 <= self.blank < log_probs.shape[2]:
+            raise ValueError(f"CTCLoss: expected a blank from 0 to {log_probs.shape[2] - 1}, got {self.blank}")
         if any(isinstance(a, Tensor) for a in (targets, input_lengths, target_lengths)):
             return
         labels, frames, counts = map(np.asarray, (targets, input_lengths, target_lengths))
@@ -109,6 +111,7 @@ class CRF(Module):
         if tags.shape != x.shape[:2] or tags.dtype.kind not in "iu":
             raise ValueError(f"CRF: expected integer tags (B, T) = {x.shape[:2]}, got {tags.dtype} {tags.shape}")
         tags = ops.where(real, tags, 0)
+        ops.check_ids("CRF", tags, self.num_tags)
         emitted = ops.take_along_axis(x, tags[..., None], 2)[..., 0]
         moved = self.transitions[tags[:, :-1], tags[:, 1:]]
         ends = ops.take_along_axis(tags, ops.maximum(steps - 1, 0)[:, None], 1)[:, 0]
