@@ -73,20 +73,20 @@ def _first(state: Any, start: Like) -> Array:
     return np.broadcast_to(tokens, batch)
 
 
-def _log_probs(decoder: Any, tokens: Array, state: Any, end: int) -> tuple[Tensor, Any]:
-    """A step: the log-probabilities (N, V) of the next token, and the state then."""
+def _step(decoder: Any, tokens: Array, state: Any, end: int) -> tuple[Tensor, Any]:
+    """The logits (N, V) of the next token, and the state then."""
     logits, state = decoder.step(tokens, state)
     if logits.ndim != 2 or len(logits) != len(tokens) or end >= logits.shape[1]:
         raise ValueError(f"decode: expected logits ({len(tokens)}, V), V > end = {end}, from step, got {logits.shape}")
-    return functional.log_softmax(logits), state
+    return logits, state
 
 
-def _fetch(values: list[Any], places: list[Any]) -> tuple[Array, Array]:
-    """k log-probabilities and k tokens, each (N,) where it was computed -> both (N, k) on the host, in one transfer."""
-    found = Tensor(namespace(*values).stack([*values, *places], axis=1)).numpy()
-    if np.isnan(found).any():
+def _fetch(values: Any, places: Any) -> tuple[Array, Array]:
+    """Log-probabilities (N, k) and tokens (N, k), where they were computed -> both on the host."""
+    values, places = Tensor(values).numpy(), Tensor(places).numpy()
+    if np.isnan(values).any():
         raise ValueError("decode: the decoder's logits have no softmax: they are NaN, +inf, or all -inf")
-    return found[:, : len(values)].astype(np.float64), found[:, len(values) :].astype(np.int64)
+    return values.astype(np.float64), places
 
 
 class _Tree:
@@ -160,14 +160,22 @@ def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
         if not len(rows):
             break
         with no_grad():
-            logs, state = _log_probs(decoder, last, state, end)
-            scores, tokens = _top(logs, 1) if draws is None else _draw(
-                logs, draws[rows, t], temperature, top_k, top_p, min_p)
+            logits, state = _step(decoder, last, state, end)
+            scores, tokens = _best(logits) if draws is None else _draw(
+                functional.log_softmax(logits), draws[rows, t], temperature, top_k, top_p, min_p)
         last = tokens[:, 0]
         yield Step(rows, last, scores[:, 0], getattr(state, "weights", None))
         going = np.flatnonzero(last != end)
         if len(going) < len(rows):
             rows, last, state = rows[going], last[going], take_rows(state, going)
+
+
+def _best(logits: Tensor) -> tuple[Array, Array]:
+    """The greatest log-probability of each row of logits (N, V), and where it stands: (N, 1), on the host."""
+    data, xp = logits.data, namespace(logits.data)
+    with np.errstate(invalid="ignore"):  # infinities give NaN, which `_fetch` refuses
+        total = xp.exp(data - data.max(axis=1, keepdims=True)).sum(axis=1)
+    return _fetch(-xp.log(total)[:, None], data.argmax(axis=1)[:, None])
 
 
 def _uniform(seed: Any, batch: int, steps: int) -> Array:
@@ -190,7 +198,7 @@ def _draw(logs: Tensor, draws: Array, temperature: float, top_k: int | None, top
     p = xp.where(p >= min_p * xp.max(p, axis=-1, keepdims=True), p, 0.0)
     reached = xp.cumulative_sum(p, axis=-1)
     chosen = xp.argmax(reached > ops.like(logs, draws[:, None]).data * reached[:, -1:], axis=-1)
-    return _fetch([logs.data[xp.arange(len(p)), chosen]], [chosen])
+    return _fetch(logs.data[xp.arange(len(p)), chosen][:, None], chosen[:, None])
 
 
 # --- beam search ---------------------------------------------------------------------------------------------------
@@ -217,7 +225,8 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
     for t in range(1, max_length + 1):
         if not len(rows):
             break
-        logs, state = _log_probs(decoder, last, state, end)
+        logits, state = _step(decoder, last, state, end)
+        logs = functional.log_softmax(logits)
         if t <= min_length:
             logs.data[:, end : end + 1] = -np.inf  # an end of -1: nothing
         values, tokens = _top(logs, width)
@@ -249,7 +258,7 @@ def _top(logs: Tensor, k: int) -> tuple[Array, Array]:
         places.append(xp.argmax(data, axis=1))
         values.append(data[rows, places[-1]])
         data[rows, places[-1]] = -np.inf
-    return _fetch(values, places)
+    return _fetch(xp.stack(values, axis=1), xp.stack(places, axis=1))
 
 
 # --- given sequences -----------------------------------------------------------------------------------------------

@@ -40,19 +40,19 @@ def _real(x: Tensor, lengths: Like) -> Tensor:
 
 @lru_cache
 def _average(xp: Any, n: int, dtype: Any) -> Array:
-    """What rows (B, n) are multiplied by to get their means (B, 1)."""
-    return xp.full((n, 1), 1 / n, dtype=dtype)
+    """What n features are multiplied by to get their mean."""
+    return xp.full(n, 1 / n, dtype=dtype)
 
 
 def _normal(x: Array, norm: Any) -> Array:
-    """A norm of few rows (B, E), as arrays: short, where the kernel is for large ones."""
-    average = _average(namespace(x), x.shape[1], x.dtype)
-    y = x * 1 if isinstance(norm, RMSNorm) else x - x.dot(average)
-    y *= ((y * y).dot(average) + (float(np.finfo(x.dtype).eps) if norm.eps is None else norm.eps)) ** -0.5
+    """A norm of few rows (B, E), as arrays: short, where the kernel is for large ones. Features first, a row is (E,)
+    and its mean a number."""
+    y, average = x[0] if len(x) == 1 else x.T, _average(namespace(x), x.shape[1], x.dtype)
+    y = y if isinstance(norm, RMSNorm) else y - average.dot(y)
+    y = (y * (average.dot(y * y) + (np.finfo(x.dtype).eps if norm.eps is None else norm.eps)) ** -0.5).T
     y *= norm.weight._data
-    if getattr(norm, "bias", None) is not None:
-        y += norm.bias._data
-    return y
+    y += 0 if isinstance(norm, RMSNorm) or norm.bias is None else norm.bias._data
+    return y.reshape(x.shape)
 
 
 class TransformerEncoderLayer(Attending):
@@ -109,20 +109,20 @@ class TransformerEncoderLayer(Attending):
 
         `past` (B, 2, num_kv_heads, capacity, D) holds the keys and values of n positions, and gets those of this one.
         """
-        weights = None
-        for i, norm in enumerate(self.norms):
-            y = _normal(x, norm) if self.norm_first else x
-            if i == 0:
-                y = self.self_attn.step(y, past, n, mask, turn)
-            elif i == 1 and self.crosses:
-                query = product(y, *self.multihead_attn.parts()[0])
-                y, weights = self.multihead_attn.recall(query, *memory, memory_mask)
-            else:
-                y = self.activation(Tensor(product(y, self.linear1.weight, self.linear1.bias)))._data
-                y = product(y, self.linear2.weight, self.linear2.bias)
+        first, weights = self.norm_first, None
+        y = self.self_attn.step(_normal(x, self.norm1) if first else x, past, n, mask, turn)
+        y += x
+        x = y if first else _normal(y, self.norm1)
+        if self.crosses:
+            query = product(_normal(x, self.norm2) if first else x, *self.multihead_attn.parts()[0])
+            y, weights = self.multihead_attn.recall(query, *memory, memory_mask)
             y += x
-            x = y if self.norm_first else _normal(y, norm)
-        return x, weights
+            x = y if first else _normal(y, self.norm2)
+        norm = self.norms[-1]
+        y = product(_normal(x, norm) if first else x, self.linear1.weight, self.linear1.bias)
+        y = product(self.activation(Tensor(y))._data, self.linear2.weight, self.linear2.bias)
+        y += x
+        return y if first else _normal(y, norm), weights
 
 
 class TransformerDecoderLayer(TransformerEncoderLayer):
@@ -323,7 +323,10 @@ class LanguageModel(Module):
         if isinstance(self.positions, LearnedPositions) and end > (most := self.positions.weight.shape[0]):
             raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {end} tokens")
         x = x if self._scale == 1 else x * self._scale
-        x = x if self.positions is None else self.positions(x, ids)
+        if isinstance(ids, int) and isinstance(self.positions, LearnedPositions):
+            x = x + self.positions.weight[ids]
+        elif self.positions is not None:
+            x = self.positions(x, ids)
         return x, None if self._frequencies is None else _angles(x, ids, self._frequencies)
 
     def start(self, tokens: Like, lengths: Like = None) -> LanguageState:
@@ -369,11 +372,11 @@ class LanguageModel(Module):
             longer[..., :n, :] = cache[..., :n, :]
             cache, filled = longer, [n]
         filled[0] = n + 1
-        mask, ids = None, np.array([n])
+        mask, ids = None, n
         if state.starts is not None:
             mask, ids = xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts
         placed, turn = self._place(self.embedding(tokens), ids, n + 1)
-        x, weights, turn = placed._data, None, turn and [angle._data[:, None] for angle in turn]
+        x, weights, turn = placed._data, None, turn and [angle._data[..., None, :] for angle in turn]
         looked = None if state.mask is None else state.mask._data
         for i, layer in enumerate(self.layers):
             memory = [a._data for a in state.memory[i]] if state.memory else None
