@@ -117,7 +117,7 @@ def test_installed_package_is_whole_and_alone(kind: str, tmp_path: Path) -> None
     run(*pip, "--python", python, "install", "--no-deps", "--no-compile", *built.glob("*.whl"))
     assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"tinyseq"}
     found = {path.relative_to(site) for path in (site / "tinyseq").rglob("*") if path.is_file()}
-    assert found == {*modules(), Path("tinyseq/py.typed")}
+    assert found == {*modules(), Path("tinyseq/py.typed"), Path("tinyseq/backends/kernels.cu")}
 
     # This environment lends the libraries: what a .pth file names is searched last, and its .pth files never.
     (site / "lent.pth").write_text(LENT.replace(os.pathsep, "\n"))

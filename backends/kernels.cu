@@ -1,0 +1,414 @@
+// The kernels of the CuPy backend. cupy.py compiles this file for each type T, float and double, and writes above it:
+//
+//   typedef float T;
+//   #define LOWEST the lowest finite T
+//   #define MANY   the arrays that one launch of an optimizer takes
+//
+// Arrays are contiguous unless strides are given; a null pointer stands for an array that is not there. A number comes
+// as I, U or double: `kernel` in cupy.py reads the parameters here. Row kernels run one block a row.
+
+typedef long long I;
+typedef unsigned long long U;
+#define EVERYONE 0xffffffffu
+#define NOT_A_NUMBER ((T)__int_as_float(0x7fffffff))
+#define ELEMENT (blockIdx.x * (I)blockDim.x + threadIdx.x)
+#define ROW(i) for (I i = threadIdx.x; i < n; i += blockDim.x)
+
+template <bool MAX> __device__ T join(T a, T b) { return MAX ? (a > b ? a : b) : a + b; }
+
+// The sum or the maximum of v over a block, in every thread of it.
+template <bool MAX> __device__ T over_block(T v) {
+  __shared__ T of_warp[32];
+  for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
+  if (blockDim.x == 32) return v;
+  __syncthreads();                                  // an earlier call may still be reading
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
+  __syncthreads();
+  v = threadIdx.x % 32 < blockDim.x / 32 ? of_warp[threadIdx.x % 32] : MAX ? (T)LOWEST : (T)0;
+  for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
+  return v;
+}
+
+// ---- softmax and cross-entropy, a block a row of n
+
+// The softmax, or its logarithm. `take`: a boolean array over the rows' indices (.., d1, d2) with strides s0, s1, s2,
+// and s3 along a row.
+extern "C" __global__ void tinyseq_softmax(const T* x, T* y, I n, I log_of, const bool* take, I d1, I d2,
+                                           I s0, I s1, I s2, I s3) {
+  const I r = blockIdx.x;
+  x += r * n;
+  y += r * n;
+  if (take) take += r / d2 / d1 * s0 + r / d2 % d1 * s1 + r % d2 * s2;
+  T top = (T)LOWEST, sum = 0;
+  ROW(i) if (!take || take[i * s3]) top = join<true>(top, x[i]);
+  top = over_block<true>(top);
+  ROW(i) {
+    const T e = !take || take[i * s3] ? exp(x[i] - top) : (T)0;
+    if (!log_of) y[i] = e;
+    sum += e;
+  }
+  sum = over_block<false>(sum);
+  const T total = sum < 1 ? (T)1 : sum, log_total = log(total);  // an entry that takes part makes it 1 at least
+  ROW(i) y[i] = log_of ? x[i] - top - log_total : y[i] / total;
+}
+
+extern "C" __global__ void tinyseq_softmax_backward(const T* g, const T* y, T* dx, I n, I log_of) {
+  const I start = blockIdx.x * n;
+  T sum = 0;
+  ROW(i) sum += log_of ? g[start + i] : g[start + i] * y[start + i];
+  sum = over_block<false>(sum);
+  ROW(i) dx[start + i] = log_of ? g[start + i] - exp(y[start + i]) * sum : y[start + i] * (g[start + i] - sum);
+}
+
+// A target that is no class gives a NaN. `saved` (rows, 3): largest logit, sum of exponentials, sum of weights.
+extern "C" __global__ void tinyseq_cross_entropy(const T* x, const I* targets, const T* weight, double smoothing,
+                                                 I ignored, I n, T* losses, T* weights, T* saved) {
+  const I r = blockIdx.x, t = targets[r];
+  const T s = smoothing;
+  x += r * n;
+  if (t == ignored) {
+    if (threadIdx.x == 0) losses[r] = weights[r] = 0;
+    return;
+  }
+  T top = (T)LOWEST, sum = 0, spread = 0, along = 0;
+  ROW(i) top = join<true>(top, x[i]);
+  top = over_block<true>(top);
+  ROW(i) {
+    sum += exp(x[i] - top);
+    const T w = weight ? weight[i] : (T)1;
+    if (s) spread += w, along += w * (x[i] - top);
+  }
+  sum = over_block<false>(sum);
+  if (s) spread = over_block<false>(spread), along = over_block<false>(along);
+  if (threadIdx.x) return;
+  const T w = t < 0 || t >= n ? NOT_A_NUMBER : weight ? weight[t] : (T)1, log_sum = log(sum < 1 ? (T)1 : sum);
+  const T picked = t < 0 || t >= n ? NOT_A_NUMBER : x[t] - top;
+  losses[r] = (1 - s) * w * (log_sum - picked) + (s ? s / n * (spread * log_sum - along) : (T)0);
+  weights[r] = w;
+  saved[3 * r] = top;
+  saved[3 * r + 1] = sum < 1 ? (T)1 : sum;
+  saved[3 * r + 2] = spread;
+}
+
+extern "C" __global__ void tinyseq_cross_entropy_backward(
+    const T* g, const T* x, const I* targets, const T* weight, const T* weights, const T* saved, double smoothing,
+    I ignored, I n, T* dx) {
+  const I r = blockIdx.x, t = targets[r];
+  const T s = smoothing, flat = t == ignored ? (T)0 : g[r] * s / n, hit = g[r] * weights[r] * (1 - s);
+  const T scale = (hit + flat * saved[3 * r + 2]) / saved[3 * r + 1];
+  ROW(i) {
+    const T d = exp(x[r * n + i] - saved[3 * r]) * scale - (s ? flat * (weight ? weight[i] : (T)1) : (T)0);
+    dx[r * n + i] = t == ignored ? (T)0 : i == t ? d - hit : d;
+  }
+}
+
+// ---- layer norm, a block a row of n; `moments` (rows, 2): the mean, and 1 over the standard deviation
+
+extern "C" __global__ void tinyseq_layer_norm(const T* x, const T* weight, const T* bias, double eps, I n, T* y,
+                                              T* moments) {
+  const I r = blockIdx.x;
+  x += r * n;
+  T sum = 0, squares = 0;
+  ROW(i) sum += x[i];
+  const T mean = over_block<false>(sum) / n;
+  ROW(i) squares += (x[i] - mean) * (x[i] - mean);
+  const T scale = 1 / sqrt(over_block<false>(squares) / n + (T)eps);
+  ROW(i) y[r * n + i] = (x[i] - mean) * scale * (weight ? weight[i] : (T)1) + (bias ? bias[i] : (T)0);
+  if (threadIdx.x == 0) moments[2 * r] = mean, moments[2 * r + 1] = scale;
+}
+
+extern "C" __global__ void tinyseq_layer_norm_backward(const T* g, const T* x, const T* weight, const T* moments,
+                                                       I n, T* dx) {
+  const I r = blockIdx.x;
+  const T mean = moments[2 * r], scale = moments[2 * r + 1];
+  x += r * n;
+  g += r * n;
+  T sum = 0, along = 0;
+  ROW(i) {
+    const T d = g[i] * (weight ? weight[i] : (T)1);
+    sum += d;
+    along += d * (x[i] - mean) * scale;
+  }
+  sum = over_block<false>(sum) / n;
+  along = over_block<false>(along) / n;
+  ROW(i) dx[r * n + i] = (g[i] * (weight ? weight[i] : (T)1) - sum - (x[i] - mean) * scale * along) * scale;
+}
+
+// Sums of g n and of g over stretches of rows: `sums` (2, stretches, n). Blocks of 32 columns by 8 rows.
+extern "C" __global__ void tinyseq_layer_norm_columns(const T* g, const T* x, const T* moments, I rows, I n,
+                                                      I stretch, T* sums) {
+  __shared__ T part[2][8][32];
+  const I column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * stretch;
+  T weight = 0, bias = 0;
+  for (I r = first + threadIdx.y; column < n && r < rows && r < first + stretch; r += 8) {
+    const T d = g[r * n + column];
+    weight += d * (x[r * n + column] - moments[2 * r]) * moments[2 * r + 1];
+    bias += d;
+  }
+  part[0][threadIdx.y][threadIdx.x] = weight;
+  part[1][threadIdx.y][threadIdx.x] = bias;
+  __syncthreads();
+  if (threadIdx.y > 1 || column >= n) return;
+  T sum = 0;
+  for (int k = 0; k < 8; k++) sum += part[threadIdx.y][k][threadIdx.x];
+  sums[(threadIdx.y * (I)gridDim.y + blockIdx.y) * n + column] = sum;
+}
+
+// ---- elementwise
+
+__device__ T logistic(T x) {
+  const T e = exp(x < 0 ? x : -x);
+  return (x < 0 ? e : (T)1) / (1 + e);
+}
+
+extern "C" __global__ void tinyseq_erf(const T* x, T* y, I n) { if (ELEMENT < n) y[ELEMENT] = erf(x[ELEMENT]); }
+
+extern "C" __global__ void tinyseq_sigmoid(const T* x, T* y, I n) {
+  if (ELEMENT < n) y[ELEMENT] = logistic(x[ELEMENT]);
+}
+
+// The normal distribution function, and its approximation by tanh
+__device__ T normal(T x, I approximate) {
+  const T u = approximate ? tanh(x * (T)0.7978845608028654 * (1 + (T)0.044715 * x * x))
+                          : erf(x * (T)0.7071067811865476);
+  return (T)0.5 * (1 + u);
+}
+
+// Beyond +-100 the function is 0 or 1 and its slope 0, and -inf times 0 must be 0.
+extern "C" __global__ void tinyseq_gelu(const T* x, T* y, I n, I approximate) {
+  if (ELEMENT >= n) return;
+  const T v = x[ELEMENT] < -100 ? (T)-100 : x[ELEMENT];
+  y[ELEMENT] = v * normal(v, approximate);
+}
+
+extern "C" __global__ void tinyseq_gelu_backward(const T* x, T* dx, I n, const T* g, I approximate) {
+  if (ELEMENT >= n) return;
+  const T v = x[ELEMENT] < -100 ? (T)-100 : x[ELEMENT] > 100 ? (T)100 : x[ELEMENT], phi = normal(v, approximate);
+  const T slope = approximate ? phi * (1 - phi) * (T)1.5957691216057308 * (1 + (T)0.134145 * v * v)
+                              : exp(v * v * (T)-0.5) * (T)0.3989422804014327;
+  dx[ELEMENT] = g[ELEMENT] * (phi + v * slope);
+}
+
+// ---- random numbers: Philox4x64-10 (Salmon et al. 2011), key (seed, 0), counter (block + 1, 0, stream, 0)
+
+__device__ void philox(U seed, U stream, U block, U* c) {
+  U k0 = seed, k1 = 0;
+  c[0] = block + 1, c[1] = 0, c[2] = stream, c[3] = 0;
+  for (int round = 0; round < 10; round++) {
+    const U m0 = 0xD2E7470EE14C6C93ull, m1 = 0xCA5A826395121157ull;
+    const U high0 = __umul64hi(m0, c[0]), low0 = m0 * c[0], high1 = __umul64hi(m1, c[2]), low1 = m1 * c[2];
+    c[0] = high1 ^ c[1] ^ k0, c[1] = low1, c[2] = high0 ^ c[3] ^ k1, c[3] = low0;
+    k0 += 0x9E3779B97F4A7C15ull, k1 += 0xBB67AE8584CAA73Bull;
+  }
+}
+
+extern "C" __global__ void tinyseq_philox(U seed, U stream, U skip, U* y, I n) {
+  U c[4];
+  philox(seed, stream, skip + ELEMENT, c);
+  for (int k = 0; k < 4; k++) if (4 * ELEMENT + k < n) y[4 * ELEMENT + k] = c[k];
+}
+
+extern "C" __global__ void tinyseq_dropout_mask(U seed, U stream, U skip, I threshold, bool* keep, I n) {
+  U c[4];
+  philox(seed, stream, skip + ELEMENT, c);
+  for (int k = 0; k < 8; k++)
+    if (8 * ELEMENT + k < n) keep[8 * ELEMENT + k] = (I)(c[k / 2] >> 32 * (k % 2) & EVERYONE) >= threshold;
+}
+
+// ---- embedding: rows of a (height, width) table
+
+// An id that is no row gives NaN.
+extern "C" __global__ void tinyseq_rows(const T* table, const I* ids, T* y, I n, I height, I width) {
+  if (ELEMENT >= n * width) return;
+  const I id = ids[ELEMENT / width];
+  y[ELEMENT] = id < 0 || id >= height ? NOT_A_NUMBER : table[id * width + ELEMENT % width];
+}
+
+// y = the rows of g (n, width) summed by id, in their order. A warp looks for one id and sums 128 columns; 8 warps
+// share a tile of ids. The row `skipped` is 0.
+extern "C" __global__ void tinyseq_add_rows(const T* g, const I* ids, T* y, I n, I height, I width, I skipped) {
+  __shared__ I tile[1024];
+  const I row = blockIdx.x * (I)8 + threadIdx.y, first = blockIdx.y * (I)128 + threadIdx.x;
+  T sum[4] = {0, 0, 0, 0};
+  for (I start = 0; start < n; start += 1024) {
+    const I size = n - start < 1024 ? n - start : 1024;
+    for (I i = threadIdx.y * 32 + threadIdx.x; i < 1024; i += 256) tile[i] = i < size ? ids[start + i] : -1;
+    __syncthreads();
+    for (I i = 0; i < size; i += 32) {
+      unsigned found = __ballot_sync(EVERYONE, tile[i + threadIdx.x] == row && row != skipped);
+      for (; found; found &= found - 1) {
+        const T* from = g + (start + i + __ffs(found) - 1) * width;
+        for (int k = 0; k < 4; k++) if (first + 32 * k < width) sum[k] += from[first + 32 * k];
+      }
+    }
+    __syncthreads();
+  }
+  for (int k = 0; k < 4; k++)
+    if (row < height && first + 32 * k < width) y[row * width + first + 32 * k] = sum[k];
+}
+
+// The same for many ids, rows or columns: `keys` are id n + place, sorted; the id `height` is no row; y is 0 before.
+extern "C" __global__ void tinyseq_add_sorted(const T* g, const I* keys, T* y, I n, I height, I width) {
+  I i = ELEMENT / width, column = ELEMENT % width;
+  if (i >= n) return;
+  const I id = keys[i] / n;
+  if (id == height || (i > 0 && keys[i - 1] / n == id)) return;  // the first of a stretch sums it
+  T sum = 0;
+  for (; i < n && keys[i] / n == id; i++) sum += g[keys[i] % n * width + column];
+  y[id * width + column] = sum;
+}
+
+// ---- optimizer steps on up to MANY arrays at once, blockIdx.y says which
+
+struct Arrays { T* p[MANY]; T* g[MANY]; T* m[MANY]; T* v[MANY]; I n[MANY]; };
+#define EACH(i) for (I i = ELEMENT; i < all.n[blockIdx.y]; i += gridDim.x * (I)blockDim.x)
+#define OF(name) all.name[blockIdx.y][i]
+
+extern "C" __global__ void tinyseq_sgd(Arrays all, double rate, double momentum, I nesterov, double decay) {
+  EACH(i) {
+    const T g = OF(g) + (T)decay * OF(p);
+    T d = g;
+    if (momentum) {
+      d = OF(m) = (T)momentum * OF(m) + g;
+      if (nesterov) d = g + (T)momentum * d;
+    }
+    OF(p) -= (T)rate * d;
+  }
+}
+
+extern "C" __global__ void tinyseq_adam(Arrays all, double rate, double beta1, double beta2, double eps,
+                                        double decay, double shrink) {
+  EACH(i) {
+    const T p = OF(p) * (T)shrink, g = OF(g) + (T)decay * p;
+    const T m = OF(m) = OF(m) * (T)beta1 + (T)(1 - beta1) * g;
+    const T v = OF(v) = OF(v) * (T)beta2 + (T)(1 - beta2) * g * g;
+    OF(p) = p - (T)rate * (m / (sqrt(v) + (T)eps));
+  }
+}
+
+extern "C" __global__ void tinyseq_scale(Arrays all, const T* factor) { EACH(i) OF(p) *= *factor; }
+
+extern "C" __global__ void tinyseq_squares(Arrays all, T* sums) {
+  T sum = 0;
+  EACH(i) sum += OF(p) * OF(p);
+  sum = over_block<false>(sum);
+  if (threadIdx.x == 0) sums[blockIdx.y * (I)gridDim.x + blockIdx.x] = sum;
+}
+
+extern "C" __global__ void tinyseq_root_of_sum(const T* sums, I n, T* y) {
+  T sum = 0;
+  ROW(i) sum += sums[i];
+  sum = over_block<false>(sum);
+  if (threadIdx.x == 0) *y = sqrt(sum);
+}
+
+// ---- steps of the recurrent cells, a thread a unit of the state; arrays over time are (B, S, ...)
+
+// a: this unit's gates in z, H apart: pre-activations come, activations stay. h: its state before the step, kept by a
+// sequence that has ended. `hs` holds that of each step; the one after the last goes to `hn`. e1 and e2 are the cell's
+// own. Backward, d is the gradient of the state after, da and du are those of the pre-activations, 0 past the end.
+#define FORWARD T* z, const T* bx, const T* bh, T* hs, T* e1, T* e2, T* y, T* hn, const I* lengths, \
+    I B, I S, I H, I t, I next
+#define BACKWARD const T* z, const T* hs, const T* e1, const T* e2, const T* gy, T* dh, T* dc, T* d_in, T* d_rec, \
+    const I* lengths, I B, I S, I H, I t
+#define GATES(array, gates) (array + ((b * S + t) * gates) * H + j)
+#define UNIT(gates) const I k = ELEMENT, b = k / H, j = k % H, here = (b * S + t) * H + j; \
+    if (b >= B) return; \
+    const bool real = !lengths || t < lengths[b]; \
+    auto* const a = GATES(z, gates); \
+    T h = hs[here];
+#define BIAS(of, gate) (of ? of[gate * H + j] : (T)0)
+#define SUM(gate) (a[gate * H] + BIAS(bx, gate) + BIAS(bh, gate))
+#define LEAVE y[here] = real ? h : (T)0; (next < 0 ? hn[k] : hs[(b * S + next) * H + j]) = h;
+#define ARRIVE(gates) UNIT(gates) \
+    T *const da = GATES(d_in, gates), *const du = GATES(d_rec, gates); \
+    for (I i = 0; !real && i < gates; i++) da[i * H] = du[i * H] = 0; \
+    if (!real) return; \
+    const T d = dh[k] + (gy ? gy[here] : (T)0);
+
+extern "C" __global__ void tinyseq_rnn_tanh(FORWARD) { UNIT(1) if (real) *a = h = tanh(SUM(0)); LEAVE }
+
+extern "C" __global__ void tinyseq_rnn_tanh_backward(BACKWARD) { ARRIVE(1) *da = d * (1 - *a * *a), dh[k] = 0; }
+
+extern "C" __global__ void tinyseq_rnn_relu(FORWARD) {
+  UNIT(1)
+  if (real) *a = h = SUM(0) < 0 ? (T)0 : SUM(0);
+  LEAVE
+}
+
+extern "C" __global__ void tinyseq_rnn_relu_backward(BACKWARD) { ARRIVE(1) *da = *a > 0 ? d : (T)0, dh[k] = 0; }
+
+extern "C" __global__ void tinyseq_lstm(FORWARD) {  // e1: c before each step, e2: c after the last
+  UNIT(4)
+  T c = e1[here];
+  if (real) {
+    const T i = logistic(SUM(0)), f = logistic(SUM(1)), g = tanh(SUM(2)), o = logistic(SUM(3));
+    c = f * c + i * g;
+    h = o * tanh(c);
+    a[0] = i, a[H] = f, a[2 * H] = g, a[3 * H] = o;
+  }
+  LEAVE
+  (next < 0 ? e2[k] : e1[(b * S + next) * H + j]) = c;
+}
+
+extern "C" __global__ void tinyseq_lstm_backward(BACKWARD) {
+  ARRIVE(4)
+  const T i = a[0], f = a[H], g = a[2 * H], o = a[3 * H], c = e1[here], tanh_c = tanh(f * c + i * g);
+  const T e = dc[k] + d * o * (1 - tanh_c * tanh_c);
+  da[0] = e * g * i * (1 - i);
+  da[H] = e * c * f * (1 - f);
+  da[2 * H] = e * i * (1 - g * g);
+  da[3 * H] = d * tanh_c * o * (1 - o);
+  dc[k] = e * f;
+  dh[k] = 0;
+}
+
+extern "C" __global__ void tinyseq_gru(FORWARD) {   // e1 (B, 3 H): U h of this step, e2: U_n h + d_n of all
+  UNIT(3)
+  if (real) {
+    const T* const u = e1 + b * 3 * H + j;
+    const T r = logistic(SUM(0) + u[0]), w = logistic(SUM(1) + u[H]), q = u[2 * H] + BIAS(bh, 2);
+    const T n = tanh(a[2 * H] + BIAS(bx, 2) + r * q);
+    h = n + w * (h - n);
+    a[0] = r, a[H] = w, a[2 * H] = n, e2[here] = q;
+  }
+  LEAVE
+}
+
+extern "C" __global__ void tinyseq_gru_backward(BACKWARD) {
+  ARRIVE(3)
+  const T r = a[0], w = a[H], n = a[2 * H], dn = d * (1 - w) * (1 - n * n);
+  da[0] = du[0] = dn * e2[here] * r * (1 - r);
+  da[H] = du[H] = d * (h - n) * w * (1 - w);
+  da[2 * H] = dn;
+  du[2 * H] = dn * r;
+  dh[k] = d * w;
+}
+
+extern "C" __global__ void tinyseq_gru_before_reset(FORWARD) {  // e1: r h of all steps
+  UNIT(3)
+  const T r = logistic(SUM(0));
+  a[0] = r, a[H] = logistic(SUM(1)), e1[here] = real ? r * h : (T)0;
+}
+
+extern "C" __global__ void tinyseq_gru_before(FORWARD) {
+  UNIT(3)
+  if (real) {
+    const T n = a[2 * H] = tanh(SUM(2));
+    h = n + a[H] * (h - n);
+  }
+  LEAVE
+}
+
+extern "C" __global__ void tinyseq_gru_before_backward(BACKWARD) {
+  ARRIVE(3)
+  const T w = a[H], n = a[2 * H];
+  da[H] = d * (h - n) * w * (1 - w);
+  da[2 * H] = d * (1 - w) * (1 - n * n);
+  dh[k] = d * w;
+}
+
+extern "C" __global__ void tinyseq_gru_before_unreset(BACKWARD) {  // dc: the gradient of r h
+  UNIT(3)
+  if (real) *GATES(d_in, 3) = dc[k] * h * *a * (1 - *a), dh[k] += dc[k] * *a;
+}
