@@ -3,6 +3,7 @@
 In the thorough profile each learns as a reader would let it learn, and must be better than its baseline.
 """
 
+import itertools
 import os
 import re
 import runpy
@@ -11,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -18,6 +20,7 @@ STOPS = {  # short flags, and by how much the figure must exceed the baseline, o
     "window": ("--steps 3 --phrases 1", 30),
     "sentiment": ("--steps 3 --data reviews.tsv", 30),
     "tagging": ("--steps 3", 30),
+    "language_model": ("--steps 3", -5),
 }
 
 
@@ -91,3 +94,17 @@ def test_generated_reviews_mean_what_they_say() -> None:
 
 def test_tagging_by_a_crf(run: Any) -> None:
     figure(run("tagging", "--crf", "--steps", "1"))
+
+
+def test_perplexity_does_not_depend_on_the_batch_and_windows_go_on() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
+    script = runpy.run_path(str(EXAMPLES / "language_model.py"))
+    model, rng = script["CharacterModel"](9), np.random.default_rng(0)
+    texts = [rng.integers(3, 9, n).tolist() for n in (2, 300, 40, 7)]
+    alone, together = (script["perplexity"](model, texts, batch) for batch in (1, 4))
+    assert together == pytest.approx(alone, rel=1e-5) and 7 < alone < 12
+    first, second = itertools.islice(script["consecutive_windows"](np.arange(2000), 3, rng), 2)
+    assert (first[0][:, -1] == second[0][:, 0]).all() and (np.diff(first[0]) == 1).all()
+    assert [first[1], second[1]] == [False, True]
+    (window, goes_on) = next(script["random_windows"](np.arange(2000), 3, rng))
+    assert (np.diff(window) == 1).all() and not goes_on
