@@ -103,7 +103,7 @@ def _shifted(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 
 def _softmax_definition(x: Tensor, axis: int = -1, mask: Like = None) -> Tensor:
-    z, total = _shifted(x if mask is None else ops.where(mask, x, -math.inf), axis)
+    z, total = _shifted(x if mask is None else ops.where(ops.like(x, mask), x, -math.inf), axis)
     return ops.exp(z) / total
 
 
