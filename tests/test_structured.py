@@ -144,5 +144,11 @@ def test_crf_says_what_it_expects() -> None:
         nn.CRF(3)(draw(0, 2, 4, 2), np.zeros((2, 4), int))
     with pytest.raises(ValueError, match=r"integer tags \(B, T\) = \(2, 4\), got .* \(2, 3\)"):
         nn.CRF(3)(draw(0, 2, 4, 3), np.zeros((2, 3), int))
-    with pytest.raises(IndexError, match="CRF: id -1 is out of range"):
-        nn.CRF(3)(draw(0, 1, 4, 3), [[0, 1, 2, -1]])
+
+
+def test_crf_refuses_tags_out_of_range() -> None:
+    crf, x = nn.CRF(3), draw(0, 1, 4, 3).astype("float32")
+    for tag in (-1, 3):
+        with pytest.raises(IndexError, match=f"CRF: id {tag} is out of range"):
+            crf(x, [[0, 1, 2, tag]])
+        assert crf(x, [[0, 1, 2, tag]], [3]).shape == (1,)    # in the padding it may stand

@@ -97,6 +97,8 @@ class CRF(Module):
     forward(x (B, T, K), tags (B, T), lengths (B,) or None) -> log p(tags) (B,): train on minus its mean. Z is the sum
     over all K^n sequences. `decode(x, lengths)` is the most probable one of each row (Viterbi 1967). A row without
     steps has the empty sequence alone, of probability 1.
+
+    Raises ValueError for wrong shapes and dtypes, IndexError for tags out of range. On a device nobody looks at these.
     """
 
     def __init__(self, num_tags: int, dtype: Any = np.float32) -> None:
