@@ -1,11 +1,14 @@
-"""Tokens a second, generated one by one: `python tests/benchmarks/generation.py [rounds]`.
+"""Tokens a second, generated one by one: `python tests/benchmarks/generation.py [--quick] [--cpu]`.
 
 The same GPT-2-like model with a cache of keys and values, batch 1, float32, in tinyseq and in PyTorch's eager mode,
-both written as a user would, at (layers, width) = (4, 128), (6, 384) and (12, 768): 64 tokens after a prompt of 64, of
+both written as a user would, at (layers, width) = (4, 128), (6, 384) and (12, 768): 32 tokens after a prompt of 64, of
 a vocabulary of 1,000. Processes take turns, with the threads that each takes by itself, or as OMP_NUM_THREADS says;
-each figure is the median. The aim: at least twice PyTorch's.
+each figure is the median over processes of their medians. The aim: at least twice PyTorch's. Takes one to five minutes,
+with `--quick`, two short rounds, less than one.
 """
 
+import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -14,10 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 SIZES = ((4, 128), (6, 384), (12, 768))
-VOCABULARY, PROMPT, TOKENS = 1000, 64, 64
+VOCABULARY, PROMPT, TOKENS = 1000, 64, 32
 
 
-def tinyseq(layers: int, width: int) -> Callable[[], Any]:
+def tinyseq(layers: int, width: int) -> Callable[..., Any]:
     import numpy as np
 
     from tinyseq import decode, nn
@@ -26,15 +29,14 @@ def tinyseq(layers: int, width: int) -> Callable[[], Any]:
                              activation="gelu_tanh").eval()
     prompt = np.arange(PROMPT + 1)[None]
 
-    def generate() -> Any:
-        state = model.start(prompt[:, :-1])
-        generate.start = time.perf_counter()  # type: ignore[attr-defined]
-        return decode.greedy(model, state, prompt[:, -1], -1, TOKENS)[0].tokens
+    def generate(clock: Callable[[], float]) -> Any:
+        state, start = model.start(prompt[:, :-1]), clock()
+        return decode.greedy(model, state, prompt[:, -1], -1, TOKENS)[0].tokens, start
 
     return generate
 
 
-def pytorch(layers: int, width: int) -> Callable[[], Any]:
+def pytorch(layers: int, width: int) -> Callable[..., Any]:
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -72,38 +74,48 @@ def pytorch(layers: int, width: int) -> Callable[[], Any]:
     model, prompt = Model().eval(), torch.arange(PROMPT + 1)[None]
 
     @torch.inference_mode()
-    def generate() -> Any:
+    def generate(clock: Callable[[], float]) -> Any:
         caches = [[torch.zeros(1, heads, PROMPT + TOKENS, width // heads) for _ in range(2)] for _ in range(layers)]
         model(prompt[:, :-1], caches, 0)
-        generate.start = time.perf_counter()  # type: ignore[attr-defined]
-        last, tokens = prompt[:, -1:], []
+        start, last, tokens = clock(), prompt[:, -1:], []
         for n in range(PROMPT, PROMPT + TOKENS):
             last = model(last, caches, n).argmax(-1, keepdim=True)
             tokens.append(last.item())
-        return tokens
+        return tokens, start
 
     return generate
 
 
-def measure(name: str) -> None:
-    """Milliseconds a token of one library at each size, on one line."""
-    best = []
+def measure(name: str, seconds: float, clock: Callable[[], float]) -> None:
+    """Median milliseconds a token of one library at each size, each measured for some seconds, on one line."""
     for size in SIZES:
         generate: Any = globals()[name](*size)
-        times = []
-        for _ in range(4 if size[1] < 768 else 2):
-            assert len(generate()) == TOKENS
-            times.append((time.perf_counter() - generate.start) / TOKENS * 1000)
-        best.append(min(times))
-    print(*best)
+        generate(clock)
+        times, began = list[float](), time.perf_counter()
+        while not times or time.perf_counter() - began < seconds:
+            tokens, start = generate(clock)
+            times.append((clock() - start) / TOKENS * 1000)
+            assert len(tokens) == TOKENS
+        print(statistics.median(times), end=" ", flush=True)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two short rounds")
+    parser.add_argument("--rounds", type=int, default=5, help="processes of each library (5)")
+    parser.add_argument("--measure", choices=("tinyseq", "pytorch"), help=argparse.SUPPRESS)
+    parser.add_argument("--cpu", action="store_true", help="processor time, for a busy machine and OMP_NUM_THREADS=1")
+    options = parser.parse_args()
+    if options.measure:
+        clock = time.process_time if options.cpu else time.perf_counter
+        return measure(options.measure, 0.3 if options.quick else 1.0, clock)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"{os.environ.get('OMP_NUM_THREADS', cores)} threads, {cores} cores")
     found: dict[str, list[list[float]]] = {"tinyseq": [], "pytorch": []}
-    for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
+    for _ in range(2 if options.quick else options.rounds):
         for name in found:
-            done = subprocess.run([sys.executable, __file__, "--measure", name], capture_output=True, text=True,
-                                  check=True)
+            done = subprocess.run([sys.executable, *sys.argv, "--measure", name],
+                                  stdout=subprocess.PIPE, text=True, check=True)
             found[name].append([float(word) for word in done.stdout.split()])
     print("layers  width   tinyseq ms/token   PyTorch ms/token   tinyseq tokens/s   ratio")
     for (layers, width), *columns in zip(SIZES, *(zip(*rows, strict=True) for rows in found.values()), strict=True):
@@ -112,7 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        measure(sys.argv[2])
-    else:
-        main()
+    main()

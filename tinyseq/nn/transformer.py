@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -55,6 +55,19 @@ def _normal(x: Array, norm: Any) -> Array:
     return y.reshape(x.shape)
 
 
+def _gelu_tanh(x: Array) -> Array:
+    """`gelu_tanh` of few numbers, as arrays."""
+    u = x * x
+    u *= 0.044715 * math.sqrt(2 / math.pi)
+    u += math.sqrt(2 / math.pi)
+    u *= x
+    u = namespace(x).tanh(u, out=u)
+    u *= x
+    u += x
+    u *= 0.5
+    return u
+
+
 class TransformerEncoderLayer(Attending):
     """Self-attention, then the same two linear layers at each position, each added to what it was given.
 
@@ -62,6 +75,10 @@ class TransformerEncoderLayer(Attending):
     (of which linear1 makes both halves: it has 2 x dim_feedforward rows), or a function. `norm` is "layer" or "rms".
     `num_kv_heads` as of `MultiheadAttention`.
     """
+
+    norm1: Any
+    norm2: Any
+    norm3: Any
 
     def __init__(
         self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
@@ -115,12 +132,13 @@ class TransformerEncoderLayer(Attending):
         x = y if first else _normal(y, self.norm1)
         if self.crosses:
             query = product(_normal(x, self.norm2) if first else x, *self.multihead_attn.parts()[0])
-            y, weights = self.multihead_attn.recall(query, *memory, memory_mask)
+            y, weights = self.multihead_attn.recall(query, memory[0], memory[1], memory_mask)
             y += x
             x = y if first else _normal(y, self.norm2)
-        norm = self.norms[-1]
+        norm = self.norm3 if self.crosses else self.norm2
         y = product(_normal(x, norm) if first else x, self.linear1.weight, self.linear1.bias)
-        y = product(self.activation(Tensor(y))._data, self.linear2.weight, self.linear2.bias)
+        y = _gelu_tanh(y) if self.activation is gelu_tanh else self.activation(Tensor(y))._data
+        y = product(y, self.linear2.weight, self.linear2.bias)
         y += x
         return y if first else _normal(y, norm), weights
 
@@ -270,8 +288,8 @@ class LanguageModel(Module):
         width = d_model // nhead
         self._frequencies = rotary_base ** (-np.arange(0, width, 2) / width) if positions == "rotary" else None
         self.dropout = Dropout(dropout)
-        self.layers = [self.layer(d_model, nhead, dim_feedforward, dropout, norm_first=norm_first, dtype=dtype, **options)
-                       for _ in range(num_layers)]
+        options |= {"norm_first": norm_first, "dtype": dtype}
+        self.layers = [self.layer(d_model, nhead, dim_feedforward, dropout, **options) for _ in range(num_layers)]
         self.norm = copy.deepcopy(self.layers[0].norm1) if norm_first else None
         self.out = Linear(d_model, vocab_size, False, dtype)
         if tied:
@@ -294,7 +312,8 @@ class LanguageModel(Module):
         if x.ndim != 3:
             raise ValueError(f"{type(self).__name__}: expected tokens (B, T), got shape {x.shape[:-1]}")
         n, starts = (0, None) if state is None else (state.length, state.starts)
-        ids, mask = np.arange(n, n + x.shape[1]), None
+        ids: Like = np.arange(n, n + x.shape[1])
+        mask = None
         if starts is not None:
             ids = ops.maximum(ops.like(x, ids) - starts[:, None], 0)
             mask = ops.like(x, np.arange(n + x.shape[1])) >= starts[:, None]
@@ -323,8 +342,8 @@ class LanguageModel(Module):
         if isinstance(self.positions, LearnedPositions) and end > (most := self.positions.weight.shape[0]):
             raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {end} tokens")
         x = x if self._scale == 1 else x * self._scale
-        if isinstance(ids, int) and isinstance(self.positions, LearnedPositions):
-            x = x + self.positions.weight[ids]
+        if isinstance(ids, int) and isinstance(self.positions, LearnedPositions):  # a step: short
+            x = Tensor(x._data + self.positions.weight._data[ids])
         elif self.positions is not None:
             x = self.positions(x, ids)
         return x, None if self._frequencies is None else _angles(x, ids, self._frequencies)
@@ -372,7 +391,7 @@ class LanguageModel(Module):
             longer[..., :n, :] = cache[..., :n, :]
             cache, filled = longer, [n]
         filled[0] = n + 1
-        mask, ids = None, n
+        mask, ids = None, cast(Like, n)
         if state.starts is not None:
             mask, ids = xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts
         placed, turn = self._place(self.embedding(tokens), ids, n + 1)
