@@ -9,7 +9,8 @@ A language model gives every character a probability, given all characters befor
 A window of the text is a row of features, the same window one character later its labels. There are two ways to cut:
 random windows, each begun with an empty memory (h = 0), and windows that follow one another, where each goes on with
 the state of the last one, detached: memory reaches back for ever, gradients to the window's beginning only. That is
-truncated backpropagation through time (Williams & Peng 1990; Mikolov et al. 2010).
+truncated backpropagation through time (Williams & Peng 1990; Mikolov et al. 2010). On paragraphs as short as those
+held out here, both ways come out about alike.
 
 The text is Python's own documentation, as it ships with Python. One paragraph in 20 is held out; these have all
 lengths, so batches of them are padded, and padding counts neither in the sum nor in T. The baseline is the bigram,
