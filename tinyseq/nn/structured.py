@@ -98,7 +98,7 @@ class CRF(Module):
     over all K^n sequences. `decode(x, lengths)` is the most probable one of each row (Viterbi 1967). A row without
     steps has the empty sequence alone, of probability 1.
 
-    Raises ValueError for wrong shapes and dtypes, IndexError for tags out of range. On a device nobody looks at these.
+    Raises ValueError for wrong shapes and dtypes, IndexError for tags out of range, at which nobody looks on a device.
     """
 
     def __init__(self, num_tags: int, dtype: Any = np.float32) -> None:
