@@ -101,8 +101,8 @@ def main() -> None:
     model = Listener(width=64)
     train(model, utterances[:TRAIN], speakers[:TRAIN], options.steps, options.seed)
     known, labels, tested, right = utterances[:TRAIN], speakers[:TRAIN], utterances[TRAIN:], speakers[TRAIN:]
-    print(f"on {len(tested)} test utterances: accuracy {accuracy(model, tested, right):.1f}%  "
-          f"(baseline, nearest mean frame: {nearest_mean_frame(known, labels, tested, right):.1f}%)")
+    print(f"accuracy on {len(tested)} test utterances: {accuracy(model, tested, right):.1f}%  "
+          f"(baseline: {nearest_mean_frame(known, labels, tested, right):.1f}%, nearest mean frame)")
     heard = np.arange(1, 21)
     begun = [[u[:t] for u in tested] for t in heard]
     lines = {"GRU": (heard, [accuracy(model, part, right) for part in begun]),
