@@ -129,8 +129,8 @@ def main() -> None:
 
     found, right = summarise(model, test, words), [keys for _, keys in test]
     said = [words.decode(h.tokens) for h in found]
-    print(f"F1 of keywords, {len(test)} articles not seen before: {f1(said, right):.1f}%;  baseline, the three words "
-          f"of most TF-IDF: {f1(tf_idf(test, known), right):.1f}%")
+    print(f"F1 of keywords, {len(test)} articles not seen before: {f1(said, right):.1f}% (baseline: "
+          f"{f1(tf_idf(test, known), right):.1f}%, the three words of most TF-IDF)")
     for (article, keys), text in list(zip(test, said))[:3]:
         print(f"\n{' '.join(article)}\n  found: {', '.join(text)}   right: {', '.join(keys)}")
     draw(model, *test[0], words)

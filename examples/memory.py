@@ -130,6 +130,8 @@ def main() -> None:
                 heard[cell] = hear(model, *task(np.random.default_rng(2), 20, FAR))
         bar.write(f"{'chance':10} " + " ".join(f"{share:7.1f}" for share in chance) + "   (baseline)\n")
     bar.close()
+    print(f"the sentence's country, {DISTANCES[-1]} characters on, by the LSTM: {row[-1]:.1f}% right (baseline: "
+          f"{chance[-1]:.1f}%, a guess)")
     plot.curves(panels, "distance", "memory.png")
     plot.through_time(heard, "memory-gradients.png")
     print("right against distance: memory.png; gradients through time: memory-gradients.png")

@@ -31,7 +31,8 @@ from tinyseq import data, decode, metrics, nn, optim, plot
 try:
     from babel import Locale
     from babel.dates import format_date
-    from rapidfuzz import process
+    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.process import extractOne
 except ImportError as error:
     sys.exit(f"{error.name} is not installed: {sys.executable} -m pip install {error.name}")
 
@@ -127,17 +128,16 @@ def main() -> None:
     train(model, known, letters, options.steps, options.seed)
 
     answers, shown = {"".join(source): target for source, target in known}, []
-    print(f"{'held out':20} {'n':>4}  exact match, %  character errors, %    (of the most similar source known)")
     for wanted, name in WANTED.items():
         sources, targets = zip(*[pair for pair in test if pair[0][0] == wanted])
         found = translate(model, letters, sources)
         texts = ["".join(letters.decode(h.tokens)) for h in found]
         alike = [source for source in answers if source.startswith(wanted)]
-        nearest = [answers[process.extractOne("".join(source), alike)[0]] for source in sources]
+        nearest = [answers[extractOne("".join(s), alike, scorer=Levenshtein.distance)[0]] for s in sources]
         rates = [100 * rate(said, [[target] for target in targets]) for said in (texts, nearest)
                  for rate in (metrics.sequence_error_rate, metrics.token_error_rate)]
-        print(f"{name:20} {len(texts):4} {100 - rates[0]:15.1f} {rates[1]:20.1f}    "
-              f"(baseline {100 - rates[2]:.1f} and {rates[3]:.1f})")
+        print(f"{name}, {len(texts)} held out: {100 - rates[0]:.1f}% right, {rates[1]:.1f}% character errors "
+              f"(baseline: {100 - rates[2]:.1f}% and {rates[3]:.1f}%, the answer to the most similar source)")
         shown += [pair for pair in zip(sources, found, texts) if pair[2]][:8]
     print(*(f"  {''.join(source[1:])} → {text}" for source, _, text in shown), sep="\n")
     draw(shown)

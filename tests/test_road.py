@@ -15,19 +15,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tinyseq as ts
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STOPS = {  # short flags, and by how much the figure must exceed the baseline, or fall below it if negative
     "window": ("--steps 3 --phrases 1", 30),
     "sentiment": ("--steps 3 --data reviews.tsv", 30),
     "tagging": ("--steps 3", 30),
     "language_model": ("--steps 3", -5),
+    "memory": ("--steps 3", 50),
+    "translate": ("--steps 3", 50),
+    "keywords": ("--steps 3", 30),
 }
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs a script in an empty folder: what it printed."""
-    for library in ("matplotlib", "tqdm"):
+    for library in ("matplotlib", "tqdm", "babel", "rapidfuzz"):
         pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(EXAMPLES))
@@ -108,3 +113,73 @@ def test_perplexity_does_not_depend_on_the_batch_and_windows_go_on() -> None:
     assert [first[1], second[1]] == [False, True]
     (window, goes_on) = next(script["random_windows"](np.arange(2000), 3, rng))
     assert (np.diff(window) == 1).all() and not goes_on
+
+
+def scripted(name: str, *libraries: str) -> dict[str, Any]:
+    """What a script defines."""
+    for library in ("tqdm", *libraries):
+        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+def test_four_language_models_of_one_size_are_judged_by_every_letter() -> None:
+    script = scripted("charlm")
+    known, held_out = script["read_topics"]()
+    assert 20_000 < len(held_out) < len(known) / 5
+    paragraphs = [{" ".join(part.split()) for part in text.split("\n\n")} for text in (known, held_out)]
+    assert not paragraphs[0] & paragraphs[1]
+    models = {name: make(106) for name, (make, _) in script["MODELS"].items()}
+    sizes = [sum(p.size for p in model.parameters()) for model in models.values()]
+    assert max(sizes) < 1.06 * min(sizes)
+    known_by_one = lambda ids: ts.zeros((*ids.shape, 4)) + np.array([0.0, 0.0, 0.0, 1.0], "f")
+    for n in (1, 63, 64, 65, 300):                              # all letters count, each once, wherever they stand
+        assert script["bits_per_character"](known_by_one, np.full(n, 3)) == pytest.approx(np.log2(1 + 3 / np.e), rel=1e-4)
+    ids = np.arange(200) % 100 + 3
+    for model in models.values():                               # one letter at a time as all at once
+        logits, state = model.eval()(ids[None, :12]), model.start(ids[None, :11])
+        step, _ = model.step(ids[11:12], state)
+        np.testing.assert_allclose(step.detach().numpy(), logits.detach().numpy()[:, -1], atol=1e-4)
+
+
+@pytest.mark.skipif(os.environ.get("TINYSEQ_TEST_PROFILE") == "emulated", reason="30,000 letters four times")
+def test_four_language_models_learn_speak_and_are_drawn(run: Any, tmp_path: Path) -> None:
+    output = run("charlm", "--steps", "3")
+    figure(output)
+    assert re.findall(r"^(\w+) +[\d,]+ +[34567] ", output, re.MULTILINE) == ["RNN", "GRU", "LSTM", "Transformer"]
+    assert output.count("The statement ") == 4 and (tmp_path / "charlm.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("distance", [4, 9, 30])
+def test_answers_stand_as_far_away_as_said(distance: int) -> None:
+    script = scripted("memory")
+    x, right = script["adding"](np.random.default_rng(0), 50, distance)
+    assert x.shape == (50, distance, 2) and (x[..., 1].sum(1) == 2).all()
+    np.testing.assert_allclose((x[..., 0] * x[..., 1]).sum(1), right[:, 0], rtol=1e-6)
+    x, right = script["copying"](np.random.default_rng(0), 50, distance)
+    assert (x[:, :4].argmax(-1) == right).all() and (x[:, 4:-4].argmax(-1) == 8).all() and x.shape[1] == distance + 8
+    x, right = script["sentence"](np.random.default_rng(0), 50, distance)
+    texts = ["".join(script["CHARACTERS"][i] for i in row) for row in x.argmax(-1)]
+    for text, (country,) in zip(texts, right, strict=True):
+        assert text.startswith(f"我是一名{script['COUNTRIES'][country]}人，") and text.endswith("，我会说")
+        assert len(text) == distance + 12
+
+
+def test_what_is_translated_was_not_learnt(run: Any) -> None:
+    script = scripted("translate", "babel", "rapidfuzz")
+    known, test = script["read_pairs"](0)
+    assert not {source for source, _ in known} & {source for source, _ in test}
+    assert not {target for (kind, *_), target in known if kind == "⟨iso⟩"} & {target for _, target in test}
+    assert {source[0] for source, _ in test} == set(script["WANTED"])
+    figure(run("translate", "--transformer", "--steps", "3"))
+
+
+def test_keywords_are_those_of_the_news() -> None:
+    script = scripted("keywords")
+    for seed in range(100):
+        words, (subject, who, where) = script["write"](Random(seed))
+        [news] = [s for s in " ".join(words).split(" .") if any(
+            re.fullmatch(re.escape(frame).replace(r"\{event\}", ".*"), s.strip()) for frame in script["NEWS"])]
+        assert subject in script["EVENTS"] and who in news.split() and where in news.split()
+    articles = [(["a", "a", "b"], []), (["b", "c"], [])]
+    assert script["tf_idf"](articles, articles) == [["a", "b"], ["c", "b"]]
+    assert script["f1"]([["a", "b"], []], [["a", "c", "d"], ["a"]]) == pytest.approx(20)
