@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,10 +76,6 @@ class TransformerEncoderLayer(Attending):
     `num_kv_heads` as of `MultiheadAttention`.
     """
 
-    norm1: Any
-    norm2: Any
-    norm3: Any
-
     def __init__(
         self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
         activation: str | Sublayer = "relu", layer_norm_eps: float = 1e-5, batch_first: bool = True,
@@ -97,16 +93,13 @@ class TransformerEncoderLayer(Attending):
             self.multihead_attn = MultiheadAttention(d_model, nhead, dropout, bias, dtype=dtype)
         self.linear1 = Linear(d_model, dim_feedforward * (2 if activation == "swiglu" else 1), bias, dtype)
         self.linear2 = Linear(dim_feedforward, d_model, bias, dtype)
-        for i in range(2 + self.crosses):
-            setattr(self, f"norm{i + 1}", RMSNorm(d_model, layer_norm_eps, dtype=dtype) if norm == "rms" else
-                    LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype))
+        kind: Any = RMSNorm if norm == "rms" else partial(LayerNorm, bias=bias)
+        self.norm1, self.norm2 = (kind(d_model, layer_norm_eps, dtype=dtype) for _ in range(2))
+        if self.crosses:
+            self.norm3 = kind(d_model, layer_norm_eps, dtype=dtype)
         self.dropout = Dropout(dropout)
 
     crosses = False  # attention to a memory too
-
-    @property
-    def norms(self) -> list[Any]:
-        return [self.norm1, self.norm2, self.norm3] if self.crosses else [self.norm1, self.norm2]
 
     def forward(
         self, src: Tensor, *, mask: Like = None, lengths: Like = None, causal: bool = False,
@@ -115,8 +108,8 @@ class TransformerEncoderLayer(Attending):
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
         feed: Sublayer = lambda x: self.linear2(self.dropout(self.activation(self.linear1(x))))
-        x = src
-        for norm, part in zip(self.norms, [attend, feed] if look is None else [attend, look, feed], strict=True):
+        x, parts = src, [attend, feed] if look is None else [attend, look, feed]
+        for norm, part in zip((self.norm1, self.norm2, getattr(self, "norm3", None)), parts, strict=False):
             x = x + self.dropout(part(norm(x))) if self.norm_first else norm(x + self.dropout(part(x)))
         return _real(x, lengths)
 
@@ -201,9 +194,8 @@ class Transformer(Attending):
         """src (B, S, E), tgt (B, T, E) -> (B, T, E). `mask` (B, S) and `lengths` (B,) are of src, in the encoder and
         where the decoder looks at it; `causal` hides the future of tgt."""
         memory = self.encoder(src, mask=mask, lengths=lengths)
-        y: Tensor = self.decoder(tgt, memory, memory_mask=mask, memory_lengths=lengths, lengths=tgt_lengths,
-                                 causal=causal)
-        return y
+        return self.decoder(  # type: ignore[no-any-return]
+            tgt, memory, memory_mask=mask, memory_lengths=lengths, lengths=tgt_lengths, causal=causal)
 
 
 # --- language models -----------------------------------------------------------------------------------------------
@@ -300,8 +292,7 @@ class LanguageModel(Module):
 
         No token sees a later one, so padding after a row's end changes nothing before it.
         """
-        logits: Tensor = self.out(self._read(tokens, state)[0])
-        return logits
+        return self.out(self._read(tokens, state)[0])  # type: ignore[no-any-return]
 
     def _read(self, tokens: Like, state: LanguageState | None) -> tuple[Tensor, list[Pair]]:
         """What the last layer makes of tokens (B, T), and each layer's keys and values of them."""
@@ -391,9 +382,8 @@ class LanguageModel(Module):
             longer[..., :n, :] = cache[..., :n, :]
             cache, filled = longer, [n]
         filled[0] = n + 1
-        mask, ids = None, cast(Like, n)
-        if state.starts is not None:
-            mask, ids = xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts
+        mask, ids = (None, n) if state.starts is None else (
+            xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts)
         placed, turn = self._place(self.embedding(tokens), ids, n + 1)
         x, weights, turn = placed._data, None, turn and [angle._data[..., None, :] for angle in turn]
         looked = None if state.mask is None else state.mask._data
