@@ -421,7 +421,6 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
         m += (1 - beta1) (g - m);  v += (1 - beta2) (g^2 - v);  p -= lr m^ / (sqrt(v^) + eps), with
         m^ = m / (1 - beta1^step) and v^ = v / (1 - beta2^step).
         """
-        xp = self.xp
         root = math.sqrt(1 - beta2**step)
         rate = lr * root / (1 - beta1**step)
         for arrays in zip(params, grads, m, v, strict=True):
@@ -430,17 +429,11 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
                     p *= 1 - lr * weight_decay
                 elif weight_decay:
                     d = d + weight_decay * p
-                t = xp.empty_like(p)
-                xp.multiply(d, 1 - beta1, out=t)
                 mean *= beta1
-                mean += t
-                xp.multiply(d, d, out=t)
-                t *= 1 - beta2
+                mean += d * (1 - beta1)
                 square *= beta2
-                square += t
-                xp.sqrt(square, out=t)
-                t += eps * root
-                xp.divide(mean, t, out=t)
+                square += d * d * (1 - beta2)
+                t = mean / (self.xp.sqrt(square) + eps * root)
                 t *= rate
                 p -= t
 

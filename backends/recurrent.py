@@ -243,13 +243,9 @@ class RecurrentKernels:
 
     def _lstm_factors(self, states: Array, kept: Array) -> Array:
         """From dL/dh' to a_o; from dL/dc' to a_i, a_f, a_g; from dL/dh' to c'."""
-        xp = self.xp
-        y = kept * kept
-        xp.subtract(kept[:, :3], y[:, :3], out=y[:, :3])
-        xp.subtract(1, y[:, 3:], out=y[:, 3:])
-        for k, times in enumerate((kept[:, 4], kept[:, 3], states[:-1, 1], kept[:, 1], kept[:, 0])):
-            y[:, k] *= times
-        return y
+        o, i, f, g, tanh_c = kept.swapaxes(0, 1)
+        return self.xp.stack(((o - o * o) * tanh_c, (i - i * i) * g, (f - f * f) * states[:-1, 1], (1 - g * g) * i,
+                              (1 - tanh_c * tanh_c) * o), axis=1)
 
     def _lstm_backward(self, gradient: Array, g: Array, f: Array, kept: Array, dz: Array) -> None:
         xp = self.xp
@@ -288,14 +284,10 @@ class RecurrentKernels:
 
     def _gru_factors(self, states: Array, kept: Array) -> Array:
         """From dL/dh' to a_n, a_r, a_z and U_n h + d_n."""
-        xp = self.xp
-        r, z, n, q = (kept[:, j] for j in range(4))
-        y = xp.empty(kept.shape, dtype=kept.dtype)
-        xp.multiply(1 - z, 1 - n * n, out=y[:, 0])
-        xp.multiply(y[:, 0], r, out=y[:, 3])
-        xp.multiply(y[:, 3], q * (1 - r), out=y[:, 1])
-        xp.multiply(states[:-1, 0] - n, z * (1 - z), out=y[:, 2])
-        return y
+        r, z, n, q = kept.swapaxes(0, 1)
+        to_n = (1 - z) * (1 - n * n)
+        to_q = to_n * r
+        return self.xp.stack((to_n, to_q * q * (1 - r), (states[:-1, 0] - n) * (z - z * z), to_q), axis=1)
 
     def _gru_backward(self, gradient: Array, g: Array, f: Array, kept: Array, dz: Array) -> None:
         dh, carried = gradient
@@ -319,13 +311,8 @@ class RecurrentKernels:
 
     def _gru_before_factors(self, states: Array, kept: Array) -> Array:
         """From dL/d(r h) to a_r; from dL/dh' to a_z and a_n."""
-        xp = self.xp
-        r, z, n = (kept[:, j] for j in range(3))
-        y = xp.empty(kept.shape, dtype=kept.dtype)
-        xp.multiply(states[:-1, 0], r * (1 - r), out=y[:, 0])
-        xp.multiply(states[:-1, 0] - n, z * (1 - z), out=y[:, 1])
-        xp.multiply(1 - z, 1 - n * n, out=y[:, 2])
-        return y
+        (r, z, n), h = kept.swapaxes(0, 1), states[:-1, 0]
+        return self.xp.stack((h * (r - r * r), (h - n) * (z - z * z), (1 - z) * (1 - n * n)), axis=1)
 
     _gru_before_backward = _gru_backward  # its slope of a_r is overwritten once d_rh is known
 
