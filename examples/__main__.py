@@ -7,7 +7,8 @@ import ast
 from pathlib import Path
 
 ROAD = ("window", "sentiment", "tagging", "language_model", "memory", "translate", "keywords", "caption", "frames",
-        "ctc", "attention", "contexts", "pronounce", "pretrained_g2p", "pretrained_minilm", "charlm", "generate")
+        "ctc", "attention", "recurrence", "contexts", "pronounce", "pretrained_g2p", "pretrained_minilm",
+        "charlm", "generate")
 
 
 def main() -> None:
