@@ -19,6 +19,7 @@ packed the others before. Ten minutes, with --quick two:
 import argparse
 import lzma
 import math
+import sys
 import time
 from pydoc_data.topics import topics
 
@@ -26,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 import tinyseq as ts
-from tinyseq import data, decode, nn, optim, plot
+from tinyseq import checkpoint, data, decode, nn, optim, plot
 
 WINDOW, BATCH = 128, 16
 
@@ -50,11 +51,12 @@ class Recurrent(nn.Module):
         return self.out(y[:, 0]), state
 
 
+TRANSFORMER = {"d_model": 72, "nhead": 4, "num_layers": 4, "dim_feedforward": 288, "dropout": 0.0, "positions": "rotary"}
 MODELS = {                                                      # widths at which all have about as many parameters
     "RNN": (lambda n: Recurrent(nn.RNN, n, 412), 2e-3),         # and the highest learning rate
     "GRU": (lambda n: Recurrent(nn.GRU, n, 240), 6e-3),
     "LSTM": (lambda n: Recurrent(nn.LSTM, n, 205), 6e-3),
-    "Transformer": (lambda n: nn.LanguageModel(n, 72, 4, 4, 288, 0.0, positions="rotary"), 4e-3),
+    "Transformer": (lambda n: nn.LanguageModel(n, **TRANSFORMER), 4e-3),
 }
 
 
@@ -132,11 +134,15 @@ def main() -> None:
     for name, model in models.items():
         [found] = decode.sample(model.eval(), model.start(prompt[:, :-1]), prompt[:, -1], -1, 200, temperature=0.7)
         print(f"\n{name}:\nThe statement {''.join(letters.decode(found.tokens))}")
+    checkpoint.save("charlm.safetensors", {
+        "model": models["Transformer"].state_dict(), "letters": "".join(letters.symbols),
+        "config": {"vocab_size": len(letters), **TRANSFORMER}})
     at, spent, bits = ({name: np.array(curve).T[i] for name, curve in curves.items()} for i in range(3))
     plot.curves({"bits per character": {name: (at[name], bits[name]) for name in curves},
                  "perplexity": {name: (spent[name], 2 ** bits[name]) for name in curves}},
                 ["updates", "seconds of computing"], "charlm.png")
-    print("\nheld-out text against updates and time: charlm.png")
+    print("\nheld-out text against updates and time: charlm.png\n"
+          f"the Transformer: charlm.safetensors; now: {sys.executable} examples/generate.py --prompt 'The statement '")
 
 
 if __name__ == "__main__":

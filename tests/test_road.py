@@ -26,6 +26,11 @@ STOPS = {  # short flags, and by how much the figure must exceed the baseline, o
     "memory": ("--steps 3", 50),
     "translate": ("--steps 3", 50),
     "keywords": ("--steps 3", 30),
+    "caption": ("--steps 3", -30),
+    "frames": ("--steps 3", 2),
+    "ctc": ("--steps 3", -30),
+    "attention": ("--steps 3", 50),
+    "recurrence": ("--steps 3 --longest 64", -10),
 }
 
 
@@ -147,7 +152,7 @@ def test_four_language_models_learn_speak_and_are_drawn(run: Any, tmp_path: Path
     output = run("charlm", "--steps", "3")
     figure(output)
     assert re.findall(r"^(\w+) +[\d,]+ +[34567] ", output, re.MULTILINE) == ["RNN", "GRU", "LSTM", "Transformer"]
-    assert output.count("The statement ") == 4 and (tmp_path / "charlm.png").stat().st_size > 5000
+    assert output.count("The statement ") == 5 and (tmp_path / "charlm.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize("distance", [4, 9, 30])
@@ -184,3 +189,60 @@ def test_keywords_are_those_of_the_news() -> None:
     articles = [(["a", "a", "b"], []), (["b", "c"], [])]
     assert script["tf_idf"](articles, articles) == [["a", "b"], ["c", "b"]]
     assert script["f1"]([["a", "b"], []], [["a", "c", "d"], ["a"]]) == pytest.approx(20)
+
+
+def test_utterances_are_the_official_ones_and_stand_in_their_order() -> None:
+    script = scripted("frames")
+    utterances, speakers = script["read_utterances"]()
+    assert len(utterances) == len(speakers) == 640 and {u.shape[1] for u in utterances} == {12}
+    assert (min(map(len, utterances)), max(map(len, utterances)), sum(map(len, utterances))) == (7, 29, 9961)
+    assert np.bincount(speakers[:270]).tolist() == [30] * 9
+    assert np.bincount(speakers[270:]).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
+    known, tested = (utterances[:270], speakers[:270]), (utterances[270:], speakers[270:])
+    assert script["nearest_mean_frame"](*known, *tested) == pytest.approx(100 * 347 / 370)
+    x, lengths = script["fill_up"](utterances[:3])
+    model = script["Listener"](8).eval()
+    np.testing.assert_allclose(model(np.pad(x, ((0, 0), (0, 5), (0, 0)), constant_values=9), lengths).detach().numpy(),
+                               model(x, lengths).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_strips_show_the_numbers_that_they_are_said_to() -> None:
+    script = scripted("ctc", "rapidfuzz")
+    assert script["best_path"](np.eye(11)[[0, 5, 5, 0, 5, 3, 3, 0]]) == [4, 4, 2]
+    strips = script["Strips"](slice(100), 0)
+    x, lengths, numbers = strips.batch(50)
+    assert x.shape[::2] == (50, 8) and x.shape[1] == lengths.max() and {len(n) for n in numbers} <= {3, 4, 5, 6}
+    assert all(3 * 4 < length <= 10 * len(n) + 2 * len(n) + 4 for length, n in zip(lengths, numbers, strict=True))
+    plain = np.concatenate([np.zeros((2, 8)), *(image.T for image in strips.images[:5]), np.zeros((2, 8))])
+    assert script["cut_evenly"](plain, 5, strips) == strips.labels[:5].tolist()
+
+    script = scripted("caption", "rapidfuzz")
+    strips = script["Strips"](slice(100), 0)
+    pictures, targets, captions = strips.batch(50)
+    for picture, target, caption in zip(pictures, targets, captions, strict=True):
+        assert script["WORDS"].decode(target) == caption and 1 <= len(caption) <= 5
+        labels = [script["WORDS"].symbols.index(word) for word in caption]
+        at = 0
+        for label in labels:                                    # each digit stands whole, after the one before
+            known = strips.images[strips.labels == label]
+            at = next(i for i in range(at, 53) if (known == picture[:, i : i + 8]).all((1, 2)).any()) + 8
+
+
+def test_new_texts_are_new_and_their_words_decide() -> None:
+    script = scripted("attention")
+    drawn = {test: [script["draw"](Random(n), n % 2 == 0, test) for n in range(2000)] for test in (False, True)}
+    texts = {test: {" ".join(text) for _, text, _ in examples} for test, examples in drawn.items()}
+    assert not texts[False] & texts[True] and min(map(len, texts.values())) > 100
+    for asks, text, answer in drawn[False] + drawn[True]:
+        if asks in script["SENSES"]:                            # the clause that it stands in ends with what tells
+            clause = next(part.split() for part in " ".join(text).split(" , ") if asks in part.split())
+            assert clause[-1] in script["SENSES"][asks][answer]
+        else:
+            assert answer in text and answer in script["ANSWERS"][asks]
+
+
+def test_memories_are_asked_for_every_distance() -> None:
+    script = scripted("recurrence")
+    x = np.random.default_rng(0).integers(script["SYMBOLS"], size=(3, script["STEPS"]))
+    for kind in "Recurrent", "Attentive":
+        assert script[kind](8)(x).shape == (*x.shape, script["SYMBOLS"])
