@@ -343,6 +343,18 @@ def test_scheduled_sampling_takes_the_share_asked_for() -> None:
     assert 0.25 < (logits.detach().numpy()[:, 1:, 0] > 0.5).mean() < 0.35
 
 
+@pytest.mark.parametrize("feed", FEEDS)
+def test_dropout_falls_on_what_the_logits_are_made_of_in_training_only(feed: str | None) -> None:
+    ts.manual_seed(0)
+    d = nn.AttentionDecoder(V, E, H, nn.DotAttention(H, H), H, 0.5, feed=feed)
+    d.out.weight.data, d.out.bias.data = ts.asarray(np.eye(V, H, dtype="float32")), ts.zeros(V)     # logits are a_t
+    tokens, state = np.ones((4, 5), int), d.start(ts.ones((4, 3, H)))
+    dropped, a = (d.train(mode)(tokens, state).detach().numpy()[..., :H] for mode in (True, False))
+    kept = dropped != 0
+    np.testing.assert_allclose(dropped, np.where(kept, 2 * a, 0), rtol=1e-6)
+    assert 0.3 < kept.mean() < 0.7
+
+
 ENCODERS: dict[str, Callable[[], Any]] = {
     "GRU both ways": lambda: nn.GRU(E, H // 2, bidirectional=True), "RNN": lambda: nn.RNN(E, H),
     "LSTM, two layers": lambda: nn.LSTM(E, H, num_layers=2)}
