@@ -51,7 +51,7 @@ class Recurrent(nn.Module):
         return self.out(y[:, 0]), state
 
 
-TRANSFORMER = {"d_model": 72, "nhead": 4, "num_layers": 4, "dim_feedforward": 288, "dropout": 0.0, "positions": "rotary"}
+TRANSFORMER = dict(d_model=72, nhead=4, num_layers=4, dim_feedforward=288, dropout=0.0, positions="rotary")
 MODELS = {                                                      # widths at which all have about as many parameters
     "RNN": (lambda n: Recurrent(nn.RNN, n, 412), 2e-3),         # and the highest learning rate
     "GRU": (lambda n: Recurrent(nn.GRU, n, 240), 6e-3),
