@@ -241,12 +241,6 @@ def reciprocal(x: Like) -> Tensor:
 
 
 @op
-def square(x: Tensor) -> Out:
-    """x * x."""
-    return x * x, (lambda g: 2 * g * x,)
-
-
-@op
 def atan2(a: Like, b: Like) -> Out:
     """The angle of the point (b, a), in (-pi, pi]."""
     return namespace(a, b).atan2(a, b), (lambda g: g * b / (a * a + b * b), lambda g: -g * a / (a * a + b * b))
@@ -287,6 +281,7 @@ def _named(name: str, doc: str, body: Any) -> Callable[..., Tensor]:
     return made
 
 
+square = _of_input("square", "x * x.", lambda xp, x: 2 * x)
 sqrt = _of_output("sqrt", "Square root.", lambda y: 0.5 / y)
 exp = _of_output("exp", "e**x.", lambda y: y)
 expm1 = _of_output("expm1", "exp(x) - 1, exact near 0.", lambda y: y + 1)
@@ -324,23 +319,20 @@ def logaddexp(a: Like, b: Like) -> Out:
     return xp.logaddexp(a, b), (lambda g: g * xp.sigmoid(a - b), lambda g: g * xp.sigmoid(b - a))
 
 
-def _larger(y: Tensor, a: Like, b: Like) -> Out:
-    """`maximum` or `minimum` y of a and b, with the pull-backs."""
-    where = namespace(y).where
-    pull: Callable[[Any], Any] = lambda x: lambda g: where(a == b, g * 0.5, where(x == y, g, _zero(g)))
-    return y, (pull(a), pull(b))
+def _of_pair(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
+    """The op `maximum` or `minimum`: the gradient goes to the one that was taken."""
+
+    def body(a: Like, b: Like) -> Out:
+        y = getattr(namespace(a, b), name)(a, b)
+        where = namespace(y).where
+        pull: Callable[[Any], Any] = lambda x: lambda g: where(a == b, g * 0.5, where(x == y, g, _zero(g)))
+        return y, (pull(a), pull(b))
+
+    return _named(name, doc, body)
 
 
-@op
-def maximum(a: Like, b: Like) -> Out:
-    """The larger of each pair; where they are equal each gets half of the gradient."""
-    return _larger(namespace(a, b).maximum(a, b), a, b)
-
-
-@op
-def minimum(a: Like, b: Like) -> Out:
-    """The smaller of each pair; where they are equal each gets half of the gradient."""
-    return _larger(namespace(a, b).minimum(a, b), a, b)
+maximum = _of_pair("maximum", "The larger of each pair; where they are equal each gets half of the gradient.")
+minimum = _of_pair("minimum", "The smaller of each pair; where they are equal each gets half of the gradient.")
 
 
 @op
@@ -490,28 +482,24 @@ def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     return y, (pull,)
 
 
-def _share(x: Tensor, y: Tensor, expand: Callable[[Tensor], Tensor], axis: Axis) -> Callable[[Tensor], Tensor]:
-    """The pull-back of `max` and `min`: entries of x that equal y share the gradient."""
+def _extreme(name: str, doc: str) -> Callable[..., Tensor]:
+    """The op `max` or `min` over axes: entries of x that equal the result share the gradient."""
 
-    def pull(g: Array) -> Array:
-        tied = (x == expand(y)).astype(g.dtype)
-        return expand(g) * (tied / namespace(x).sum(tied, axis=axis, keepdims=True))
+    def body(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+        xp, expand = namespace(x), _expander(x, axis, keepdims)
+        y = getattr(xp, name)(x, axis=axis, keepdims=keepdims)
 
-    return pull
+        def pull(g: Array) -> Array:
+            tied = (x == expand(y)).astype(g.dtype)
+            return expand(g) * (tied / xp.sum(tied, axis=axis, keepdims=True))
+
+        return y, (pull,)
+
+    return _named(name, doc, body)
 
 
-@op
-def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
-    """The largest entry; tied ones share the gradient equally."""
-    y = namespace(x).max(x, axis=axis, keepdims=keepdims)
-    return y, (_share(x, y, _expander(x, axis, keepdims), axis),)
-
-
-@op
-def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
-    """The smallest entry; tied ones share the gradient equally."""
-    y = namespace(x).min(x, axis=axis, keepdims=keepdims)
-    return y, (_share(x, y, _expander(x, axis, keepdims), axis),)
+max = _extreme("max", "The largest entry; tied ones share the gradient equally.")
+min = _extreme("min", "The smallest entry; tied ones share the gradient equally.")
 
 
 @op
@@ -534,28 +522,19 @@ def cumulative_sum(x: Tensor, axis: int = -1) -> Out:
     return xp.cumulative_sum(x, axis=axis), (back,)
 
 
-@op
-def any(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
-    """True where any entry is not 0."""
-    return namespace(x).any(x, axis=axis, keepdims=keepdims), None
+def _found(name: str, doc: str) -> Callable[..., Tensor]:
+    """The op `name` over axes, without a gradient."""
+
+    def body(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+        return getattr(namespace(x), name)(x, axis=axis, keepdims=keepdims), None
+
+    return _named(name, doc, body)
 
 
-@op
-def all(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
-    """True where no entry is 0."""
-    return namespace(x).all(x, axis=axis, keepdims=keepdims), None
-
-
-@op
-def argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Out:
-    """Place of the largest entry (the first of tied ones) along `axis`, or in the flattened tensor."""
-    return namespace(x).argmax(x, axis=axis, keepdims=keepdims), None
-
-
-@op
-def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Out:
-    """Place of the smallest entry (the first of tied ones) along `axis`, or in the flattened tensor."""
-    return namespace(x).argmin(x, axis=axis, keepdims=keepdims), None
+any = _found("any", "True where any entry is not 0.")
+all = _found("all", "True where no entry is 0.")
+argmax = _found("argmax", "Place of the largest entry (the first of tied ones) along `axis`, or of all, flattened.")
+argmin = _found("argmin", "Place of the smallest entry (the first of tied ones) along `axis`, or of all, flattened.")
 
 
 # --- sorting -------------------------------------------------------------------------------------------------------
@@ -791,18 +770,16 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float 
     return namespace(x).pad(x, pad_width, constant_values=constant_values), (lambda g: g[inside],)
 
 
-@op
-def tril(x: Tensor, k: int = 0) -> Out:
-    """Zero above the k-th diagonal of each matrix."""
-    xp = _of_matrices(x)
-    return xp.tril(x, k=k), (lambda g: xp.tril(g, k=k),)
+def _triangle(name: str, doc: str) -> Callable[..., Tensor]:
+    def body(x: Tensor, k: int = 0) -> Out:
+        part = getattr(_of_matrices(x), name)
+        return part(x, k=k), (lambda g: part(g, k=k),)
+
+    return _named(name, doc, body)
 
 
-@op
-def triu(x: Tensor, k: int = 0) -> Out:
-    """Zero below the k-th diagonal of each matrix."""
-    xp = _of_matrices(x)
-    return xp.triu(x, k=k), (lambda g: xp.triu(g, k=k),)
+tril = _triangle("tril", "Zero above the k-th diagonal of each matrix.")
+triu = _triangle("triu", "Zero below the k-th diagonal of each matrix.")
 
 
 # --- indexing ------------------------------------------------------------------------------------------------------
