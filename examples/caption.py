@@ -90,7 +90,8 @@ def describe(model: Captioner, strips: np.ndarray) -> list[decode.Hypothesis]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=700, help="how many updates of each model (700)")
+    parser.add_argument("--steps", type=int, default=1200, help="how many updates of each model (1200)")
+    parser.add_argument("--tested", type=int, default=500, help="how many strips to be tested on (500)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
     errors = {}
@@ -98,13 +99,13 @@ def main() -> None:
         ts.manual_seed(options.seed)
         model = Captioner(96, attends=name == "attention")
         train(model, Strips(slice(TRAIN), options.seed), options.steps, name)
-        pictures, _, captions = Strips(slice(TRAIN, None), options.seed + 1).batch(500)
+        pictures, _, captions = Strips(slice(TRAIN, None), options.seed + 1).batch(options.tested)
         found = describe(model, pictures)
         said = [WORDS.decode(h.tokens) for h in found]
         errors[name] = 100 * metrics.token_error_rate(said, [[caption] for caption in captions])
     print("word error rate on {} strips by other writers: {attention:.1f}%  "
           "(baseline: {one fixed vector:.1f}%, one fixed vector)".format(len(pictures), **errors))
-    shown = sorted(range(20), key=lambda i: -len(captions[i]))[:4]
+    shown = sorted(range(len(captions))[:20], key=lambda i: -len(captions[i]))[:4]
     print(*(f"  {' '.join(said[i])}   (right: {' '.join(captions[i])})" for i in shown), sep="\n")
     maps, rows = [], []
     for i in shown:

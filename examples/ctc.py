@@ -104,14 +104,15 @@ def cut_evenly(strip: np.ndarray, count: int, known: Strips) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=800, help="how many updates (800)")
+    parser.add_argument("--steps", type=int, default=1200, help="how many updates (1200)")
+    parser.add_argument("--tested", type=int, default=500, help="how many strips to be tested on (500)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
     ts.manual_seed(options.seed)
     known, other = Strips(slice(TRAIN), options.seed), Strips(slice(TRAIN, None), options.seed + 1)
     model = Reader(width=64)
     train(model, known, options.steps)
-    x, lengths, numbers = other.batch(500)
+    x, lengths, numbers = other.batch(options.tested)
     with ts.no_grad():
         log_probs = model(x, lengths).numpy()
     read = [best_path(p[:n]) for p, n in zip(log_probs, lengths)]

@@ -94,6 +94,7 @@ def nearest_mean_frame(known: list, labels: np.ndarray, asked: list, right: np.n
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000, help="how many updates (2000)")
+    parser.add_argument("--tested", type=int, default=370, help="how many utterances to be tested on (370)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
     ts.manual_seed(options.seed)
@@ -101,6 +102,7 @@ def main() -> None:
     model = Listener(width=64)
     train(model, utterances[:TRAIN], speakers[:TRAIN], options.steps, options.seed)
     known, labels, tested, right = utterances[:TRAIN], speakers[:TRAIN], utterances[TRAIN:], speakers[TRAIN:]
+    tested, right = tested[: options.tested], right[: options.tested]
     print(f"accuracy on {len(tested)} test utterances: {accuracy(model, tested, right):.1f}%  "
           f"(baseline: {nearest_mean_frame(known, labels, tested, right):.1f}%, nearest mean frame)")
     heard = np.arange(1, 21)
