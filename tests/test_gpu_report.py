@@ -1,10 +1,11 @@
 """`python -m tinyseq.testing.gpu`: its checks can fail, and it runs as far as a machine without a GPU lets it."""
 
+import functools
 import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from tinyseq.testing import gpu
 TESTS = Path(__file__).parent
 
 
+KERNELS = {name for name in dir(NumpyBackend) if name[0] != "_" and callable(getattr(NumpyBackend, name))}
+KERNELS -= set("namespace asarray asnumpy synchronize unstack cumulative_sum".split())
+OP_OF = {  # where it has another name than its kernel
+    "rnn_forward": "scan", "rnn_backward": "scan", "unindex": "getitem", "dropout_mask": "dropout",
+    "global_norm": "clip_grad_norm_", "scale": "clip_grad_norm_", "sgd_step": "SGD.step", "adam_step": "AdamW.step",
+}
+
+
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """NumPy under CuPy's name, so that the checks run anywhere; ids out of range give NaN."""
@@ -30,52 +39,64 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             known = (ids >= 0) & (ids < len(table))
             return np.where(known[..., None], table[np.where(known, ids, 0)], np.array(np.nan, dtype=table.dtype))
 
+    class OfTheActiveBackend:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(backends.active().xp, name)
+
+    backends.load("numpy")  # which is put back afterwards
     backend = StandIn()
     monkeypatch.setitem(backends._loaded, "cupy", backend)
+    monkeypatch.setitem(backends.namespaces, np.ndarray, OfTheActiveBackend())
     with ts.use_backend("cupy"):
         yield backend
 
 
-def kernels_of(backend: type) -> set[str]:
-    """The kernels that a backend takes from NumPy's, or overrides."""
-    named = {name for name in vars(backend) if not name.startswith("_") and callable(getattr(NumpyBackend, name, None))}
-    return named - {"namespace", "asarray", "asnumpy", "synchronize", "unstack", "cumulative_sum"}
+def replace(backend: Any, kernel: str, change: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put `change(kernel, *args)` in the place of the kernel."""
+    changed = functools.partial(change, getattr(backend, kernel))
+    for place in (backend, backend.xp) if hasattr(backend.xp, kernel) else (backend,):
+        monkeypatch.setattr(place, kernel, changed, raising=False)
 
 
-def test_every_kernel_is_checked(stand_in: Any) -> None:
-    checked = {name.split()[0] for name, _ in gpu.check_kernels([gpu.SMALL])}
-    assert kernels_of(NumpyBackend) - checked == set()
-    pytest.importorskip("cupy")
-    from tinyseq.backends.cupy import CupyBackend
-
-    assert kernels_of(CupyBackend) - checked == set()
+def wrong_ops() -> set[str]:
+    return {name for name, problem in gpu.check_kernels([gpu.SMALL]).items() if problem}
 
 
-@pytest.mark.parametrize("kernel", sorted(kernels_of(NumpyBackend) - {"random_raw", "scale", "sgd_step", "adam_step"}))
+def test_nothing_is_wrong_and_every_kernel_is_run(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = set()
+    for kernel in KERNELS:
+        def seen(right: Any, *args: Any, kernel: str = kernel, **kwargs: Any) -> Any:
+            run.add(kernel)
+            return right(*args, **kwargs)
+
+        replace(stand_in, kernel, seen, monkeypatch)
+    assert wrong_ops() == set()
+    assert run == KERNELS
+
+
+@pytest.mark.parametrize("kernel", sorted(KERNELS - {"scale", "sgd_step", "adam_step"}))
 def test_a_wrong_kernel_is_reported(kernel: str, stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not any(problem for _, problem in gpu.check_kernels([gpu.SMALL]))
-    right = getattr(stand_in, kernel)
-
-    def wrong(*args: Any, **kwargs: Any) -> Any:
+    def wrong(right: Any, *args: Any, **kwargs: Any) -> Any:
         result = right(*args, **kwargs)
         first, *rest = result if isinstance(result, tuple) else (result,)
-        first = ~first if first.dtype == bool else first * 1.01 + 0.01
+        first = ~first if first.dtype.kind in "bu" else first * 1.01 + 0.01
         return (first, *rest) if isinstance(result, tuple) else first
 
-    monkeypatch.setattr(stand_in, kernel, wrong, raising=False)
-    found = {name for name, problem in gpu.check_kernels([gpu.SMALL]) if problem}
-    assert {f"{kernel} float32", f"{kernel} float64"} <= found
-    assert all(name.startswith(kernel.removesuffix("_backward")) or kernel in ("erf", "unindex") for name in found)
+    replace(stand_in, kernel, wrong, monkeypatch)
+    op, found = OP_OF.get(kernel, kernel.removesuffix("_backward")), wrong_ops()
+    name = f"the gradient of {op}" if kernel == "unindex" or kernel.endswith("_backward") else op
+    assert {"random_raw"} <= found if kernel == "random_raw" else {f"{name} float32", f"{name} float64"} <= found
+    assert all(op in name for name in found) or kernel in ("erf", "unindex", "random_raw")
 
 
 @pytest.mark.parametrize("kernel", ["scale", "sgd_step", "adam_step"])
 def test_a_wrong_update_is_reported(kernel: str, stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stand_in, kernel, lambda *args, **kwargs: None, raising=False)
-    assert f"{kernel} float32" in {name for name, problem in gpu.check_kernels([gpu.SMALL]) if problem}
+    replace(stand_in, kernel, lambda *args, **kwargs: None, monkeypatch)
+    assert {f"{OP_OF[kernel]} float32", f"{OP_OF[kernel]} float64"} <= wrong_ops()
 
 
 def test_the_large_extent_agrees_too(stand_in: Any) -> None:
-    assert not any(problem for _, problem in gpu.check_kernels([gpu.LARGE]))
+    assert not any(gpu.check_kernels([gpu.LARGE]).values())
 
 
 def test_the_large_extent_leaves_each_path_of_one_warp_block_or_launch() -> None:
@@ -101,10 +122,10 @@ def test_ids_out_of_range_and_sums_in_float16_are_reported(stand_in: Any, monkey
 
 
 def test_models_are_checked_in_step(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpu.check_models() == [(kind, "") for kind in gpu.MODELS]
+    assert gpu.check_models() == dict.fromkeys(gpu.MODELS, "")
     right = stand_in.softmax
     monkeypatch.setattr(stand_in, "softmax", lambda *args: right(*args) * 1.001, raising=False)
-    problems = dict(gpu.check_models())
+    problems = gpu.check_models()
     assert "softmax(float32[4, 6, 7]" in problems["encoder-decoder"] and not problems["LSTM"]
 
 

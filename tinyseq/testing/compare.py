@@ -69,8 +69,8 @@ class parity(watching):
             raise ValueError("parity compared nothing: all ops ran on NumPy itself; ts.use_backend chooses another")
 
 
-def difference(found: Any, expected: Any, size: float = 0.0, tolerance: float = 200.0) -> str | None:
-    """How arrays of any backend (nested in lists and tuples) differ from those expected, or None: `parity`'s rule.
+def difference(found: Any, expected: Any, size: float = 0.0, tolerance: float = 200.0) -> str:
+    """How arrays of any backend (nested in lists and tuples) differ from those expected, or "": `parity`'s rule.
 
     `size` is that of what they were computed from.
     """
@@ -93,7 +93,7 @@ def difference(found: Any, expected: Any, size: float = 0.0, tolerance: float = 
             place = f" at {tuple(map(int, worst))}" if worst else ""
             return (f"{what}, largest difference {apart[worst]:.3g}{place}: {a[worst]!s}, "
                     f"expected {b[worst]!s} within {allowed:.2g}")
-    return None
+    return ""
 
 
 def _on_numpy(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
