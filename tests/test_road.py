@@ -186,7 +186,7 @@ def test_keywords_are_those_of_the_news() -> None:
         [news] = [s for s in " ".join(words).split(" .") if any(
             re.fullmatch(re.escape(frame).replace(r"\{event\}", ".*"), s.strip()) for frame in script["NEWS"])]
         assert subject in script["EVENTS"] and who in news.split() and where in news.split()
-    articles = [(["a", "a", "b"], []), (["b", "c"], [])]
+    articles = [(["a", "b", "b", "b"], []), (["b", "c"], [])]   # b stands everywhere and says nothing
     assert script["tf_idf"](articles, articles) == [["a", "b"], ["c", "b"]]
     assert script["f1"]([["a", "b"], []], [["a", "c", "d"], ["a"]]) == pytest.approx(20)
 
