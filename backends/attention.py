@@ -41,7 +41,7 @@ class Attention(NamedTuple):
 
 
 class AttentionKernels:
-    """The part of a backend that runs attention; a backend adds `xp` and the methods below.
+    """The part of a backend that runs attention; a backend adds `xp` and `dropout_mask`.
 
     A block is all scores of some queries: about `scores` numbers, which stay in the cache, but no fewer than `rows`
     queries, as products with few rows are slow. So memory grows with S, not with T S. Of a block forward keeps the
@@ -52,12 +52,6 @@ class AttentionKernels:
     xp: ModuleType
     scores = 1 << 17
     rows = 128
-
-    def _row_max(self, x: Array) -> Array:
-        raise NotImplementedError
-
-    def _row_sum(self, x: Array) -> Array:
-        raise NotImplementedError
 
     def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int, start: int = 0) -> Array:
         raise NotImplementedError
@@ -167,3 +161,13 @@ class AttentionKernels:
         starts = (n if isinstance(n, int) else n.start for n in i[:-1])
         start = sum(n * math.prod(whole[axis + 1:]) for axis, n in enumerate(starts))
         return self.dropout_mask((*shape[:-1], whole[-1]), *a.dropout, start)[..., :shape[-1]]
+
+    def _row_max(self, x: Array) -> Array:
+        """The largest entry of each row, (..., 1); a finite number for rows of -inf, so that x - max stays
+        -inf."""
+        return self.xp.maximum(self.xp.max(x, axis=-1, keepdims=True), self.xp.finfo(x.dtype).min)
+
+    def _row_sum(self, x: Array) -> Array:
+        """The sum of each row, (..., 1): a product with ones is much faster than a reduction of short
+        rows."""
+        return self.xp.matmul(x, self.xp.ones((x.shape[-1], 1), dtype=x.dtype))

@@ -234,16 +234,6 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
             for i in blocks(moved[0].shape, self.block, whole=axis is not None):
                 yield [a[i] for a in moved]
 
-    def _row_max(self, x: Array) -> Array:
-        """The largest entry of each row, (..., 1); a finite number for rows of -inf, so that x - max stays
-        -inf."""
-        return self.xp.maximum(self.xp.max(x, axis=-1, keepdims=True), self.xp.finfo(x.dtype).min)
-
-    def _row_sum(self, x: Array) -> Array:
-        """The sum of each row, (..., 1): a product with ones is much faster than a reduction of short
-        rows."""
-        return self.xp.matmul(x, self.xp.ones((x.shape[-1], 1), dtype=x.dtype))
-
     def cross_entropy(self, logits: Array, targets: Array, weight: Array | None = None,
                       smoothing: float = 0.0, ignore_index: int = -100) -> tuple[Array, Array, Any]:
         """Cross-entropy of softmax(logits) (N, C) with integer targets (N,): (losses (N,), weights (N,),

@@ -94,13 +94,8 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
     for axes, (title, lines), label in zip(row, panels.items(), labels, strict=True):
         for color, (name, (xs, ys)) in zip(cycle(_LINES), lines.items(), strict=False):
             _curve(axes, name, np.asarray(xs), np.asarray(ys), color)
-        axes.set_title(title, loc="left", color=_INK, fontsize=11)
-        axes.set_xlabel(label, color=_INK)
         axes.set_ylim(bottom=0)
-        axes.tick_params(length=0, labelcolor=_INK)
-        axes.grid(color=_FAINT, linewidth=0.6)
-        axes.spines[:].set_visible(False)
-        axes.legend(frameon=False, labelcolor=_INK)
+        _finish(axes, title, label)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 
@@ -118,19 +113,13 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
     left, *row = figure.subplots(1, 1 + len(gated), squeeze=False)[0]
     for color, (name, (norms, _)) in zip(cycle(_LINES), models.items(), strict=False):
         left.semilogy(np.maximum(np.asarray(norms).mean(0), 1e-30), color=color, linewidth=1.8, label=name)
-    left.set_title("|∂loss/∂hₜ|, mean over rows", loc="left", color=_INK, fontsize=11)
+    _finish(left, "|∂loss/∂hₜ|, mean over rows", "step t")
     for axes, (name, gates) in zip(row, gated.items(), strict=True):
         for color, (gate, fractions) in zip(cycle(_LINES), gates.items(), strict=False):
             for column, style, word in ((1, "-", "> 0.9"), (0, "--", "< 0.1")):
                 axes.plot(np.asarray(fractions)[:, column], style, color=color, label=f"{gate} {word}", linewidth=1.4)
-        axes.set_title(f"{name}: fraction of gates", loc="left", color=_INK, fontsize=11)
         axes.set_ylim(-0.02, 1.02)
-    for axes in (left, *row):
-        axes.set_xlabel("step t", color=_INK)
-        axes.tick_params(length=0, labelcolor=_INK)
-        axes.grid(color=_FAINT, linewidth=0.6)
-        axes.spines[:].set_visible(False)
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+        _finish(axes, f"{name}: fraction of gates", "step t")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 
@@ -142,6 +131,16 @@ def _curve(axes: "Axes", name: str, xs: NDArray[Any], ys: NDArray[Any], color: s
         axes.plot(xs, ys, color=color, linewidth=0.6, alpha=0.25)
         xs, ys = (np.array([part.mean() for part in np.array_split(values, 100)]) for values in (xs, ys))
     axes.plot(xs, ys, color=color, linewidth=1.8, label=name)
+
+
+def _finish(axes: "Axes", title: str, x: str) -> None:
+    """What a panel of curves has around them: its title, the name of the horizontal axis, a grid, a legend."""
+    axes.set_title(title, loc="left", color=_INK, fontsize=11)
+    axes.set_xlabel(x, color=_INK)
+    axes.tick_params(length=0, labelcolor=_INK)
+    axes.grid(color=_FAINT, linewidth=0.6)
+    axes.spines[:].set_visible(False)
+    axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
 
 
 def _figure(width: float, height: float) -> "Figure":
