@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROAD = ("window", "sentiment", "tagging", "language_model", "memory", "translate", "keywords", "caption", "frames",
         "ctc", "attention", "recurrence", "contexts", "pronounce", "pretrained_g2p", "pretrained_minilm",
-        "charlm", "generate")
+        "charlm", "generate", "side_by_side")
 
 
 def main() -> None:
