@@ -44,6 +44,9 @@ class Finding(NamedTuple):
     sentence: str
     command: str
 
+    def __str__(self) -> str:
+        return f"{self.sentence}\n    {self.command}"
+
 
 def diagnose(facts: Facts) -> list[Finding]:
     """What is wrong, the first cause first; nothing if a kernel ran."""
@@ -190,10 +193,8 @@ def main() -> int:
     devices = [name for name, _ in facts.devices] or ["no device"]
     print(*about_numpy(), "; ".join(packages + devices), sep="\n")
     findings = diagnose(facts)
-    for finding in findings:
-        print(f"\n{finding.sentence}\n    {finding.command}")
-    if not findings:
-        print(f"\nAll is well: a kernel ran on {facts.devices[0][0]}.")
+    for text in list(map(str, findings)) or [f"All is well: a kernel ran on {facts.devices[0][0]}."]:
+        print(f"\n{text}")
     return 1 if findings else 0
 
 

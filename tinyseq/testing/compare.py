@@ -10,8 +10,6 @@ import numpy as np
 from tinyseq import backends
 from tinyseq.tensor import describe, joint, users_line, watching
 
-Host = np.ndarray[Any, Any]
-
 
 class parity(watching):
     """Run a training on its own backend and on NumPy in step; AssertionError names the first op in which they part.
@@ -74,7 +72,7 @@ def difference(found: Any, expected: Any, size: float = 0.0, tolerance: float = 
 
     `size` is that of what they were computed from.
     """
-    ours, theirs = (list(map(_host, _flat(x))) for x in (found, expected))
+    ours, theirs = (list(_flat(_hosts(x))) for x in (found, expected))
     if len(ours) != len(theirs):
         return f"{len(ours)} arrays, {len(theirs)} expected"
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
@@ -110,17 +108,13 @@ def _flat(x: Any) -> Iterator[Any]:
         yield x
 
 
-def _host(array: Any) -> Host:
-    return np.asarray(backends.of(array).asnumpy(array))
-
-
 def _hosts(x: Any) -> Any:
     """`x` with its arrays on the host."""
     if isinstance(x, dict):
         return {k: _hosts(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
         return (list if isinstance(x, list) else tuple)(map(_hosts, x))
-    return _host(x) if hasattr(x, "dtype") and not isinstance(x, (type, np.dtype)) else x
+    return np.asarray(backends.of(x).asnumpy(x)) if hasattr(x, "dtype") and not isinstance(x, type) else x
 
 
 def _largest(x: Any) -> float:

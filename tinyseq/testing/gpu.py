@@ -226,12 +226,11 @@ def table(torch: Any, wait: Callable[[], Any], sizes: Sequence[tuple[int, int]])
     beside = torch is not None and torch.cuda.is_available()
     lines = [f"float32, {TIME} steps in time, Adam; the median of blocks of training steps", "",
              "| model | width | batch | tinyseq | PyTorch | ratio |", "|---|---|---|---|---|---|"]
-    for kind in MODELS:
-        for width, batch in sizes:
-            ours, theirs = milliseconds(training(kind, width, batch), wait), math.nan
-            if beside:
-                theirs = milliseconds(torch_training(torch, "cuda", kind, width, batch), torch.cuda.synchronize)
-            lines.append(f"| {kind} | {width} | {batch} | {ours:.2f} | {theirs:.2f} | {ours / theirs:.2f} |")
+    for kind, (width, batch) in itertools.product(MODELS, sizes):
+        ours, theirs = milliseconds(training(kind, width, batch), wait), math.nan
+        if beside:
+            theirs = milliseconds(torch_training(torch, "cuda", kind, width, batch), torch.cuda.synchronize)
+        lines.append(f"| {kind} | {width} | {batch} | {ours:.2f} | {theirs:.2f} | {ours / theirs:.2f} |")
     return lines
 
 
@@ -240,9 +239,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="check and time small sizes only")
     parser.add_argument("--out", default="tinyseq-gpu-report.md", metavar="FILE", help="where the report goes")
     options = parser.parse_args(arguments)
-    findings = doctor.diagnose(doctor.probe())
-    if findings:
-        sys.exit("\n".join(f"{finding.sentence}\n    {finding.command}" for finding in findings))
+    if findings := doctor.diagnose(doctor.probe()):
+        sys.exit("\n".join(map(str, findings)))
     with backends.use_backend("cupy"):
         text, right = report(options.quick)
     Path(options.out).write_text(text, encoding="utf-8")
