@@ -110,7 +110,7 @@ def train(model: Asking, words: data.Vocabulary, rng: random.Random, steps: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000, help="how many updates (1000)")
-    parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
+    parser.add_argument("--seed", type=int, default=2, help="where the random numbers begin (2)")
     options = parser.parse_args()
     ts.manual_seed(options.seed)
     rng = random.Random(options.seed)
