@@ -11,12 +11,12 @@ import builtins
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from tinyseq import backends
-from tinyseq.tensor import Array, Axis, Like, Tensor, namespace, op
+from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, namespace, op
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
 Outs = tuple[tuple[Tensor, ...], Any]
@@ -275,10 +275,9 @@ def _step(name: str, doc: str) -> Callable[[Tensor], Tensor]:
     return _named(name, doc, lambda x: (getattr(namespace(x), name)(x), (_zero,)))
 
 
-def _named(name: str, doc: str, body: Any) -> Callable[..., Tensor]:
+def _named(name: str, doc: str, body: Callable[P, tuple[R, Any]]) -> Callable[P, R]:
     body.__name__, body.__qualname__, body.__doc__ = name, name, doc
-    made: Callable[..., Tensor] = op(body)
-    return made
+    return op(body)
 
 
 square = _of_input("square", "x * x.", lambda xp, x: 2 * x)
@@ -482,7 +481,11 @@ def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     return y, (pull,)
 
 
-def _extreme(name: str, doc: str) -> Callable[..., Tensor]:
+class _Reduction(Protocol):
+    def __call__(self, x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
+
+
+def _extreme(name: str, doc: str) -> _Reduction:
     """The op `max` or `min` over axes: entries of x that equal the result share the gradient."""
 
     def body(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
@@ -522,7 +525,7 @@ def cumulative_sum(x: Tensor, axis: int = -1) -> Out:
     return xp.cumulative_sum(x, axis=axis), (back,)
 
 
-def _found(name: str, doc: str) -> Callable[..., Tensor]:
+def _found(name: str, doc: str) -> _Reduction:
     """The op `name` over axes, without a gradient."""
 
     def body(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
@@ -770,16 +773,18 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float 
     return namespace(x).pad(x, pad_width, constant_values=constant_values), (lambda g: g[inside],)
 
 
-def _triangle(name: str, doc: str) -> Callable[..., Tensor]:
-    def body(x: Tensor, k: int = 0) -> Out:
-        part = getattr(_of_matrices(x), name)
-        return part(x, k=k), (lambda g: part(g, k=k),)
+@op
+def tril(x: Tensor, k: int = 0) -> Out:
+    """Zero above the k-th diagonal of each matrix."""
+    xp = _of_matrices(x)
+    return xp.tril(x, k=k), (lambda g: xp.tril(g, k=k),)
 
-    return _named(name, doc, body)
 
-
-tril = _triangle("tril", "Zero above the k-th diagonal of each matrix.")
-triu = _triangle("triu", "Zero below the k-th diagonal of each matrix.")
+@op
+def triu(x: Tensor, k: int = 0) -> Out:
+    """Zero below the k-th diagonal of each matrix."""
+    xp = _of_matrices(x)
+    return xp.triu(x, k=k), (lambda g: xp.triu(g, k=k),)
 
 
 # --- indexing ------------------------------------------------------------------------------------------------------
