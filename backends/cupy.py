@@ -402,7 +402,7 @@ class CupyBackend(NumpyBackend):
 
     def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int, start: int = 0) -> Array:
         keep = cp.empty(start % 8 + math.prod(shape), dtype=bool)
-        threshold = min(round(p * 2**32), 2**32 - 1) if p < 1 else 2**32  # which no 32 bits reach
+        threshold = round(p * 2**32)  # 2**32, where p is 1, is reached by no 32 bits
         launch("dropout_mask", np.dtype("f"), (keep.size + 7) // 8, seed, stream, start // 8, threshold, keep,
                keep.size)
         return keep[start % 8:].reshape(shape)

@@ -380,11 +380,9 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
     def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int, start: int = 0) -> Array:
         """Boolean array of `shape`, True (keep) with probability 1 - p: where 32 random bits are >= p
         2**32. It is the stretch from entry `start` of a longer one."""
-        if p >= 1:
-            return self.xp.zeros(shape, dtype=bool)
         skip, n = start % 8, math.prod(shape)
         bits = self.random_raw(seed, stream, (skip + n + 1) // 2, start // 8).view(self.xp.uint32)[skip:skip + n]
-        return (bits >= min(round(p * 2**32), 2**32 - 1)).reshape(shape)
+        return (bits >= round(p * 2**32)).reshape(shape)  # 2**32, where p is 1, is reached by no 32 bits
 
     # ---- optimizer steps, in place on lists of arrays
 
