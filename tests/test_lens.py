@@ -57,8 +57,30 @@ def test_gates_are_counted() -> None:
     lstm.weight_hh_l0.data = weights
     assert lens.gate_saturation(lstm, np.zeros((3, 4, 1), np.float32))["f"].tolist() == [[0, 0], [0, 1], [0, 1], [0, 1]]
     assert lens.gate_saturation(nn.RNN(1, 2), np.zeros((3, 4, 1), np.float32)) == {}
-    with pytest.raises(ValueError, match="got 2 layers"):
-        lens.gradients_through_time(nn.RNN(1, 2, 2), np.zeros((3, 4, 1)), ts.sum)
+
+
+def test_what_it_cannot_measure_is_refused() -> None:
+    x = np.zeros((2, 4, 1), np.float32)
+    with pytest.raises(ValueError, match="gradients_through_time: expected one layer.*got 2 layers"):
+        lens.gradients_through_time(nn.RNN(1, 2, 2), x, ts.sum)
+    with pytest.raises(ValueError, match="gate_saturation: expected one layer.*got 2 layers"):
+        lens.gate_saturation(nn.GRU(1, 2, 2), x)
+    for lengths in ([1, 5], [-1, 2], [1.5, 2.0], [1], [[1, 2]]):
+        for run in (lambda n: lens.gradients_through_time(nn.RNN(1, 2), x, ts.sum, n),
+                    lambda n: lens.gate_saturation(nn.GRU(1, 2), x, n)):
+            with pytest.raises(ValueError, match="integers"):
+                run(lengths)
+
+
+def test_gates_are_open_above_nine_tenths_and_shut_below_one() -> None:
+    gru = nn.GRU(1, 8)
+    for parameter in gru.parameters():
+        parameter.data = 0.0 * parameter.data
+    bias = np.zeros(24, np.float32)
+    p = np.array([0.01, 0.08, 0.12, 0.5, 0.85, 0.88, 0.92, 0.99])
+    bias[:8] = np.log(p / (1 - p))
+    gru.bias_ih_l0.data = bias
+    assert lens.gate_saturation(gru, np.zeros((1, 1, 1), np.float32))["r"].tolist() == [[0.25, 0.25]]
 
 
 def test_the_picture_names_models_and_gates(tmp_path: Path) -> None:

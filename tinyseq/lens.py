@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyseq import functional, ops
+from tinyseq.nn.multihead import length_mask
 from tinyseq.tensor import Like, Tensor, grad
 
 Host = np.ndarray[Any, Any]
@@ -21,9 +22,7 @@ def gradients_through_time(layer: Any, x: Like, loss: Callable[[Tensor], Tensor]
     (B, T, H). The derivative is the total one, by way of the output at step t and of all later steps: the sequence is
     fed step by step. Past the end of a row it is 0.
     """
-    if layer.num_layers > 1 or layer.bidirectional:
-        raise ValueError("gradients_through_time: expected one layer in one direction, whose output is its state; got "
-                         f"{layer.num_layers} layers, bidirectional={layer.bidirectional}")
+    _single("gradients_through_time", layer.num_layers, layer.bidirectional)
     x, state = ops.asarray(x), None
     outputs, states, real = [], [], _real(x, lengths)
     for t in range(x.shape[1]):
@@ -40,8 +39,10 @@ def gradients_through_time(layer: Any, x: Like, loss: Callable[[Tensor], Tensor]
 def gate_saturation(layer: Any, x: Like, lengths: Any = None) -> dict[str, Host]:
     """For each gate of a GRU (r, z) or LSTM (i, f, o) the fractions below 0.1 and above 0.9 by step, (T, 2).
 
-    Over the hidden units of all rows that have not ended; the first layer, forwards. An RNN has no gates.
+    Over the hidden units of all rows that have not ended; `layer` has one layer, of which the direction forwards
+    counts. An RNN has no gates.
     """
+    _single("gate_saturation", layer.num_layers)
     x, real = ops.asarray(x), _real(x, lengths)
     y = layer(x, lengths=lengths)[0].detach()[:, :-1, : layer.hidden_size]
     before = ops.pad(y, [(0, 0), (1, 0), (0, 0)])
@@ -56,5 +57,12 @@ def gate_saturation(layer: Any, x: Like, lengths: Any = None) -> dict[str, Host]
 
 def _real(x: Any, lengths: Any) -> Host:
     """(B, T), True before the end of each row."""
-    steps = np.arange(x.shape[1])[None]
-    return np.repeat(steps >= 0, x.shape[0], 0) if lengths is None else steps < np.asarray(lengths)[:, None]
+    batch, steps, *_ = x.shape
+    return length_mask(np.full(batch, steps) if lengths is None else lengths, steps).numpy()
+
+
+def _single(name: str, layers: int, bidirectional: bool = False) -> None:
+    """Refuse what has other outputs than the states that are asked for."""
+    if layers > 1 or bidirectional:
+        raise ValueError(f"{name}: expected one layer in one direction, whose output is its state; got {layers} "
+                         f"layers, bidirectional={bidirectional}")
