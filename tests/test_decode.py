@@ -439,7 +439,7 @@ def test_what_makes_no_sense_is_refused_by_name() -> None:
         (lambda: score(decoder, state, START, [[1, 2]]), r"expected integers \(3, T\)"),
         (lambda: score(decoder, state, START, np.zeros((3, 2))), "got float64"),
         (lambda: score(decoder, state, START, np.zeros((3, 2), int), [1, 2]), "and 2 lengths"),
-        (lambda: score(decoder, state, START, np.zeros((3, 2), int), [1, 2, 3]), "integers from 0 to 2"),
+        (lambda: score(decoder, state, START, np.zeros((3, 2), int), [1, 2, 3]), "integers from 0 to the 2 steps"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -390,8 +390,8 @@ ROWS = [
         ("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, None, np.ones(2), r"b_hh of shape \(6,\)"),
         *(("gru", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, None, None, lengths, message)
           for lengths, message in ((np.ones(3, int), r"2 integers.*\(3,\)"), (np.ones(2, bool), "dtype bool"),
-                                   ([0.5, 1.0], "dtype float64"), ([0, 6], "from 0 to the 5 steps.*0 to 6"),
-                                   ([-1, 2], "-1 to 2"))),
+                                   ([0.5, 1.0], "dtype float64"), ([0, 6], r"from 0 to the 5 steps.*\[0, 6\]"),
+                                   ([-1, 2], r"\[-1, 2\]"))),
         ("gru", np.ones((2, 5, 4)), np.ones((2, 2), "float32"), None, *three, "x float64, h0 float32.*astype")]),
     Row("cross_entropy", class_loss(True), cross_entropy, torch_classes("cross_entropy"), [
         *class_errors, (a, np.zeros(2, int), {"label_smoothing": 1.5}, "label_smoothing.*1.5")]),

@@ -61,9 +61,9 @@ def test_gates_are_counted() -> None:
 
 def test_what_it_cannot_measure_is_refused() -> None:
     x = np.zeros((2, 4, 1), np.float32)
-    with pytest.raises(ValueError, match="gradients_through_time: expected one layer.*got 2 layers"):
+    with pytest.raises(ValueError, match=r"gradients_through_time: expected one layer.*got 2 layers"):
         lens.gradients_through_time(nn.RNN(1, 2, 2), x, ts.sum)
-    with pytest.raises(ValueError, match="gate_saturation: expected one layer.*got 2 layers"):
+    with pytest.raises(ValueError, match=r"gate_saturation: expected one layer.*got 2 layers"):
         lens.gate_saturation(nn.GRU(1, 2, 2), x)
     for lengths in ([1, 5], [-1, 2], [1.5, 2.0], [1], [[1, 2]]):
         for run in (lambda n: lens.gradients_through_time(nn.RNN(1, 2), x, ts.sum, n),

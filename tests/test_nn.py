@@ -286,8 +286,9 @@ def test_a_recurrent_layers_gradients_and_shapes(kind: str) -> None:
 
 @pytest.mark.parametrize("bad, message", [
     ({"lengths": [1]}, r"2 integers.*\(1,\)"), ({"lengths": [1.0, 2.0]}, "float64"),
-    ({"lengths": [0, 5]}, "from 0 to the 4 steps.*0 to 5"), ({"lengths": [-1, 2]}, "-1 to 2"),
-    ({"h0": ts.zeros((2, 2, 3))}, r"= \(1, 2, 3\) .*, got shape \(2, 2, 3\)")])
+    ({"lengths": [0, 5]}, r"from 0 to the 4 steps.*\[0, 5\]"), ({"lengths": [-1, 2]}, r"\[-1, 2\]"),
+    ({"h0": ts.zeros((2, 2, 3))}, r"= \[\(1, 2, 3\)\], got .*\[\(2, 2, 3\)\]"),
+    ({"h0": [1, 2, 3]}, r"GRU: expected .* initial state of 1 tensors .*got x \(2, 4, 2\) and \[\(3,\)\]")])
 def test_wrong_lengths_and_states_are_named(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         nn.GRU(2, 3)(ts.zeros((2, 4, 2)), **bad)
@@ -297,13 +298,26 @@ def test_wrong_recurrent_layers_are_named() -> None:
     for kind, sizes, options, message in (
         (nn.GRU, (2, 3), {"batch_first": False}, "permute_dims"), (nn.RNN, (2, 0), {}, "at least 1"),
         (nn.RNN, (2, 3), {"nonlinearity": "gelu"}, "'gelu'"), (nn.GRU, (2, 3), {"reset": "never"}, "'never'"),
+        (nn.GRU, (2, 3), {"dropout": 1.0}, "GRU: expected 0 <= dropout < 1, got 1.0"),
+        (nn.Scan, (nn.GRUCell, 2, 3), {"dropout": -0.1}, "Scan: expected 0 <= dropout < 1, got -0.1"),
+        (nn.LSTM, (2, 3), {"recurrent_dropout": 1}, "LSTM: expected 0 <= recurrent_dropout < 1, got 1"),
     ):
         with pytest.raises(ValueError, match=message):
             kind(*sizes, **options)
     with pytest.raises(TypeError, match="pair"):
         nn.LSTM(2, 3)(ts.zeros((1, 1, 2)), ts.zeros((1, 1, 3)))
-    with pytest.raises(ValueError, match="2 tensors, got 1"):
+    with pytest.raises(ValueError, match=r"2 tensors .*got x \(1, 1, 2\) and \[\(1, 1, 3\)\]"):
         nn.LSTM(2, 3)(ts.zeros((1, 1, 2)), (ts.zeros((1, 1, 3)),))
+
+
+def test_arguments_stand_in_torchs_order_and_no_rows_need_no_lengths() -> None:
+    for layer in (nn.LSTM(2, 3, 2, False, True, 0.5, True), nn.GRU(2, 3, 2, False, True, 0.5, True),
+                  nn.RNN(2, 3, 2, "relu", False, True, 0.5, True)):
+        assert (layer.dropout, layer.bidirectional, len(layer.parameters())) == (0.5, True, 8)
+        assert layer(np.zeros((0, 4, 2), np.float32), lengths=[])[0].shape == (0, 4, 6)
+    with pytest.raises(ValueError, match="permute_dims"):
+        nn.GRU(2, 3, 1, True, False)
+    assert nn.GRUCell(2, 3, False).reset == "after" and nn.RNNCell(2, 3, False, "relu").nonlinearity == "relu"
 
 
 def test_dropout_stands_between_layers_and_in_training_only() -> None:

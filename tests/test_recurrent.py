@@ -102,14 +102,26 @@ def test_wrong_cells_and_inputs_of_cells_are_named() -> None:
         (lambda: nn.GRUCell(2, 3, reset="never"), "GRUCell: reset must be 'after' or 'before', got 'never'"),
         (lambda: nn.RNNCell(2, 3, nonlinearity="gelu"), "RNNCell: nonlinearity must be 'tanh' or 'relu', got 'gelu'"),
         (lambda: nn.GRUCell(2, 3)(x, h[:1]), r"GRUCell: expected x \(batch, 2\).*\[\(4, 3\)\], got x .*\[\(1, 3\)\]"),
+        (lambda: nn.GRUCell(2, 3)(x, [1, 2, 3]), r"GRUCell: expected .*1 tensors .*got x \(4, 2\) and \[\(3,\)\]"),
         (lambda: nn.GRUCell(2, 3)(x[0]), r"expected x \(batch, 2\).*got x \(2,\)"),
         (lambda: nn.LSTMCell(2, 3)(x, h), r"LSTMCell: .*\[\(4, 3\), \(4, 3\)\], got x \(4, 2\) and \[\(3,\), "),
         (lambda: nn.LSTMCell(2, 3)(x, (h,)), r"\[\(4, 3\), \(4, 3\)\], got x \(4, 2\) and \[\(4, 3\)\]"),
-        (lambda: nn.GRUCell(2, 3)(x[:, :1], h), r"weight \(O, I\)"),
+        (lambda: nn.GRUCell(2, 3)(x[:, :1], h), r"expected x \(batch, 2\).*got x \(4, 1\)"),
     ):
         with pytest.raises(ValueError, match=message):
             run()
     assert repr(nn.LSTMCell(2, 3)) == "LSTMCell(2, 3)"
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_cells_take_arrays_as_layers_do(kind: str) -> None:
+    cell, rng = getattr(nn, kind + "Cell")(2, 3), np.random.default_rng(0)
+    x, h, c = (normal(rng, 4, n, dtype="float32") for n in (2, 3, 3))
+    state: Any = (h, c) if kind == "LSTM" else h
+    held: Any = (ts.asarray(h), ts.asarray(c)) if kind == "LSTM" else ts.asarray(h)
+    for given_, expected in ((cell(x, state), cell(ts.asarray(x), held)), (cell(x), cell(ts.asarray(x)))):
+        same(ts.stack(tensors(*given_)) if kind == "LSTM" else given_,
+             ts.stack(tensors(*expected)) if kind == "LSTM" else expected)
 
 
 # --- a scan over any cell ------------------------------------------------------------------------------------------
@@ -290,14 +302,16 @@ def test_wrong_cells_of_a_scan_are_named() -> None:
             nn.Scan(Wrong, 1, 3)(ts.zeros((2, 4, 1)))
     scan = nn.Scan(nn.LSTMCell, 2, 3)
     for bad, message in (
-        ({"state": ts.zeros((1, 2, 3))}, "Scan: expected an initial state of 2 tensors, got 1"),
-        ({"state": (ts.zeros((1, 2, 3)), ts.zeros((1, 1, 3)))}, r"= \(1, 2, 3\) .*got shape \(1, 1, 3\)"),
+        ({"state": ts.zeros((1, 2, 3))}, r"Scan: .*2 tensors .*, got x \(2, 4, 2\) and \[\(1, 2, 3\)\]"),
+        ({"state": (ts.zeros((1, 2, 3)), ts.zeros((1, 1, 3)))}, r"= \[\(1, 2, 3\), .*got .* \(1, 1, 3\)\]"),
         ({"lengths": [1, 5]}, "from 0 to the 4 steps"),
     ):
         with pytest.raises(ValueError, match=message):
             scan(ts.zeros((2, 4, 2)), **bad)
-    with pytest.raises(ValueError, match=r"Scan: expected x \(batch, time, 2\), got shape \(2, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"Scan: expected x \(batch, time, 2\).*, got x \(2, 4, 3\)"):
         scan(ts.zeros((2, 4, 3)))
+    with pytest.raises(TypeError, match=r"Scan: expected a class or function .*got a module: GRUCell\(2, 3\)"):
+        nn.Scan(nn.GRUCell(2, 3), 2, 3)
 
 
 # --- dropout on the state, and pieces -----------------------------------------------------------------------------

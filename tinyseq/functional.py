@@ -477,17 +477,19 @@ def _lengths(lengths: Like, x: Tensor) -> Any:
     """The lengths (B,) of x's rows, checked; None where all rows have full length. On a device nobody looks."""
     if lengths is None or x.ndim != 3:  # which the op itself refuses
         return None
+    data = checked_lengths(lengths, x.shape[1], x.shape[0])
+    return None if isinstance(data, np.ndarray) and data.min(initial=x.shape[1]) == x.shape[1] else data
+
+
+def checked_lengths(lengths: Like, steps: int, rows: int | None = None) -> Any:
+    """Lengths (B,), integers from 0 to `steps`, as an array; on a device nobody looks at them. B is `rows` if given."""
     data = lengths._data if isinstance(lengths, Tensor) else lengths
     data = data if type(data) in backends.arrays else np.asarray(data)
-    if data.shape != x.shape[:1] or data.dtype.kind not in "iu":
-        raise ValueError(f"scan: expected lengths as {x.shape[0]} integers, one a row of x, got shape {data.shape} and "
-                         f"dtype {data.dtype}")
-    if not isinstance(data, np.ndarray) or not data.size:
-        return data
-    if data.min() < 0 or data.max() > x.shape[1]:
-        raise ValueError(f"scan: lengths must be from 0 to the {x.shape[1]} steps of x, got {data.min()} to "
-                         f"{data.max()}")
-    return None if data.min() == x.shape[1] else data
+    wrong = data.ndim != 1 or rows not in (None, len(data)) or (data.size and data.dtype.kind not in "iu")
+    if wrong or (isinstance(data, np.ndarray) and not 0 <= data.min(initial=0) <= data.max(initial=0) <= steps):
+        raise ValueError(f"expected lengths as {'B' if rows is None else rows} integers from 0 to the {steps} steps, "
+                         f"got shape {data.shape} and dtype {data.dtype}: {data.tolist()}")
+    return data
 
 
 def scan(

@@ -48,10 +48,7 @@ class Attending(Module):
 
 def length_mask(lengths: Like, steps: int) -> Tensor:
     """(B,) lengths -> (B, steps) booleans: True at the real positions. On a device nobody looks at the lengths."""
-    data = lengths._data if isinstance(lengths, Tensor) else np.asarray(lengths)
-    host = isinstance(data, np.ndarray) and data.size
-    if data.ndim != 1 or data.dtype.kind not in "iu" or (host and not 0 <= data.min() <= data.max() <= steps):
-        raise ValueError(f"expected lengths (B,), integers from 0 to {steps}, got {lengths!r}")
+    data = functional.checked_lengths(lengths, steps)
     return ops.asarray(namespace(data).arange(steps) < data[:, None])
 
 

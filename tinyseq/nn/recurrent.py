@@ -2,14 +2,14 @@
 
 One layout: x (batch, time, features). Any batch of sequences of unequal length comes padded, with `lengths` (batch,):
 unsorted, zero allowed. Nothing in the padding is looked at, outputs there are 0, a final state is that of the last
-real step, and the reverse direction starts there. Constructor arguments, initial distributions, the order of gates and
-the names in state_dict are PyTorch's.
+real step, and the reverse direction starts there. Constructor arguments (what PyTorch lacks by name alone), initial
+distributions, the order of gates and the names in state_dict are PyTorch's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ KINDS = {"tanh": "rnn_tanh", "relu": "rnn_relu", "after": "gru", "before": "gru_
 
 
 def _kind(module: Module, option: str, value: str, *choices: str) -> str:
-    """The name in `functional.GATES` of what one option chooses."""
+    """The name in `functional.GATES` of what one option chooses; the module keeps it under its own name."""
+    setattr(module, option, value)
     if value not in choices:
         raise ValueError(f"{type(module).__name__}: {option} must be {choices[0]!r} or {choices[1]!r}, got {value!r}")
     return KINDS[value]
@@ -43,17 +44,41 @@ def _weights(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
     return w_ih, w_hh, b_ih, b_hh
 
 
+def _begin(
+    module: Any, x: Like, state: Sequence[Like] | None, sizes: Sequence[int], *lead: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """x and the initial state, zeros unless given, of shapes (*lead, B, size); what does not fit is refused by name."""
+    x = ops.asarray(x)
+    shapes = [(*lead, *x.shape[:1], size) for size in sizes]
+    if state is None:
+        given = tuple(Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes)
+    else:
+        given = tuple(part if isinstance(part, Tensor) else ops.like(x, part) for part in state)
+    wide, found = x.ndim == 2 + len(lead) and x.shape[-1] == module.input_size, [part.shape for part in given]
+    if not wide or found != shapes:
+        axes, state_axes = ("batch, time", "layers x directions, batch") if lead else ("batch", "batch")
+        raise ValueError(f"{type(module).__name__}: expected x ({axes}, {module.input_size}) and an initial state of "
+                         f"{len(sizes)} tensors ({state_axes}, hidden) = {shapes}, got x {x.shape} and {found}")
+    return x, given
+
+
 class _Recurrent(Module):
     """What all recurrent layers share: the loop over layers and directions."""
 
     sizes: tuple[int, ...]  # of the tensors in a state: (H,), or (H, H) for h and c of an LSTM
+    dropout: float
+    recurrent_dropout: float
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int, dropout: float, bidirectional: bool) -> None:
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool, **p: float) -> None:
         if num_layers < 1 or hidden_size < 1:
             raise ValueError(f"{type(self).__name__}: num_layers and hidden_size must be at least 1, not {num_layers}, "
                              f"{hidden_size}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.dropout, self.bidirectional = dropout, bidirectional
+        self.bidirectional = bidirectional
+        for name, value in p.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{type(self).__name__}: expected 0 <= {name} < 1, got {value}")
+            setattr(self, name, value)
 
     @property
     def directions(self) -> int:
@@ -63,10 +88,9 @@ class _Recurrent(Module):
         """y (B, T, H) and the final state of one layer in one direction, k counting layers and in them directions."""
         raise NotImplementedError
 
-    def _run(self, x: Tensor, state: tuple[Tensor, ...] | None, lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _run(self, x: Like, state: Sequence[Like] | None, lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         """y (B, T, directions H) and the final states, each (layers directions, B, H)."""
-        x = ops.asarray(x)
-        state = self._start(x, state)
+        x, state = _begin(self, x, state, self.sizes, self.num_layers * self.directions)
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
@@ -81,22 +105,6 @@ class _Recurrent(Module):
             return x, tuple(part[None] for part in final)
         return x, tuple(ops.stack(list(parts)) for parts in zip(*finals, strict=True))
 
-    def _start(self, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        """The initial state, zeros unless given; wrong shapes are refused by name."""
-        name = type(self).__name__
-        if x.ndim != 3 or x.shape[2] != self.input_size:
-            raise ValueError(f"{name}: expected x (batch, time, {self.input_size}), got shape {x.shape}")
-        shapes = [(self.num_layers * self.directions, x.shape[0], size) for size in self.sizes]
-        if state is None:
-            return tuple(Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes)
-        if len(state) != len(shapes):
-            raise ValueError(f"{name}: expected an initial state of {len(shapes)} tensors, got {len(state)}")
-        for part, expected in zip(state, shapes, strict=True):
-            if part.shape != expected:
-                raise ValueError(f"{name}: expected an initial state (layers x directions, batch, hidden) = "
-                                 f"{expected} for x of shape {x.shape}, got shape {part.shape}")
-        return state
-
     def extra_repr(self) -> str:
         extra = [f"num_layers={self.num_layers}"] if self.num_layers > 1 else []
         extra += [f"dropout={self.dropout}"] if self.dropout else []
@@ -110,15 +118,15 @@ class _Fused(_Recurrent):
     kind = "lstm"
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, dropout: float = 0.0,
-        bidirectional: bool = False, batch_first: bool = True, dtype: Any = np.float32, recurrent_dropout: float = 0.0,
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = True,
+        dropout: float = 0.0, bidirectional: bool = False, *, recurrent_dropout: float = 0.0, dtype: Any = np.float32,
     ) -> None:
         if not batch_first:
             raise ValueError(f"{type(self).__name__}: tinyseq has one layout, (batch, time, features): swap the first "
                              "two axes of what goes in and comes out, x.permute_dims(1, 0, 2), and leave batch_first "
                              "at True")
-        super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
-        self.recurrent_dropout = recurrent_dropout
+        super().__init__(input_size, hidden_size, num_layers, bidirectional, dropout=dropout,
+                         recurrent_dropout=recurrent_dropout)
         self.sizes = (hidden_size,) * (2 if self.kind == "lstm" else 1)
         self._suffixes = [f"_l{k}{way}" for k in range(num_layers) for way in ("", "_reverse")[: self.directions]]
         for k, suffix in enumerate(self._suffixes):
@@ -150,7 +158,10 @@ class Scan(_Recurrent):
         self, cell: Callable[[int, int], Module], input_size: int, hidden_size: int, num_layers: int = 1,
         dropout: float = 0.0, bidirectional: bool = False,
     ) -> None:
-        super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
+        if isinstance(cell, Module):
+            raise TypeError("Scan: expected a class or function that makes the cell of each layer and direction, "
+                            f"cell(I, H), got a module: {cell!r}")
+        super().__init__(input_size, hidden_size, num_layers, bidirectional, dropout=dropout)
         self.cells: list[Module] = []
         for _ in range(num_layers):
             self.cells += [cell(input_size, hidden_size) for _ in range(self.directions)]
@@ -168,7 +179,15 @@ class Scan(_Recurrent):
         return y, final[0] if len(final) == 1 else final
 
 
-class RNN(_Fused):
+class _Plain(_Fused):
+    """What RNN and GRU share: a state of one tensor."""
+
+    def forward(self, x: Tensor, h0: Tensor | None = None, lengths: Like = None) -> tuple[Tensor, Tensor]:
+        y, (h,) = self._run(x, None if h0 is None else (h0,), lengths)
+        return y, h
+
+
+class RNN(_Plain):
     """h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or relu with `nonlinearity="relu"` (Elman 1990).
 
     x (B, T, I), `h0` (layers x directions, B, H) or None for zeros, `lengths` (B,) or None ->
@@ -181,32 +200,21 @@ class RNN(_Fused):
     """
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh",
-                 **options: Any) -> None:
-        self.nonlinearity = nonlinearity
+                 *args: Any, **options: Any) -> None:
         self.kind = _kind(self, "nonlinearity", nonlinearity, "tanh", "relu")
-        super().__init__(input_size, hidden_size, num_layers, **options)
-
-    def forward(self, x: Tensor, h0: Tensor | None = None, lengths: Like = None) -> tuple[Tensor, Tensor]:
-        y, (h,) = self._run(x, None if h0 is None else (h0,), lengths)
-        return y, h
+        super().__init__(input_size, hidden_size, num_layers, *args, **options)
 
 
-class GRU(_Fused):
+class GRU(_Plain):
     """h_t = (1 - z) n + z h_{t-1} (Cho et al. 2014); shapes as of RNN.
 
     `reset="after"` is PyTorch's and cuDNN's, n = tanh(W x + b + r (U h + d)); `reset="before"` the classic form,
     n = tanh(W x + b + U (r h) + d).
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, reset: str = "after",
-                 **options: Any) -> None:
-        self.reset = reset
+    def __init__(self, input_size: int, hidden_size: int, *args: Any, reset: str = "after", **options: Any) -> None:
         self.kind = _kind(self, "reset", reset, "after", "before")
-        super().__init__(input_size, hidden_size, num_layers, **options)
-
-    def forward(self, x: Tensor, h0: Tensor | None = None, lengths: Like = None) -> tuple[Tensor, Tensor]:
-        y, (h,) = self._run(x, None if h0 is None else (h0,), lengths)
-        return y, h
+        super().__init__(input_size, hidden_size, *args, **options)
 
 
 class LSTM(_Fused):
@@ -229,18 +237,10 @@ class _Cell(Module):
 
     kind = "lstm"
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = np.float32) -> None:
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
         self.input_size, self.hidden_size = input_size, hidden_size
         self.state_size = (hidden_size,) * (2 if self.kind == "lstm" else 1)
         _add_weights(self, self.kind, input_size, hidden_size, bias, dtype)
-
-    def _start(self, x: Tensor, *given: Tensor | None) -> list[Tensor]:
-        """The state before the step, each tensor (B, H)."""
-        shapes = [(*x.shape[:1], size) for size in self.state_size]
-        if x.ndim != 2 or [s.shape for s in given if s is not None] not in ([], shapes):
-            raise ValueError(f"{type(self).__name__}: expected x (batch, {self.input_size}) and a state of shapes "
-                             f"{shapes}, got x {x.shape} and {[None if s is None else s.shape for s in given]}")
-        return [Tensor(namespace(x._data).zeros(shapes[0], dtype=x.dtype)) if s is None else s for s in given]
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}"
@@ -249,32 +249,35 @@ class _Cell(Module):
 class RNNCell(_Cell):
     """One step of RNN: x (B, I), h (B, H) or None for zeros -> the next h (B, H)."""
 
+    nonlinearity: str
+
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh",
-                 dtype: Any = np.float32) -> None:
-        self.nonlinearity = nonlinearity
+                 **options: Any) -> None:
         self.kind = _kind(self, "nonlinearity", nonlinearity, "tanh", "relu")
-        super().__init__(input_size, hidden_size, bias, dtype)
+        super().__init__(input_size, hidden_size, bias, **options)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
-        return functional.rnn_cell(x, self._start(x, h)[0], *_weights(self), nonlinearity=self.nonlinearity)
+        x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
+        return functional.rnn_cell(x, h, *_weights(self), nonlinearity=self.nonlinearity)
 
 
 class GRUCell(_Cell):
     """One step of GRU: x (B, I), h (B, H) or None for zeros -> the next h (B, H)."""
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, reset: str = "after",
-                 dtype: Any = np.float32) -> None:
-        self.reset = reset
+    reset: str
+
+    def __init__(self, input_size: int, hidden_size: int, *args: Any, reset: str = "after", **options: Any) -> None:
         self.kind = _kind(self, "reset", reset, "after", "before")
-        super().__init__(input_size, hidden_size, bias, dtype)
+        super().__init__(input_size, hidden_size, *args, **options)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
-        return functional.gru_cell(x, self._start(x, h)[0], *_weights(self), reset=self.reset)
+        x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
+        return functional.gru_cell(x, h, *_weights(self), reset=self.reset)
 
 
 class LSTMCell(_Cell):
     """One step of LSTM: x (B, I), the state (h, c), both (B, H), or None for zeros -> the next (h, c)."""
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        h, c = self._start(x, *((None, None) if state is None else state))
+        x, (h, c) = _begin(self, x, state, self.state_size)
         return functional.lstm_cell(x, h, c, *_weights(self))
