@@ -73,7 +73,8 @@ cells, flags, seeds = st.sampled_from(["RNN", "GRU", "LSTM"]), st.booleans(), st
 def test_keras_weights(cell: str, after: bool, relu: bool, bias: bool, two: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     x, weights = normal(rng, B, T, I), keras_weights(rng, cell, after, bias)
-    config: dict[str, Any] = {"activation": "relu" if cell == "RNN" and relu else "tanh", "reset_after": after}
+    config: dict[str, Any] = {"activation": "relu" if cell == "RNN" and relu else "tanh", "reset_after": after,
+                              "use_bias": bias}
     expected = keras(cell, after, relu, x, weights)
     if two:
         back = keras_weights(rng, cell, after, bias)
@@ -140,6 +141,7 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
     after_w, before_w = (keras_weights(rng, "GRU", after, True) for after in (True, False))
     lstm_w, onnx_w = keras_weights(rng, "LSTM", True, True), [np.ones((1, 4 * H, n)) for n in (I, H)]
     gru_w = [np.ones((1, 3 * H, n)) for n in (I, H)]
+    two, saved = {"layer": {"config": {}}, "merge_mode": "concat"}, {"class_name": "LSTM", "config": {}}
     both = r"U \(r \* h\).*; the GRU here computes n = tanh\(W x \+ b \+ r \* \(U h"
     refused = [
         (convert.from_torch, (before, gru.state_dict()), {}, r"r \* \(U h \+ d\).*here computes.* U \(r \* h\)"),
@@ -153,6 +155,11 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
         (convert.from_keras, (lstm, lstm_w * 2, {"layer": {"config": {}}, "merge_mode": "sum"}), {}, "merge_mode"),
         (convert.from_keras, (lstm, lstm_w * 2, {"layer": {"config": {}}, "merge_mode": "concat"}), {}, "1 direction"),
         (convert.from_keras, (lstm, lstm_w, {}), {"index": 1}, "weight_ih_l1"),
+        (convert.from_keras, (lstm, lstm_w * 2, {}), {}, "3 arrays: .* and 6 arrays"),
+        (convert.from_keras, (lstm, lstm_w, two), {}, "6 arrays: .* and 3 arrays"),
+        (convert.from_keras, (lstm, lstm_w, {"use_bias": False}), {}, "2 arrays: .* and 3 arrays"),
+        (convert.from_keras, (lstm, lstm_w[:2], {}), {}, "3 arrays: .* and 2 arrays"),
+        (convert.from_keras, (lstm, lstm_w, saved), {}, r"get_config\(\).*\['class_name', 'config'\]"),
         (convert.from_onnx, (gru, *gru_w), {}, both),
         (convert.from_onnx, (before, *gru_w), {"linear_before_reset": 1}, r"r \* \(U h \+ d\)"),
         (convert.from_onnx, (lstm, *onnx_w, None, np.ones((1, 3 * H))), {}, "peepholes"),
@@ -161,9 +168,19 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
         (convert.from_onnx, (rnn, *[w[:, :H] for w in onnx_w]), {"activations": ["Affine"]}, "Affine"),
         (convert.from_onnx, (lstm, *onnx_w), {"clip": 3.0}, "clip=3.0"),
         (convert.from_onnx, (lstm, *onnx_w), {"input_forget": 1}, "input_forget=1"),
+        (convert.from_onnx, (lstm, *onnx_w), {"hidden_size": 3}, "hidden_size=3 in place of 2"),
+        (convert.from_onnx, (lstm, *onnx_w), {"linear_after_reset": 1}, r"before_reset'\], got \['linear_after"),
         (convert.from_onnx, (lstm, *onnx_w), {"direction": "reverse"}, "direction='reverse'"),
         (convert.from_onnx, (lstm, *gru_w), {}, r"weight_ih_l0: \(6, 3\) given, \(8, 3\) here"),
     ]
     for function, arguments, options, words in refused:
         with pytest.raises(ValueError, match=words):
             function(*arguments, **options)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(I, H), nn.Scan(nn.GRUCell, I, H), nn.GRUCell(I, H), {}], ids=repr)
+def test_weights_are_for_recurrent_layers_alone(layer: Any) -> None:
+    for function, arguments in ((convert.from_torch, ({},)), (convert.from_keras, ([], {})),
+                                (convert.from_onnx, ([], []))):
+        with pytest.raises(TypeError, match=f"expected the nn.RNN, GRU or LSTM .*got a {type(layer).__name__}"):
+            function(layer, *arguments)

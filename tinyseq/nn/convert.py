@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyseq.nn.recurrent import GRU, LSTM, RNN
+
 State = dict[str, Any]
 EQUATIONS = {
     "rnn_tanh": "h' = tanh(W x + b + U h + d)",
@@ -27,7 +29,7 @@ def from_torch(layer: Any, state: Mapping[str, Any]) -> State:
 
     Values are tensors on the CPU, or arrays. A state_dict does not tell tanh from relu: choose `nonlinearity` alike.
     """
-    _same(layer, EQUATIONS["gru" if layer.kind == "gru_before" else layer.kind])
+    _same(layer, EQUATIONS["gru" if _name(layer) == "GRU" else layer.kind])
     if any(key.startswith("weight_hr") for key in state):
         _same(layer, "h' = W_hr (o * tanh(c')), which is proj_size > 0")
     return {key: np.asarray(value) for key, value in state.items()}
@@ -39,15 +41,20 @@ def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], in
     For each direction a kernel (I, G H), a recurrent_kernel (H, G H), and, with `use_bias`, a bias (G H,), or (2, G H)
     for a GRU with `reset_after`; the gates in the order z, r, h or i, f, c, o. What `config` lacks is as by default.
     """
+    name = _name(layer)
     two = "layer" in config
     cell = config["layer"]["config"] if two else config
-    name, f, g = type(layer).__name__, cell.get("activation", "tanh"), cell.get("recurrent_activation", "sigmoid")
+    size = 2 + cell.get("use_bias", True)
+    if "class_name" in config or len(weights) != size * (1 + two):
+        raise ValueError(f"from_keras: expected what get_config() returns, as is, and {size * (1 + two)} arrays: a "
+                         "kernel, recurrent_kernel, and with use_bias a bias, for each direction; got the keys "
+                         f"{sorted(config)} and {len(weights)} arrays")
+    f, g = cell.get("activation", "tanh"), cell.get("recurrent_activation", "sigmoid")
     kind = {"RNN": f"rnn_{f}", "GRU": "gru" if cell.get("reset_after", True) else "gru_before", "LSTM": "lstm"}[name]
     plain = name == "RNN" or (f, g) == ("tanh", "sigmoid")
     _same(layer, EQUATIONS.get(kind, f"activation={f!r}") if plain else f"activation={f!r}, recurrent_activation={g!r}")
     if cell.get("go_backwards") or (two and config.get("merge_mode") != "concat"):
         _same(layer, "y in reversed order (go_backwards), or another merge_mode than 'concat'")
-    size = len(weights) // (1 + two)
     parts = []
     for kernel, recurrent, *bias in (weights[:size], weights[size:])[: 1 + two]:
         b = np.asarray(bias[0] if bias else np.zeros(kernel.shape[1]))
@@ -63,7 +70,7 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     W (D, G H, I), R (D, G H, H), and B (D, 2 G H) or None, for D directions; the gates in the order z, r, h or
     i, o, f, c. Attributes that are left out have ONNX's defaults: `linear_before_reset` is 0.
     """
-    name = type(layer).__name__
+    name = _name(layer)
     usual = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}[name] * len(W)
     given = [f.decode() if isinstance(f, bytes) else f for f in attributes.get("activations") or usual]
     gru = "gru" if attributes.get("linear_before_reset", 0) else "gru_before"
@@ -73,13 +80,24 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     if P is not None and np.any(P):
         _same(layer, "i = sigmoid(W x + b + U h + d + P * c), and so on, with peepholes P")
     direction = "bidirectional" if len(W) == 2 else "forward"
-    for option, value in (("clip", None), ("input_forget", 0), ("direction", direction)):
+    needed = {"clip": None, "input_forget": 0, "direction": direction, "hidden_size": layer.hidden_size}
+    known = {*needed, "activations", "activation_alpha", "activation_beta", "layout", "linear_before_reset"}
+    if not attributes.keys() <= known:
+        raise ValueError(f"from_onnx: expected attributes of {sorted(known)}, got {sorted(attributes)}")
+    for option, value in needed.items():
         found = attributes.get(option, value)
         if (found.decode() if isinstance(found, bytes) else found) != value:
             _same(layer, f"{option}={found!r} in place of {value!r}")
     biases = np.zeros((len(W), 2 * np.shape(W)[1])) if B is None else np.asarray(B)
     parts = [(w, r, *np.split(b, 2)) for w, r, b in zip(np.asarray(W), np.asarray(R), biases, strict=True)]
     return _state(layer, index, parts, {"RNN": None, "GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}[name])
+
+
+def _name(layer: Any) -> str:
+    for kind in (RNN, GRU, LSTM):
+        if isinstance(layer, kind):
+            return kind.__name__
+    raise TypeError(f"expected the nn.RNN, GRU or LSTM that the weights are for, got a {type(layer).__name__}")
 
 
 def _same(layer: Any, equation: str) -> None:
