@@ -411,6 +411,23 @@ def test_a_step_gets_plain_numbers_and_a_state_without_tensors_as_they_are() -> 
     assert [h.tokens for h in found] == [[1, 3, 0, 4, 3, 3, 4, 0, 3], [2, 4, 1]]
 
 
+def test_what_is_impossible_leaves_the_beam_and_is_never_claimed() -> None:
+    asked: list[int] = []
+
+    class Fixed:
+        """The end alone has a probability in rows of state 0, token 0 alone in those of state 1."""
+
+        def step(self, tokens: Any, state: Any) -> Any:
+            asked.append(len(tokens))
+            return ts.tensor(np.where(state[0].numpy()[:, None] == [1.0, 0.0, 2.0], 0.0, -np.inf)), state
+
+    rows = (ts.tensor([0.0, 1.0]),)
+    (none,), (found,) = beam(Fixed(), rows, 2, 1, 4, 3, min_length=2)
+    assert none == Hypothesis([], None, -np.inf) and found == Hypothesis([0, 0, 0, 0], None, 0.0)
+    assert asked == [2, 1, 1, 1]                                 # one row is gone at once, and beams without a chance
+    assert beam(Fixed(), rows, 2, 1, 0) == [[Hypothesis([], None, 0.0)]] * 2
+
+
 def test_rows_of_a_state_come_in_the_order_asked_for() -> None:
     state = nn.DecoderState(*(ts.tensor(np.arange(6.0).reshape(3, 2) + i) for i in range(3)), None)
     taken = take_rows(state, np.array([2, 0, 2]))
@@ -430,10 +447,19 @@ def test_what_makes_no_sense_is_refused_by_name() -> None:
         (lambda: beam(decoder, state, START, END, 5, 2, n_best=3), "n_best=3, width=2"),
         (lambda: beam(decoder, state, START, END, 5, min_length=6), "min_length=6, max_length=5"),
         (lambda: sample(decoder, state, START, END, 5, -1.0), "temperature=-1.0"),
+        (lambda: sample(decoder, state, START, END, 5, np.nan), "temperature=nan"),
         (lambda: sample(decoder, state, START, END, 5, top_k=0), "top_k=0"),
         (lambda: sample(decoder, state, START, END, 5, top_p=0.0), "top_p=0.0"),
         (lambda: sample(decoder, state, START, END, 5, min_p=1.5), "min_p=1.5"),
-        (lambda: sample(decoder, state, START, END, 5, seed=[1, 2]), "one for each of 3 rows, got 2"),
+        (lambda: sample(decoder, state, START, END, 5, seed=[1, 2]), r"one for each of 3 rows, .*got \[1, 2\]"),
+        *((lambda s=seed: sample(decoder, state, START, END, 5, seed=s), "integers >= 0, got")
+          for seed in (-1, 1.5, "a", [1, 2, -3])),
+        *((lambda p=penalty: beam(decoder, state, START, END, 5, length_penalty=p), "length_penalty=(nan|inf)")
+          for penalty in (np.nan, np.inf)),
+        (lambda: greedy(decoder, state, START, END, -1), "max_length=-1"),
+        (lambda: sample(decoder, state, START, END, -1), "max_length=-1"),
+        (lambda: beam(decoder, state, START, END, -1), "max_length=-1"),
+        (lambda: next(stream(decoder, state, START, END, -1)), "max_length=-1"),
         (lambda: greedy(Draws(), bad, 0, 1, 5), "NaN"), (lambda: beam(Draws(), bad, 0, 1, 5), "NaN"),
         (lambda: sample(Draws(), bad, 0, 1, 5), "NaN"),
         (lambda: score(decoder, state, START, [[1, 2]]), r"expected integers \(3, T\)"),

@@ -101,10 +101,10 @@ class _Tree:
         self.weights.append(weights)
         return np.arange(len(self.nodes) - tokens.size, len(self.nodes)).reshape(tokens.shape)
 
-    def hypotheses(self, last: Array, end: int) -> list[list[Hypothesis]]:
-        """What leads to the `last` nodes (B, n), those of -1 left out; no tokens at all if there is no other."""
-        w = [part if part is None else part.numpy() for part in self.weights]
-        return [[self._trace(n, w, end) for n in row if n >= 0] or [Hypothesis([], None, 0.0)] for row in last.tolist()]
+    def hypotheses(self, last: Array, end: int, empty: float = 0.0) -> list[list[Hypothesis]]:
+        """What leads to the `last` nodes (B, n) but those of -1; where there is no other, no tokens, scored `empty`."""
+        w, none = [part if part is None else part.numpy() for part in self.weights], Hypothesis([], None, empty)
+        return [[self._trace(n, w, end) for n in row if n >= 0] or [none] for row in last.tolist()]
 
     def _trace(self, node: int, weights: list[Any], end: int) -> Hypothesis:
         path, score = [], self.nodes[node][2]
@@ -151,9 +151,9 @@ def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
     What is drawn for row i is a function of the integer `seed` and i; where each row has a seed, of seed[i] alone. By
     default `manual_seed` decides.
     """
-    if not (temperature >= 0 and (top_k is None or top_k >= 1) and 0 < top_p <= 1 and 0 <= min_p <= 1):
-        raise ValueError("decode: expected temperature >= 0, top_k >= 1, 0 < top_p <= 1 and 0 <= min_p <= 1, got "
-                         f"temperature={temperature}, top_k={top_k}, top_p={top_p}, min_p={min_p}")
+    if not (max_length >= 0 <= temperature and (top_k is None or top_k >= 1) and 0 < top_p <= 1 and 0 <= min_p <= 1):
+        raise ValueError("decode: expected max_length and temperature >= 0, top_k >= 1, 0 < top_p <= 1 and 0 <= min_p "
+                         f"<= 1, got {max_length=}, {temperature=}, {top_k=}, {top_p=}, {min_p=}")
     last = _first(state, start)
     rows, draws = np.arange(len(last)), _uniform(seed, len(last), max_length) if temperature else None
     for t in range(max_length):
@@ -181,9 +181,10 @@ def _best(logits: Tensor) -> tuple[Array, Array]:
 def _uniform(seed: Any, batch: int, steps: int) -> Array:
     """Uniform numbers (B, steps), of each row a sequence of its own."""
     seed = int(random.host_generator().integers(2**63)) if seed is None else seed
-    keys = np.array([(seed, i) for i in range(batch)] if np.ndim(seed) == 0 else [(s, 0) for s in seed], np.uint64)
-    if len(keys) != batch:
-        raise ValueError(f"decode: expected one seed, or one for each of {batch} rows, got {len(keys)}")
+    pairs = [(seed, i) for i in range(batch)] if np.ndim(seed) == 0 else [(s, 0) for s in seed]
+    if len(pairs) != batch or not all(isinstance(s, (int, np.integer)) and s >= 0 for s, _ in pairs):
+        raise ValueError(f"decode: expected one seed, or one for each of {batch} rows, integers >= 0, got {seed!r}")
+    keys = np.array(pairs, np.uint64)
     return np.array([np.random.Generator(np.random.Philox(key=key)).random(steps) for key in keys])
 
 
@@ -207,16 +208,17 @@ def _draw(logs: Tensor, draws: Array, temperature: float, top_k: int | None, top
 @no_grad()
 def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width: int = 4, *, n_best: int = 1,
          length_penalty: float = 0.0, min_length: int = 0) -> list[list[Hypothesis]]:
-    """Beam search: for each row of the batch its `n_best` hypotheses, best first (fewer where no more are possible).
+    """Beam search: for each row of the batch its `n_best` hypotheses, best first (fewer where no more are possible;
+    where none is, one without tokens, of score -inf).
 
     At each step the `width` best extensions by one token are kept; those that end leave the beam. Hypotheses Y are
     ranked by score / ((5 + |Y|) / 6)^length_penalty (Wu et al. 2016, equation 14), where |Y| counts the end, among
     those of at least `min_length` tokens. A row is done when nothing in its beam can overtake its n best any more, so
     that stopping early changes no result.
     """
-    if not 1 <= n_best <= width or not 0 <= min_length <= max_length:
-        raise ValueError("beam: expected 1 <= n_best <= width and 0 <= min_length <= max_length, got "
-                         f"n_best={n_best}, width={width}, min_length={min_length}, max_length={max_length}")
+    if not (1 <= n_best <= width and 0 <= min_length <= max_length and np.isfinite(length_penalty)):
+        raise ValueError("beam: expected 1 <= n_best <= width, 0 <= min_length <= max_length and a finite "
+                         f"length_penalty, got {n_best=}, {width=}, {min_length=}, {max_length=}, {length_penalty=}")
     last, tree = _first(state, start), _Tree()
     penalty = ((5 + np.minimum(np.arange(max_length + 2), max_length)) / 6) ** length_penalty
     ranks, best = np.full((len(last), n_best), -np.inf), np.full((len(last), n_best), -1)  # of what ended, with nodes
@@ -247,7 +249,7 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
         rows, live, scores, nodes = rows[going], live[going], scores[going], nodes[going]
         last, state = tokens[going][live], take_rows(state, places[going][live])
         places = np.where(live, np.cumsum(live).reshape(live.shape) - 1, 0)
-    return tree.hypotheses(np.where(ranks > -np.inf, best, -1), end)
+    return tree.hypotheses(np.where(ranks > -np.inf, best, -1), end, -np.inf if max_length else 0.0)
 
 
 def _top(logs: Tensor, k: int) -> tuple[Array, Array]:
