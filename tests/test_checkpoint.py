@@ -537,6 +537,13 @@ def test_numbers_are_converted_but_integers_are_not_rounded(tmp_path: Path) -> N
     assert layer.weight.data.flags.c_contiguous
 
 
+def test_nested_lists_of_a_file_are_not_unfolded(tmp_path: Path) -> None:
+    double = b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))   # a pair of twice what was there: 2^60 in all
+    path = archive(tmp_path / "a.pt", b"\x80\x02}X\x06\0\0\0weightK\x01\x85" + double + b"s.")
+    with pytest.raises(ValueError, match="expected arrays, got weight: tuple"):
+        nn.Linear(2, 1, bias=False).load(path)
+
+
 # --- names
 def test_rename_is_data() -> None:
     x = np.arange(6).reshape(2, 3)

