@@ -39,6 +39,8 @@ class Tokens:
             from tokenizers import Tokenizer
         except ImportError:
             sys.exit(f"the tokenizer needs a library: {sys.executable} -m pip install tokenizers")
+        if not path.exists():
+            sys.exit(f"{path} is not there: copy it from where the model is from")
         self.tokenizer = Tokenizer.from_file(str(path))
 
     def encode(self, text: str) -> list[int]:
