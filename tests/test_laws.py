@@ -16,11 +16,15 @@ from tinyseq.testing import check_sequence_layer
 
 FLOAT = {"dtype": "float64"}
 LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "RNN": lambda: nn.RNN(2, 3, **FLOAT),
     "RNN, relu": lambda: nn.RNN(2, 3, nonlinearity="relu", **FLOAT),
     "GRU in float32": lambda: nn.GRU(2, 3),
     "GRU, both ways, reset before": lambda: nn.GRU(2, 3, bidirectional=True, reset="before", **FLOAT),
     "LSTM, stacked": lambda: nn.LSTM(2, 3, 2, **FLOAT),
-    "Transformer": lambda: nn.TransformerEncoderLayer(2, 1, 4, batch_first=True, **FLOAT).eval(),
+    "LSTM, both ways": lambda: nn.LSTM(2, 3, bidirectional=True, **FLOAT),
+    "Transformer": lambda: nn.TransformerEncoderLayer(2, 1, 4, **FLOAT).eval(),
+    "Transformer, stacked": lambda: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(2, 1, 4, norm_first=True, **FLOAT), 2, nn.LayerNorm(2, **FLOAT)).eval(),
     "scan of LSTM cells, both ways": lambda: nn.Scan(lambda i, h: nn.LSTMCell(i, h, **FLOAT), 2, 3, bidirectional=True),
 }
 
@@ -33,7 +37,10 @@ def test_the_laws_hold(name: str) -> None:
 def test_a_layer_that_is_called_otherwise_and_keeps_no_state() -> None:
     linear = nn.Linear(2, 3, **FLOAT)
     mask = lambda x, lengths: nn.length_mask(lengths, x.shape[1])[:, :, None]
-    check_sequence_layer(linear, 2, causal=True, call=lambda x, lengths: ts.where(mask(x, lengths), linear(x), 0.0))
+    real = lambda x, lengths, y: ts.where(mask(x, lengths), y, 0.0)
+    check_sequence_layer(linear, 2, causal=True, call=lambda x, n: real(x, n, linear(real(x, n, x))))
+    with pytest.raises(AssertionError, match=r"no gradient leaks .*\n.* gradient of weight at .* is nan"):
+        check_sequence_layer(linear, 2, causal=True, call=lambda x, n: real(x, n, linear(x)))
 
 
 # --- one fault each --------------------------------------------------------------------------------------------------
@@ -136,7 +143,10 @@ FAULTS = {
         "the same call gives the same result", r"output at row 0, step 0"),
     "trimmed outputs": (
         ONE, lambda f, x, s, n: at_end(f(x, s, n), lambda y: y[:, : max(n)]),
-        "outputs are (batch, time, ...)", r"x has shape \(1, 1, 2\), the output \(1, 0, 3\)"),
+        "outputs are (batch, time, ...), and of x's dtype", r"x is float64 \(1, 1, 2\), out came float64 \(1, 0, 3\)"),
+    "another dtype": (
+        ONE, lambda f, x, s, n: at_end(f(x, s, n), lambda y: y.astype("float32")),
+        "outputs are (batch, time, ...), and of x's dtype", r"out came float32 \(1, 1, 3\), out came float64 \(1, 1, 3\)"),
 }
 
 

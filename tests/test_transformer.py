@@ -229,9 +229,33 @@ def test_padding_rows_and_future_change_nothing(cross: bool, sizes: Any, seed: i
         close(run(x, memory, slice(i, i + 1)), y[i : i + 1])
     order = rng.permutation(batch)
     close(run(x, memory, order), y[order])
+    other[np.arange(steps) >= lengths[:, None]], garbage[np.arange(seen) >= memory_lengths[:, None]] = np.nan, np.nan
+    close(run(other, garbage), y)
     changed = x.copy()
     changed[:, -1] += 1  # the last position is nobody's past
     close(run(changed, memory)[:, :-1], y[:, :-1])
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_what_no_query_sees_may_be_nan(cross: bool) -> None:
+    attend, rng = nn.MultiheadAttention(8, 2, dtype="float64"), np.random.default_rng(0)
+    query, memory = normal(rng, 3, 4, 8), normal(rng, 3, 4, 8)
+    real = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 1]], bool)
+    masks: Any = ({"mask": real}, {"mask": real[:, None]}, {"lengths": [2, 0, 3]})
+    for mask in masks:
+        taking = np.arange(4) < np.array([[2], [0], [3]]) if "lengths" in mask else real
+        dirty = [np.where(taking[..., None], a, np.nan) for a in (query, memory)]
+        results = []
+        for x, m in ((query, memory), (query if cross else dirty[0], dirty[1])):
+            attend.zero_grad()
+            leaves = [leaf(x), leaf(m)]
+            y = attend(*leaves[: 1 + cross], **mask)[0]
+            results.append([ts.where(ts.asarray(taking[..., None]), y, 0.0)])
+            if cross:  # where x is a query too, its NaN comes to its own output
+                ts.sum(y * y).backward()
+                results[-1] += [*(p.grad for p in attend.parameters()), leaves[0].grad, leaves[1].grad]
+        for got, expected in zip(*results, strict=True):
+            close(got, expected)
 
 
 @given(ndim=st.integers(2, 4), ragged=st.booleans(), causal=st.booleans(), sizes=SIZES, seed=seeds)

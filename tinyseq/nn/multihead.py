@@ -135,6 +135,13 @@ class MultiheadAttention(Attending):
         name = type(self).__name__
         if query.ndim != 3 or query.shape[2] != self.embed_dim:
             raise ValueError(f"{name}: expected a query (B, T, {self.embed_dim}), got shape {query.shape}")
+        masked = mask is not None or lengths is not None
+        if masked and between is None and not isinstance(key, tuple):  # what no query sees is 0: 0 times NaN is NaN
+            key = query if key is None else key
+            scores = (len(query), self.num_heads, query.shape[1], key.shape[1])
+            real: Any = attention_mask(name, query, scores, mask, lengths)
+            real = ops.any(real, (1, 2))[..., None]
+            key, value = (a if a is None else ops.where(real, a, 0.0) for a in (key, value))
         if key is None and value is None and self.packed:
             qkv = functional.linear(query, self.in_proj_weight, self.in_proj_bias)
             q, k, v = map(self.heads, ops.split(qkv, self._rows, -1))

@@ -17,6 +17,7 @@ import numpy as np
 
 from tinyseq import functional, ops
 from tinyseq.nn import init
+from tinyseq.nn.attention import masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.module import Module, Parameter
 from tinyseq.nn.multihead import Attending, Between, MultiheadAttention, Pair, length_mask, product
@@ -108,7 +109,7 @@ class TransformerEncoderLayer(Attending):
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
         feed: Sublayer = lambda x: self.linear2(self.dropout(self.activation(self.linear1(x))))
-        x, parts = src, [attend, feed] if look is None else [attend, look, feed]
+        x, parts = _real(src, lengths), [attend, feed] if look is None else [attend, look, feed]
         for norm, part in zip((self.norm1, self.norm2, getattr(self, "norm3", None)), parts, strict=False):
             x = x + self.dropout(part(norm(x))) if self.norm_first else norm(x + self.dropout(part(x)))
         return _real(x, lengths)
@@ -404,6 +405,6 @@ class ConditionalLanguageModel(LanguageModel):
 
     def start(self, memory: Tensor, hidden: None = None, mask: Like = None) -> LanguageState:
         """The state before the first token; mask (B, S) is True where memory is real. There is no `hidden` state."""
+        memory, mask = masked_memory(type(self).__name__, memory, mask)
         pairs = tuple(layer.multihead_attn.remember(memory) for layer in self.layers)
-        return self._empty(memory.shape[0])._replace(
-            memory=pairs, mask=None if mask is None else ops.like(memory, mask))
+        return self._empty(memory.shape[0])._replace(memory=pairs, mask=mask)

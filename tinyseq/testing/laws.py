@@ -37,10 +37,10 @@ def check_sequence_layer(layer: Any, features: int | None = None, *, call: Calla
     The laws: the same call gives the same result; inputs are not written to (they are read-only); outputs and gradients
     are finite; permuting the batch permutes the result; a batch equals its rows one at a time; a causal layer never
     sees the future; a sequence fed in pieces gives what it gives whole; every length from 0 to T is legal; outputs past
-    the end are zero; what stands in the padding changes nothing, nor does more of it; the final state is that of the
-    last real step; length 0 gives the initial state; no gradient leaks into the padding, or out of it. Equal is what
-    differs by 1e-10 (float64) or 1e-5 at most, of the largest entry, or of 1. Hypothesis' profile says how many
-    examples a law is tried on.
+    the end are zero; results have x's dtype; NaN in the padding changes nothing, nor does more of it; the final state
+    is that of the last real step; length 0 gives the initial state; no gradient leaks into the padding, or out of it.
+    Equal is what differs by 1e-10 (float64) or 1e-5 at most, of the largest entry, or of 1. Hypothesis' profile
+    says how many examples a law is tried on.
     """
     tried = _Layer(layer, layer.input_size if features is None else features, call, causal)
     for laws, padded in ((WHOLE, False), (PADDED, True)):
@@ -65,7 +65,7 @@ class Case(NamedTuple):
         return self._replace(x=self.x[rows], lengths=self.lengths[rows], before=self.before[rows])
 
     def refilled(self) -> Case:
-        return self._replace(x=_with(self.x, self.padding, 7.0))
+        return self._replace(x=_with(self.x, self.padding, np.nan))
 
     def __str__(self) -> str:
         before = f"\n  in the state after\n{self.before}" if self.before.size else ""
@@ -100,11 +100,11 @@ class _Layer:
             law = WRITES if "read-only" in str(error) else "every length from 0 to T is legal"
             raise self.broken(law, f"it raised {type(error).__name__}: {error}", case) from error
         y, final = (out, None) if isinstance(out, Tensor) else out
-        if not np.array_equal(x._host(), data):  # a device knows no read-only arrays
+        if not np.array_equal(x._host(), data, equal_nan=True):  # a device knows no read-only arrays
             raise self.broken(WRITES, "x changed", case)
-        if y.shape[:2] != x.shape[:2]:
-            shapes = f"x has shape {x.shape}, the output {y.shape}"
-            raise self.broken("outputs are (batch, time, ...)", shapes, case)
+        if y.shape[:2] != x.shape[:2] or {part.dtype for part in (y, *_flat(final))} != {x.dtype}:
+            came = ", out came ".join(f"{part.dtype} {part.shape}" for part in (x, y, *_flat(final)))
+            raise self.broken("outputs are (batch, time, ...), and of x's dtype", f"x is {came}", case)
         return x, y, final
 
     def broken(self, law: str, found: str, case: Case) -> AssertionError:
@@ -197,7 +197,7 @@ def _pieces(f: _Layer, case: Case) -> Expected:
 def _leak(f: _Layer, case: Case) -> Expected:
     expected = f.gradients(case)
     expected["gradient of x"] = _with(expected["gradient of x"], case.padding)
-    return f.gradients(case.refilled()), expected, "when other numbers stand in the padding"
+    return f.gradients(case.refilled()), expected, "when NaN stands in the padding"
 
 
 ROWS: dict[str, Check] = {
@@ -218,13 +218,13 @@ PADDED: dict[str, Check] = {
     "outputs past the end are zero": lambda f, case: (
         found := f.outputs(case), {"output": _with(found["output"], case.padding)}, ""),
     "what stands in the padding changes nothing": lambda f, case: (
-        f.outputs(case.refilled()), f.outputs(case), "when other numbers stand there"),
+        f.outputs(case.refilled()), f.outputs(case), "when NaN stands there"),
     "more padding changes nothing": lambda f, case: (
         f.outputs(case._replace(x=np.concatenate([case.x, case.x], 1)), case.x.shape[1]), f.outputs(case),
         "when the padding is longer"),
     "the final state is that of the last real step": lambda f, case: (
         f(case.refilled()), f.states(f.run(case._replace(x=case.x[:, : max(1, *case.lengths)]))[2]),
-        "when the padding is other, and longer"),
+        "when the padding is NaN, and longer"),
     "length 0 gives the initial state": lambda f, case: (
         f(case._replace(lengths=0 * case.lengths)), f.states(f.start(case)) if case.before.size else {},
         "when all lengths are 0"),
