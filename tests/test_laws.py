@@ -146,7 +146,7 @@ FAULTS = {
         "outputs are (batch, time, ...), and of x's dtype", r"x is float64 \(1, 1, 2\), out came float64 \(1, 0, 3\)"),
     "another dtype": (
         ONE, lambda f, x, s, n: at_end(f(x, s, n), lambda y: y.astype("float32")),
-        "outputs are (batch, time, ...), and of x's dtype", r"out came float32 \(1, 1, 3\), out came float64 \(1, 1, 3\)"),
+        "outputs are (batch, time, ...), and of x's dtype", r"came float32 \(1, 1, 3\), out came float64 \(1, 1, 3\)"),
 }
 
 

@@ -39,11 +39,12 @@ class Attending(Module):
                 raise TypeError(f"{type(self).__name__}: {name}= is PyTorch's; {CONVERSIONS[name]}")
         return self.forward(*args, **kwargs)
 
-    def refuse_time_first(self, batch_first: bool) -> None:
-        if not batch_first:
-            raise ValueError(f"{type(self).__name__}: tinyseq has one layout, (batch, time, features): swap the first "
-                             "two axes of what goes in and comes out, x.permute_dims(1, 0, 2), and leave batch_first "
-                             "at True")
+
+def refuse_time_first(module: Module, batch_first: bool) -> None:
+    """PyTorch's other layout."""
+    if not batch_first:
+        raise ValueError(f"{type(module).__name__}: tinyseq has one layout, (batch, time, features): swap the two "
+                         "first axes of what goes in and comes out, x.permute_dims(1, 0, 2); batch_first stays True")
 
 
 def length_mask(lengths: Like, steps: int) -> Tensor:
@@ -100,7 +101,7 @@ class MultiheadAttention(Attending):
         self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, kdim: int | None = None,
         vdim: int | None = None, batch_first: bool = True, num_kv_heads: int | None = None, dtype: Any = np.float32,
     ) -> None:
-        self.refuse_time_first(batch_first)
+        refuse_time_first(self, batch_first)
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if min(num_heads, kv_heads) < 1 or embed_dim % num_heads or num_heads % kv_heads:
             raise ValueError(f"MultiheadAttention: embed_dim must be a multiple of num_heads, and that of "

@@ -20,7 +20,7 @@ from tinyseq.nn import init
 from tinyseq.nn.attention import masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.nn.multihead import Attending, Between, MultiheadAttention, Pair, length_mask, product
+from tinyseq.nn.multihead import Attending, Between, MultiheadAttention, Pair, length_mask, product, refuse_time_first
 from tinyseq.tensor import Array, Like, Tensor, grad_enabled, namespace, no_grad
 
 
@@ -83,7 +83,7 @@ class TransformerEncoderLayer(Attending):
         norm_first: bool = False, bias: bool = True, norm: str = "layer", num_kv_heads: int | None = None,
         dtype: Any = np.float32,
     ) -> None:
-        self.refuse_time_first(batch_first)
+        refuse_time_first(self, batch_first)
         if norm not in ("layer", "rms") or (isinstance(activation, str) and activation not in ACTIVATIONS):
             raise ValueError(f"{type(self).__name__}: expected activation of {', '.join(ACTIVATIONS)}, or a function, "
                              f"and norm of layer, rms; got {activation!r} and {norm!r}")
