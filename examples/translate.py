@@ -140,7 +140,7 @@ def main() -> None:
                  for rate in (metrics.sequence_error_rate, metrics.token_error_rate)]
         print(f"{name}, {len(texts)} held out: {100 - rates[0]:.1f}% right, {rates[1]:.1f}% character errors "
               f"(baseline: {100 - rates[2]:.1f}% and {rates[3]:.1f}%, the answer to the most similar source)")
-        shown += [pair for pair in zip(sources, found, texts) if pair[2]][:8]
+        shown += [pair for pair in zip(sources, found, texts) if pair[2]][:: len(texts) // 4]
     print(*(f"  {''.join(source[1:])} → {text}" for source, _, text in shown), sep="\n")
     draw(shown)
 
