@@ -40,7 +40,7 @@ USERS_PROGRAM := import tinyseq as ts; y: ts.Tensor = ts.tanh(ts.tensor([1.0]))
 types: $(READY)  ## mypy --strict on the installed package, and on a line that uses it
 	rm -rf build $(TYPES)
 	$(PYTHON) -m venv $(TYPES)
-	$(TYPES)/bin/pip install --quiet .
+	$(TYPES)/bin/pip install --quiet . hypothesis   # whose decorators laws.py wears
 	cd $(TYPES) && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --python-executable bin/python -p tinyseq
 	cd $(TYPES) && ../$(VENV)/bin/mypy --strict --python-executable bin/python -c '$(USERS_PROGRAM)'
 
