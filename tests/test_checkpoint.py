@@ -12,6 +12,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -520,7 +521,8 @@ def test_loading_holds_one_tensor_more_than_the_model(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 20 * 500 * 500 * 4 * 1.15   # the new arrays
         tracemalloc.clear_traces()
         model.save(path)
-        assert tracemalloc.get_traced_memory()[1] < 10**6
+        streams = tuple(map(int, version("safetensors").split(".")[:2])) >= (0, 8)  # earlier ones copy all of it once
+        assert tracemalloc.get_traced_memory()[1] < (10**6 if streams else 20 * 500 * 500 * 4 * 1.15)
     finally:
         tracemalloc.stop()
 
