@@ -9,6 +9,7 @@ import numpy as np
 
 from tinyseq import functional, ops
 from tinyseq.nn.multihead import length_mask
+from tinyseq.nn.recurrent import weights_of
 from tinyseq.tensor import Like, Tensor, grad
 
 Host = np.ndarray[Any, Any]
@@ -46,9 +47,8 @@ def gate_saturation(layer: Any, x: Like, lengths: Any = None) -> dict[str, Host]
     x, real = ops.asarray(x), _real(x, lengths)
     y = layer(x, lengths=lengths)[0].detach()[:, :-1, : layer.hidden_size]
     before = ops.pad(y, [(0, 0), (1, 0), (0, 0)])
-    names = ("weight_ih_l0", "bias_ih_l0", "weight_hh_l0", "bias_hh_l0")
-    weights: list[Any] = [getattr(layer, name, None) for name in names]
-    z = functional.linear(x, *weights[:2]) + functional.linear(before, *weights[2:])
+    w_ih, w_hh, b_ih, b_hh = weights_of(layer, "_l0")
+    z = functional.linear(x, w_ih, b_ih) + functional.linear(before, w_hh, b_hh)
     gates = ops.sigmoid(z).detach().numpy().reshape(*real.shape, -1, layer.hidden_size)
     shut = np.stack([gates < 0.1, gates > 0.9], -1).mean(-2)  # (B, T, gates, 2)
     fractions = (shut * real[..., None, None]).sum(0) / np.maximum(1, real.sum(0))[:, None, None]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["attention", "curves", "through_time", "words"]
+__all__ = ["attention", "curves", "heads", "through_time", "words"]
 
 _INK, _FAINT = "#333333", "#d9d9d9"
 _LINES = ("#2a6f97", "#d1495b", "#3a7d44", "#8d5a97", "#e09f3e")

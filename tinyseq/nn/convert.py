@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq.nn.recurrent import GRU, LSTM, RNN
+from tinyseq.nn.recurrent import GRU, KEYS, LSTM, RNN
 
 State = dict[str, Any]
 EQUATIONS = {
@@ -113,7 +113,7 @@ def _state(layer: Any, index: int, parts: Sequence[Any], order: Sequence[int] | 
     if len(parts) != layer.directions:
         raise ValueError(f"{type(layer).__name__} has {layer.directions} direction(s), the weights have {len(parts)}")
     for suffix, arrays in zip(("", "_reverse"), parts, strict=False):
-        for key, a in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), arrays, strict=True):
+        for key, a in zip(KEYS, arrays, strict=True):
             name = f"{key}_l{index}{suffix}"
             here = getattr(layer, name, None)
             if here is None and not np.any(a):

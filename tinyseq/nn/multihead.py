@@ -136,12 +136,12 @@ class MultiheadAttention(Attending):
         name = type(self).__name__
         if query.ndim != 3 or query.shape[2] != self.embed_dim:
             raise ValueError(f"{name}: expected a query (B, T, {self.embed_dim}), got shape {query.shape}")
-        masked = mask is not None or lengths is not None
+        masked, taking = mask is not None or lengths is not None, None
         if masked and between is None and not isinstance(key, tuple):  # what no query sees is 0: 0 times NaN is NaN
             key = query if key is None else key
             scores = (len(query), self.num_heads, query.shape[1], key.shape[1])
-            real: Any = attention_mask(name, query, scores, mask, lengths)
-            real = ops.any(real, (1, 2))[..., None]
+            taking = attention_mask(name, query, scores, mask, lengths)
+            real = ops.any(taking, (1, 2))[..., None]  # type: ignore[arg-type]
             key, value = (a if a is None else ops.where(real, a, 0.0) for a in (key, value))
         if key is None and value is None and self.packed:
             qkv = functional.linear(query, self.in_proj_weight, self.in_proj_bias)
@@ -153,7 +153,8 @@ class MultiheadAttention(Attending):
         q, k, v = (q, k, v) if between is None else between(q, k, v)
         if k.shape[0] != q.shape[0]:
             raise ValueError(f"{name}: the query has {q.shape[0]} rows in its batch, the key {k.shape[0]}")
-        taking = attention_mask(name, q, (*q.shape[:3], k.shape[2]), mask, lengths)
+        if masked and taking is None:
+            taking = attention_mask(name, q, (*q.shape[:3], k.shape[2]), mask, lengths)
         y = functional.attention(q, k, v, taking, causal, dropout=self.dropout if self.training else 0.0)
         weights, seen = None, _seen.get()
         if need_weights or seen is not None:

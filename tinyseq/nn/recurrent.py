@@ -40,7 +40,8 @@ def _add_weights(module: Module, kind: str, inputs: int, hidden: int, bias: bool
         setattr(module, key + suffix, init.uniform_(Parameter(ops.zeros(shape, dtype)), -bound, bound))
 
 
-def _weights(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
+def weights_of(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
+    """The parameters of one cell, w_ih, w_hh, b_ih and b_hh; None where there is no bias."""
     w_ih, w_hh, b_ih, b_hh = (getattr(module, key + suffix, None) for key in KEYS)
     return w_ih, w_hh, b_ih, b_hh
 
@@ -135,7 +136,7 @@ class _Fused(_Recurrent):
         dropping = self.training and self.recurrent_dropout
         mask = functional.dropout(ops.ones_like(start[0]), self.recurrent_dropout) if dropping else None
         c = start[1] if len(start) == 2 else None
-        weights, reverse = _weights(self, self._suffixes[k]), bool(k % self.directions)
+        weights, reverse = weights_of(self, self._suffixes[k]), bool(k % self.directions)
         y, *final = functional.scan(self.kind, x, start[0], c, *weights, lengths, reverse, mask)
         return y, tuple(final)
 
@@ -256,7 +257,7 @@ class RNNCell(_Cell):
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
-        return functional.rnn_cell(x, h, *_weights(self), nonlinearity=self.nonlinearity)
+        return functional.rnn_cell(x, h, *weights_of(self), nonlinearity=self.nonlinearity)
 
 
 class GRUCell(_Cell):
@@ -270,7 +271,7 @@ class GRUCell(_Cell):
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
-        return functional.gru_cell(x, h, *_weights(self), reset=self.reset)
+        return functional.gru_cell(x, h, *weights_of(self), reset=self.reset)
 
 
 class LSTMCell(_Cell):
@@ -278,4 +279,4 @@ class LSTMCell(_Cell):
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         x, (h, c) = _begin(self, x, state, self.state_size)
-        return functional.lstm_cell(x, h, c, *_weights(self))
+        return functional.lstm_cell(x, h, c, *weights_of(self))
