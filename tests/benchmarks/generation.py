@@ -2,9 +2,10 @@
 
 The same GPT-2-like model with a cache of keys and values, batch 1, float32, in tinyseq and in PyTorch's eager mode,
 both written as a user would, at (layers, width) = (4, 128), (6, 384) and (12, 768): 32 tokens after a prompt of 64, of
-a vocabulary of 1,000. Processes take turns, with the threads that each takes by itself, or as OMP_NUM_THREADS says;
-each figure is the median over processes of their medians. The aim: at least twice PyTorch's. Takes one to five minutes,
-with `--quick`, two short rounds, less than one.
+a vocabulary of 1,000. Beside them the floor: NumPy's products of a token's vectors with all the weights, and nothing
+else. Processes take turns, with the threads that each takes by itself, or as OMP_NUM_THREADS says; each figure is the
+median over processes of their medians. The aim: at least twice PyTorch's. Takes one to five minutes, with `--quick`,
+two short rounds, less than one.
 """
 
 import argparse
@@ -32,6 +33,23 @@ def tinyseq(layers: int, width: int) -> Callable[..., Any]:
     def generate(clock: Callable[[], float]) -> Any:
         state, start = model.start(prompt[:, :-1]), clock()
         return decode.greedy(model, state, prompt[:, -1], -1, TOKENS)[0].tokens, start
+
+    return generate
+
+
+def products(layers: int, width: int) -> Callable[..., Any]:
+    import numpy as np
+
+    shapes = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] * layers
+    weights = [np.full(shape, 0.01, np.float32) for shape in [*shapes, (VOCABULARY, width)]]
+    vectors = {n: np.ones((1, n), np.float32) for n in (width, 4 * width)}
+
+    def generate(clock: Callable[[], float]) -> Any:
+        start = clock()
+        for _ in range(TOKENS):
+            for weight in weights:
+                vectors[weight.shape[1]].dot(weight.T)
+        return range(TOKENS), start
 
     return generate
 
@@ -103,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two short rounds")
     parser.add_argument("--rounds", type=int, default=5, help="processes of each library (5)")
-    parser.add_argument("--measure", choices=("tinyseq", "pytorch"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=("tinyseq", "pytorch", "products"), help=argparse.SUPPRESS)
     parser.add_argument("--cpu", action="store_true", help="processor time, for a busy machine and OMP_NUM_THREADS=1")
     options = parser.parse_args()
     if options.measure:
@@ -111,16 +129,17 @@ def main() -> None:
         return measure(options.measure, 0.3 if options.quick else 1.0, clock)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{os.environ.get('OMP_NUM_THREADS', cores)} threads, {cores} cores")
-    found: dict[str, list[list[float]]] = {"tinyseq": [], "pytorch": []}
+    found: dict[str, list[list[float]]] = {"tinyseq": [], "pytorch": [], "products": []}
     for _ in range(2 if options.quick else options.rounds):
         for name in found:
             done = subprocess.run([sys.executable, *sys.argv, "--measure", name],
                                   stdout=subprocess.PIPE, text=True, check=True)
             found[name].append([float(word) for word in done.stdout.split()])
-    print("layers  width   tinyseq ms/token   PyTorch ms/token   tinyseq tokens/s   ratio")
+    print("layers  width   ms a token: tinyseq   PyTorch   products alone   tinyseq tokens/s   PyTorch / tinyseq")
     for (layers, width), *columns in zip(SIZES, *(zip(*rows, strict=True) for rows in found.values()), strict=True):
-        ours, theirs = (statistics.median(column) for column in columns)
-        print(f"{layers:6} {width:6} {ours:18.3f} {theirs:18.3f} {1000 / ours:18.0f} {theirs / ours:7.2f}")
+        ours, theirs, floor = (statistics.median(column) for column in columns)
+        print(f"{layers:6} {width:6} {ours:21.3f} {theirs:9.3f} {floor:16.3f} {1000 / ours:18.0f}"
+              f"{theirs / ours:20.2f}")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,21 @@ def product(x: Array, weight: Tensor, bias: Tensor | None) -> Array:
     return y
 
 
+def _recall(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
+    """`functional.attention` of one query, on arrays: q (B, heads, D), k and v (B, num_kv_heads, S, D), mask (B, S) ->
+    (B, num_kv_heads, heads / num_kv_heads, D), and the weights, with S in the place of D."""
+    batch, few, steps, wide = k.shape
+    weights = q.reshape(batch, few, -1, wide) @ k.swapaxes(-1, -2)
+    weights *= wide**-0.5
+    if mask is None and steps:  # shorter than the kernel, which is for many
+        weights -= weights.max(axis=-1, keepdims=True)
+        weights = namespace(q).exp(weights, out=weights)
+        weights /= weights.sum(axis=-1, keepdims=True)
+    else:
+        weights = backends.of(q).softmax(weights, -1, None if mask is None else mask[:, None, None])
+    return weights @ v, weights
+
+
 class MultiheadAttention(Attending):
     """softmax(Q K^T / sqrt(D)) V in each of `num_heads` heads, D = embed_dim / num_heads features wide, then one matrix
     over all heads (Vaswani et al. 2017, section 3.2.2).
@@ -174,31 +189,28 @@ class MultiheadAttention(Attending):
         return self.heads(functional.linear(key, w_k, b_k)), self.heads(functional.linear(value, w_v, b_v))
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array:
-        """`forward` of one more position to itself and the n before, on arrays: x (B, E) -> (B, E).
-
-        `past` (B, 2, num_kv_heads, capacity, D) holds their keys and values, and gets those of x; mask (B, n + 1).
-        """
-        batch, wide = len(x), self.head_dim
+        """`forward` of one more position to itself and the n before, on arrays: x (B, E), or (E,) of a batch of one, as
+        it comes. `past` (B, 2, num_kv_heads, capacity, D) holds their keys and values, and gets those of x; mask
+        (B, n + 1)."""
+        batch, _, few, _, wide = past.shape
         qkv = product(x, self.in_proj_weight, self.in_proj_bias).reshape(batch, -1, wide)
         if turn is not None:
-            turned = qkv[:, : -self.num_kv_heads]
+            turned = qkv[:, :-few]
             turned[...] = functional.rotate.body(turned, *turn)[0]  # type: ignore[attr-defined]
-        past[:, :, :, n] = qkv[:, self.num_heads :].reshape(batch, 2, self.num_kv_heads, wide)
-        return self.recall(qkv[:, : self.num_heads], past[:, 0, :, : n + 1], past[:, 1, :, : n + 1], mask)[0]
+        past[:, :, :, n] = qkv[:, self.num_heads :].reshape(batch, 2, few, wide)
+        past = past[:, :, :, : n + 1]
+        y, _ = _recall(qkv[:, : self.num_heads], past[:, 0], past[:, 1], mask)
+        return product(y.reshape(x.shape), self.out_proj.weight, self.out_proj.bias)
 
-    def recall(self, q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
-        """What one query q (B, E) takes from keys and values (B, num_kv_heads, S, D), on arrays: (B, E), and the
-        weights (B, heads, S); mask (B, S)."""
-        q = (q * self.head_dim**-0.5).reshape(len(q), self.num_kv_heads, -1, self.head_dim)
-        weights = q @ k.swapaxes(-1, -2)
-        if mask is None and weights.size:  # shorter than the kernel, which is for large ones
-            weights -= weights.max(axis=-1, keepdims=True)
-            weights = namespace(q).exp(weights, out=weights)
-            weights /= weights.sum(axis=-1, keepdims=True)
-        else:
-            weights = backends.of(q).softmax(weights, -1, None if mask is None else mask[:, None, None])
-        y = product((weights @ v).reshape(len(q), self.embed_dim), self.out_proj.weight, self.out_proj.bias)
-        return y, weights.reshape(len(q), self.num_heads, k.shape[2])
+    def look(self, x: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
+        """`forward` of one position x, as that of `step`, to what `remember` made of a memory: as x, and the weights
+        (B, heads, S); mask (B, S)."""
+        weight = self.in_proj_weight if self.packed else self.q_proj_weight
+        rows = slice(self.embed_dim)
+        q = product(x, weight[rows], None if self.in_proj_bias is None else self.in_proj_bias[rows])
+        y, weights = _recall(q.reshape(len(k), self.num_heads, self.head_dim), k, v, mask)
+        y = product(y.reshape(x.shape), self.out_proj.weight, self.out_proj.bias)
+        return y, weights.reshape(len(k), self.num_heads, k.shape[2])
 
     def parts(self) -> list[tuple[Tensor, Tensor | None]]:
         """The weight and the bias of the projections of query, key and value."""

@@ -46,14 +46,14 @@ def _average(xp: Any, n: int, dtype: Any) -> Array:
 
 
 def _normal(x: Array, norm: Any) -> Array:
-    """A norm of few rows (B, E), as arrays: short, where the kernel is for large ones. Features first, a row is (E,)
-    and its mean a number."""
-    y, average = x[0] if len(x) == 1 else x.T, _average(namespace(x), x.shape[1], x.dtype)
+    """A norm of few vectors, (B, E) or (E,), as arrays: short, where the kernel is for many."""
+    y, average = x.T, _average(namespace(x), x.shape[-1], x.dtype)  # features first, a vector's mean is a number
     y = y if isinstance(norm, RMSNorm) else y - average.dot(y)
     y = (y * (average.dot(y * y) + (np.finfo(x.dtype).eps if norm.eps is None else norm.eps)) ** -0.5).T
     y *= norm.weight._data
-    y += 0 if isinstance(norm, RMSNorm) or norm.bias is None else norm.bias._data
-    return y.reshape(x.shape)
+    if isinstance(norm, LayerNorm) and norm.bias is not None:
+        y += norm.bias._data
+    return y
 
 
 def _gelu_tanh(x: Array) -> Array:
@@ -116,17 +116,14 @@ class TransformerEncoderLayer(Attending):
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, memory: Any = None,
              memory_mask: Array | None = None) -> tuple[Array, Array | None]:
-        """`forward` for one more position, on arrays: x (B, E) -> (B, E), and the weights (B, heads, S) of the memory.
-
-        `past` (B, 2, num_kv_heads, capacity, D) holds the keys and values of n positions, and gets those of this one.
-        """
+        """`forward` of one more position x, on arrays, and the weights (B, heads, S) of the memory: see `step` and
+        `look` of `MultiheadAttention`."""
         first, weights = self.norm_first, None
         y = self.self_attn.step(_normal(x, self.norm1) if first else x, past, n, mask, turn)
         y += x
         x = y if first else _normal(y, self.norm1)
         if self.crosses:
-            query = product(_normal(x, self.norm2) if first else x, *self.multihead_attn.parts()[0])
-            y, weights = self.multihead_attn.recall(query, memory[0], memory[1], memory_mask)
+            y, weights = self.multihead_attn.look(_normal(x, self.norm2) if first else x, *memory, memory_mask)
             y += x
             x = y if first else _normal(y, self.norm2)
         norm = self.norm3 if self.crosses else self.norm2
@@ -386,13 +383,14 @@ class LanguageModel(Module):
         mask, ids = (None, n) if state.starts is None else (
             xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts)
         placed, turn = self._place(self.embedding(tokens), ids, n + 1)
-        x, weights, turn = placed._data, None, turn and [angle._data[..., None, :] for angle in turn]
+        weights, turn = None, turn and [angle._data[..., None, :] for angle in turn]
+        x = placed._data[0] if len(placed) == 1 else placed._data  # a batch of one: vectors, which are faster
         looked = None if state.mask is None else state.mask._data
         for i, layer in enumerate(self.layers):
             memory = [a._data for a in state.memory[i]] if state.memory else None
             x, weights = layer.step(x, cache[:, i], n, mask, turn, memory, looked)
         x = x if self.norm is None else _normal(x, self.norm)
-        return Tensor(product(x, self.out.weight, None)), state._replace(
+        return Tensor(product(x, self.out.weight, None).reshape(len(cache), -1)), state._replace(
             cache=Tensor(cache), length=n + 1, filled=filled,
             weights=None if weights is None else Tensor(weights.mean(axis=1)))
 
