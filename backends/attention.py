@@ -43,15 +43,15 @@ class Attention(NamedTuple):
 class AttentionKernels:
     """The part of a backend that runs attention; a backend adds `xp` and `dropout_mask`.
 
-    A block is all scores of some queries: about `scores` numbers, which stay in the cache, but no fewer than `rows`
-    queries, as products with few rows are slow. So memory grows with S, not with T S. Of a block forward keeps the
-    logarithms of the softmax's denominators, and backward computes the rest again (Rabe & Staats 2021, Dao et al.
-    2022).
+    A block is the scores of some queries and at least `keys` keys, about `scores` numbers, which stay in the cache:
+    memory grows with T + S, not with T S. Forward goes from keys to keys by a running maximum and sum (Milakov &
+    Gimelshein 2018), and keeps the logarithm of each query's sum, from which backward computes the weights again (Rabe
+    & Staats 2021, Dao et al. 2022).
     """
 
     xp: ModuleType
     scores = 1 << 17
-    rows = 128
+    keys = 512
 
     def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int, start: int = 0) -> Array:
         raise NotImplementedError
@@ -71,18 +71,23 @@ class AttentionKernels:
         a = Attention(query, key, value, mask, causal, scale, dropout)
         y = xp.zeros_like(query, shape=(*query.shape[:-1], value.shape[-1]))  # with the axes of query in their order
         sizes = xp.empty((*query.shape[:-1], 1), dtype=query.dtype)
-        for i, j, row in self._attention_blocks(a):
-            e, shift = self._attention_scores(a, query[i] * scale, i, j, row)
-            e -= shift
-            xp.exp(e, out=e)
-            total = self._row_sum(e)
+        turned = self._by_columns(key, query)
+        for i, parts in self._attention_blocks(a):
+            q, kept, top, total = query[i] * scale, self._attention_kept(a, i), xp.finfo(query.dtype).min, 0
+            for j, place in parts:
+                e = xp.matmul(q, xp.matrix_transpose(turned[j]))
+                tame = len(parts) == 1 and self._attention_tame(e)
+                self._attention_hide(a, e, i, place)
+                old, top = top, 0 if tame else xp.maximum(self._row_max(e), top)
+                e -= top
+                xp.exp(e, out=e)
+                fade = xp.exp(old - top) if place.start else 0  # of what stood above the old maximum
+                total = total * fade + self._row_sum(e)
+                e = e if kept is None else e * kept[..., place]
+                self._multiply(e, value[j], y[i], fade)
             total = xp.where(total > 0, total, 1)
-            sizes[i] = xp.log(total) + shift
-            if dropout[0]:
-                e *= self._attention_kept(a, i, e.shape)
-                total *= 1 - dropout[0]
-            self._multiply(e, value[j], y[i])
-            y[i] /= total
+            sizes[i] = xp.log(total) + top
+            y[i] /= total * (1 - dropout[0])
         return y, (a, y, sizes)
 
     def attention_backward(self, g: Array, saved: Any) -> tuple[Array, Array, Array]:
@@ -92,75 +97,85 @@ class AttentionKernels:
         dkey = dscores^T query scale, dvalue = p^T g.
         """
         xp, (a, y, sizes) = self.xp, saved
-        query, key, value, scale, p = a.query, a.key, a.value, a.scale, a.dropout[0]
+        query, key, value, scale = a.query, a.key, a.value, a.scale
         dquery, dkey, dvalue = (xp.zeros_like(x) for x in (query, key, value))
-        for i, j, row in self._attention_blocks(a):
-            q, h = query[i] * scale, g[i]
-            e, _ = self._attention_scores(a, q, i, j, row)
-            e -= sizes[i]
-            xp.exp(e, out=e)
-            d, used = self._times_transposed(h, value[j]), e
-            if p:
-                keep = self._attention_kept(a, i, e.shape) * query.dtype.type(1 / (1 - p))
-                d *= keep
-                used = e * keep
-            d -= xp.vecdot(h, y[i])[..., None]
-            d *= e
-            add = e.shape[-2] < query.shape[-2]
-            self._multiply(xp.matrix_transpose(used), h, dvalue[j], add)
-            self._multiply(xp.matrix_transpose(d), q, dkey[j], add)
-            self._multiply(d, key[j], dquery[i])
+        turned_key, turned_value = (self._by_columns(x, query) for x in (key, value))
+        for i, parts in self._attention_blocks(a):
+            q, h, kept = query[i] * scale, g[i], self._attention_kept(a, i)
+            hy = xp.vecdot(h, y[i])[..., None]
+            for j, place in parts:
+                e = xp.matmul(q, xp.matrix_transpose(turned_key[j]))
+                self._attention_hide(a, e, i, place)
+                e -= sizes[i]
+                xp.exp(e, out=e)
+                d, used = xp.matmul(h, xp.matrix_transpose(turned_value[j])), e
+                if kept is not None:
+                    keep = kept[..., place] * query.dtype.type(1 / (1 - a.dropout[0]))
+                    d *= keep
+                    used = e * keep
+                d -= hy
+                d *= e
+                again = q.shape[-2] < query.shape[-2]
+                self._multiply(xp.matrix_transpose(used), h, dvalue[j], again)
+                self._multiply(xp.matrix_transpose(d), q, dkey[j], again)
+                self._multiply(d, key[j], dquery[i], place.start > 0)
             dquery[i] *= scale
         return dquery, dkey, dvalue
 
-    def _times_transposed(self, a: Array, b: Array) -> Array:
-        """a b^T: with many rows, b is better turned first, as BLAS is slow to read small matrices by columns."""
-        turned = self.xp.matrix_transpose(b)
-        return self.xp.matmul(a, self.xp.ascontiguousarray(turned) if a.shape[-2] > 16 else turned)
+    def _by_columns(self, x: Array, query: Array) -> Array:
+        """x (..., S, D), whose transpose many queries are multiplied with: in memory column after column, as BLAS is
+        slow to turn small matrices."""
+        if query.shape[-2] <= 16:
+            return x
+        xp, one = self.xp, tuple(slice(1 if step == 0 else None) for step in x.strides)  # once what is broadcast
+        turned = xp.ascontiguousarray(xp.matrix_transpose(x[one]))
+        return xp.broadcast_to(xp.matrix_transpose(turned), x.shape)
 
-    def _multiply(self, a: Array, b: Array, y: Array, add: bool = False) -> None:
-        """y = a @ b, or y += a @ b."""
-        if add:
-            y += self.xp.matmul(a, b)
-        else:
+    def _multiply(self, a: Array, b: Array, y: Array, fade: Any = 0) -> None:
+        """y = y fade + a @ b, in place."""
+        if isinstance(fade, int) and not fade:
             self.xp.matmul(a, b, out=y)
+        else:
+            y *= fade
+            y += self.xp.matmul(a, b)
 
-    def _attention_blocks(self, a: Attention) -> Iterator[tuple[Index, Index, int]]:
-        """The index of a block's queries, that of the keys which one of them may see, and the first query's number."""
-        shape = (*a.query.shape[:-1], a.key.shape[-2])
-        axis, (t, s) = len(shape) - 2, shape[-2:]
-        for i in blocks(shape, max(self.scores, self.rows * s), whole=1) if math.prod(shape) else ():
-            start, stop, _ = (i[axis] if len(i) > axis + 1 else slice(t)).indices(t)
+    def _attention_blocks(self, a: Attention) -> Iterator[tuple[Index, list[tuple[Index, slice]]]]:
+        """The index of some queries, and of the keys that one of them may see, in parts, each with its place in S."""
+        t, s = a.query.shape[-2], a.key.shape[-2]
+        axis, most = a.query.ndim - 2, max(self.keys, self.scores // max(t, 1))
+        shape = (*a.query.shape[:-1], min(s, most))
+        for i in blocks(shape, self.scores, whole=1) if math.prod(shape) else ():
+            stop = (i[axis] if len(i) > axis + 1 else slice(t)).indices(t)[1]
             seen = s - t + stop if a.causal else s
-            if seen > 0:
-                yield i, (*i[:-1][:axis], ..., slice(seen), slice(None)), start
+            places = [slice(n, min(n + most, seen)) for n in range(0, seen, most)]
+            if places:
+                yield i, [((*i[:-1][:axis], ..., place, slice(None)), place) for place in places]
 
-    def _attention_scores(self, a: Attention, q: Array, i: Index, j: Index, row: int) -> tuple[Array, Any]:
-        """A block's scores, -inf where a query may not look, and what to subtract from them before exp."""
-        xp, minus = self.xp, q.dtype.type(-math.inf)
-        e = self._times_transposed(q, a.key[j])
-        tame = self._attention_tame(e)
+    def _attention_hide(self, a: Attention, e: Array, i: Index, place: slice) -> None:
+        """Write -inf into the scores of queries i and the keys at `place` where a query may not look."""
+        xp, minus, t = self.xp, e.dtype.type(-math.inf), a.query.shape[-2]
         if a.mask is not None:
-            mask = a.mask[i][..., :e.shape[-1]]
+            mask = a.mask[i][..., place]
             mask = mask[tuple(slice(1 if step == 0 else None) for step in mask.strides)]  # once what is broadcast
-            e += xp.where(mask, q.dtype.type(0), minus)
+            e += xp.where(mask, e.dtype.type(0), minus)
         if a.causal:
-            first = a.key.shape[-2] - a.query.shape[-2] + row + 1  # keys that the first of the queries sees
+            row = i[a.query.ndim - 2].start if len(i) > a.query.ndim - 1 else 0
+            first = a.key.shape[-2] - t + row + 1 - place.start  # keys of these that the first of the queries sees
             later = e[..., max(first, 0):]
             later += xp.triu(xp.full(later.shape[-2:], minus), k=min(first, 0))
-        return e, 0 if tame else self._row_max(e)
 
     def _attention_tame(self, e: Array) -> bool:
         """Whether exp of no score is too large or too small, which spares the maximum of each row."""
         far = math.log(self.xp.finfo(e.dtype).max) / 3
         return bool(e.size and -far < e.min() and e.max() < far)
 
-    def _attention_kept(self, a: Attention, i: Index, shape: tuple[int, ...]) -> Array:
-        """Dropout's mask of a block, from all weights' mask."""
+    def _attention_kept(self, a: Attention, i: Index) -> Array | None:
+        """Which weights of queries i dropout keeps, from all weights' mask; None for all."""
         whole = (*a.query.shape[:-1], a.key.shape[-2])
         starts = (n if isinstance(n, int) else n.start for n in i[:-1])
         start = sum(n * math.prod(whole[axis + 1:]) for axis, n in enumerate(starts))
-        return self.dropout_mask((*shape[:-1], whole[-1]), *a.dropout, start)[..., :shape[-1]]
+        shape = (*a.query[i].shape[:-1], whole[-1])
+        return self.dropout_mask(shape, *a.dropout, start) if a.dropout[0] else None
 
     def _row_max(self, x: Array) -> Array:
         """The largest entry of each row, (..., 1); a finite number for rows of -inf, so that x - max stays

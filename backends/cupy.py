@@ -411,11 +411,11 @@ class CupyBackend(NumpyBackend):
 
     scores = 1 << 26  # a block is large: so is memory, and each launch costs
 
-    def _times_transposed(self, a: Array, b: Array) -> Array:
-        return self.matmul(a, b.swapaxes(-2, -1))
+    def _by_columns(self, x: Array, query: Array) -> Array:
+        return x
 
-    def _multiply(self, a: Array, b: Array, y: Array, add: bool = False) -> None:
-        y[...] = y + self.matmul(a, b) if add else self.matmul(a, b)
+    def _multiply(self, a: Array, b: Array, y: Array, fade: Any = 0) -> None:
+        y[...] = self.matmul(a, b) if isinstance(fade, int) and not fade else y * fade + self.matmul(a, b)
 
     def _attention_tame(self, e: Array) -> bool:
         return False  # to look would be to wait

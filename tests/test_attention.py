@@ -20,11 +20,11 @@ sizes = st.sampled_from([1, 2, 3, 5, 8, 0])
 
 
 @contextmanager
-def in_blocks(scores: int, rows: int) -> Iterator[pytest.MonkeyPatch]:
-    """Attention in blocks of so many scores, of no fewer than so many queries."""
+def in_blocks(scores: int, keys: int) -> Iterator[pytest.MonkeyPatch]:
+    """Attention in blocks of so many scores, of no fewer than so many keys."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(backends.active()), "scores", scores)
-        patch.setattr(type(backends.active()), "rows", rows)
+        patch.setattr(type(backends.active()), "keys", keys)
         yield patch
 
 
