@@ -527,6 +527,35 @@ def test_loading_holds_one_tensor_more_than_the_model(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@given(data=st.data())
+def test_a_module_takes_a_file_whole_or_not_at_all(folder: Path, strict: bool, data: st.DataObject) -> None:
+    model, other = (nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)) for _ in range(2))
+    for i, module in enumerate((model, other)):
+        module[1].count = ts.tensor([i])
+    before, state = ({k: v.numpy() for k, v in m.state_dict().items()} for m in (model, other))
+    path = folder / "part.safetensors"
+    lost = data.draw(st.lists(st.sampled_from(list(state)), max_size=1))
+    value = st.one_of(any_array, st.just(np.full(1, 2.5)))  # of any shape, or of 1.bias's and count's
+    more = data.draw(st.dictionaries(st.sampled_from(["1.scale", *state]), value, max_size=1))
+    checkpoint.save(path, {k: v for k, v in state.items() if k not in lost} | more)
+    raw = bytearray(path.read_bytes())
+    for at in data.draw(st.lists(st.integers(0, len(raw) - 1), max_size=2)):
+        raw[at] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    try:
+        keys = model.load(path, strict)
+    except (CheckpointError, KeyError, ValueError) as error:
+        assert str(path) in str(error)
+        expected = before
+    else:
+        read = checkpoint.load(path)
+        assert keys == ([k for k in before if k not in read], [k for k in read if k not in before])
+        assert keys.missing_keys is keys[0] and keys.unexpected_keys is keys[1] and not (strict and any(keys))
+        expected = before | {k: read[k].astype(before[k].dtype) for k in before if k in read}
+    same({k: v.numpy() for k, v in model.state_dict().items()}, expected)
+
+
 def test_numbers_are_converted_but_integers_are_not_rounded(tmp_path: Path) -> None:
     layer = nn.Linear(2, 1)
     for dtype in ("float16", "float64", "int8"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from reprlib import recursive_repr
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -20,6 +20,13 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(ops.tensor(data)._data, requires_grad)
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict` did not load: names that a state lacked, and names that the module lacks."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Module:
@@ -125,12 +132,12 @@ class Module:
         """Name -> tensor, of every parameter and buffer; the tensors share memory with the module's."""
         return {name: tensor.detach() for name, tensor in self.named_tensors()}
 
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy values (Tensors, or arrays of any library that NumPy reads) into the parameters and buffers by name.
 
-        Raises KeyError for missing and unexpected names (unless not `strict`), and ValueError for what is no array, for
-        wrong shapes and for floats where integers are; each names all of them, and then nothing is loaded. Values are
-        converted to the dtype and the backend that are here, float64 to float32 too.
+        Missing and unexpected names are a KeyError, or without `strict` what is returned. Raises ValueError for what is
+        no array, for wrong shapes and for floats where integers are. Each error names all of them, and then nothing is
+        loaded. Values are converted to the dtype and the backend that are here, float64 to float32 too.
         """
         own = dict(self.named_tensors())
         missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
@@ -153,6 +160,7 @@ class Module:
             array = np.asarray(value._host() if isinstance(value, Tensor) else value, order="C")
             backend = backends.of(own[name]._data)
             own[name].data = backend.asarray(array, dtype=own[name].dtype, copy=True)
+        return IncompatibleKeys(missing, unexpected)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state_dict as a safetensors file, whole or not at all: an interrupted save leaves the old file."""
@@ -160,7 +168,7 @@ class Module:
 
         checkpoint.save(path, self.state_dict())
 
-    def load(self, path: str | os.PathLike[str], strict: bool = True, key: str | None = None) -> None:
+    def load(self, path: str | os.PathLike[str], strict: bool = True, key: str | None = None) -> IncompatibleKeys:
         """`load_state_dict` from a file that `checkpoint.load` reads: safetensors, `.npz`, or PyTorch's, by content.
 
         `key` names the dictionary to take where the file holds several, such as "model" beside "optimizer".
@@ -172,7 +180,7 @@ class Module:
         if inner if key is None else key not in inner:
             raise checkpoint.CheckpointError(f"{path}: key={key!r}, and it holds the dictionaries {inner}: name one")
         try:
-            self.load_state_dict(state if key is None else state[key], strict)
+            return self.load_state_dict(state if key is None else state[key], strict)
         except (KeyError, ValueError) as error:
             raise type(error)(f"{path}: {error.args[0]}") from error
 
