@@ -508,7 +508,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(make: Callable[[Any], A
     for k, v in model.state_dict().items():
         same(twin.state_dict()[k].numpy(), v.numpy())
     for k, v in optimizer.state_dict().items():
-        same(np.asarray(other.state_dict()[k]), np.asarray(v))
+        same(*(x.numpy() if isinstance(x, ts.Tensor) else np.asarray(x) for x in (other.state_dict()[k], v)))
 
 
 # --- into modules
@@ -521,7 +521,8 @@ def test_loading_holds_one_tensor_more_than_the_model(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 20 * 500 * 500 * 4 * 1.15   # the new arrays
         tracemalloc.clear_traces()
         model.save(path)
-        streams = tuple(map(int, version("safetensors").split(".")[:2])) >= (0, 8)  # earlier ones copy all of it once
+        streams = tuple(map(int, version("safetensors").split(".")[:2])) >= (0, 8)  # earlier ones copy all of it once,
+        streams &= model[0].weight.backend == "numpy"                               # and a device's goes to the host
         assert tracemalloc.get_traced_memory()[1] < (10**6 if streams else 20 * 500 * 500 * 4 * 1.15)
     finally:
         tracemalloc.stop()
