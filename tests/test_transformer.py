@@ -190,9 +190,12 @@ def test_what_pytorch_says_otherwise_is_refused_with_the_conversion() -> None:
     for mask in (np.zeros((2, 3)), np.ones((3, 3), bool), np.ones(3, bool)):  # not boolean, not (B, S)
         with pytest.raises(ValueError, match="boolean mask, True where"):
             attend(x, mask=mask)
-    for lengths in ([1.0, 2.0], [4, 1], [-1, 1], [1]):
-        with pytest.raises(ValueError, match="lengths"):
-            attend(x, lengths=lengths)
+    for lengths in ([1.0, 2.0], [4, 1], [-1, 1], [1], [1, 2, 3]):
+        for attending in (attend, nn.TransformerEncoderLayer(8, 2)):
+            with pytest.raises(ValueError, match="lengths"):
+                attending(x, lengths=lengths)
+    with pytest.raises(ValueError, match="lengths as 1 integers"):  # not one row three times
+        nn.TransformerEncoderLayer(8, 2)(x[:1], lengths=[1, 2, 3])
     with pytest.raises(ValueError, match="expected a query"):
         attend(ts.ones((2, 3, 7)))
     with pytest.raises(ValueError, match="rows in its batch"):
@@ -463,6 +466,8 @@ def test_gradients_of_a_decoder_reach_its_encoder() -> None:
     logits = whole(rng.integers(0, 11, (2, 5)), [5, 3], rng.integers(0, 11, (2, 4)))
     ts.sum(logits * logits).backward()
     assert logits.shape == (2, 4, 11) and all(p.grad is not None for p in whole.parameters())
+    whole = nn.EncoderDecoder(nn.Embedding(11, 16), nn.GRU(16, 16), nn.ConditionalLanguageModel(11, 16, 2, 1, 8))
+    assert whole([[1, 2]], [2], [[1]]).shape == (1, 1, 11)  # of a recurrent encoder it takes the memory alone
 
 
 def test_prompts_of_any_length_are_generated_from_at_once() -> None:
@@ -475,8 +480,34 @@ def test_prompts_of_any_length_are_generated_from_at_once() -> None:
         for _ in range(6):
             tokens.append(int(lm(np.array([tokens])).detach().numpy()[0, -1].argmax()))
         assert got.tokens == tokens[len(prompt) :]
-    with pytest.raises(ValueError, match="prompt 1 is empty"):
-        lm.prompt([[1], []])
+    assert decode.greedy(lm, *lm.prompt([]), -1, 6) == []
+    for wrong in ([[1], []], [[1], [1.0, 2.0]], [[1], [True]], [[1], 2], [[1], "a"], [[1], [[1, 2]]]):
+        with pytest.raises(ValueError, match=r"prompt 1 is empty or no list of integers: .* one token or more"):
+            lm.prompt(wrong)
+
+
+@given(conditional=st.booleans(), batch=st.integers(1, 3), shape=st.lists(st.integers(0, 3), max_size=3),
+       tensor=st.booleans())
+def test_tokens_of_another_shape_are_refused(conditional: bool, batch: int, shape: list[int], tensor: bool) -> None:
+    lm = model(KINDS[0], conditional)
+    state = lm.start(ts.ones((batch, 2, 16), "float64") if conditional else np.ones((batch, 2), int))
+    tokens: Any = np.ones(shape, int)
+    tokens = ts.asarray(tokens) if tensor else tokens
+    if shape != [batch]:
+        with pytest.raises(ValueError, match=rf"{type(lm).__name__}: expected tokens \({batch},\), got shape"):
+            lm.step(tokens, state)
+    if len(shape) != 2 or shape[0] != batch:
+        with ts.no_grad(), pytest.raises(ValueError, match=rf"expected tokens \({batch}, T\), got shape"):
+            lm(tokens, state)
+    if len(shape) != 2 and not conditional:
+        with pytest.raises(ValueError, match=r"expected tokens \(B, T\), got shape"):
+            lm.start(tokens)
+    for wrong, error in (([1.0] * batch, TypeError), ([True] * batch, TypeError), ([-1] * batch, IndexError),
+                         ([11] * batch, IndexError)):
+        with pytest.raises(error, match="expected"):
+            lm.step(wrong, state)
+    right = np.ones(batch, int)
+    close(lm.step(right, state)[0], lm.step(right, state)[0])  # what was refused has changed nothing
 
 
 def test_a_language_model_says_what_it_cannot_do() -> None:
@@ -491,6 +522,24 @@ def test_a_language_model_says_what_it_cannot_do() -> None:
         nn.LanguageModel(11, 16, 4, 1, positions="relative")
     with pytest.raises(ValueError, match=r"tokens \(B, T\)"):
         lm([1, 2])
+    for lengths in ([1], [1, 2, 2], [[1, 2]], [1.0, 2.0], [3, 1]):
+        with pytest.raises(ValueError, match="expected lengths as 2 integers from 0 to the 2 steps"):
+            lm.start(np.zeros((2, 2), int), lengths)
+    decoder, memory = nn.ConditionalLanguageModel(11, 16, 4, 1, 24), ts.ones((2, 4, 16))
+    for hidden in (ts.ones((2, 16)), np.ones((2, 4), bool)):  # a mask in its place would hide nothing
+        with pytest.raises(ValueError, match="expected no hidden state"):
+            decoder.start(memory, hidden)
+    for owner, other in ((decoder, lm.start([[1]])), (decoder, None), (lm, decoder.start(memory[:1]))):
+        with ts.no_grad(), pytest.raises(ValueError, match="a state that its own `start` made"):
+            owner([[1]], other)
+    with pytest.raises(ValueError, match="a state that its own `start` made"):
+        lm.step([1], decoder.start(memory[:1]))
+
+
+def test_ids_in_the_padding_of_a_prompt_are_nobodys() -> None:
+    lm = model(KINDS[1])
+    states = [lm.start([[pad, pad], [1, pad]], [0, 1]) for pad in (-1, 3)]
+    close(*(lm.step([1, 2], state)[0] for state in states))
 
 
 def test_tied_weights_count_once_and_copies_stay_tied() -> None:

@@ -76,8 +76,9 @@ def _first(state: Any, start: Like) -> Array:
 def _step(decoder: Any, tokens: Array, state: Any, end: int) -> tuple[Tensor, Any]:
     """The logits (N, V) of the next token, and the state then."""
     logits, state = decoder.step(tokens, state)
-    if logits.ndim != 2 or len(logits) != len(tokens) or end >= logits.shape[1]:
-        raise ValueError(f"decode: expected logits ({len(tokens)}, V), V > end = {end}, from step, got {logits.shape}")
+    if logits.ndim != 2 or len(logits) != len(tokens) or not -1 <= end < logits.shape[1]:
+        raise ValueError(f"decode: expected end >= -1, and logits ({len(tokens)}, V), V > end = {end}, from step, got "
+                         f"{logits.shape}")
     return logits, state
 
 
@@ -274,7 +275,7 @@ def score(decoder: Any, state: Any, start: Like, target: Like, lengths: Like = N
     one too, for the attention weights.
     """
     first, target = _first(state, start), np.asarray(target.numpy() if isinstance(target, Tensor) else target)
-    steps = target.shape[-1]
+    steps = target.shape[-1] if target.ndim else 0
     real = length_mask(np.full(len(first), steps) if lengths is None else lengths, steps).numpy()
     if target.shape != (len(first), steps) or target.dtype.kind not in "iu" or len(real) != len(first):
         raise ValueError(f"score: expected integers ({len(first)}, T) as target and a length for each row, got "

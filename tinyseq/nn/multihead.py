@@ -47,9 +47,10 @@ def refuse_time_first(module: Module, batch_first: bool) -> None:
                          "first axes of what goes in and comes out, x.permute_dims(1, 0, 2); batch_first stays True")
 
 
-def length_mask(lengths: Like, steps: int) -> Tensor:
-    """(B,) lengths -> (B, steps) booleans: True at the real positions. On a device nobody looks at the lengths."""
-    data = functional.checked_lengths(lengths, steps)
+def length_mask(lengths: Like, steps: int, rows: int | None = None) -> Tensor:
+    """(B,) lengths -> (B, steps) booleans: True at the real positions. On a device nobody looks at the lengths. B is
+    `rows` if given."""
+    data = functional.checked_lengths(lengths, steps, rows)
     return ops.asarray(namespace(data).arange(steps) < data[:, None])
 
 
@@ -59,9 +60,7 @@ def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, leng
     `given` is boolean, (B, S), (B, T, S) or (B, heads, T, S), with 1 for axes along which it is the same; the first
     `lengths` (B,) of S take part.
     """
-    real = None if lengths is None else ops.like(x, length_mask(lengths, shape[-1]))[:, None, None]
-    if real is not None and real.shape[0] != shape[0]:
-        raise ValueError(f"{name}: expected {shape[0]} lengths, one a row of the batch, got {real.shape[0]}")
+    real = None if lengths is None else ops.like(x, length_mask(lengths, shape[-1], shape[0]))[:, None, None]
     if given is None:
         return real
     mask = ops.like(x, given)

@@ -36,7 +36,7 @@ ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.
 
 def _real(x: Tensor, lengths: Like) -> Tensor:
     """x (B, T, E) with 0 after each row's length."""
-    return x if lengths is None else ops.where(ops.like(x, length_mask(lengths, x.shape[1]))[..., None], x, 0.0)
+    return x if lengths is None else ops.where(ops.like(x, length_mask(lengths, x.shape[1], len(x)))[..., None], x, 0.0)
 
 
 @lru_cache
@@ -285,6 +285,15 @@ class LanguageModel(Module):
         if tied:
             self.out.weight = self.embedding.weight  # type: ignore[assignment]
 
+    def _check(self, tokens: Like, axes: int, state: LanguageState | None = None) -> None:
+        """Refuse tokens that are not (B,) or (B, T), with the B of a state, and a state that another kind made."""
+        shape, rows = np.shape(tokens), None if state is None else state.cache.shape[0]
+        if len(shape) != axes or (rows is not None and shape[0] != rows):
+            raise ValueError(f"{type(self).__name__}: expected tokens ({'B' if rows is None else rows},"
+                             f"{' T' * (axes - 1)}), got shape {shape}")
+        if self.layer.crosses is not bool(state and state.memory):
+            raise ValueError(f"{type(self).__name__}: expected a state that its own `start` made")
+
     def forward(self, tokens: Like, state: LanguageState | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T), after those of `state`, if there is one.
 
@@ -297,9 +306,8 @@ class LanguageModel(Module):
         if state is not None and state.length and grad_enabled():
             raise RuntimeError(f"{type(self).__name__}: no gradient reaches what a state has read: give all tokens to "
                                "forward, or read on under ts.no_grad()")
+        self._check(tokens, 2, state)
         x = self.embedding(tokens)
-        if x.ndim != 3:
-            raise ValueError(f"{type(self).__name__}: expected tokens (B, T), got shape {x.shape[:-1]}")
         n, starts = (0, None) if state is None else (state.length, state.starts)
         ids: Like = np.arange(n, n + x.shape[1])
         mask = None
@@ -339,13 +347,14 @@ class LanguageModel(Module):
 
     def start(self, tokens: Like, lengths: Like = None) -> LanguageState:
         """The state after tokens (B, T), of each row the first `lengths` (B,), all read in one pass. T may be 0."""
+        self._check(tokens, 2)
         weight = self.embedding.weight
         with no_grad():
             tokens, starts = ops.like(weight, tokens), None
             if lengths is not None:  # the rows' ends are put side by side
-                starts = ops.sum(ops.like(weight, ~length_mask(lengths, tokens.shape[1])), 1)
+                starts = ops.sum(ops.like(weight, ~length_mask(lengths, *tokens.shape[::-1])), 1)
                 places = ops.like(weight, np.arange(tokens.shape[1])) - starts[:, None]
-                tokens = ops.take_along_axis(tokens, ops.maximum(places, 0), 1)
+                tokens = ops.where(places < 0, 0, ops.take_along_axis(tokens, ops.maximum(places, 0), 1))
             state = self._empty(tokens.shape[0])._replace(starts=starts)
             _, kept = self._read(tokens, state)
             cache = ops.stack([ops.stack(pair, 1) for pair in kept], 1)
@@ -354,11 +363,14 @@ class LanguageModel(Module):
     def prompt(self, prompts: Sequence[Sequence[int]]) -> tuple[LanguageState, Any]:
         """What `tinyseq.decode` needs to go on with prompts of any lengths above 0: the state after all but their last
         tokens, and those, (B,)."""
-        lengths = np.array([len(p) for p in prompts])
-        if not lengths.all():
-            raise ValueError(f"{type(self).__name__}: prompt {int(lengths.argmin())} is empty: it takes one token")
-        tokens = np.zeros((len(prompts), lengths.max(initial=1)), np.int64)
-        for row, p in zip(tokens, prompts, strict=True):
+        rows = [np.asarray(p) for p in prompts]
+        for i, p in enumerate(rows):
+            if p.ndim != 1 or not p.size or p.dtype.kind not in "iu":
+                raise ValueError(f"{type(self).__name__}: prompt {i} is empty or no list of integers: expected the ids "
+                                 f"of one token or more, got {p.dtype} {p.shape}")
+        lengths = np.array([len(p) for p in rows], int)
+        tokens = np.zeros((len(rows), lengths.max(initial=1)), np.int64)
+        for row, p in zip(tokens, rows, strict=True):
             row[: len(p)] = p
         lengths -= 1
         alike = (lengths == lengths.max(initial=0)).all()
@@ -373,6 +385,7 @@ class LanguageModel(Module):
     @no_grad()
     def step(self, tokens: Like, state: LanguageState) -> tuple[Tensor, LanguageState]:
         """Logits (B, V) of the token after `tokens` (B,), and the state then. Without dropout and gradient."""
+        self._check(tokens, 1, state)
         n, cache, filled = state.length, state.cache._data, state.filled
         xp = namespace(cache)
         if filled[0] != n or n == cache.shape[4]:  # somebody went on from here, or it is full
@@ -400,9 +413,13 @@ class ConditionalLanguageModel(LanguageModel):
     `EncoderDecoder` whose encoder is a `TransformerEncoder`."""
 
     layer = TransformerDecoderLayer
+    states = 0  # an `EncoderDecoder` has none of the encoder's to hand on
 
     def start(self, memory: Tensor, hidden: None = None, mask: Like = None) -> LanguageState:
         """The state before the first token; mask (B, S) is True where memory is real. There is no `hidden` state."""
+        if hidden is not None:
+            raise ValueError(f"{type(self).__name__}: expected no hidden state, got {type(hidden).__name__}: "
+                             "start(memory, mask=mask)")
         memory, mask = masked_memory(type(self).__name__, memory, mask)
         pairs = tuple(layer.multihead_attn.remember(memory) for layer in self.layers)
         return self._empty(memory.shape[0])._replace(memory=pairs, mask=mask)
