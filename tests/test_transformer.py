@@ -1,6 +1,7 @@
 """Transformers: PyTorch's weights, outputs and gradients; the laws of sequence layers; caches equal the full pass."""
 
 import copy
+import inspect
 import itertools
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,51 @@ def test_transformer_is_torchs(dtype: str, norm_first: bool, sizes: Any, seed: i
 
 
 @pytest.mark.reference
+@pytest.mark.parametrize("name", ["MultiheadAttention", "TransformerEncoderLayer", "TransformerDecoderLayer",
+                                  "TransformerEncoder", "TransformerDecoder", "Transformer"])
+def test_arguments_are_torchs_in_their_order(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    ours, theirs = (inspect.signature(getattr(library, name)).parameters for library in (nn, torch.nn))
+    options = inspect.signature(nn.TransformerEncoderLayer).parameters if "options" in ours else {}
+    positional = [key for key, p in ours.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == list(theirs)[: len(positional)] and set(theirs) <= {*ours, *options}
+    same = set(theirs) - {"activation", "batch_first", "dtype"}
+    assert all({**options, **ours}[key].default == theirs[key].default for key in same)
+
+
+@pytest.mark.reference
+@given(zeros=st.booleans(), causal=st.booleans(), sizes=SIZES, seed=seeds)
+def test_keys_in_front_are_torchs_bias_kv_and_zero_attn(zeros: bool, causal: bool, sizes: Any, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    batch, steps, _ = sizes
+    rng = np.random.default_rng(seed)
+    theirs = torch.nn.MultiheadAttention(8, 2, add_bias_kv=not zeros, add_zero_attn=zeros, batch_first=True,
+                                         dtype=torch.float64)
+    ours, x = nn.MultiheadAttention(8, 2, dtype="float64"), normal(rng, batch, steps, 8)
+    state = {k: v.numpy() for k, v in theirs.state_dict().items()}
+    assert ours.load_state_dict(state, strict=False).unexpected_keys == ([] if zeros else ["bias_k", "bias_v"])
+    k0, v0 = (ts.asarray(np.broadcast_to(np.zeros(8) if zeros else state[key], (batch, 1, 8)).reshape(
+        batch, 1, 2, 4).swapaxes(1, 2)) for key in ("bias_k", "bias_v"))
+    lengths = rng.integers(1, steps + 1, batch)
+    y = ours(ts.asarray(x), lengths=lengths + 1, causal=causal,
+             between=lambda q, k, v: (q, ts.concat([k0, k], 2), ts.concat([v0, v], 2)))[0]
+    future = torch.triu(torch.ones(steps, steps, dtype=torch.bool), 1) if causal else None
+    close(y, theirs(*[torch.tensor(x)] * 3, key_padding_mask=torch_mask(lengths, steps), attn_mask=future)[0])
+
+
+def test_stacks_take_what_torchs_take() -> None:
+    x = ts.asarray(normal(np.random.default_rng(0), 2, 3, 8, dtype="float32"))
+    layer = nn.TransformerDecoderLayer(8, 2, 6, 0.0)
+    decoder = nn.TransformerDecoder(decoder_layer=layer, num_layers=1)
+    close(decoder(tgt=x, memory=x, causal=True), layer(x, x, causal=True))
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 6, 0.0), 1, enable_nested_tensor=False)
+    model = nn.Transformer(8, 2, custom_encoder=encoder, custom_decoder=decoder)
+    assert (model.encoder, model.decoder) == (encoder, decoder)
+    close(model(x, x, lengths=[3, 1], causal=True), decoder(x, encoder(x, lengths=[3, 1]), memory_lengths=[3, 1],
+                                                            causal=True))
+
+
+@pytest.mark.reference
 @given(dtype=dtypes, affine=st.booleans(), eps=st.sampled_from([None, 0.1]), sizes=SIZES, seed=seeds)
 def test_rms_norm_is_torchs(dtype: str, affine: bool, eps: Any, sizes: Any, seed: int) -> None:
     torch = pytest.importorskip("torch")
@@ -187,6 +233,14 @@ def test_what_pytorch_says_otherwise_is_refused_with_the_conversion() -> None:
     for name in ("attn_mask", "key_padding_mask", "average_attn_weights"):
         with pytest.raises(TypeError, match=f"{name}= is PyTorch's"):
             attend(x, **{name: None})
+    for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention, nn.Transformer):
+        with pytest.raises(ValueError, match=r"device= is PyTorch's; .*\.to"):
+            kind(8, 2, device="cpu")
+    for name in ("add_bias_kv", "add_zero_attn"):
+        with pytest.raises(ValueError, match=f"{name}= is PyTorch's; .*between"):
+            nn.MultiheadAttention(8, 2, **{name: True})
+    with pytest.raises(TypeError, match=r"memory_is_causal= is PyTorch's; .*np\.tri"):
+        layer(x, x, memory_is_causal=True)
     for mask in (np.zeros((2, 3)), np.ones((3, 3), bool), np.ones(3, bool)):  # not boolean, not (B, S)
         with pytest.raises(ValueError, match="boolean mask, True where"):
             attend(x, mask=mask)

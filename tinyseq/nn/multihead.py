@@ -21,7 +21,13 @@ CONVERSIONS = {
                     _OURS + "mask=~theirs of one (B, S), or lengths (B,)"),
     "memory_key_padding_mask": _OURS + "memory_mask=~theirs of one (B, S), or memory_lengths (B,)",
     **dict.fromkeys(("is_causal", "src_is_causal", "tgt_is_causal"), "pass causal=True"),
+    "memory_is_causal": "pass memory_mask=np.tri(T, S, dtype=bool)[None]",
     "average_attn_weights": "the weights come by head: weights.mean(axis=1) is their average",
+    "batch_first": "tinyseq has one layout, (batch, time, features): swap the two first axes of what goes in and comes "
+                   "out, x.permute_dims(1, 0, 2); batch_first stays True",
+    "device": "leave it out, and move the module, .to('cupy')",
+    **dict.fromkeys(("add_bias_kv", "add_zero_attn"), "forward's `between` puts keys and values (B, heads, n, D) in "
+                    "front: lambda q, k, v: (q, ts.concat([k0, k], 2), ts.concat([v0, v], 2))"),
 }
 
 
@@ -40,11 +46,11 @@ class Attending(Module):
         return self.forward(*args, **kwargs)
 
 
-def refuse_time_first(module: Module, batch_first: bool) -> None:
-    """PyTorch's other layout."""
-    if not batch_first:
-        raise ValueError(f"{type(module).__name__}: tinyseq has one layout, (batch, time, features): swap the two "
-                         "first axes of what goes in and comes out, x.permute_dims(1, 0, 2); batch_first stays True")
+def refuse(module: Module, **given: Any) -> None:
+    """What PyTorch's constructors take and ours do not, with the conversion: what is `given`, unless it is false."""
+    for name, value in given.items():
+        if value:
+            raise ValueError(f"{type(module).__name__}: {name}= is PyTorch's; {CONVERSIONS[name]}")
 
 
 def length_mask(lengths: Like, steps: int, rows: int | None = None) -> Tensor:
@@ -112,10 +118,11 @@ class MultiheadAttention(Attending):
     v_proj_weight: Parameter
 
     def __init__(
-        self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, kdim: int | None = None,
-        vdim: int | None = None, batch_first: bool = True, num_kv_heads: int | None = None, dtype: Any = np.float32,
+        self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, add_bias_kv: bool = False,
+        add_zero_attn: bool = False, kdim: int | None = None, vdim: int | None = None, batch_first: bool = True,
+        device: None = None, dtype: Any = np.float32, *, num_kv_heads: int | None = None,
     ) -> None:
-        refuse_time_first(self, batch_first)
+        refuse(self, batch_first=not batch_first, device=device, add_bias_kv=add_bias_kv, add_zero_attn=add_zero_attn)
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if min(num_heads, kv_heads) < 1 or embed_dim % num_heads or num_heads % kv_heads:
             raise ValueError(f"MultiheadAttention: embed_dim must be a multiple of num_heads, and that of "

@@ -17,7 +17,7 @@ import numpy as np
 from tinyseq import functional, ops
 from tinyseq.nn import init
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.nn.multihead import refuse_time_first
+from tinyseq.nn.multihead import refuse
 from tinyseq.tensor import Like, Tensor, namespace
 
 KEYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -123,7 +123,7 @@ class _Fused(_Recurrent):
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = True,
         dropout: float = 0.0, bidirectional: bool = False, *, recurrent_dropout: float = 0.0, dtype: Any = np.float32,
     ) -> None:
-        refuse_time_first(self, batch_first)
+        refuse(self, batch_first=not batch_first)
         super().__init__(input_size, hidden_size, num_layers, bidirectional, dropout=dropout,
                          recurrent_dropout=recurrent_dropout)
         self.sizes = (hidden_size,) * (2 if self.kind == "lstm" else 1)

@@ -20,7 +20,7 @@ from tinyseq.nn import init
 from tinyseq.nn.attention import masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.nn.multihead import Attending, Between, MultiheadAttention, Pair, length_mask, product, refuse_time_first
+from tinyseq.nn.multihead import Attending, Between, MultiheadAttention, Pair, length_mask, product, refuse
 from tinyseq.tensor import Array, Like, Tensor, grad_enabled, namespace, no_grad
 
 
@@ -80,10 +80,10 @@ class TransformerEncoderLayer(Attending):
     def __init__(
         self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
         activation: str | Sublayer = "relu", layer_norm_eps: float = 1e-5, batch_first: bool = True,
-        norm_first: bool = False, bias: bool = True, norm: str = "layer", num_kv_heads: int | None = None,
-        dtype: Any = np.float32,
+        norm_first: bool = False, bias: bool = True, device: None = None, dtype: Any = np.float32, *,
+        norm: str = "layer", num_kv_heads: int | None = None,
     ) -> None:
-        refuse_time_first(self, batch_first)
+        refuse(self, batch_first=not batch_first, device=device)
         if norm not in ("layer", "rms") or (isinstance(activation, str) and activation not in ACTIVATIONS):
             raise ValueError(f"{type(self).__name__}: expected activation of {', '.join(ACTIVATIONS)}, or a function, "
                              f"and norm of layer, rms; got {activation!r} and {norm!r}")
@@ -152,9 +152,13 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
 
 
 class TransformerEncoder(Attending):
-    """`num_layers` copies of a layer one after another, then `norm`."""
+    """`num_layers` copies of a layer one after another, then `norm`. The other arguments are PyTorch's, which change no
+    number there either."""
 
-    def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None) -> None:
+    def __init__(
+        self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None,
+        enable_nested_tensor: bool = True, mask_check: bool = True,
+    ) -> None:
         self.layers = [copy.deepcopy(encoder_layer) for _ in range(num_layers)]
         self.norm = norm
 
@@ -166,21 +170,29 @@ class TransformerEncoder(Attending):
 
 
 class TransformerDecoder(TransformerEncoder):
-    """`num_layers` copies of a `TransformerDecoderLayer` one after another, then `norm`: forward(tgt, memory, ...)."""
+    """`num_layers` copies of a `TransformerDecoderLayer` one after another, then `norm`."""
+
+    def __init__(self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Module | None = None) -> None:
+        super().__init__(decoder_layer, num_layers, norm)
+
+    def forward(self, tgt: Tensor, memory: Tensor, **masks: Any) -> Tensor:  # type: ignore[override]
+        """tgt (B, T, E), memory (B, S, E) -> (B, T, E); the masks are the layers'."""
+        return super().forward(tgt, memory, **masks)
 
 
 class Transformer(Attending):
     """Encoder and decoder of vectors (Vaswani et al. 2017, figure 1), without embeddings. Initialised as PyTorch's.
-    `options` are those of `TransformerEncoderLayer`."""
+    `options` are those of `TransformerEncoderLayer`. A `custom_encoder` and `custom_decoder` are called as ours are."""
 
     def __init__(
         self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
-        dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu", **options: Any,
+        dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu",
+        custom_encoder: Any = None, custom_decoder: Any = None, **options: Any,
     ) -> None:
         first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
         second = TransformerDecoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
-        self.encoder = TransformerEncoder(first, num_encoder_layers, copy.deepcopy(first.norm1))
-        self.decoder = TransformerDecoder(second, num_decoder_layers, copy.deepcopy(second.norm1))
+        self.encoder = custom_encoder or TransformerEncoder(first, num_encoder_layers, copy.deepcopy(first.norm1))
+        self.decoder = custom_decoder or TransformerDecoder(second, num_decoder_layers, copy.deepcopy(second.norm1))
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 init.xavier_uniform_(parameter)
