@@ -1,6 +1,7 @@
 """Checkpoints of other libraries give here what they give there (data/models/README.md: where they are from)."""
 
 import json
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tinyseq as ts
 from tinyseq import checkpoint, decode, models, nn
@@ -79,6 +82,24 @@ def test_what_is_not_implemented_is_refused_by_name(name: str, change: dict[str,
     config = json.loads((MODELS / name / "config.json").read_text()) | change
     with pytest.raises(ValueError, match=words):
         models.load(MODELS / name, config)
+
+
+@given(name=st.sampled_from(["bert", "gpt2", "llama"]), data=st.data())
+def test_a_broken_config_is_an_error_that_names_it(tmp_path_factory: pytest.TempPathFactory, name: str,
+                                                   data: st.DataObject) -> None:
+    config = json.loads((MODELS / name / "config.json").read_text())
+    key = data.draw(st.sampled_from(sorted(config)))
+    config[key] = data.draw(st.one_of(st.none(), st.text(max_size=2), st.integers(-3, 70), st.floats(), st.just([])))
+    text = json.dumps({k: v for k, v in config.items() if v is not None})
+    folder = tmp_path_factory.mktemp(name)
+    (folder / "config.json").write_text(text[: data.draw(st.sampled_from([None, None, len(text) // 2]))])
+    shutil.copy(next((MODELS / name).glob("*.safetensors")), folder)
+    try:
+        models.load(folder)
+    except ValueError as error:  # a CheckpointError, or one that says which option or weight
+        assert str(folder) in str(error) or re.match(r"models: |load_state_dict into ", str(error))
+    except KeyError as error:  # weights without a place
+        assert "load_state_dict into" in str(error)
 
 
 def test_weights_that_do_not_fit_are_named() -> None:

@@ -157,12 +157,12 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     `nn.LanguageModel`).
 
     Raises ValueError for another architecture, and for an option that the model here does not have; `CheckpointError`
-    and `Module.load_state_dict`'s errors for weights that do not fit.
+    for a configuration that makes no model; it and `Module.load_state_dict`'s errors for weights that do not fit.
     """
-    if config is None:
-        config = json.loads((Path(path) / "config.json").read_text("utf-8"))
+    with checkpoint._blame(f"{path}: config"):
+        config = dict(json.loads((Path(path) / "config.json").read_text("utf-8")) if config is None else config)
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
+    if kind not in list(ARCHITECTURES):  # it may be anything
         raise ValueError(f"models: {path}: expected a model_type of {', '.join(ARCHITECTURES)}, got {kind!r}")
     build, prefix, names, foreign, expected = ARCHITECTURES[kind]
     wrong = [f"{key}={config[key]!r}" for key, value in expected.items() if config.get(key, value) != value]
@@ -173,7 +173,7 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
         raise checkpoint.CheckpointError(f"{path}: expected tensors by name, and {other[:5]} are none")
     state = {key.removeprefix(prefix): value for key, value in state.items() if not key.startswith(foreign)}
     state = checkpoint.rename(state, names)
-    with init.skip():
+    with checkpoint._blame(f"{path}: config"), init.skip():
         model = build(config)
     if isinstance(model, LanguageModel) and model.out.weight is model.embedding.weight and (
             "embedding.weight" in state):
