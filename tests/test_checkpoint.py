@@ -85,7 +85,7 @@ def test_npz_keeps_the_order_of_axes_and_bytes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [{"a/b": np.ones(1)}, {"a": {"b/c": 1}}, {"a": {1: 2}}, {"a": object()},
-                                   {"a": np.array(["text"])},
+                                   {"a": np.array(["text"])}, {"__metadata__": np.ones(1)},
                                    {"a": np.ones(2, complex), "b": 1}, {"a": [np.ones(2)]}])
 def test_what_cannot_be_saved_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"x.safetensors: "):

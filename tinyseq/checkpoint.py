@@ -239,8 +239,8 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
     """Write a dictionary as a safetensors file, whole or not at all: an interrupted save leaves the old file.
 
     Values are Tensors, arrays, what JSON has (numbers, strings, None, lists; a tuple comes back as a list), and
-    dictionaries of these; keys are strings without "/". All but the arrays goes into the file's metadata. A save that
-    is killed may leave the half of a new file beside the old one, as NAME.PROCESS.tmp: delete it.
+    dictionaries of these; keys are strings without "/", and not "__metadata__". All but the arrays goes into the file's
+    metadata. A save that is killed may leave the half of a new file beside the old one, as NAME.PROCESS.tmp: delete it.
     """
     from safetensors.numpy import save_file
 
@@ -264,8 +264,8 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
 
 def _flat(state: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in state.items():
-        if not isinstance(key, str) or "/" in key:
-            raise ValueError(f'keys must be strings without "/", got {above}{key!r}')
+        if not isinstance(key, str) or "/" in key or above + key == "__metadata__":  # safetensors has its own of that
+            raise ValueError(f'keys must be strings without "/", and not "__metadata__", got {above}{key!r}')
         nested = isinstance(value, Mapping) and value
         yield from _flat(value, f"{above}{key}/") if nested else [(above + key, value)]
 
