@@ -572,8 +572,9 @@ def test_a_language_model_says_what_it_cannot_do() -> None:
     _, state = lm.step([1], state)
     with pytest.raises(ValueError, match="max_length = 3, not 4 tokens"):
         lm.step([1], state)
-    with pytest.raises(ValueError, match="positions must be"):
-        nn.LanguageModel(11, 16, 4, 1, positions="relative")
+    for heads, layers, positions in ((4, 1, "relative"), (4, 0, None), (16, 1, "rotary")):
+        with pytest.raises(ValueError, match=r"positions must be .* layers one or more, got"):
+            nn.LanguageModel(11, 16, heads, layers, positions=positions)
     with pytest.raises(ValueError, match=r"tokens \(B, T\)"):
         lm([1, 2])
     for lengths in ([1], [1, 2, 2], [[1, 2]], [1.0, 2.0], [3, 1]):

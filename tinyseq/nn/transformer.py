@@ -279,15 +279,16 @@ class LanguageModel(Module):
         dropout: float = 0.1, *, positions: str | None = "learned", max_length: int = 1024, rotary_base: float = 1e4,
         tied: bool = True, norm_first: bool = True, dtype: Any = np.float32, **options: Any,
     ) -> None:
-        if positions not in ("learned", "sinusoidal", "rotary", None):
-            raise ValueError(f"LanguageModel: positions must be 'learned', 'sinusoidal', 'rotary' or None, got "
-                             f"{positions!r}")
+        width = d_model // nhead
+        if positions not in ("learned", "sinusoidal", "rotary", None) or num_layers < 1 or (
+                positions == "rotary" and width % 2):
+            raise ValueError(f"LanguageModel: positions must be 'learned', 'sinusoidal', 'rotary' (of heads of even "
+                             f"width) or None, and layers one or more, got {positions!r}, {width=}, {num_layers=}")
         self.embedding = Embedding(vocab_size, d_model, dtype=dtype)
         self._scale = math.sqrt(d_model) if positions == "sinusoidal" else 1.0
         init.normal_(self.embedding.weight, std=0.02 if self._scale == 1 else 1 / self._scale)
         self.positions = (LearnedPositions(max_length, d_model, dtype) if positions == "learned" else
                           SinusoidalPositions(d_model) if positions == "sinusoidal" else None)
-        width = d_model // nhead
         self._frequencies = rotary_base ** (-np.arange(0, width, 2) / width) if positions == "rotary" else None
         self.dropout = Dropout(dropout)
         options |= {"norm_first": norm_first, "dtype": dtype}
