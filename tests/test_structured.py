@@ -144,6 +144,8 @@ def test_crf_says_what_it_expects() -> None:
         nn.CRF(3)(draw(0, 2, 4, 2), np.zeros((2, 4), int))
     with pytest.raises(ValueError, match=r"integer tags \(B, T\) = \(2, 4\), got .* \(2, 3\)"):
         nn.CRF(3)(draw(0, 2, 4, 3), np.zeros((2, 3), int))
+    with pytest.raises(ValueError, match="lengths as 2 integers from 0 to the 4 steps"):
+        nn.CRF(3).decode(draw(0, 2, 4, 3), [4])
 
 
 def test_crf_refuses_tags_out_of_range() -> None:

@@ -148,4 +148,4 @@ class CRF(Module):
         if x.ndim != 3 or x.shape[2] != self.num_tags or not x.shape[1]:
             raise ValueError(f"CRF: expected scores (batch, time, {self.num_tags}) of at least one step, got {x.shape}")
         steps = ops.like(x, np.full(x.shape[0], x.shape[1]) if lengths is None else lengths)
-        return steps, ops.like(x, length_mask(steps, x.shape[1]))
+        return steps, ops.like(x, length_mask(steps, x.shape[1], len(x)))
