@@ -234,8 +234,9 @@ def test_what_pytorch_says_otherwise_is_refused_with_the_conversion() -> None:
         with pytest.raises(TypeError, match=f"{name}= is PyTorch's"):
             attend(x, **{name: None})
     for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.MultiheadAttention, nn.Transformer):
-        with pytest.raises(ValueError, match=r"device= is PyTorch's; .*\.to"):
-            kind(8, 2, device="cpu")
+        for device in ("cpu", 0):
+            with pytest.raises(ValueError, match=r"device= is PyTorch's; .*\.to"):
+                kind(8, 2, device=device)
     for name in ("add_bias_kv", "add_zero_attn"):
         with pytest.raises(ValueError, match=f"{name}= is PyTorch's; .*between"):
             nn.MultiheadAttention(8, 2, **{name: True})

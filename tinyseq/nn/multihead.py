@@ -122,7 +122,8 @@ class MultiheadAttention(Attending):
         add_zero_attn: bool = False, kdim: int | None = None, vdim: int | None = None, batch_first: bool = True,
         device: None = None, dtype: Any = np.float32, *, num_kv_heads: int | None = None,
     ) -> None:
-        refuse(self, batch_first=not batch_first, device=device, add_bias_kv=add_bias_kv, add_zero_attn=add_zero_attn)
+        refuse(self, batch_first=not batch_first, device=device is not None, add_bias_kv=add_bias_kv,
+               add_zero_attn=add_zero_attn)
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if min(num_heads, kv_heads) < 1 or embed_dim % num_heads or num_heads % kv_heads:
             raise ValueError(f"MultiheadAttention: embed_dim must be a multiple of num_heads, and that of "

@@ -83,7 +83,7 @@ class TransformerEncoderLayer(Attending):
         norm_first: bool = False, bias: bool = True, device: None = None, dtype: Any = np.float32, *,
         norm: str = "layer", num_kv_heads: int | None = None,
     ) -> None:
-        refuse(self, batch_first=not batch_first, device=device)
+        refuse(self, batch_first=not batch_first, device=device is not None)
         if norm not in ("layer", "rms") or (isinstance(activation, str) and activation not in ACTIVATIONS):
             raise ValueError(f"{type(self).__name__}: expected activation of {', '.join(ACTIVATIONS)}, or a function, "
                              f"and norm of layer, rms; got {activation!r} and {norm!r}")
