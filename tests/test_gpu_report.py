@@ -123,10 +123,11 @@ def test_ids_out_of_range_and_sums_in_float16_are_reported(stand_in: Any, monkey
 
 def test_models_are_checked_in_step(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.check_models() == dict.fromkeys(gpu.MODELS, "")
-    right = stand_in.softmax
-    monkeypatch.setattr(stand_in, "softmax", lambda *args: right(*args) * 1.001, raising=False)
+    right = stand_in.layer_norm_backward
+    wrong = lambda *args: [part * 1.001 for part in right(*args)]
+    monkeypatch.setattr(stand_in, "layer_norm_backward", wrong, raising=False)
     problems = gpu.check_models()
-    assert "softmax(float32[4, 6, 7]" in problems["encoder-decoder"] and not problems["LSTM"]
+    assert "the gradient of layer_norm(float32[4, 6, 16]" in problems["Transformer"] and not problems["LSTM"]
 
 
 def test_time_is_a_median_of_blocks_after_warming_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +147,7 @@ def test_the_table_has_a_row_a_model_and_size(stand_in: Any, monkeypatch: pytest
     monkeypatch.setattr(gpu, "milliseconds", lambda step, wait: float(step().item() > 0))
     rows = gpu.table(None, stand_in.synchronize, [(8, 2), (4, 3)])[3:]
     assert len(rows) == 1 + 4 * 2
-    assert rows[-1] == "| encoder-decoder | 4 | 3 | 1.00 | nan | nan |"
+    assert rows[-1] == "| Transformer | 4 | 3 | 1.00 | nan | nan |"
 
 
 @pytest.mark.reference
@@ -154,7 +155,8 @@ def test_the_table_has_a_row_a_model_and_size(stand_in: Any, monkeypatch: pytest
 def test_pytorch_gets_the_same_work(kind: str) -> None:
     import torch
 
-    steps = gpu.training(kind, 8, 3), gpu.torch_training(torch, "cpu", kind, 8, 3)
+    steps = (gpu.training(kind, ts.random.normal((3, gpu.TIME, 8)), ts.nn, ts.optim),
+             gpu.training(kind, torch.randn(3, gpu.TIME, 8), torch.nn, torch.optim))
     first, again = ([step().item() for step in steps] for _ in range(2))
     assert again[0] < first[0] and again[1] < first[1]
     ours, theirs = (inspect.getclosurevars(step).nonlocals["optimizer"] for step in steps)

@@ -27,8 +27,13 @@ from tinyseq import backends, doctor, functional, nn, ops, optim, random
 from tinyseq.tensor import Tensor
 from tinyseq.testing.compare import _flat, difference, parity
 
-MODELS = ("RNN", "GRU", "LSTM", "encoder-decoder")
-WORDS, TIME = 1000, 32  # vocabulary and length of the sequences that are timed
+MODELS: dict[str, Callable[[Any, int], Any]] = {  # of the layers of `nn` or `torch.nn`, whose names are the same
+    "RNN": lambda nn, width: nn.RNN(width, width, batch_first=True),
+    "GRU": lambda nn, width: nn.GRU(width, width, batch_first=True),
+    "LSTM": lambda nn, width: nn.LSTM(width, width, batch_first=True),
+    "Transformer": lambda nn, width: nn.TransformerEncoderLayer(width, 4, 4 * width, batch_first=True),
+}
+TIME = 32  # length of the sequences that are timed
 SIZES = ((128, 32), (512, 32), (512, 128), (1024, 128))  # widths and batches
 CLOCKS = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
 
@@ -125,7 +130,7 @@ def check_models() -> dict[str, str]:
     for kind in MODELS:
         try:
             with parity():
-                step = training(kind, 16, 4, 6)
+                step = training(kind, random.normal((4, 6, 16)), nn, optim)
                 for _ in range(3):
                     step()
         except AssertionError as problem:
@@ -133,52 +138,18 @@ def check_models() -> dict[str, str]:
     return found
 
 
-def training(kind: str, width: int, batch: int, steps: int = TIME) -> Callable[[], Any]:
-    """One training step of a model, on the active backend."""
-    random.manual_seed(0)
-    ids, x = random.integers((batch, steps + 1), 0, WORDS), random.normal((batch, steps, width))
-    if kind in MODELS[:3]:
-        model = getattr(nn, kind)(width, width)
-        return _step(lambda: ops.mean(ops.square(model(x)[0])), optim.Adam(model.parameters()))
-    decoder = nn.AttentionDecoder(WORDS, width, width, nn.DotAttention(width, width), width)
-    model = nn.EncoderDecoder(nn.Embedding(WORDS, width), nn.GRU(width, width // 2, bidirectional=True), decoder)
-    loss = lambda: functional.cross_entropy(model(ids, None, ids[:, :-1]), ids[:, 1:])
-    return _step(loss, optim.Adam(model.parameters()))
-
-
-def torch_training(torch: Any, device: str, kind: str, width: int, batch: int) -> Callable[[], Any]:
-    """The same in PyTorch."""
-    t = torch.nn
-    with torch.device(device):
-        ids, x = torch.randint(0, WORDS, (batch, TIME + 1)), torch.randn(batch, TIME, width)
-        if kind in MODELS[:3]:
-            model = getattr(t, kind)(width, width, batch_first=True)
-            return _step(lambda: model(x)[0].square().mean(), torch.optim.Adam(model.parameters()))
-        source, target = t.Embedding(WORDS, width), t.Embedding(WORDS, width)
-        encoder = t.GRU(width, width // 2, batch_first=True, bidirectional=True)
-        decoder = t.GRU(width, width, batch_first=True)
-        combine, out = t.Linear(2 * width, width), t.Linear(width, WORDS)
-
-    def loss() -> Any:
-        memory, final = encoder(source(ids))
-        s, _ = decoder(target(ids[:, :-1]), torch.cat([*final], -1)[None])
-        context = (s @ memory.mT).softmax(-1) @ memory
-        logits = out(combine(torch.cat([context, s], -1)).tanh())
-        return t.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-
-    layers = t.ModuleList([source, target, encoder, decoder, combine, out])
-    return _step(loss, torch.optim.Adam(layers.parameters()))
-
-
-def _step(loss: Callable[[], Any], optimizer: Any) -> Callable[[], Any]:
-    """A training step, which returns the loss; the two libraries' names are the same."""
+def training(kind: str, x: Any, nn: Any, optim: Any) -> Callable[[], Any]:
+    """One training step of a model on x (B, T, width), which returns the loss, in this library or in PyTorch."""
+    model = MODELS[kind](nn, x.shape[-1])
+    optimizer = optim.Adam(model.parameters())
 
     def step() -> Any:
-        value = loss()
+        y = model(x)
+        loss = (y[0] if isinstance(y, tuple) else y).square().mean()
         optimizer.zero_grad()
-        value.backward()
+        loss.backward()
         optimizer.step()
-        return value
+        return loss
 
     return step
 
@@ -227,9 +198,11 @@ def table(torch: Any, wait: Callable[[], Any], sizes: Sequence[tuple[int, int]])
     lines = [f"float32, {TIME} steps in time, Adam; the median of blocks of training steps", "",
              "| model | width | batch | tinyseq | PyTorch | ratio |", "|---|---|---|---|---|---|"]
     for kind, (width, batch) in itertools.product(MODELS, sizes):
-        ours, theirs = milliseconds(training(kind, width, batch), wait), math.nan
+        ours, theirs = milliseconds(training(kind, random.normal((batch, TIME, width)), nn, optim), wait), math.nan
         if beside:
-            theirs = milliseconds(torch_training(torch, "cuda", kind, width, batch), torch.cuda.synchronize)
+            with torch.device("cuda"):
+                step = training(kind, torch.randn(batch, TIME, width), torch.nn, torch.optim)
+            theirs = milliseconds(step, torch.cuda.synchronize)
         lines.append(f"| {kind} | {width} | {batch} | {ours:.2f} | {theirs:.2f} | {ours / theirs:.2f} |")
     return lines
 
