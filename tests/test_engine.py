@@ -889,6 +889,9 @@ def test_check_grad_finds_what_is_wrong() -> None:
         check_grad(lambda x: ts.exp(x.detach()), leaf(1.0))
     with pytest.raises(ValueError, match="floating-point"):
         check_grad(ts.exp, ts.tensor([1]))
+    for fn in (Tensor.item, lambda x: [np.exp(x.detach().numpy())]):
+        with pytest.raises(AssertionError, match="expected a Tensor or tuples of them"):
+            check_grad(fn, leaf(1.0))
 
 
 def test_check_shapes_finds_what_is_wrong() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tinyseq.tensor import Array, describe, joint, namespace, users_line, watching
@@ -29,16 +29,18 @@ class debug(watching):
         return pulls if pulls is None else pull
 
 
-def _floats(x: Any) -> list[Array]:
-    """The floating-point arrays in `x`."""
+def flat(x: Any) -> Iterator[Any]:
+    """The arrays and Tensors in nested lists and tuples."""
     if isinstance(x, (list, tuple)):
-        return [a for y in x for a in _floats(y)]
-    return [x] if getattr(getattr(x, "dtype", None), "kind", "") == "f" else []
+        for y in x:
+            yield from flat(y)
+    elif hasattr(x, "dtype") and not isinstance(x, type):
+        yield x
 
 
 def _check_finite(name: str, raw: list[Any], out: Any, where: str) -> None:
     given = f"{name}({', '.join(map(describe, raw))}), {where}"
-    before, after = _floats(raw), _floats(out)
+    before, after = ([a for a in flat(x) if a.dtype.kind == "f"] for x in (raw, out))
     finite: Callable[[list[Array]], bool] = lambda arrays: all(bool(namespace(a).isfinite(a).all()) for a in arrays)
     if finite(before) and not finite(after) and all(math.isfinite(a) for a in raw if type(a) is float):
         raise FloatingPointError(f"a NaN or an infinity appeared in {given}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tinyseq import backends
+from tinyseq.debug import flat
 from tinyseq.tensor import describe, joint, users_line, watching
 
 
@@ -33,7 +34,7 @@ class parity(watching):
         self.numpy = backends.load("numpy")
 
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
-        backend = next((backends.of(a) for a in _flat(out)), self.numpy)
+        backend = next((backends.of(a) for a in flat(out)), self.numpy)
         if backend is self.numpy:  # on the host: nothing to compare
             return pulls
         given = f"{name.lstrip('_')}({', '.join(map(describe, raw))}), {users_line()}"
@@ -72,7 +73,7 @@ def difference(found: Any, expected: Any, size: float = 0.0, tolerance: float = 
 
     `size` is that of what they were computed from.
     """
-    ours, theirs = (list(_flat(_hosts(x))) for x in (found, expected))
+    ours, theirs = (list(flat(_hosts(x))) for x in (found, expected))
     if len(ours) != len(theirs):
         return f"{len(ours)} arrays, {len(theirs)} expected"
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
@@ -99,15 +100,6 @@ def _on_numpy(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
-def _flat(x: Any) -> Iterator[Any]:
-    """The arrays in nested lists and tuples."""
-    if isinstance(x, (list, tuple)):
-        for y in x:
-            yield from _flat(y)
-    elif hasattr(x, "dtype") and not isinstance(x, type):
-        yield x
-
-
 def _hosts(x: Any) -> Any:
     """`x` with its arrays on the host."""
     if isinstance(x, dict):
@@ -119,5 +111,5 @@ def _hosts(x: Any) -> Any:
 
 def _largest(x: Any) -> float:
     """The largest finite absolute value among floating-point arrays on the host."""
-    return max((float(np.abs(a).max(initial=0.0, where=np.isfinite(a))) for a in _flat(x) if a.dtype.kind == "f"),
+    return max((float(np.abs(a).max(initial=0.0, where=np.isfinite(a))) for a in flat(x) if a.dtype.kind == "f"),
                default=0.0)

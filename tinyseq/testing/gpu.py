@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from tinyseq import backends, doctor, functional, nn, ops, optim, random
+from tinyseq.debug import flat
 from tinyseq.tensor import Tensor
-from tinyseq.testing.compare import _flat, difference, parity
+from tinyseq.testing.compare import difference, parity
 
 MODELS: dict[str, Callable[[Any, int], Any]] = {  # of the layers of `nn` or `torch.nn`, whose names are the same
     "RNN": lambda nn, width: nn.RNN(width, width, batch_first=True),
@@ -67,7 +68,7 @@ def exercise(dtype: str, extent: Extent) -> None:
 
     def run(*results: Any) -> None:
         for result in results:
-            functools.reduce(operator.add, (ops.sum(ops.square(y)) for y in _flat(result))).backward()
+            functools.reduce(operator.add, (ops.sum(ops.square(y)) for y in flat(result))).backward()
 
     x, weight, bias, a, b = some(rows, columns), some(columns), some(columns), some(3, 5, 7), some(3, 4, 7)
     mask, ids = ops.tensor(rng.random((rows, columns)) < 0.7), ops.tensor(rng.integers(0, rows, shape))

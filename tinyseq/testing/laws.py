@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyseq import ops
+from tinyseq.debug import flat
 from tinyseq.tensor import Tensor, grad
-from tinyseq.testing.compare import _flat
 
 Host = np.ndarray[Any, Any]
 Arrays = dict[str, Host]  # by name; the batch is on the first axis, time on the second of those in BY_STEP
@@ -102,8 +102,8 @@ class _Layer:
         y, final = (out, None) if isinstance(out, Tensor) else out
         if not np.array_equal(x._host(), data, equal_nan=True):  # a device knows no read-only arrays
             raise self.broken(WRITES, "x changed", case)
-        if y.shape[:2] != x.shape[:2] or {part.dtype for part in (y, *_flat(final))} != {x.dtype}:
-            came = ", out came ".join(f"{part.dtype} {part.shape}" for part in (x, y, *_flat(final)))
+        if y.shape[:2] != x.shape[:2] or {part.dtype for part in (y, *flat(final))} != {x.dtype}:
+            came = ", out came ".join(f"{part.dtype} {part.shape}" for part in (x, y, *flat(final)))
             raise self.broken("outputs are (batch, time, ...), and of x's dtype", f"x is {came}", case)
         return x, y, final
 
@@ -118,7 +118,7 @@ class _Layer:
         return {"output": self.run(case)[1]._host()[:, :steps]}
 
     def states(self, state: Any) -> Arrays:
-        return {f"state {i}": np.moveaxis(s._host(), -2, 0) for i, s in enumerate(_flat(state))}
+        return {f"state {i}": np.moveaxis(s._host(), -2, 0) for i, s in enumerate(flat(state))}
 
     def __call__(self, case: Case, state: Any = None) -> Arrays:
         _, y, final = self.run(case, state)
@@ -128,7 +128,7 @@ class _Layer:
         """Of a sum over all that comes out: by x, and by the parameters."""
         x, y, final = self.run(case)
         leaves = {"gradient of x": x} | self.parameters
-        total: Any = sum(ops.sum(ops.sin(part + 1)) for part in (x[:, :, :0], y, *_flat(final)))
+        total: Any = sum(ops.sum(ops.sin(part + 1)) for part in (x[:, :, :0], y, *flat(final)))
         found = zip(leaves.items(), grad(total, list(leaves.values()), allow_unused=True), strict=True)
         return {name: np.zeros(p.shape) if g is None else g._host() for (name, p), g in found}
 
