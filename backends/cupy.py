@@ -134,10 +134,10 @@ class CupyBackend(NumpyBackend):
     float32 matrices round their operands to 10 bits, which is several times faster: off, unless TINYSEQ_TF32=1 is
     in the environment. Sums of float16 and bfloat16 are kept in float32 always.
 
-    Kernels, each equal to NumpyBackend's method of that name: softmax, log_softmax, cross_entropy, layer_norm and
-    gelu, each with its `_backward`; random_raw, dropout_mask; embedding, embedding_backward, unindex; sgd_step,
-    adam_step, global_norm, scale; rnn_forward, rnn_backward. And `matmul`, which copies no operand that cuBLAS can
-    read where it is.
+    Kernels, each equal to NumpyBackend's method of that name: softmax, cross_entropy, layer_norm and gelu, each with
+    its `_backward`; random_raw, dropout_mask; embedding, embedding_backward, unindex; sgd_step, adam_step,
+    global_norm, scale; rnn_forward, rnn_backward. And `matmul`, which copies no operand that cuBLAS can read where
+    it is.
     """
 
     name = "cupy"
@@ -323,9 +323,9 @@ class CupyBackend(NumpyBackend):
         return cp.moveaxis(y, -1, axis)
 
     @in_float32
-    def softmax(self, x: Array, axis: int = -1, mask: Array | None = None) -> Array:
+    def softmax(self, x: Array, axis: int = -1, mask: Array | None = None, log: bool = False) -> Array:
         if mask is None:
-            return self._over_rows("softmax", axis, x, more=(False, None, 1, 1, 0, 0, 0, 0))
+            return self._over_rows("softmax", axis, x, more=(log, None, 1, 1, 0, 0, 0, 0))
         take = cp.moveaxis(cp.broadcast_to(mask, x.shape), axis, -1)
         if take.dtype != bool:
             raise TypeError(f"expected a boolean mask, got {take.dtype}")
@@ -333,19 +333,11 @@ class CupyBackend(NumpyBackend):
             take = dense(take).reshape(-1, take.shape[-1])
         lack = 4 - take.ndim
         dims, strides = (1,) * lack + take.shape, (0,) * lack + take.strides
-        return self._over_rows("softmax", axis, x, more=(False, take, *dims[1:3], *strides))
+        return self._over_rows("softmax", axis, x, more=(log, take, *dims[1:3], *strides))
 
     @in_float32
-    def softmax_backward(self, g: Array, y: Array, axis: int = -1) -> Array:
-        return self._over_rows("softmax_backward", axis, g, y, more=(False,))
-
-    @in_float32
-    def log_softmax(self, x: Array, axis: int = -1) -> Array:
-        return self._over_rows("softmax", axis, x, more=(True, None, 1, 1, 0, 0, 0, 0))
-
-    @in_float32
-    def log_softmax_backward(self, g: Array, y: Array, axis: int = -1) -> Array:
-        return self._over_rows("softmax_backward", axis, g, y, more=(True,))
+    def softmax_backward(self, g: Array, y: Array, axis: int = -1, log: bool = False) -> Array:
+        return self._over_rows("softmax_backward", axis, g, y, more=(log,))
 
     @in_float32
     def cross_entropy(self, logits: Array, targets: Array, weight: Array | None = None, smoothing: float = 0.0,

@@ -175,11 +175,11 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
 
     # ---- softmax and cross-entropy
 
-    def softmax(self, x: Array, axis: int = -1, mask: Array | None = None) -> Array:
-        """exp(x) / sum(exp(x)) over `axis`, same shape; zeros where `mask` (boolean, broadcastable to x) is
-        False.
+    def softmax(self, x: Array, axis: int = -1, mask: Array | None = None, log: bool = False) -> Array:
+        """exp(x) / sum(exp(x)) over `axis`, same shape; zeros where `mask` (boolean, broadcastable to x) is False.
 
-        A row that is fully masked, or -inf throughout, gives zeros.
+        A row that is fully masked, or -inf throughout, gives zeros. With `log`, for which there is no mask, the
+        logarithm of that, without underflow.
         """
         xp = self.xp
         y = xp.empty(x.shape, dtype=x.dtype)
@@ -190,38 +190,27 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
                 xp.copyto(e, a, where=taking[0])
                 a = e
             xp.subtract(a, self._row_max(a), out=e)
-            xp.exp(e, out=e)
             # A row with an entry that takes part sums to at least 1, exp(max - max).
-            e /= xp.maximum(self._row_sum(e), 1)
+            if log:
+                e -= xp.log(xp.maximum(self._row_sum(xp.exp(e)), 1))
+            else:
+                xp.exp(e, out=e)
+                e /= xp.maximum(self._row_sum(e), 1)
         return y
 
-    def softmax_backward(self, g: Array, y: Array, axis: int = -1) -> Array:
-        """dx = y (g - sum(g y)) over `axis`, y the softmax."""
+    def softmax_backward(self, g: Array, y: Array, axis: int = -1, log: bool = False) -> Array:
+        """dx = y (g - sum(g y)) over `axis`, y the softmax; g - exp(y) sum(g) if it is its logarithm."""
         xp = self.xp
         dx = xp.empty(y.shape, dtype=y.dtype)
         for h, p, d in self._pieces(axis, g, y, dx):
-            xp.multiply(h, p, out=d)
-            xp.subtract(h, self._row_sum(d), out=d)
-            d *= p
-        return dx
-
-    def log_softmax(self, x: Array, axis: int = -1) -> Array:
-        """x - log(sum(exp(x))) over `axis`, same shape; a row that is -inf throughout stays so."""
-        xp = self.xp
-        y = xp.empty(x.shape, dtype=x.dtype)
-        for a, z in self._pieces(axis, x, y):
-            xp.subtract(a, self._row_max(a), out=z)
-            z -= xp.log(xp.maximum(self._row_sum(xp.exp(z)), 1))
-        return y
-
-    def log_softmax_backward(self, g: Array, y: Array, axis: int = -1) -> Array:
-        """dx = g - exp(y) sum(g) over `axis`, y the log-softmax."""
-        xp = self.xp
-        dx = xp.empty(y.shape, dtype=y.dtype)
-        for h, z, d in self._pieces(axis, g, y, dx):
-            xp.exp(z, out=d)
-            d *= self._row_sum(h)
-            xp.subtract(h, d, out=d)
+            if log:
+                xp.exp(p, out=d)
+                d *= self._row_sum(h)
+                xp.subtract(h, d, out=d)
+            else:
+                xp.multiply(h, p, out=d)
+                xp.subtract(h, self._row_sum(d), out=d)
+                d *= p
         return dx
 
     def _pieces(self, axis: int | None, *arrays: Array) -> Iterator[list[Array]]:

@@ -127,8 +127,8 @@ def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
 def log_softmax(x: Tensor, axis: int = -1) -> Out:
     """log(softmax(x)) without underflow."""
     backend = _floats(x)
-    y = backend.log_softmax(x, axis)
-    return y, (lambda g: backend.log_softmax_backward(g, y, axis),)
+    y = backend.softmax(x, axis, log=True)
+    return y, (lambda g: backend.softmax_backward(g, y, axis, log=True),)
 
 
 # --- layers' functions ---------------------------------------------------------------------------------------------
