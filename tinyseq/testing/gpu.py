@@ -7,10 +7,8 @@ steps are timed, beside PyTorch where that is installed and sees the device. The
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import math
-import operator
 import platform
 import statistics
 import sys
@@ -68,7 +66,8 @@ def exercise(dtype: str, extent: Extent) -> None:
 
     def run(*results: Any) -> None:
         for result in results:
-            functools.reduce(operator.add, (ops.sum(ops.square(y)) for y in flat(result))).backward()
+            total: Any = sum(ops.sum(ops.square(y)) for y in flat(result))
+            total.backward()
 
     x, weight, bias, a, b = some(rows, columns), some(columns), some(columns), some(3, 5, 7), some(3, 4, 7)
     mask, ids = ops.tensor(rng.random((rows, columns)) < 0.7), ops.tensor(rng.integers(0, rows, shape))
