@@ -178,9 +178,6 @@ def _clip(grads: list[Any], max_norm: float) -> Any:
 def _in_place(name: str, body: Callable[..., Any], *args: Any) -> Any:
     """`body(*args)`, which writes to arrays in lists. A watcher sees an op, from what they were to what they become."""
 
-    def run(*args: Any) -> Any:
-        return (body(*args), args), None
-
     def copy(x: Any) -> Any:
         if isinstance(x, (list, tuple)):
             return list(map(copy, x))
@@ -188,7 +185,7 @@ def _in_place(name: str, body: Callable[..., Any], *args: Any) -> Any:
 
     seen = watcher()
     before = copy(args) if seen else []
-    out, _ = run(*args)
+    out = body(*args)
     if seen:
-        seen.forward(name, run, before, {}, out, None)
-    return out[0]
+        seen.forward(name, lambda *args: ((body(*args), args), None), before, {}, (out, args), None)
+    return out

@@ -165,11 +165,10 @@ def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
     if maps.ndim != 4 or not maps.size:
         raise ValueError(f"heads: expected weights (layers, heads, T, S) or (heads, T, S), got shape {maps.shape}")
     figure = _figure(1.6 * maps.shape[1] + 0.6, 1.6 * maps.shape[0] + 0.4)
-    for layer, row in enumerate(figure.subplots(*maps.shape[:2], squeeze=False)):
+    table = figure.subplots(*maps.shape[:2], squeeze=False, subplot_kw={"xticks": [], "yticks": []})
+    for layer, row in enumerate(table):
         for head, axes in enumerate(row):
             axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-            axes.set_xticks([])
-            axes.set_yticks([])
             axes.set_title(f"layer {layer}, head {head}", color=_INK, fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
