@@ -170,17 +170,25 @@ def test_answers_stand_as_far_away_as_said(distance: int) -> None:
         assert len(text) == distance + 12
 
 
-def test_what_is_translated_was_not_learnt() -> None:
+def test_what_is_translated_was_not_learnt_but_its_parts_were() -> None:
     script = scripted("translate", "babel", "rapidfuzz")
-    known, test = script["read_pairs"](0)
+    known, test = (set(pairs) for pairs in script["read_pairs"](0, 20_000))
     assert not {source for source, _ in known} & {source for source, _ in test}
-    assert not {target for _, target in known} & {target for (kind, *_), target in test if kind == "⟨iso⟩"}
+    assert not {target for _, target in known} & {target for _, target in test}
     assert {source[0] for source, _ in test} == set(script["WANTED"])
+    for (kind, *source), target in test:
+        texts = ("".join(source), target)
+        parts = zip(*(text.removesuffix(")").split(" (", 1) for text in texts), strict=True)  # language and country
+        assert kind == "⟨iso⟩" or all(((kind, *before), after) in known for before, after in parts), texts
 
 
 @pytest.mark.skipif(os.environ.get("TINYSEQ_TEST_PROFILE") == "emulated", reason="fifty steps of decoding, three times")
-def test_translation_by_a_transformer(run: Any) -> None:
+def test_translation_by_a_transformer_is_drawn_without_a_chinese_font(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: ["DejaVu Sans"])
     figure(run("translate", "--transformer", "--steps", "3"))
+    assert (tmp_path / "translate.png").stat().st_size > 5000
 
 
 def test_keywords_are_those_of_the_news() -> None:
