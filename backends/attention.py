@@ -1,4 +1,4 @@
-"""Attention in blocks of queries: forward and backward without the whole matrix of weights."""
+"""Attention in blocks of queries and keys: forward and backward without the whole matrix of weights."""
 
 import math
 from collections.abc import Iterator
@@ -81,7 +81,8 @@ class AttentionKernels:
                 old, top = top, 0 if tame else xp.maximum(self._row_max(e), top)
                 e -= top
                 xp.exp(e, out=e)
-                fade = xp.exp(old - top) if place.start else 0  # of what stood above the old maximum
+                # what stood above the old maximum fades; where nothing did, the difference may overflow
+                fade = xp.exp(xp.where(total > 0, old, top) - top) if place.start else 0
                 total = total * fade + self._row_sum(e)
                 e = e if kept is None else e * kept[..., place]
                 self._multiply(e, value[j], y[i], fade)

@@ -114,6 +114,18 @@ def test_a_query_that_sees_no_key_gets_zeros_and_gives_no_gradient(scores: int, 
     assert y.detach().numpy()[:, 0].any() and found[2].any()
 
 
+@given(hidden=st.integers(0, 8), seed=st.integers(0, 99))
+def test_hidden_blocks_of_keys_leave_no_trace(hidden: int, seed: int) -> None:
+    """In float16, whose smallest number is not far below a score: an overflow is an error here."""
+    rng = np.random.default_rng(seed)
+    query, key, value = (rng.standard_normal((9, 3)).astype("float16") * 16 for _ in range(3))
+    value[:hidden] = 1000
+    with in_blocks(9, 2):
+        y = F.attention(ts.tensor(query), ts.tensor(key), ts.tensor(value), np.arange(9) >= hidden).numpy()
+    seen = value[hidden:]
+    assert np.all((seen.min(0) - 0.5 < y) & (y < seen.max(0) + 0.5))
+
+
 def test_causal_with_fewer_keys_than_queries() -> None:
     query, key = ts.ones((5, 2), requires_grad=True), ts.ones((2, 2), requires_grad=True)
     value = ts.tensor([[1.0], [3.0]], requires_grad=True)
