@@ -91,8 +91,7 @@ def _recall(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Ar
     """`functional.attention` of one query, on arrays: q (B, heads, D), k and v (B, num_kv_heads, S, D), mask (B, S) ->
     (B, num_kv_heads, heads / num_kv_heads, D), and the weights, with S in the place of D."""
     batch, few, steps, wide = k.shape
-    weights = q.reshape(batch, few, -1, wide) @ k.swapaxes(-1, -2)
-    weights *= wide**-0.5
+    weights = (q * wide**-0.5).reshape(batch, few, q.shape[1] // few, wide) @ k.swapaxes(-1, -2)
     if mask is None and steps:  # shorter than the kernel, which is for many
         weights -= weights.max(axis=-1, keepdims=True)
         weights = namespace(q).exp(weights, out=weights)
@@ -200,7 +199,7 @@ class MultiheadAttention(Attending):
         it comes. `past` (B, 2, num_kv_heads, capacity, D) holds their keys and values, and gets those of x; mask
         (B, n + 1)."""
         batch, _, few, _, wide = past.shape
-        qkv = product(x, self.in_proj_weight, self.in_proj_bias).reshape(batch, -1, wide)
+        qkv = product(x, self.in_proj_weight, self.in_proj_bias).reshape(batch, self.num_heads + 2 * few, wide)
         if turn is not None:
             turned = qkv[:, :-few]
             turned[...] = functional.rotate.body(turned, *turn)[0]  # type: ignore[attr-defined]

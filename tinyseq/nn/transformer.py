@@ -416,7 +416,7 @@ class LanguageModel(Module):
             memory = [a._data for a in state.memory[i]] if state.memory else None
             x, weights = layer.step(x, cache[:, i], n, mask, turn, memory, looked)
         x = x if self.norm is None else _normal(x, self.norm)
-        return Tensor(product(x, self.out.weight, None).reshape(len(cache), -1)), state._replace(
+        return Tensor(product(x, self.out.weight, None).reshape(len(cache), len(self.out.weight))), state._replace(
             cache=Tensor(cache), length=n + 1, filled=filled,
             weights=None if weights is None else Tensor(weights.mean(axis=1)))
 
