@@ -253,6 +253,9 @@ def test_what_pytorch_says_otherwise_is_refused_with_the_conversion() -> None:
         nn.TransformerEncoderLayer(8, 2)(x[:1], lengths=[1, 2, 3])
     with pytest.raises(ValueError, match="expected a query"):
         attend(ts.ones((2, 3, 7)))
+    for lengths in (None, [8] * 8):  # (T, E) whose lengths would make a batch of it
+        with pytest.raises(ValueError, match="expected a query"):
+            nn.TransformerEncoderLayer(8, 2)(ts.ones((8, 8)), lengths=lengths)
     with pytest.raises(ValueError, match="rows in its batch"):
         attend(x, ts.ones((3, 3, 8)))
     with pytest.raises(ValueError, match="multiple"):
@@ -583,8 +586,12 @@ def test_a_language_model_says_what_it_cannot_do() -> None:
     for heads, layers, positions in ((4, 1, "relative"), (4, 0, None), (16, 1, "rotary")):
         with pytest.raises(ValueError, match=r"positions must be .* layers one or more, got"):
             nn.LanguageModel(11, 16, heads, layers, positions=positions)
+    with pytest.raises(ValueError, match="multiple of num_heads"):
+        nn.LanguageModel(11, 16, 0, 1)
     with pytest.raises(ValueError, match=r"tokens \(B, T\)"):
         lm([1, 2])
+    with pytest.raises(ValueError, match="in lists of equal lengths"):
+        lm([[1], [1, 2]])
     for lengths in ([1], [1, 2, 2], [[1, 2]], [1.0, 2.0], [3, 1]):
         with pytest.raises(ValueError, match="expected lengths as 2 integers from 0 to the 2 steps"):
             lm.start(np.zeros((2, 2), int), lengths)

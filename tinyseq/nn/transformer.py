@@ -35,8 +35,10 @@ ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.
 
 
 def _real(x: Tensor, lengths: Like) -> Tensor:
-    """x (B, T, E) with 0 after each row's length."""
-    return x if lengths is None else ops.where(ops.like(x, length_mask(lengths, x.shape[1], len(x)))[..., None], x, 0.0)
+    """x (B, T, E) with 0 after each row's length; attention refuses another x."""
+    if lengths is None or x.ndim != 3:
+        return x
+    return ops.where(ops.like(x, length_mask(lengths, x.shape[1], len(x)))[..., None], x, 0.0)
 
 
 @lru_cache
@@ -279,7 +281,7 @@ class LanguageModel(Module):
         dropout: float = 0.1, *, positions: str | None = "learned", max_length: int = 1024, rotary_base: float = 1e4,
         tied: bool = True, norm_first: bool = True, dtype: Any = np.float32, **options: Any,
     ) -> None:
-        width = d_model // nhead
+        width = d_model // (nhead or 1)  # attention refuses 0
         if positions not in ("learned", "sinusoidal", "rotary", None) or num_layers < 1 or (
                 positions == "rotary" and width % 2):
             raise ValueError(f"LanguageModel: positions must be 'learned', 'sinusoidal', 'rotary' (of heads of even "
@@ -300,7 +302,8 @@ class LanguageModel(Module):
 
     def _check(self, tokens: Like, axes: int, state: LanguageState | None = None) -> None:
         """Refuse tokens that are not (B,) or (B, T), with the B of a state, and a state that another kind made."""
-        shape, rows = np.shape(tokens), None if state is None else state.cache.shape[0]
+        shape = tokens.shape if hasattr(tokens, "shape") else ops.asarray(tokens).shape
+        rows = None if state is None else state.cache.shape[0]
         if len(shape) != axes or (rows is not None and shape[0] != rows):
             raise ValueError(f"{type(self).__name__}: expected tokens ({'B' if rows is None else rows},"
                              f"{' T' * (axes - 1)}), got shape {shape}")
