@@ -126,6 +126,16 @@ def test_hidden_blocks_of_keys_leave_no_trace(hidden: int, seed: int) -> None:
     assert np.all((seen.min(0) - 0.5 < y) & (y < seen.max(0) + 0.5))
 
 
+@dtypes
+@given(levels=st.lists(st.sampled_from([-1000.0, 0.0, 1.0, 1000.0]), min_size=1, max_size=8), seed=st.integers(0, 99))
+def test_scores_may_differ_by_any_amount_from_block_to_block(dtype: str, levels: list[float], seed: int) -> None:
+    value = np.random.default_rng(seed).standard_normal((len(levels), 3)).astype(dtype)
+    with in_blocks(4, 2):
+        y = F.attention(ts.ones((3, 1), dtype), ts.tensor(np.array(levels, dtype)[:, None]), ts.tensor(value)).numpy()
+    weights = np.exp(np.array(levels) - max(levels))
+    np.testing.assert_allclose(y, np.tile(weights @ value / weights.sum(), (3, 1)), rtol=0, atol=1e-5)
+
+
 def test_causal_with_fewer_keys_than_queries() -> None:
     query, key = ts.ones((5, 2), requires_grad=True), ts.ones((2, 2), requires_grad=True)
     value = ts.tensor([[1.0], [3.0]], requires_grad=True)
