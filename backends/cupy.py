@@ -402,6 +402,7 @@ class CupyBackend(NumpyBackend):
     # ---- attention
 
     scores = 1 << 26  # a block is large: so is memory, and each launch costs
+    keys = 1 << 19  # all of them nearly always: of fewer, dropout's mask for so many queries would be T S
 
     def _by_columns(self, x: Array, query: Array) -> Array:
         return x

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tinyseq.backends.attention import Attention
 
 import tinyseq as ts
 from tinyseq import backends
@@ -184,6 +185,16 @@ def test_dropout_drops_weights_and_keeps_the_mean() -> None:
     assert np.array_equal(weights == 0, F.dropout(ts.ones((1, 2, 40, 40)), 0.25).numpy() == 0)
     with pytest.raises(ValueError, match=r"0 <= dropout < 1, got 1\.0"):
         F.attention(query, key, value, dropout=1.0)
+
+
+@pytest.mark.parametrize("steps", [1 << 12, 1 << 14, 1 << 17])
+def test_no_block_is_the_matrix_of_all_weights(steps: int) -> None:
+    backend = backends.active()
+    x = backend.xp.broadcast_to(backend.xp.zeros(1), (1, steps, 1))
+    i, parts = next(backend._attention_blocks(Attention(x, x, x, None, False, 1.0, (0.1, 0, 0))))
+    rows = x[i].shape[-2]
+    assert all(rows * (place.stop - place.start) <= backend.scores for _, place in parts)
+    assert rows * steps <= max(256 * steps, backend.scores)  # of all keys: dropout's mask
 
 
 def test_a_mask_is_a_stretch_of_a_longer_one() -> None:
