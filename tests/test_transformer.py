@@ -436,8 +436,9 @@ def test_heads_are_drawn(tmp_path: Path) -> None:
 KINDS: list[dict[str, Any]] = [
     {"positions": "learned", "activation": "gelu_tanh", "max_length": 200},  # GPT-2
     {"positions": "rotary", "norm": "rms", "activation": "swiglu", "bias": False, "num_kv_heads": 2},  # Llama
-    {"positions": "sinusoidal", "activation": "relu", "norm_first": False, "tied": False},
-    {"positions": None, "activation": ts.tanh, "norm": "rms", "norm_first": False, "num_kv_heads": 1},
+    {"positions": "sinusoidal", "activation": "relu", "norm_first": False, "tied": False, "bias": False},
+    {"positions": None, "activation": ts.tanh, "norm": "rms", "norm_first": False, "num_kv_heads": 1,
+     "layer_norm_eps": None},
 ]
 
 
