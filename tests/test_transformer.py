@@ -482,6 +482,7 @@ def test_a_state_stepped_from_twice_stays_what_it_was(kind: dict[str, Any], seed
     states = [lm.start(tokens[:, :1])]
     for t in range(1, 66):
         states.append(lm.step(tokens[:, t], states[-1])[1])
+    assert len({id(state.cache.data) for state in states[1:]}) == 2  # buffers; a step of its own copies nothing
     for n in rng.choice(65, 2):
         branches = []
         for _ in range(3):  # three continuations of one state, step by step in turn
