@@ -125,7 +125,8 @@ class TransformerEncoderLayer(Attending):
         y += x
         x = y if first else _normal(y, self.norm1)
         if self.crosses:
-            y, weights = self.multihead_attn.look(_normal(x, self.norm2) if first else x, *memory, memory_mask)
+            query = _normal(x, self.norm2) if first else x
+            y, weights = self.multihead_attn.look(query, memory[0], memory[1], memory_mask)
             y += x
             x = y if first else _normal(y, self.norm2)
         norm = self.norm3 if self.crosses else self.norm2
