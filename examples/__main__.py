@@ -1,4 +1,4 @@
-"""The stops of the road, in order: of each script the command, and the question that it answers.
+"""The stops of the road, in order, and what comes after on real data: each script's command, and its question.
 
     python -m examples
 """
@@ -6,17 +6,17 @@
 import ast
 from pathlib import Path
 
-ROAD = ("window", "sentiment", "tagging", "language_model", "memory", "translate", "keywords", "caption", "frames",
-        "ctc", "attention", "recurrence", "contexts", "pronounce", "pretrained_g2p", "pretrained_minilm",
-        "charlm", "generate", "side_by_side")
+STOPS = (("window",), ("sentiment",), ("tagging",), ("language_model",), ("memory",),
+         ("translate", "keywords", "contexts"), ("caption",), ("frames", "ctc"), ("attention", "recurrence"))
+REAL_DATA = ("pronounce", "charlm", "generate", "pretrained_g2p", "pretrained_minilm", "side_by_side")
 
 
 def main() -> None:
-    for number, name in enumerate(ROAD, start=1):
-        script = Path(__file__).with_name(f"{name}.py")
-        if script.exists():
+    for number, names in [*enumerate(STOPS, start=1), ("+", REAL_DATA)]:
+        for name in names:
+            script = Path(__file__).with_name(f"{name}.py")
             question = ast.get_docstring(ast.parse(script.read_text("utf-8"))).splitlines()[0]
-            print(f"{number:2}. python examples/{script.name:20} {question}")
+            print(f"{number}  python examples/{script.name:20}  {question}")
 
 
 if __name__ == "__main__":

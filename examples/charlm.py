@@ -13,7 +13,7 @@ figures are of topics that none has seen, each letter told from at least 64 befo
 mean of log2 p(x_t | x_<t), and perplexity, 2 to that power. Beside them, what xz needs for these topics where it has
 packed the others before. Ten minutes, with --quick two:
 
-    .venv/bin/python examples/charlm.py
+    python examples/charlm.py
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Why attention: what a decoder knows of a long word when all it has is one vector, and when it may look back.
+"""What does a decoder know of a long word when all it has is one vector, and when it may look back?
 
 An encoder reads the letters of a word, h_1 ... h_m = biGRU(x_1 ... x_m), and a decoder writes its phonemes,
 s_t = GRU([E y_{t-1}; c_t], s_{t-1}), p(y_t) = softmax(W_o tanh(W_c [c_t; s_t])), s_0 = 0. All that it knows of the word
@@ -15,7 +15,7 @@ is the context c_t, and that alone differs among five models, which see the same
 The loss is minus the mean of log p(y | x). After ten minutes on a CPU the errors on words never seen stand against
 their length: one vector is soon full, attention looks again. The data is the CMU Pronouncing Dictionary.
 
-    .venv/bin/python examples/contexts.py
+    python examples/contexts.py
 """
 
 import argparse

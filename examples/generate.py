@@ -5,8 +5,8 @@ a token costs one position however long the text is (a KV cache; Vaswani et al. 
 The model is what examples/charlm.py saved, or any GPT-2 or Llama-like checkpoint as model hubs hold them: a folder with
 config.json, weights and tokenizer.json, which the `tokenizers` library reads.
 
-    .venv/bin/python examples/generate.py charlm.safetensors --prompt "The statement "
-    .venv/bin/python examples/generate.py path/to/gpt2 --prompt "Once upon a time" --temperature 0.8 --top-p 0.95
+    python examples/generate.py charlm.safetensors --prompt "The statement "
+    python examples/generate.py path/to/gpt2 --prompt "Once upon a time" --temperature 0.8 --top-p 0.95
 """
 
 import argparse

@@ -12,7 +12,7 @@ ones, and those rare elsewhere (TF-IDF, Spärck Jones 1972; the baseline) cannot
 The score is F1 over keywords, by article, of articles not seen before: 2 |found and right| / (|found| + |right|). The
 picture shows where the decoder looked for each keyword.
 
-    .venv/bin/python examples/keywords.py
+    python examples/keywords.py
 """
 
 import argparse

@@ -14,7 +14,7 @@ near 1 while the gates are open. All begin with orthogonal U, an LSTM with a for
 and learn from the same batches, each of one distance. The second picture shows, in trained models, how much the answer
 to a sentence of a hundred characters still hears of each step, |d loss / d h_t|, and how open the gates are.
 
-    .venv/bin/python examples/memory.py
+    python examples/memory.py
 """
 
 import argparse

