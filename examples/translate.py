@@ -1,19 +1,18 @@
 """How does a sequence become one of another length, with no rule which letter belongs to which?
 
-Dates as people of twenty languages write them become ISO 8601, and names of countries, of languages, and of languages
-in countries, 葡萄牙语 (巴西), go from Chinese to English and back, all in one model: a first symbol says what is wanted
-(Johnson et al. 2017). An encoder reads the letters, h_1 ... h_m, a decoder writes p(y) = prod_t p(y_t | y_<t, h), and
-attention looks before each letter at those that matter for it:
+Dates as people write them in 23 languages become ISO 8601, and names of countries, of languages, and of languages in
+countries, 葡萄牙语 (巴西), go from Chinese to English and back, all in one model: a first symbol says what is wanted
+(Johnson et al. 2017). A decoder writes p(y) = prod_t p(y_t | y_<t, h), and attention looks before each letter at what
+matters for it; as h_j has heard both sides, that may stand in the state of a letter beside:
 
-    s_t = GRU(E y_{t-1}, s_{t-1}),  a_t = softmax_j(s_t . h_j),  c_t = sum_j a_tj h_j,
+    h = biGRU(x),  s_t = GRU(E y_{t-1}, s_{t-1}),  a_t = softmax_j(s_t . h_j),  c_t = sum_j a_tj h_j,
     p(y_t) = softmax(W_o tanh(W_c [c_t; s_t]))                          (Luong et al. 2015, equations 5 to 7)
 
 With --transformer nothing is recurrent: softmax(Q K^T / sqrt(d)) V in encoder and decoder (Vaswani et al. 2017,
 equation 1). The days that judge were never seen in any form. Languages are learnt alone and in countries where they are
-not official, 冰岛语 (秘鲁), and judged where they are. The baseline answers as for the source known that fewest edits
-make of this one. The data is that of the `babel` package, the Unicode CLDR.
+not official, 冰岛语 (秘鲁), and judged where they are. Baseline: the answer to the most similar source. Data: `babel`.
 
-    .venv/bin/python examples/translate.py [--transformer]
+    python examples/translate.py [--transformer]
 """
 
 import argparse
@@ -31,8 +30,7 @@ try:
     from babel import Locale
     from babel.dates import format_date
     from babel.languages import get_official_languages
-    from rapidfuzz.distance import Levenshtein
-    from rapidfuzz.process import extractOne
+    from rapidfuzz import distance, process
 except ImportError as error:
     sys.exit(f"{error.name} is not installed: {sys.executable} -m pip install {error.name}")
 
@@ -134,9 +132,9 @@ def main() -> None:
     for wanted, name in WANTED.items():
         sources, targets = zip(*[pair for pair in test if pair[0][0] == wanted])
         texts = translate(model.eval(), letters, sources)
-        alike = [source for source in answers if source.startswith(wanted)]
-        nearest = [answers[extractOne("".join(s), alike, scorer=Levenshtein.distance)[0]] for s in sources]
-        rates = [100 * rate(said, [[target] for target in targets]) for said in (texts, nearest)
+        same = [source for source in answers if source.startswith(wanted)]
+        near = [answers[process.extractOne("".join(s), same, scorer=distance.Levenshtein.distance)[0]] for s in sources]
+        rates = [100 * rate(said, [[target] for target in targets]) for said in (texts, near)
                  for rate in (metrics.sequence_error_rate, metrics.token_error_rate)]
         print(f"{name}, {len(texts)} held out: {100 - rates[0]:.1f}% right, {rates[1]:.1f}% character errors "
               f"(baseline: {100 - rates[2]:.1f}% and {rates[3]:.1f}%, the answer to the most similar source)")
