@@ -9,9 +9,8 @@ One attention and nothing else: no recurrence, no positions. A query asks all wo
 First a question asks a news text: "when?" looks for days and months, "where?" for places. Then a word of the text asks
 the text that it stands in, which is self-attention: is a magazine with a gun in sight one to read? And what was too
 tired, and what too wide, if "the animal did not cross the street because it was too ..."? Words that would decide for
-another word stand there too, so it must ask for the right ones; where none decides, the answer is "unclear". Texts are
-generated, those of the test are new. The baseline gives the answer that the asking word most often had. The picture
-shows who looked where. Half a minute:
+another word stand there too, so it must ask for the right ones; where none decides, the answer is "unclear". All texts
+of the test are new. The baseline gives the answer that the asking word most often had. Ten seconds:
 
     python examples/attention.py
 """
@@ -93,8 +92,7 @@ def encode(examples: list[Example], words: data.Vocabulary) -> tuple[np.ndarray,
 
 def train(model: Asking, words: data.Vocabulary, rng: random.Random, steps: int) -> None:
     optimizer, losses = optim.Adam(model.parameters()), []
-    bar = trange(steps)
-    for step in bar:
+    for step in (bar := trange(steps)):
         examples = [draw(rng, i % 2 == 0, test=False) for i in range(64)]
         *inputs, answers = encode(examples, words)
         loss = cross_entropy(model(*inputs)[0], answers)
@@ -112,6 +110,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="how many updates (1000)")
     parser.add_argument("--seed", type=int, default=2, help="where the random numbers begin (2)")
     options = parser.parse_args()
+    if options.steps < 1:
+        parser.error(f"--steps must be at least 1, not {options.steps}")
     ts.manual_seed(options.seed)
     rng = random.Random(options.seed)
     spoken = [draw(rng, senses, False) for senses in (False, True) for _ in range(2000)]

@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=500, help="how many strips to be tested on (500)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
+    if min(options.steps, options.tested) < 1:
+        parser.error("--steps and --tested must be at least 1")
     errors = {}
     for name in ("one fixed vector", "attention"):
         ts.manual_seed(options.seed)

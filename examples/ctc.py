@@ -108,6 +108,8 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=500, help="how many strips to be tested on (500)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
+    if min(options.steps, options.tested) < 1:
+        parser.error("--steps and --tested must be at least 1")
     ts.manual_seed(options.seed)
     known, other = Strips(slice(TRAIN), options.seed), Strips(slice(TRAIN, None), options.seed + 1)
     model = Reader(width=64)

@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=370, help="how many utterances to be tested on (370)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
+    if min(options.steps, options.tested) < 1:
+        parser.error("--steps and --tested must be at least 1")
     ts.manual_seed(options.seed)
     utterances, speakers = read_utterances()
     model = Listener(width=64)

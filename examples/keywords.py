@@ -117,6 +117,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800, help="updates (800)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.steps < 1:
+        parser.error(f"--steps must be at least 1, not {options.steps}")
     ts.manual_seed(options.seed)
     rng, width = random.Random(options.seed), 64
     known, test = [write(rng) for _ in range(8000)], [write(rng) for _ in range(500)]

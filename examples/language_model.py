@@ -122,6 +122,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="how many updates (1000)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
+    if options.steps < 1:
+        parser.error(f"--steps must be at least 1, not {options.steps}")
     ts.manual_seed(options.seed)
     characters, text, held_out = read()
     window, _ = next(random_windows(text, 1, np.random.default_rng(options.seed)))

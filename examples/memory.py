@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="updates of each of the nine models (600 to 2000)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.steps is not None and options.steps < 1:
+        parser.error(f"--steps must be at least 1, not {options.steps}")
     ts.manual_seed(options.seed)
     budgets = [options.steps or updates for *_, updates in TASKS.values()]
     bar, panels, heard = tqdm(total=3 * sum(budgets)), {}, {}

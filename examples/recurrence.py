@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=1024, help="the longest sequence that is timed (1024)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
+    if options.steps < 1 or options.longest < 64:
+        parser.error("--steps must be at least 1, and --longest at least 64")
     models = {f"GRU, h of {width}": (Recurrent, width) for width in (8, 32, 128)} | {"attention": (Attentive, 32)}
     errors = {}
     for name, (kind, width) in models.items():

@@ -11,8 +11,7 @@ Backpropagation through time (Rumelhart et al. 1986; Werbos 1990) is written out
     dL/dz_t = dL/dh_t * (1 - h_t^2),  z_t the sum inside tanh,                        dL/dh_{t-1} = W_hh^T dL/dz_t
     dL/dW_xh = sum_t dL/dz_t x_t^T  dL/dW_hh = sum_t dL/dz_t h_{t-1}^T                dL/db_h = sum_t dL/dz_t
 
-and shown to equal autograd's. The baseline counts words and forgets their order: naive Bayes (Maron 1961). The reviews
-are generated; others come by --data FILE, a line each: the label, a tab, the text, say "positive<TAB>not bad at all".
+and shown to equal autograd's. The baseline counts words and forgets their order: naive Bayes (Maron 1961).
 
     python examples/sentiment.py
 """
@@ -58,8 +57,7 @@ def by_hand(model: RNN, x: ts.Tensor, real: ts.Tensor, labels: np.ndarray) -> di
     """The gradient of the batch's mean loss in every weight, by the equations above."""
     y, h = model(x, real)
     dy = (ts.functional.softmax(y[:, -1]) - ts.one_hot(labels, y.shape[2])) / len(labels)
-    d = {"W_xh": 0, "W_hh": 0, "W_hy": dy.mT @ h[-1], "b_h": 0, "b_y": dy.sum(0)}
-    dh = dy @ model.W_hy
+    d, dh = {"W_xh": 0, "W_hh": 0, "W_hy": dy.mT @ h[-1], "b_h": 0, "b_y": dy.sum(0)}, dy @ model.W_hy
     for t in reversed(range(x.shape[1])):
         dz = ts.where(real[:, t], dh * (1 - h[t + 1] ** 2), 0.0)
         d["W_xh"] += dz.mT @ x[:, t]
@@ -117,7 +115,7 @@ def naive_bayes(rows: list, classes: list, known: data.Vocabulary, texts: list[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", metavar="PATH", help="texts to learn from, a line each: label, tab, text")
+    parser.add_argument("--data", metavar="PATH", help="real texts, a line each: label, tab, text (generated reviews)")
     parser.add_argument("--steps", type=int, default=2500, help="how many updates (2500)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
@@ -127,6 +125,8 @@ def main() -> None:
     rng.shuffle(rows)
     test, rows = {text: label for label, text in rows[::10]}, [row for i, row in enumerate(rows) if i % 10]
     classes, counts = sorted({label for label, _ in rows}), Counter(w for _, text in rows for w in text.split())
+    if options.steps < 1 or len(classes) < 2:
+        parser.error(f"--steps must be at least 1, and the texts must have two labels or more, not {classes}")
     known = data.Vocabulary(["<rare>", *(word for word, _ in counts.most_common(2000))])
     model = RNN(len(known), len(classes))
     x, real, labels = train(model, rows, classes, known, options.steps, rng)

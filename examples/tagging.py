@@ -34,8 +34,7 @@ SLOTS = {  # what may stand for a word in capitals; after a slash stands the tag
     "S": ["she", "he", "everyone", "the man/NOUN", "the boss/NOUN"],
     "WE": ["i", "we", "they", "people/NOUN", "children/NOUN"],
     "BOTH": "orders plans drinks shows reports offers".split(),
-    "N": ["BOTH/NOUN", "phones/NOUN", "shares/NOUN"],
-    "V": ["BOTH/VERB", "sells/VERB", "buys/VERB"],
+    "N": ["BOTH/NOUN", "phones/NOUN", "shares/NOUN"], "V": ["BOTH/VERB", "sells/VERB", "buys/VERB"],
     "FRUITY": ["tastes/VERB sweet", "is/VERB ripe", "fell/VERB from the tree/NOUN", "is/VERB a great snack/NOUN"],
     "FIRM": ["is/VERB a great company/NOUN", "hired/VERB people/NOUN", "V N", "is/VERB rich"],
     "WHEN": ["", "", "today", "this year/NOUN", "as S said/VERB"],
@@ -114,6 +113,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="how many updates (400)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
+    if options.steps < 1:
+        parser.error(f"--steps must be at least 1, not {options.steps}")
     ts.manual_seed(options.seed)
     rng = Random(options.seed)
     texts = sorted({tuple(expand(rng, "TEXT")) for _ in range(4000)})

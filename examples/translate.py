@@ -123,6 +123,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="updates (3000; with --transformer 5000)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.steps is not None and options.steps < 1:
+        parser.error(f"--steps must be at least 1, not {options.steps}")
     ts.manual_seed(options.seed)
     known, test = read_pairs(options.seed, BATCH * (options.steps or (5000 if options.transformer else 3000)))
     letters = data.Vocabulary([*WANTED, *sorted({c for s, t in known + test for c in (*s[1:], *t)})])

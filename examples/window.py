@@ -120,6 +120,8 @@ def main() -> None:
     parser.add_argument("--phrases", type=int, default=6, help="the most phrases after a subject, in training (6)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
+    if min(options.steps, options.phrases) < 1:
+        parser.error("--steps and --phrases must be at least 1")
     ts.manual_seed(options.seed)
     models = {f"MLP, {WINDOW} words": MLP(), f"convolution, {WINDOW} words": Convolution(), "RNN": RNN()}
     train(models, Random(options.seed), options.steps, options.phrases)

@@ -65,6 +65,14 @@ def test_a_stop_draws_and_prints_its_figure(name: str, run: Any, tmp_path: Path)
     assert len((EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()) < 150
 
 
+@pytest.mark.parametrize("name", STOPS)
+@pytest.mark.parametrize("steps", ["0", "-5"])
+def test_a_stop_refuses_no_steps(name: str, steps: str, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(name, "--steps", steps)
+    assert re.search(r"error: --steps\b.* must be at least 1", capsys.readouterr().err)
+
+
 @pytest.mark.skipif(os.environ.get("TINYSEQ_TEST_PROFILE") != "thorough", reason="minutes: the thorough profile's")
 @pytest.mark.parametrize("name", STOPS)
 def test_a_stop_learns_what_it_claims(name: str, run: Any) -> None:
@@ -91,6 +99,10 @@ def test_gradients_by_hand_are_autograds(run: Any, tmp_path: Path) -> None:
     (tmp_path / "reviews.tsv").write_text("no label")
     with pytest.raises(SystemExit, match=r"reviews.tsv: each line must be .* \['no label'\]"):
         run("sentiment", *STOPS["sentiment"][0].split())
+    for too_little in "", "good\tnot bad", "good\tnot bad\n" * 30:
+        (tmp_path / "reviews.tsv").write_text(too_little)
+        with pytest.raises(SystemExit, match="2"):
+            run("sentiment", *STOPS["sentiment"][0].split())
 
 
 def test_generated_reviews_mean_what_they_say() -> None:
