@@ -132,7 +132,7 @@ def main() -> None:
     news = "nobody was hurt , on Friday , in Lima , minister Hana opened the new museum".split()
     texts = {tuple(news): list(ANSWERS)}
     texts |= {tuple(f"somebody said river , {SAYINGS[word].format(tells)}".split()): [word] for word, tells in (
-        ("magazine", "gun"), ("magazine", "editor"), ("it", "tired"), ("it", "wide"))}
+        ("magazine", "gun"), ("magazine", "reader"), ("it", "tired"), ("it", "wide"))}
     maps = []
     for text, asking in texts.items():
         *inputs, _ = encode([(asks, list(text), asks) for asks in asking], words)

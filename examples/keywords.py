@@ -1,7 +1,7 @@
 """How does a short text become a few words that say what it is about, not the words that it says most?
 
 Articles of four to six sentences are generated from a grammar. One event is the news, the rest is background: what the
-town is known for, what was on elsewhere, which looks much the same. The keywords are the subject, which seldom stands
+town is known for, what was on elsewhere, which looks much the same. The keywords are the subject, which never stands
 there as a word ("scored in the last minute": football), who it was and where. So the most frequent words are the wrong
 ones, and those rare elsewhere (TF-IDF, Spärck Jones 1972; the baseline) cannot tell the news from its background.
 

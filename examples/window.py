@@ -9,7 +9,7 @@ of fixed size, the last five words, one vector e_t each. The third takes one wor
                   see five words                                                  (Waibel et al. 1989)
     RNN           h_t = tanh(W_ih e_t + b_ih + W_hh h_{t-1} + b_hh), y = V h_t + c              (Elman 1990)
 
-While the subject stands in the window all three are right; beyond it the windows guess, and the RNN goes on. More
+While the subject stands in the window all three hardly err; beyond it the windows guess, and the RNN goes on. More
 words in the window move that border and do not remove it, and each word more costs weights of its own.
 
     python examples/window.py
