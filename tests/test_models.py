@@ -71,6 +71,7 @@ def test_a_bert_without_pooler_has_none_and_heads_are_left_out(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("name", "change", "words"), [
+    ("gpt2", {"model_type": []}, r"expected a model_type of bert, gpt2, llama, got \[\]"),
     ("gpt2", {"model_type": "mamba"}, "expected a model_type of bert, gpt2, llama, got 'mamba'"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
     ("llama", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}}, "default rotary positions.*'yarn'"),
