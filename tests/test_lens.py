@@ -79,7 +79,7 @@ def test_gates_are_open_above_nine_tenths_and_shut_below_one() -> None:
     bias = np.zeros(24, np.float32)
     p = np.array([0.01, 0.08, 0.12, 0.5, 0.85, 0.88, 0.92, 0.99])
     bias[:8] = np.log(p / (1 - p))
-    gru.bias_ih_l0.data = bias
+    gru.bias_ih_l0.data, gru.bias_hh_l0.data = 3 * bias, -2 * bias
     assert lens.gate_saturation(gru, np.zeros((1, 1, 1), np.float32))["r"].tolist() == [[0.25, 0.25]]
 
 
