@@ -95,6 +95,8 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
         for color, (name, (xs, ys)) in zip(cycle(_LINES), lines.items(), strict=False):
             _curve(axes, name, np.asarray(xs), np.asarray(ys), color)
         axes.set_ylim(bottom=0)
+        whole = all(np.asarray(xs).dtype.kind in "iu" for xs, _ in lines.values())
+        axes.xaxis.get_major_locator().set_params(integer=whole)
         _finish(axes, title, label)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
