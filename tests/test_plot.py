@@ -23,6 +23,8 @@ def test_pictures_are_written_and_show_what_was_given(tmp_path: Path) -> None:
     text = (tmp_path / "curves.svg").read_text()
     assert all(f"<!-- {word} -->" in text for word in ("loss", "error", "train", "dev", "steps"))
 
+    plot.curves({"loss": {"a": zip((1, 0.5), (2, 0.25), strict=True)}}, "steps", tmp_path / "pairs.svg")  # as zip gives
+
     plot.words([["not", "bad"], ["bad"]], [[0.5, 1.0], [0.0]], "opinion", tmp_path / "words.svg")
     text = (tmp_path / "words.svg").read_text()
     assert all(f"<!-- {word} -->" in text for word in ("opinion", "not", "bad")) and "#f6f7f7" in text

@@ -95,8 +95,6 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
         for color, (name, (xs, ys)) in zip(cycle(_LINES), lines.items(), strict=False):
             _curve(axes, name, np.asarray(xs), np.asarray(ys), color)
         axes.set_ylim(bottom=0)
-        whole = all(np.asarray(xs).dtype.kind in "iu" for xs, _ in lines.values())
-        axes.xaxis.get_major_locator().set_params(integer=whole)
         _finish(axes, title, label)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
@@ -129,6 +127,7 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
 def _curve(axes: "Axes", name: str, xs: NDArray[Any], ys: NDArray[Any], color: str) -> None:
     if xs.ndim != 1 or xs.shape != ys.shape:
         raise ValueError(f"curve {name!r}: xs and ys must have one shape (N,); got {xs.shape} and {ys.shape}")
+    axes.xaxis.get_major_locator().set_params(integer=xs.dtype.kind in "iu")  # no half steps
     if len(xs) > 200:                          # a loss at every step: pale, and a hundred means over it
         axes.plot(xs, ys, color=color, linewidth=0.6, alpha=0.25)
         xs, ys = (np.array([part.mean() for part in np.array_split(values, 100)]) for values in (xs, ys))
