@@ -21,7 +21,7 @@ from tinyseq.nn.attention import masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.module import Module, Parameter
 from tinyseq.nn.multihead import Attending, Between, MultiheadAttention, Pair, length_mask, product, refuse
-from tinyseq.tensor import Array, Like, Tensor, grad_enabled, namespace, namespaces, no_grad
+from tinyseq.tensor import Array, Like, Tensor, grad_enabled, namespace, no_grad
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -42,14 +42,14 @@ def _real(x: Tensor, lengths: Like) -> Tensor:
 
 
 @lru_cache
-def _average(kind: type, n: int, dtype: Any) -> Array:
-    """What n features are multiplied by to get their mean, an array of that kind."""
-    return namespaces[kind].full(n, 1 / n, dtype=dtype)
+def _average(xp: Any, n: int, dtype: Any) -> Array:
+    """What n features are multiplied by to get their mean."""
+    return xp.full(n, 1 / n, dtype=dtype)
 
 
 def _normal(x: Array, norm: Any) -> Array:
     """A norm of few vectors, (B, E) or (E,), as arrays: short, where the kernel is for many."""
-    y, average = x.T, _average(type(x), x.shape[-1], x.dtype)  # features first, a vector's mean is a number
+    y, average = x.T, _average(namespace(x), x.shape[-1], x.dtype)  # features first, a vector's mean is a number
     y = y if isinstance(norm, RMSNorm) else y - average.dot(y)
     y = (y * (average.dot(y * y) + (np.finfo(x.dtype).eps if norm.eps is None else norm.eps)) ** -0.5).T
     y *= norm.weight._data
