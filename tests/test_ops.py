@@ -100,3 +100,8 @@ def test_every_public_function_has_a_row() -> None:
                   and f.__module__ in ("tinyseq.ops", "tinyseq.contract")}
         internal = {"raw", "times", "times_over_rows", "check_ids"}  # for kernels, on arrays
         assert public - internal == {row.name for row in rows}
+
+
+@pytest.mark.parametrize("exponent", [-1.0, 0.0, 0.5, 1.0, 2.0])
+def test_a_power_by_an_array_without_axes_has_the_wider_dtype(exponent: float) -> None:
+    assert (ts.ones((2, 3)) ** ts.tensor(np.array(exponent), dtype=np.float64)).dtype == np.float64

@@ -212,7 +212,7 @@ def negative(x: Tensor) -> Out:
 def pow(a: Like, b: Like) -> Out:
     """a**b. At a = 0 the gradient of b is 0 (for b >= 0); at b = 0 that of a is 0, as in PyTorch."""
     xp = namespace(a, b)
-    y = a**b
+    y = a**b if isinstance(b, (int, float)) else xp.pow(a, b)  # ** of a 0-d array 2 forgets its dtype in NumPy 2.0
 
     def pull_a(g: Array) -> Array:
         power = (b - 1 if b else 1) if isinstance(b, (int, float)) else xp.where(b == 0, 1, b - 1)
