@@ -550,7 +550,7 @@ def test_a_step_in_float16_overflows_no_earlier_than_forward() -> None:
     attend = nn.MultiheadAttention(64, 1, bias=False, dtype="float16")
     attend.load_state_dict({"in_proj_weight": 40 * np.tile(np.eye(64), (3, 1)), "out_proj.weight": np.eye(64)})
     x, past = ts.ones((1, 1, 64), "float16"), ts.zeros((1, 2, 1, 1, 64), "float16")
-    close(ts.asarray(attend.step(x.data[0], past.data, 0, None, None)), attend(x)[0][0])  # of a score of 12,800
+    close(ts.asarray(attend.step(x.data[0, 0], past.data, 0, None, None)), attend(x)[0][0, 0])  # of a score of 12,800
 
 
 @given(conditional=st.booleans(), batch=st.integers(1, 3), shape=st.lists(st.integers(0, 3), max_size=3),

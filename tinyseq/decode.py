@@ -175,8 +175,8 @@ def _best(logits: Tensor) -> tuple[Array, Array]:
     """The greatest log-probability of each row of logits (N, V), and where it stands: (N, 1), on the host."""
     data, xp = logits.data, namespace(logits.data)
     with np.errstate(invalid="ignore"):  # infinities give NaN, which `_fetch` refuses
-        total = xp.exp(data - data.max(axis=1, keepdims=True)).sum(axis=1)
-    return _fetch(-xp.log(total)[:, None], data.argmax(axis=1)[:, None])
+        total = xp.exp(data - data.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)
+    return _fetch(-xp.log(total), data.argmax(axis=1, keepdims=True))
 
 
 def _uniform(seed: Any, batch: int, steps: int) -> Array:

@@ -80,10 +80,11 @@ def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, leng
 
 
 def product(x: Array, weight: Tensor, bias: Tensor | None) -> Array:
-    """`functional.linear` of an array."""
-    y = x.dot(weight._data.T)
+    """`functional.linear` of few vectors (E,) or (E, B), as arrays, features first: (N,) or (N, B)."""
+    y = weight._data.dot(x)
     if bias is not None:
-        y += bias._data
+        rows = y.T
+        rows += bias._data
     return y
 
 
@@ -91,7 +92,8 @@ def _recall(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Ar
     """`functional.attention` of one query, on arrays: q (B, heads, D), k and v (B, num_kv_heads, S, D), mask (B, S) ->
     (B, num_kv_heads, heads / num_kv_heads, D), and the weights, with S in the place of D."""
     batch, few, steps, wide = k.shape
-    weights = (q * wide**-0.5).reshape(batch, few, q.shape[1] // few, wide) @ k.swapaxes(-1, -2)
+    q *= wide**-0.5
+    weights = q.reshape(batch, few, q.shape[1] // few, wide) @ k.swapaxes(-1, -2)
     if mask is None and steps:  # shorter than the kernel, which is for many
         weights -= weights.max(axis=-1, keepdims=True)
         weights = namespace(q).exp(weights, out=weights)
@@ -195,18 +197,18 @@ class MultiheadAttention(Attending):
         return self.heads(functional.linear(key, w_k, b_k)), self.heads(functional.linear(value, w_v, b_v))
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array:
-        """`forward` of one more position to itself and the n before, on arrays: x (B, E), or (E,) of a batch of one, as
+        """`forward` of one more position to itself and the n before, on arrays: x (E, B), or (E,) of a batch of one, as
         it comes. `past` (B, 2, num_kv_heads, capacity, D) holds their keys and values, and gets those of x; mask
         (B, n + 1)."""
         batch, _, few, _, wide = past.shape
-        qkv = product(x, self.in_proj_weight, self.in_proj_bias).reshape(batch, self.num_heads + 2 * few, wide)
+        qkv = product(x, self.in_proj_weight, self.in_proj_bias).T.reshape(batch, self.num_heads + 2 * few, wide)
         if turn is not None:
             turned = qkv[:, :-few]
             turned[...] = functional.rotate.body(turned, *turn)[0]  # type: ignore[attr-defined]
         past[:, :, :, n] = qkv[:, self.num_heads :].reshape(batch, 2, few, wide)
         past = past[:, :, :, : n + 1]
         y, _ = _recall(qkv[:, : self.num_heads], past[:, 0], past[:, 1], mask)
-        return product(y.reshape(x.shape), self.out_proj.weight, self.out_proj.bias)
+        return product(y.reshape(x.T.shape).T, self.out_proj.weight, self.out_proj.bias)
 
     def look(self, x: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
         """`forward` of one position x, as that of `step`, to what `remember` made of a memory: as x, and the weights
@@ -214,8 +216,8 @@ class MultiheadAttention(Attending):
         weight = self.in_proj_weight if self.packed else self.q_proj_weight
         rows = slice(self.embed_dim)
         q = product(x, weight[rows], None if self.in_proj_bias is None else self.in_proj_bias[rows])
-        y, weights = _recall(q.reshape(len(k), self.num_heads, self.head_dim), k, v, mask)
-        y = product(y.reshape(x.shape), self.out_proj.weight, self.out_proj.bias)
+        y, weights = _recall(q.T.reshape(len(k), self.num_heads, self.head_dim), k, v, mask)
+        y = product(y.reshape(x.T.shape).T, self.out_proj.weight, self.out_proj.bias)
         return y, weights.reshape(len(k), self.num_heads, k.shape[2])
 
     def parts(self) -> list[tuple[Tensor, Tensor | None]]:

@@ -48,13 +48,14 @@ def _average(xp: Any, n: int, dtype: Any) -> Array:
 
 
 def _normal(x: Array, norm: Any) -> Array:
-    """A norm of few vectors, (B, E) or (E,), as arrays: short, where the kernel is for many."""
-    y, average = x.T, _average(namespace(x), x.shape[-1], x.dtype)  # features first, a vector's mean is a number
-    y = y if isinstance(norm, RMSNorm) else y - average.dot(y)
-    y = (y * (average.dot(y * y) + (np.finfo(x.dtype).eps if norm.eps is None else norm.eps)) ** -0.5).T
-    y *= norm.weight._data
+    """A norm of few vectors (E,) or (E, B), as arrays: short, where the kernel is for many."""
+    average = _average(namespace(x), len(x), x.dtype)
+    y = x if isinstance(norm, RMSNorm) else x - average.dot(x)
+    y = y * (average.dot(y * y) + (np.finfo(x.dtype).eps if norm.eps is None else norm.eps)) ** -0.5
+    rows = y.T
+    rows *= norm.weight._data
     if isinstance(norm, LayerNorm) and norm.bias is not None:
-        y += norm.bias._data
+        rows += norm.bias._data
     return y
 
 
@@ -131,7 +132,7 @@ class TransformerEncoderLayer(Attending):
             x = y if first else _normal(y, self.norm2)
         norm = self.norm3 if self.crosses else self.norm2
         y = product(_normal(x, norm) if first else x, self.linear1.weight, self.linear1.bias)
-        y = _gelu_tanh(y) if self.activation is gelu_tanh else self.activation(Tensor(y))._data
+        y = _gelu_tanh(y) if self.activation is gelu_tanh else self.activation(Tensor(y.T))._data.T
         y = product(y, self.linear2.weight, self.linear2.bias)
         y += x
         return y if first else _normal(y, norm), weights
@@ -414,13 +415,13 @@ class LanguageModel(Module):
             xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts)
         placed, turn = self._place(self.embedding(tokens), ids, n + 1)
         weights, turn = None, turn and [angle._data[..., None, :] for angle in turn]
-        x = placed._data[0] if len(placed) == 1 else placed._data  # a batch of one: vectors, which are faster
+        x = placed._data[0] if len(placed) == 1 else placed._data.T  # a batch of one: a vector, which is faster
         looked = None if state.mask is None else state.mask._data
         for i, layer in enumerate(self.layers):
             memory = [a._data for a in state.memory[i]] if state.memory else None
             x, weights = layer.step(x, cache[:, i], n, mask, turn, memory, looked)
         x = x if self.norm is None else _normal(x, self.norm)
-        return Tensor(product(x, self.out.weight, None).reshape(len(cache), len(self.out.weight))), state._replace(
+        return Tensor(product(x, self.out.weight, None).T.reshape(len(cache), len(self.out.weight))), state._replace(
             cache=Tensor(cache), length=n + 1, filled=filled,
             weights=None if weights is None else Tensor(weights.mean(axis=1)))
 
