@@ -603,16 +603,25 @@ def test_losses_are_numpys(name: str) -> None:
     assert losses["cupy"][2] != losses["cupy"][0]
 
 
+def steady(step: Callable[[], Any]) -> Any:
+    """What a step does when it has come before and CuPy's memory pool has all blocks that it takes: how soon that is
+    hangs on the blocks that other tests have left there."""
+    for _ in range(3):
+        step()
+    for _ in range(10):
+        with cupy_on_cpu.counting() as seen:
+            step()
+        if not seen["malloc"]:
+            break
+    return seen
+
+
 @without_address
 @pytest.mark.parametrize("name", MODELS)
 def test_a_training_step_keeps_to_its_budget(name: str) -> None:
     found = {}
     for steps in (STEPS, STEPS + 4):
-        step = training(name, *map(ts.tensor, batch(steps)))
-        for _ in range(3):
-            step()
-        with cupy_on_cpu.counting() as seen:
-            step()
+        seen = steady(training(name, *map(ts.tensor, batch(steps))))
         assert [seen[event] for event in ("sync", "h2d", "d2h", "malloc")] == [0] * 4, seen
         found[steps] = seen["launch"]
     each, besides = LAUNCHES[name]
@@ -622,11 +631,7 @@ def test_a_training_step_keeps_to_its_budget(name: str) -> None:
 
 @without_address
 def test_a_batch_on_the_host_is_copied_and_not_waited_for() -> None:
-    step = training("GRU, dot attention", *batch())
-    for _ in range(4):
-        step()
-    with cupy_on_cpu.counting() as seen:
-        step()
+    seen = steady(training("GRU, dot attention", *batch()))
     assert (seen["sync"], seen["d2h"], seen["malloc"]) == (0, 0, 0) and seen["h2d"] <= 6
 
 
