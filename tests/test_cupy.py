@@ -30,7 +30,7 @@ from tinyseq.backends import cupy as ours
 
 import tinyseq as ts
 import tinyseq.functional as F
-from tinyseq import backends, doctor, nn, optim
+from tinyseq import backends, decode, doctor, nn, optim
 
 CUPY, NUMPY = backends.load("cupy"), backends.load("numpy")
 CELLS = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_before": 3, "lstm": 4}  # gates
@@ -633,6 +633,14 @@ def test_a_training_step_keeps_to_its_budget(name: str) -> None:
 def test_a_batch_on_the_host_is_copied_and_not_waited_for() -> None:
     seen = steady(training("GRU, dot attention", *batch()))
     assert (seen["sync"], seen["d2h"], seen["malloc"]) == (0, 0, 0) and seen["h2d"] <= 6
+
+
+@without_address
+def test_a_decoded_token_keeps_to_its_budget() -> None:
+    model = nn.LanguageModel(WORDS, 32, 4, num_layers=2, dim_feedforward=128, activation="gelu_tanh").eval()
+    tokens = decode.stream(model, model.start(np.arange(8)[None]), 3, -1, 40)
+    seen = steady(lambda: next(tokens))
+    assert seen["launch"] <= 51 and (seen["sync"], seen["d2h"], seen["h2d"], seen["malloc"]) == (2, 2, 1, 0), seen
 
 
 def test_models_move_between_backends() -> None:

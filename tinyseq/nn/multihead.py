@@ -94,9 +94,9 @@ def _recall(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Ar
     batch, few, steps, wide = k.shape
     q *= wide**-0.5
     weights = q.reshape(batch, few, q.shape[1] // few, wide) @ k.swapaxes(-1, -2)
-    if mask is None and steps:  # shorter than the kernel, which is for many
+    if mask is None and steps and isinstance(q, np.ndarray):  # shorter than NumPy's kernel, which is for many
         weights -= weights.max(axis=-1, keepdims=True)
-        weights = namespace(q).exp(weights, out=weights)
+        np.exp(weights, out=weights)
         weights /= weights.sum(axis=-1, keepdims=True)
     else:
         weights = backends.of(q).softmax(weights, -1, None if mask is None else mask[:, None, None])

@@ -42,14 +42,16 @@ def _real(x: Tensor, lengths: Like) -> Tensor:
 
 
 @lru_cache
-def _average(xp: Any, n: int, dtype: Any) -> Array:
+def _average(n: int, dtype: Any) -> Array:
     """What n features are multiplied by to get their mean."""
-    return xp.full(n, 1 / n, dtype=dtype)
+    return np.full(n, 1 / n, dtype=dtype)
 
 
 def _normal(x: Array, norm: Any) -> Array:
-    """A norm of few vectors (E,) or (E, B), as arrays: short, where the kernel is for many."""
-    average = _average(namespace(x), len(x), x.dtype)
+    """A norm of few vectors (E,) or (E, B), as arrays: short, where NumPy's kernel is for many."""
+    if not isinstance(x, np.ndarray):  # a launch for each line below would take longer than the kernel
+        return norm(Tensor(x.T))._data.T
+    average = _average(len(x), x.dtype)
     y = x if isinstance(norm, RMSNorm) else x - average.dot(x)
     y = y * (average.dot(y * y) + (np.finfo(x.dtype).eps if norm.eps is None else norm.eps)) ** -0.5
     rows = y.T
@@ -65,7 +67,7 @@ def _gelu_tanh(x: Array) -> Array:
     u *= 0.044715 * math.sqrt(2 / math.pi)
     u += math.sqrt(2 / math.pi)
     u *= x
-    u = namespace(x).tanh(u, out=u)
+    np.tanh(u, out=u)
     u *= x
     u += x
     u *= 0.5
@@ -132,7 +134,8 @@ class TransformerEncoderLayer(Attending):
             x = y if first else _normal(y, self.norm2)
         norm = self.norm3 if self.crosses else self.norm2
         y = product(_normal(x, norm) if first else x, self.linear1.weight, self.linear1.bias)
-        y = _gelu_tanh(y) if self.activation is gelu_tanh else self.activation(Tensor(y.T))._data.T
+        short = self.activation is gelu_tanh and isinstance(y, np.ndarray)
+        y = _gelu_tanh(y) if short else self.activation(Tensor(y.T))._data.T
         y = product(y, self.linear2.weight, self.linear2.bias)
         y += x
         return y if first else _normal(y, norm), weights
