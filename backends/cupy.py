@@ -330,7 +330,7 @@ class CupyBackend(NumpyBackend):
         if take.dtype != bool:
             raise TypeError(f"expected a boolean mask, got {take.dtype}")
         if take.ndim > 4:
-            take = dense(take).reshape(-1, take.shape[-1])
+            take = dense(take).reshape(math.prod(take.shape[:-1]), take.shape[-1])
         lack = 4 - take.ndim
         dims, strides = (1,) * lack + take.shape, (0,) * lack + take.strides
         return self._over_rows("softmax", axis, x, more=(log, take, *dims[1:3], *strides))

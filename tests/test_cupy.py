@@ -125,6 +125,7 @@ def test_softmax_extremes() -> None:
     assert np.isnan(CUPY.softmax(device(x)).get()[3]).all()
     deep = np.random.default_rng(0).random((2, 1, 2, 3, 4)) < 0.5
     check("softmax", np.zeros((2, 2, 2, 3, 4), "float32"), 1, deep)
+    check("softmax", np.zeros((2, 2, 2, 3, 0), "float32"), -1, deep[..., :0])
 
 
 def check_cross_entropy(n: int, classes: int, weighted: bool, smoothing: float, dtype: str, kind: int,
