@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,23 +132,39 @@ def _llama(config: Config) -> LanguageModel:
 
 
 class Architecture(NamedTuple):
-    """How a configuration becomes a module, a prefix that some checkpoints put before names, the names, those that do
-    not belong to it, and what must stand in the configuration, if anything does."""
+    """How a configuration becomes a module, what it calls its sizes (words, width, inner width, layers and learned
+    positions), a prefix that some checkpoints put before names, the names, those that do not belong to it, and what
+    must stand in the configuration, if anything does."""
 
     build: Callable[[Config], Module]
+    sizes: tuple[str, ...]
     prefix: str
     names: Rules
     foreign: str
     expected: Config
 
 
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 ARCHITECTURES = {
-    "bert": Architecture(_bert, "bert.", BERT, "cls.", {"position_embedding_type": "absolute", "is_decoder": False}),
-    "gpt2": Architecture(_gpt2, "transformer.", GPT2, "score.", {
+    "bert": Architecture(_bert, (*_SIZES, "max_position_embeddings"), "bert.", BERT, "cls.", {"position_embedding_type": "absolute", "is_decoder": False}),
+    "gpt2": Architecture(_gpt2, ("vocab_size", "n_embd", "n_inner", "n_layer", "n_positions"), "transformer.", GPT2, "score.", {
         "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}),
-    "llama": Architecture(_llama, "model.", LLAMA, "score.", {
+    "llama": Architecture(_llama, _SIZES, "model.", LLAMA, "score.", {
         "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}),
 }
+
+
+def _agree(config: Config, names: Sequence[str], state: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Refuse sizes that the weights do not have, before anything as large is built."""
+    table, last = state.get("embedding.weight"), [v for k, v in state.items() if k.endswith(".linear2.weight")]
+    if table is None or not last or table.ndim != 2 or last[0].ndim != 2:
+        raise ValueError("expected matrices called embedding.weight and ...linear2.weight among the weights")
+    places = [len(state[key]) for key in ("positions.weight",) if key in state]
+    sizes = (*table.shape, last[0].shape[1], len(last), *places)
+    wrong = [f"{name} is {config[name]!r} where the weights have {size}" for name, size in zip(names, sizes, strict=False)
+             if config.get(name, size) not in (size, None)]
+    if wrong:
+        raise ValueError(", ".join(wrong))
 
 
 def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
@@ -164,7 +180,7 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     kind = config.get("model_type")
     if kind not in list(ARCHITECTURES):  # it may be anything
         raise ValueError(f"models: {path}: expected a model_type of {', '.join(ARCHITECTURES)}, got {kind!r}")
-    build, prefix, names, foreign, expected = ARCHITECTURES[kind]
+    build, sizes, prefix, names, foreign, expected = ARCHITECTURES[kind]
     wrong = [f"{key}={config[key]!r}" for key, value in expected.items() if config.get(key, value) != value]
     if wrong:
         raise ValueError(f"models: {path}: {kind} is not implemented here with {', '.join(wrong)}")
@@ -174,6 +190,7 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     state = {key.removeprefix(prefix): value for key, value in state.items() if not key.startswith(foreign)}
     state = checkpoint.rename(state, names)
     with checkpoint._blame(f"{path}: config"), init.skip():
+        _agree(config, sizes, state)
         model = build(config)
     if isinstance(model, LanguageModel) and model.out.weight is model.embedding.weight and (
             "embedding.weight" in state):
