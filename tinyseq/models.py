@@ -146,9 +146,11 @@ class Architecture(NamedTuple):
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 ARCHITECTURES = {
-    "bert": Architecture(_bert, (*_SIZES, "max_position_embeddings"), "bert.", BERT, "cls.", {"position_embedding_type": "absolute", "is_decoder": False}),
-    "gpt2": Architecture(_gpt2, ("vocab_size", "n_embd", "n_inner", "n_layer", "n_positions"), "transformer.", GPT2, "score.", {
-        "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}),
+    "bert": Architecture(_bert, (*_SIZES, "max_position_embeddings"), "bert.", BERT, "cls.", {
+        "position_embedding_type": "absolute", "is_decoder": False}),
+    "gpt2": Architecture(
+        _gpt2, ("vocab_size", "n_embd", "n_inner", "n_layer", "n_positions"), "transformer.", GPT2, "score.", {
+            "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}),
     "llama": Architecture(_llama, _SIZES, "model.", LLAMA, "score.", {
         "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}),
 }
@@ -160,8 +162,8 @@ def _agree(config: Config, names: Sequence[str], state: Mapping[str, np.ndarray[
     if table is None or not last or table.ndim != 2 or last[0].ndim != 2:
         raise ValueError("expected matrices called embedding.weight and ...linear2.weight among the weights")
     places = [len(state[key]) for key in ("positions.weight",) if key in state]
-    sizes = (*table.shape, last[0].shape[1], len(last), *places)
-    wrong = [f"{name} is {config[name]!r} where the weights have {size}" for name, size in zip(names, sizes, strict=False)
+    sizes = zip(names, (*table.shape, last[0].shape[1], len(last), *places), strict=False)
+    wrong = [f"{name} is {config[name]!r} where the weights have {size}" for name, size in sizes
              if config.get(name, size) not in (size, None)]
     if wrong:
         raise ValueError(", ".join(wrong))
