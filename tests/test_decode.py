@@ -444,7 +444,8 @@ def test_what_makes_no_sense_is_refused_by_name() -> None:
         (lambda: greedy(decoder, state, [0, 1], END, 5), r"start as an integer, or \(3,\), got int64 \(2,\)"),
         (lambda: greedy(decoder, state, 0.5, END, 5), "got float64"),
         (lambda: greedy(decoder, state, START, 6, 5), r"V > end = 6, from step, got \(3, 6\)"),
-        *((lambda f=f: f(decoder, state, START, -2, 5), "end >= -1, .* end = -2") for f in (greedy, beam, sample)),
+        *((lambda f=f, end=end: f(decoder, state, START, end, 5), f"an integer end >= -1, .* end = {end}")
+          for f in (greedy, beam, sample) for end in (-2, 1.5)),
         (lambda: beam(decoder, state, START, END, 5, 2, n_best=3), "n_best=3, width=2"),
         (lambda: beam(decoder, state, START, END, 5, min_length=6), "min_length=6, max_length=5"),
         (lambda: sample(decoder, state, START, END, 5, -1.0), "temperature=-1.0"),

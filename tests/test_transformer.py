@@ -604,8 +604,10 @@ def test_a_language_model_says_what_it_cannot_do() -> None:
     for owner, other in ((decoder, lm.start([[1]])), (decoder, None), (lm, decoder.start(memory[:1]))):
         with ts.no_grad(), pytest.raises(ValueError, match="a state that its own `start` made"):
             owner([[1]], other)
-    with pytest.raises(ValueError, match="a state that its own `start` made"):
-        lm.step([1], decoder.start(memory[:1]))
+    deeper = nn.LanguageModel(11, 16, 4, 2, 24)
+    for owner, other in ((lm, decoder.start(memory[:1])), (lm, None), (decoder, None), (deeper, lm.start([[1]]))):
+        with pytest.raises(ValueError, match="a state that its own `start` made"):
+            owner.step([1], other)
 
 
 def test_ids_in_the_padding_of_a_prompt_are_nobodys() -> None:

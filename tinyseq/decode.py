@@ -76,9 +76,9 @@ def _first(state: Any, start: Like) -> Array:
 def _step(decoder: Any, tokens: Array, state: Any, end: int) -> tuple[Tensor, Any]:
     """The logits (N, V) of the next token, and the state then."""
     logits, state = decoder.step(tokens, state)
-    if logits.ndim != 2 or len(logits) != len(tokens) or not -1 <= end < logits.shape[1]:
-        raise ValueError(f"decode: expected end >= -1, and logits ({len(tokens)}, V), V > end = {end}, from step, got "
-                         f"{logits.shape}")
+    if logits.ndim != 2 or len(logits) != len(tokens) or not -1 <= end < logits.shape[1] or end % 1:
+        raise ValueError(f"decode: expected an integer end >= -1, and logits ({len(tokens)}, V), V > {end = }, from "
+                         f"step, got {logits.shape}")
     return logits, state
 
 

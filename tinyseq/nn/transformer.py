@@ -312,7 +312,8 @@ class LanguageModel(Module):
         if len(shape) != axes or (rows is not None and shape[0] != rows):
             raise ValueError(f"{type(self).__name__}: expected tokens ({'B' if rows is None else rows},"
                              f"{' T' * (axes - 1)}), got shape {shape}")
-        if self.layer.crosses is not bool(state and state.memory):
+        if (axes == 1 and state is None) or self.layer.crosses is not bool(state and state.memory) or (
+                state is not None and state.cache.shape[1] != len(self.layers)):
             raise ValueError(f"{type(self).__name__}: expected a state that its own `start` made")
 
     def forward(self, tokens: Like, state: LanguageState | None = None) -> Tensor:
