@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinyseq as ts
-from tinyseq import lens, nn, plot
+from tinyseq import lens, nn
 
 
 @pytest.mark.reference
@@ -85,6 +85,7 @@ def test_gates_are_open_above_nine_tenths_and_shut_below_one() -> None:
 
 def test_the_picture_names_models_and_gates(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from tinyseq import plot
     models: dict[str, Any] = {"RNN": (np.ones((2, 4)), {}), "GRU": (np.ones((2, 4)), {"z": np.full((4, 2), 0.3)})}
     plot.through_time(models, tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()

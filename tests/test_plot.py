@@ -1,17 +1,19 @@
 """Pictures are drawn, and wrong shapes are refused by name."""
 
 import builtins
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tinyseq import metrics, plot
+from tinyseq import metrics
 
 
 def test_pictures_are_written_and_show_what_was_given(tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+    from tinyseq import plot
     for name, value in (("none", 0.0), ("all", 1.0)):
         plot.attention([np.full((3, 4), value)] * 9, ["abc"] * 9, ["wxyz"] * 9, tmp_path / f"{name}.png")
     none, all_ = (image.imread(tmp_path / f"{name}.png")[..., :3].mean() for name in ("none", "all"))
@@ -32,6 +34,7 @@ def test_pictures_are_written_and_show_what_was_given(tmp_path: Path) -> None:
 
 def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from tinyseq import plot
     with pytest.raises(ValueError, match=r"map 1: weights have shape \(2, 3\), labels \(3, 2\)"):
         plot.attention([np.ones((2, 3))] * 2, ["ab", "abc"], ["xyz", "xy"], tmp_path / "a.png")
     with pytest.raises(ValueError, match="at least one; got 0, 0 and 0"):
@@ -44,7 +47,7 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
         plot.curves({}, "steps", tmp_path / "a.png")
 
 
-def test_missing_libraries_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_libraries_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -53,7 +56,8 @@ def test_missing_libraries_are_named_with_the_extra(monkeypatch: pytest.MonkeyPa
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.delitem(sys.modules, "tinyseq.plot", raising=False)
     with pytest.raises(ImportError, match=r"matplotlib; run: pip install 'tinyseq\[examples\]'"):
-        plot.curves({"loss": {}}, "steps", tmp_path / "a.png")
+        import tinyseq.plot  # noqa: F401
     with pytest.raises(ImportError, match=r"rapidfuzz; run: pip install 'tinyseq\[examples\]'"):
         metrics.token_error_rate(["ab"], [["ab"]])

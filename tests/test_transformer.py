@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tinyseq as ts
 import tinyseq.functional as F
-from tinyseq import decode, nn, plot
+from tinyseq import decode, nn
 from tinyseq.testing import check_grad
 
 dtypes = st.sampled_from(["float32", "float64"])
@@ -423,6 +423,7 @@ def test_weights_of_every_layer_and_head() -> None:
 
 def test_heads_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
+    from tinyseq import plot
     weights = np.full((2, 3, 4, 5), 0.2)
     plot.heads(weights, tmp_path / "all.png")
     plot.heads(weights[0], tmp_path / "one.png")

@@ -1,16 +1,22 @@
-"""Pictures of what was learnt, drawn by matplotlib (`pip install 'tinyseq[examples]'`)."""
+"""Pictures of what was learnt, drawn by matplotlib (`pip install 'tinyseq[examples]'`): to import this needs it.
+
+No function opens a window or touches the global state of matplotlib.pyplot.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
+try:                                            # here, so that a program is told so before it learns for minutes
+    from matplotlib import colormaps
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[examples]'") from error
 
 __all__ = ["attention", "curves", "heads", "through_time", "words"]
 
@@ -30,7 +36,6 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
 
     Raises:
         ValueError: there is no map, the three differ in number, or labels do not fit an array's shape.
-        ImportError: matplotlib is not installed.
     """
     maps = [np.asarray(w) for w in weights]
     if not maps or not len(maps) == len(rows) == len(columns):
@@ -56,7 +61,7 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
         width, bottom = max(width, x), max(bottom, y + top + r * cell)
     height = bottom + gap
 
-    figure = _figure(width, height)
+    figure = Figure(figsize=(width, height))
     for w, row, column, (x, y) in zip(maps, rows, columns, corners, strict=True):
         r, c = w.shape
         axes = figure.add_axes((x / width, 1 - (y + r * cell) / height, c * cell / width, r * cell / height))
@@ -81,14 +86,13 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
 
     Raises:
         ValueError: there is no panel, or xs and ys of a curve are not two (N,) arrays of the same length.
-        ImportError: matplotlib is not installed.
 
     >>> curves({"loss": {"train": (seconds, losses)}, "error": {"PER": (at, per), "WER": (at, wer)}},
     ...        "seconds", "learning.png")                                            # doctest: +SKIP
     """
     if not panels:
         raise ValueError("there is no panel to draw")
-    figure = _figure(5.2 * len(panels), 3.6)
+    figure = Figure(figsize=(5.2 * len(panels), 3.6))
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     labels = [x] * len(panels) if isinstance(x, str) else x
     for axes, (title, lines), label in zip(row, panels.items(), labels, strict=True):
@@ -109,7 +113,7 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
         path: the file to write; its ending (.png, .svg, .pdf) says the format.
     """
     gated = {name: gates for name, (_, gates) in models.items() if gates}
-    figure = _figure(4.6 * (1 + len(gated)), 3.6)
+    figure = Figure(figsize=(4.6 * (1 + len(gated)), 3.6))
     left, *row = figure.subplots(1, 1 + len(gated), squeeze=False)[0]
     for color, (name, (norms, _)) in zip(cycle(_LINES), models.items(), strict=False):
         left.semilogy(np.maximum(np.asarray(norms).mean(0), 1e-30), color=color, linewidth=1.8, label=name)
@@ -124,7 +128,7 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
     figure.savefig(path, dpi=150)
 
 
-def _curve(axes: "Axes", name: str, xs: NDArray[Any], ys: NDArray[Any], color: str) -> None:
+def _curve(axes: Axes, name: str, xs: NDArray[Any], ys: NDArray[Any], color: str) -> None:
     if xs.ndim != 1 or xs.shape != ys.shape:
         raise ValueError(f"curve {name!r}: xs and ys must have one shape (N,); got {xs.shape} and {ys.shape}")
     axes.xaxis.get_major_locator().set_params(integer=xs.dtype.kind in "iu")  # no half steps
@@ -134,7 +138,7 @@ def _curve(axes: "Axes", name: str, xs: NDArray[Any], ys: NDArray[Any], color: s
     axes.plot(xs, ys, color=color, linewidth=1.8, label=name)
 
 
-def _finish(axes: "Axes", title: str, x: str) -> None:
+def _finish(axes: Axes, title: str, x: str) -> None:
     """What a panel of curves has around them: its title, the name of the horizontal axis, a grid, a legend."""
     axes.set_title(title, loc="left", color=_INK, fontsize=11)
     axes.set_xlabel(x, color=_INK)
@@ -144,19 +148,10 @@ def _finish(axes: "Axes", title: str, x: str) -> None:
     axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
 
 
-def _figure(width: float, height: float) -> "Figure":
-    """A figure of its own, in inches: no window, and nothing of matplotlib.pyplot's global state."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[examples]'") from error
-    return Figure(figsize=(width, height))
-
-
 def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
     """Attention weights (layers, heads, T, S) or (heads, T, S) as a table of maps, a row a layer; dark is 1.
 
-    Raises ValueError for another shape, ImportError where matplotlib is not installed.
+    Raises ValueError for another shape.
 
     >>> _, found = nn.attention_weights(model, x)
     >>> heads([w.numpy()[0] for w in found.values()], "heads.png")                   # doctest: +SKIP
@@ -165,7 +160,7 @@ def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
     maps = maps[None] if maps.ndim == 3 else maps
     if maps.ndim != 4 or not maps.size:
         raise ValueError(f"heads: expected weights (layers, heads, T, S) or (heads, T, S), got shape {maps.shape}")
-    figure = _figure(1.6 * maps.shape[1] + 0.6, 1.6 * maps.shape[0] + 0.4)
+    figure = Figure(figsize=(1.6 * maps.shape[1] + 0.6, 1.6 * maps.shape[0] + 0.4))
     table = figure.subplots(*maps.shape[:2], squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for layer, row in enumerate(table):
         for head, axes in enumerate(row):
@@ -186,11 +181,9 @@ def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str
 
     Raises:
         ValueError: numbers and words differ in number.
-        ImportError: matplotlib is not installed.
     """
     width = max(sum(len(word) + 1 for word in row) for row in rows)
-    figure = _figure(0.095 * width + 0.4, 0.32 * len(rows) + 0.5)
-    from matplotlib import colormaps
+    figure = Figure(figsize=(0.095 * width + 0.4, 0.32 * len(rows) + 0.5))
     axes = figure.add_axes((0.02, 0, 0.96, 1), xlim=(0, width), ylim=(len(rows) - 0.4, -1.2))
     axes.set_axis_off()
     axes.text(0, -0.75, title, color=_INK, va="center")
