@@ -117,6 +117,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10**9, help="stop after so many updates of each")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.steps < 1 or not 0 < options.seconds < math.inf:
+        parser.error("--seconds must be a number above 0, and --steps at least 1")
     ts.manual_seed(options.seed)
     known, held_out = read_topics()
     letters = data.Vocabulary(sorted(set(known + held_out)))
@@ -134,9 +136,8 @@ def main() -> None:
     for name, model in models.items():
         [found] = decode.sample(model.eval(), model.start(prompt[:, :-1]), prompt[:, -1], -1, 200, temperature=0.7)
         print(f"\n{name}:\nThe statement {''.join(letters.decode(found.tokens))}")
-    checkpoint.save("charlm.safetensors", {
-        "model": models["Transformer"].state_dict(), "letters": "".join(letters.symbols),
-        "config": {"vocab_size": len(letters), **TRANSFORMER}})
+    saved = {"model": models["Transformer"].state_dict(), "letters": "".join(letters.symbols)}
+    checkpoint.save("charlm.safetensors", saved | {"config": {"vocab_size": len(letters), **TRANSFORMER}})
     at, spent, bits = ({name: np.array(curve).T[i] for name, curve in curves.items()} for i in range(3))
     plot.curves({"bits per character": {name: (at[name], bits[name]) for name in curves},
                  "perplexity": {name: (spent[name], 2 ** bits[name]) for name in curves}},

@@ -110,6 +110,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=560, help="how long to learn, all five together (560)")
     parser.add_argument("--quick", action="store_true", help="a minute: less learnt, the same picture in outline")
     options = parser.parse_args()
+    if not 0 < options.seconds < math.inf:
+        parser.error(f"--seconds must be a number above 0, not {options.seconds}")
     words = read_dictionary()
     test = {f"{low}-{high}": {w: words[w] for w in words if part(w) == "test" and low <= len(w) <= high}
             for low, high in BUCKETS}

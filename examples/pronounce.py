@@ -136,6 +136,8 @@ def main() -> None:
     options = parser.parse_args()
     if set(options.words.lower()) - {" ", *LETTERS.symbols}:
         parser.error("--words: words are made of the letters a to z and apostrophes")
+    if options.seconds is not None and not 0 < options.seconds < math.inf:
+        parser.error(f"--seconds must be a number above 0, not {options.seconds}")
     ts.manual_seed(options.seed)
     width, embedding, dropout = (256, 128, 0.25) if options.full else (96, 64, 0.0)
     seconds, batch, peak = (2400, 128, 2.5e-3) if options.full else (120, 64, 3e-3)

@@ -73,6 +73,14 @@ def test_a_stop_refuses_no_steps(name: str, steps: str, run: Any, capsys: pytest
     assert re.search(r"error: --steps\b.* must be at least 1", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("name", ["contexts", "pronounce", "charlm"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_a_script_refuses_no_time(name: str, seconds: str, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(name, "--seconds", seconds)
+    assert "error: --seconds must be a number above 0" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.environ.get("TINYSEQ_TEST_PROFILE") != "thorough", reason="minutes: the thorough profile's")
 @pytest.mark.parametrize("name", STOPS)
 def test_a_stop_learns_what_it_claims(name: str, run: Any) -> None:
