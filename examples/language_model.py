@@ -14,7 +14,7 @@ held out here, both ways come out about alike.
 
 The text is Python's own documentation, as it ships with Python. One paragraph in 20 is held out; these have all
 lengths, so batches of them are padded, and padding counts neither in the sum nor in T. The baseline is the bigram,
-p(x_{t+1} | x_t) from counts, mixed with single characters' counts where it has seen little (Jelinek & Mercer 1980).
+p(x_{t+1} | x_t) from counts, mixed with single characters' counts where it has seen little (MacKay & Peto 1995).
 
     python examples/language_model.py
 """
@@ -45,8 +45,10 @@ class CharacterModel(nn.Module):
 
 
 def read(every: int = 20) -> tuple[data.Vocabulary, np.ndarray, list[list[int]]]:
-    """All characters, the text to learn from as ids (N,), and the held-out paragraphs; none occurs twice."""
-    paragraphs = list(dict.fromkeys(part for name in sorted(topics) for part in topics[name].split("\n\n") if part))
+    """All characters, the text to learn from as ids (N,), and the held-out paragraphs; none occurs twice,
+    however its lines are broken."""
+    parts = [part for name in sorted(topics) for part in topics[name].split("\n\n") if part]
+    paragraphs = list({" ".join(part.split()): part for part in parts}.values())
     characters = data.Vocabulary(sorted(set("".join(paragraphs) + "\n")))
     known = "\n\n".join(part for i, part in enumerate(paragraphs) if i % every)
     return characters, np.array(characters.encode(known)), [

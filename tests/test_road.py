@@ -132,6 +132,10 @@ def test_tagging_by_a_crf(run: Any) -> None:
 def test_perplexity_does_not_depend_on_the_batch_and_windows_go_on() -> None:
     pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
     script = runpy.run_path(str(EXAMPLES / "language_model.py"))
+    characters, known, held_out = script["read"]()
+    plain = lambda ids: " ".join("".join(characters.decode(ids)).split())
+    assert not {plain(ids) for ids in held_out} & {
+        " ".join(part.split()) for part in "".join(characters.decode(known)).split("\n\n")}
     model, rng = script["CharacterModel"](9), np.random.default_rng(0)
     texts = [rng.integers(3, 9, n).tolist() for n in (2, 300, 40, 7)]
     alone, together = (script["perplexity"](model, texts, batch) for batch in (1, 4))
