@@ -11,8 +11,8 @@ spell the number:
 
 The same digit twice needs a blank between. The baseline is told how many digits there are, cuts the strip into as many
 pieces of one width, and takes for each the nearest training digit. The picture shows strips and, under each, which
-label each frame names: a peak for a digit, blanks (_) around. It need
-not stand under its digit: the network has read the whole strip, and only the order counts. A minute:
+label each frame names: a peak for a digit, blanks (_) around. It need not stand under its digit: the network has read
+the whole strip, and only the order counts. A minute:
 
     python examples/ctc.py
 """
