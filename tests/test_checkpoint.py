@@ -203,16 +203,24 @@ class Call:
 
 
 def tensor(offset: Any = 0, shape: Any = (4,), strides: Any = (1,), kind: str = "FloatStorage", key: Any = "0",
-           size: Any = 4) -> bytes:
+           size: Any = 4, more: bytes = b"") -> bytes:
     """The pickle of one tensor, whatever its numbers."""
     put = lambda x: pickle.dumps(x, 2)[2:-1]
     storage = b"(" + put("storage") + b"ctorch\n" + kind.encode() + b"\n" + put(key) + put("cpu") + put(size) + b"tQ"
     return (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + put(offset) + put(shape) + put(strides) +
-            b"\x89ccollections\nOrderedDict\n)RtR.")
+            b"\x89ccollections\nOrderedDict\n)R" + more + b"tR.")
 
 
 def test_the_tensor_by_hand_is_one(tmp_path: Path) -> None:
     same(checkpoint.load(archive(tmp_path / "a.pt", tensor(1, (3,)))), {"": np.zeros(3, "f4")})
+
+
+def test_a_tensor_whose_numbers_stand_with_the_other_sign_is_refused(tmp_path: Path) -> None:
+    """As torch.save writes x.conj().imag: a view, with a mark that its storage is to be negated."""
+    marked = tensor(more=b"}" + pickle.dumps("neg", 2)[2:-1] + b"\x88s")
+    with pytest.raises(CheckpointError, match=r"'neg'.*resolve_neg"):
+        checkpoint.load(archive(tmp_path / "a.pt", marked))
+    same(checkpoint.load(archive(tmp_path / "a.pt", tensor(more=b"}"))), {"": np.zeros(4, "f4")})
 
 
 LAUGHS = b"\x80\x02]q\x00" + b"".join(b"](" + b"h%c" % i * 50 + b"eq%c" % (i + 1) for i in range(40))

@@ -172,6 +172,8 @@ def _torch(archive: zipfile.ZipFile, root: str) -> dict[str, Any]:
 def _tensor(storage: Array, offset: int, shape: Sequence[int], strides: Sequence[int], *flags: Any) -> Array:
     if len(shape) > 64 or any(type(n) is not int or n < 0 for n in (offset, *shape, *strides)):
         raise ValueError("a tensor's offset, shape or strides are not what they should be")
+    if any(flags[2:]):  # a view of numbers that PyTorch negates when it reads them
+        raise ValueError("a tensor is marked 'neg' or 'conj': save tensor.resolve_neg() in PyTorch")
     (step,), entries = storage.strides, math.prod(shape)    # a storage has one dimension
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     # Expanded tensors repeat entries, but not to any size.
