@@ -242,6 +242,17 @@ def test_what_pytorch_says_otherwise_is_refused_with_the_conversion() -> None:
             nn.MultiheadAttention(8, 2, **{name: True})
     with pytest.raises(TypeError, match=r"memory_is_causal= is PyTorch's; .*np\.tri"):
         layer(x, x, memory_is_causal=True)
+    model = nn.Transformer(8, 2, 1, 1, 6)  # whose masks are of src
+    for name in ("src_mask", "tgt_mask", "memory_mask", "tgt_key_padding_mask", "memory_key_padding_mask",
+                 "src_is_causal", "memory_is_causal"):
+        with pytest.raises(TypeError, match=f"Transformer: {name}= .*tgt_lengths.*decoder"):
+            model(x, x, **{name: None})
+    for name in ("src_key_padding_mask", "tgt_is_causal"):
+        with pytest.raises(TypeError, match=f"Transformer: {name}= is PyTorch's; (here a mask|pass causal)"):
+            model(x, x, **{name: None})
+    for mask in (np.tri(3, dtype=bool)[None], np.ones((2, 1, 1, 3), bool), [True] * 3):
+        with pytest.raises(ValueError, match=r"Transformer: expected mask \(B, S\).*decoder"):
+            model(x, x, mask=mask)
     for mask in (np.zeros((2, 3)), np.ones((3, 3), bool), np.ones(3, bool)):  # not boolean, not (B, S)
         with pytest.raises(ValueError, match="boolean mask, True where"):
             attend(x, mask=mask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,10 +39,12 @@ Between = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 class Attending(Module):
     """A module with masks: boolean, True takes part. PyTorch's arguments for them are refused with the conversion."""
 
+    conversions: ClassVar = CONVERSIONS
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for name in kwargs:
-            if name in CONVERSIONS:
-                raise TypeError(f"{type(self).__name__}: {name}= is PyTorch's; {CONVERSIONS[name]}")
+            if name in self.conversions:
+                raise TypeError(f"{type(self).__name__}: {name}= is PyTorch's; {self.conversions[name]}")
         return self.forward(*args, **kwargs)
 
 

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -191,6 +191,12 @@ class Transformer(Attending):
     """Encoder and decoder of vectors (Vaswani et al. 2017, figure 1), without embeddings. Initialised as PyTorch's.
     `options` are those of `TransformerEncoderLayer`. A `custom_encoder` and `custom_decoder` are called as ours are."""
 
+    _masks = ("mask= (B, S) and lengths= are of src, tgt_lengths= and causal=True of tgt; with other masks call "
+              "model.decoder(tgt, model.encoder(src, mask=...), mask=..., memory_mask=...)")
+    conversions: ClassVar = Attending.conversions | dict.fromkeys((
+        "src_mask", "tgt_mask", "memory_mask", "tgt_key_padding_mask", "memory_key_padding_mask", "src_is_causal",
+        "memory_is_causal"), _masks)
+
     def __init__(
         self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
         dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu",
@@ -210,6 +216,8 @@ class Transformer(Attending):
     ) -> Tensor:
         """src (B, S, E), tgt (B, T, E) -> (B, T, E). `mask` (B, S) and `lengths` (B,) are of src, in the encoder and
         where the decoder looks at it; `causal` hides the future of tgt."""
+        if mask is not None and np.ndim(mask) != 2:  # both attentions would take others, if S = T
+            raise ValueError(f"Transformer: expected mask (B, S), got {np.ndim(mask)} axes: {self._masks}")
         memory = self.encoder(src, mask=mask, lengths=lengths)
         return self.decoder(  # type: ignore[no-any-return]
             tgt, memory, memory_mask=mask, memory_lengths=lengths, lengths=tgt_lengths, causal=causal)
