@@ -61,6 +61,24 @@ def test_a_file_needs_its_config_and_prefixed_names_are_known(tmp_path: Path) ->
         np.testing.assert_array_equal(tensor.numpy(), model.state_dict()[name].numpy())
 
 
+@pytest.mark.parametrize("also", ["model.safetensors.index.json", "pytorch_model.bin.index.json", None])
+def test_weights_are_found_as_hubs_hold_them(also: str | None, tmp_path: Path) -> None:
+    """Both formats beside each other, or PyTorch's alone, which is told by its content; config.json beside the file."""
+    expected = models.load(MODELS / "gpt2").state_dict()
+    source, name = next((MODELS / "gpt2").glob("*.safetensors")), "pytorch_model.bin"
+    shutil.copy(source, tmp_path / name)
+    shutil.copy(MODELS / "gpt2" / "config.json", tmp_path)
+    if also is not None:
+        places = json.dumps({"weight_map": dict.fromkeys(checkpoint.load(source), name)})
+        for index in {also, "model.safetensors.index.json"}:
+            (tmp_path / index).write_text(places)
+        if also.startswith("pytorch"):
+            (tmp_path / also).write_text("{}")
+    for path in (tmp_path, tmp_path / name):
+        for key, tensor in models.load(path).state_dict().items():
+            np.testing.assert_array_equal(tensor.numpy(), expected[key].numpy())
+
+
 def test_a_bert_without_pooler_has_none_and_heads_are_left_out(tmp_path: Path) -> None:
     state = {f"bert.{key}": np.array(value) for key, value in checkpoint.load(MODELS / "bert").items()
              if not key.startswith("pooler.")}

@@ -61,7 +61,8 @@ def _blame(where: str) -> Iterator[None]:
 
 
 def load(path: Name) -> dict[str, Any]:
-    """name -> array of a file, told by its content, or of a folder that holds `*.index.json` or `*.safetensors`.
+    """name -> array of a file, told by its content, or of a folder that holds `*.index.json` (that of safetensors, if
+    there are two), else `*.safetensors`, else `pytorch_model.bin`.
 
     Nested dictionaries come back nested, numbers and strings as they are. The arrays are read-only. Those of
     safetensors lie in the mapped file: what is not used is not read, and the file must not be written to meanwhile
@@ -72,10 +73,11 @@ def load(path: Name) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        found = sorted(path.glob("*.index.json")) or sorted(path.glob("*.safetensors"))
+        kinds = ("*.safetensors.index.json", "*.index.json", "*.safetensors", "pytorch_model.bin")
+        found = next((files for kind in kinds if (files := sorted(path.glob(kind)))), [])
         if len(found) != 1:
-            raise CheckpointError(f"{path}: expected one *.index.json or one *.safetensors in this folder, got "
-                                  f"{[file.name for file in found] or 'none'}: name the file")
+            raise CheckpointError(f"{path}: expected one *.index.json, *.safetensors or pytorch_model.bin in this "
+                                  f"folder, got {[file.name for file in found] or 'none'}: name the file")
         path = found[0]
     with _blame(str(path)):
         return _sharded(path) if path.suffix == ".json" else _file(path)

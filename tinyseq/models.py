@@ -170,15 +170,16 @@ def _agree(config: Config, names: Sequence[str], state: Mapping[str, np.ndarray[
 
 
 def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
-    """The model of a folder with `config.json` and weights, ready for use (`eval`); or of a file of weights and its
-    `config`. float32, whatever the weights are in. Its "model_type" is "bert" (a `Bert`), "gpt2" or "llama" (a
-    `nn.LanguageModel`).
+    """The model of a folder with `config.json` and weights, or of a file of weights beside it, ready for use (`eval`);
+    `config` takes its place. float32, whatever the weights are in. Its "model_type" is "bert" (a `Bert`), "gpt2" or
+    "llama" (a `nn.LanguageModel`).
 
     Raises ValueError for another architecture, and for an option that the model here does not have; `CheckpointError`
     for a configuration that makes no model; it and `Module.load_state_dict`'s errors for weights that do not fit.
     """
     with checkpoint._blame(f"{path}: config"):
-        config = dict(json.loads((Path(path) / "config.json").read_text("utf-8")) if config is None else config)
+        folder = Path(path).parent if os.path.isfile(path) else path
+        config = dict(json.loads(Path(folder, "config.json").read_text("utf-8")) if config is None else config)
     kind = config.get("model_type")
     if kind not in list(ARCHITECTURES):  # it may be anything
         raise ValueError(f"models: {path}: expected a model_type of {', '.join(ARCHITECTURES)}, got {kind!r}")
