@@ -79,6 +79,17 @@ def test_weights_are_found_as_hubs_hold_them(also: str | None, tmp_path: Path) -
             np.testing.assert_array_equal(tensor.numpy(), expected[key].numpy())
 
 
+def test_norms_of_the_first_berts_have_gamma_and_beta(tmp_path: Path) -> None:
+    state = {key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"):
+             np.array(value) for key, value in checkpoint.load(MODELS / "bert").items()}
+    assert sum(key.endswith(("gamma", "beta")) for key in state) == 10
+    checkpoint.save(tmp_path / "model.safetensors", state)
+    shutil.copy(MODELS / "bert" / "config.json", tmp_path)
+    found = models.load(tmp_path).state_dict()
+    for key, tensor in models.load(MODELS / "bert").state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), found[key].numpy())
+
+
 def test_a_bert_without_pooler_has_none_and_heads_are_left_out(tmp_path: Path) -> None:
     state = {f"bert.{key}": np.array(value) for key, value in checkpoint.load(MODELS / "bert").items()
              if not key.startswith("pooler.")}

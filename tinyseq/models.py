@@ -29,6 +29,11 @@ BERT: Rules = {
     "embeddings.word_embeddings.weight": "embedding.weight",
     "embeddings.position_embeddings.weight": "positions.weight",
     "embeddings.token_type_embeddings.weight": "types.weight",
+    "embeddings.LayerNorm.gamma": "norm.weight", "embeddings.LayerNorm.beta": "norm.bias",  # the first checkpoints
+    "encoder.layer.{}.attention.output.LayerNorm.gamma": "encoder.layers.{}.norm1.weight",
+    "encoder.layer.{}.attention.output.LayerNorm.beta": "encoder.layers.{}.norm1.bias",
+    "encoder.layer.{}.output.LayerNorm.gamma": "encoder.layers.{}.norm2.weight",
+    "encoder.layer.{}.output.LayerNorm.beta": "encoder.layers.{}.norm2.bias",
     "embeddings.LayerNorm.{}": "norm.{}",
     "embeddings.position_ids": None,
     ("encoder.layer.{}.attention.self.query.{}", "encoder.layer.{}.attention.self.key.{}",
