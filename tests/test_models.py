@@ -52,6 +52,17 @@ def test_models_train(name: str) -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.parametrize(("name", "key"), [("gpt2", "resid_pdrop"), ("bert", "hidden_dropout_prob"), ("llama", "")])
+def test_training_drops_what_the_configuration_says(name: str, key: str) -> None:
+    """A Llama drops nothing."""
+    config = json.loads((MODELS / name / "config.json").read_text())
+    for p in [0.0, 0.25] if key else [0.0]:
+        model = models.load(MODELS / name, config | {key: p})
+        dropped = [m.p for m in model.modules() if isinstance(m, nn.Dropout)]
+        dropped += [m.dropout for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+        assert set(dropped) == {p}
+
+
 def test_a_file_needs_its_config_and_prefixed_names_are_known(tmp_path: Path) -> None:
     state = checkpoint.load(MODELS / "gpt2")
     plain = {key.removeprefix("transformer."): np.array(value) for key, value in state.items()}

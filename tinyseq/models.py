@@ -111,15 +111,16 @@ def _activation(name: str) -> str:
 def _bert(config: Config) -> Bert:
     return Bert(config["vocab_size"], config["hidden_size"], config["num_attention_heads"],
                 config["num_hidden_layers"], config["intermediate_size"], config["max_position_embeddings"],
-                config["type_vocab_size"], _activation(config["hidden_act"]), config["layer_norm_eps"])
+                config["type_vocab_size"], _activation(config["hidden_act"]), config["layer_norm_eps"],
+                config.get("hidden_dropout_prob", 0.1))
 
 
 def _gpt2(config: Config) -> LanguageModel:
     width = config["n_embd"]
     return LanguageModel(
         config["vocab_size"], width, config["n_head"], config["n_layer"], config.get("n_inner") or 4 * width,
-        max_length=config["n_positions"], activation=_activation(config["activation_function"]),
-        layer_norm_eps=config["layer_norm_epsilon"], tied=config.get("tie_word_embeddings", True))
+        config.get("resid_pdrop", 0.1), max_length=config["n_positions"], tied=config.get("tie_word_embeddings", True),
+        activation=_activation(config["activation_function"]), layer_norm_eps=config["layer_norm_epsilon"])
 
 
 def _llama(config: Config) -> LanguageModel:
@@ -131,7 +132,7 @@ def _llama(config: Config) -> LanguageModel:
                          f"{kind!r} and head_dim {config.get('head_dim')}")
     return LanguageModel(
         config["vocab_size"], config["hidden_size"], heads, config["num_hidden_layers"], config["intermediate_size"],
-        positions="rotary", rotary_base=rope["rope_theta"], norm="rms", bias=False, activation="swiglu",
+        0.0, positions="rotary", rotary_base=rope["rope_theta"], norm="rms", bias=False, activation="swiglu",
         num_kv_heads=config.get("num_key_value_heads") or heads, layer_norm_eps=config["rms_norm_eps"],
         tied=config.get("tie_word_embeddings", False))
 
