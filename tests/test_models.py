@@ -153,6 +153,16 @@ def test_sizes_that_the_weights_do_not_have_are_named_and_not_built(name: str, k
             models.load(MODELS / name, config | {key: size})
 
 
+@pytest.mark.parametrize(("name", "key"), [("gpt2", "layer_norm_epsilon"), ("llama", "rms_norm_eps"),
+                                           ("bert", "layer_norm_eps"), ("llama", "rope_theta")])
+@pytest.mark.parametrize("value", [None, "1e-5", -1.0, 0, float("nan"), float("inf"), [1.0]])
+def test_numbers_that_give_nan_or_nothing_are_named(name: str, key: str, value: Any) -> None:
+    config = json.loads((MODELS / name / "config.json").read_text())
+    config |= {"rope_parameters": {key: value}} if key == "rope_theta" else {key: value}
+    with pytest.raises(checkpoint.CheckpointError, match=f"config: expected {key} as a positive number, got "):
+        models.load(MODELS / name, config)
+
+
 def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
     config = json.loads((MODELS / "gpt2" / "config.json").read_text())
     checkpoint.save(tmp_path / "x.safetensors", {"h": {"0": {"ln_1": np.ones(3)}}, "wte.weight": 3})

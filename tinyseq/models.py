@@ -8,6 +8,7 @@ What a checkpoint calls its tensors stands in `BERT`, `GPT2` and `LLAMA`, as dat
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -108,10 +109,16 @@ def _activation(name: str) -> str:
     return ACTIVATIONS[name]
 
 
+def _positive(config: Config, name: str) -> float:
+    if not isinstance(value := config[name], (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"expected {name} as a positive number, got {value!r}")
+    return value
+
+
 def _bert(config: Config) -> Bert:
     return Bert(config["vocab_size"], config["hidden_size"], config["num_attention_heads"],
                 config["num_hidden_layers"], config["intermediate_size"], config["max_position_embeddings"],
-                config["type_vocab_size"], _activation(config["hidden_act"]), config["layer_norm_eps"],
+                config["type_vocab_size"], _activation(config["hidden_act"]), _positive(config, "layer_norm_eps"),
                 config.get("hidden_dropout_prob", 0.1))
 
 
@@ -120,7 +127,7 @@ def _gpt2(config: Config) -> LanguageModel:
     return LanguageModel(
         config["vocab_size"], width, config["n_head"], config["n_layer"], config.get("n_inner") or 4 * width,
         config.get("resid_pdrop", 0.1), max_length=config["n_positions"], tied=config.get("tie_word_embeddings", True),
-        activation=_activation(config["activation_function"]), layer_norm_eps=config["layer_norm_epsilon"])
+        activation=_activation(config["activation_function"]), layer_norm_eps=_positive(config, "layer_norm_epsilon"))
 
 
 def _llama(config: Config) -> LanguageModel:
@@ -132,8 +139,8 @@ def _llama(config: Config) -> LanguageModel:
                          f"{kind!r} and head_dim {config.get('head_dim')}")
     return LanguageModel(
         config["vocab_size"], config["hidden_size"], heads, config["num_hidden_layers"], config["intermediate_size"],
-        0.0, positions="rotary", rotary_base=rope["rope_theta"], norm="rms", bias=False, activation="swiglu",
-        num_kv_heads=config.get("num_key_value_heads") or heads, layer_norm_eps=config["rms_norm_eps"],
+        0.0, positions="rotary", rotary_base=_positive(rope, "rope_theta"), norm="rms", bias=False, activation="swiglu",
+        num_kv_heads=config.get("num_key_value_heads") or heads, layer_norm_eps=_positive(config, "rms_norm_eps"),
         tied=config.get("tie_word_embeddings", False))
 
 
