@@ -220,6 +220,16 @@ def test_rms_norm_is_torchs(dtype: str, affine: bool, eps: Any, sizes: Any, seed
               torch.nn.RMSNorm(shape, eps, affine, dtype=getattr(torch, dtype)), [x], {}, {})
 
 
+def test_the_weights_of_a_layer_that_is_used_twice_come_twice() -> None:
+    model = nn.LanguageModel(9, 8, 2, 2, 6, positions=None).eval()
+    ids, twin = np.array([[1, 2, 3]]), copy.deepcopy(model)
+    model.layers[1], twin.layers[1] = model.layers[0], copy.deepcopy(twin.layers[0])
+    (_, shared), (_, apart) = nn.attention_weights(model, ids), nn.attention_weights(twin, ids)
+    assert list(shared) == list(apart) == ["layers.0.self_attn", "layers.1.self_attn"]
+    for name, weights in apart.items():
+        close(shared[name], weights)
+
+
 def test_what_pytorch_says_otherwise_is_refused_with_the_conversion() -> None:
     x = ts.ones((2, 3, 8))
     layer = nn.TransformerDecoderLayer(8, 2)

@@ -240,11 +240,18 @@ class MultiheadAttention(Attending):
 
 def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
     """`model(*args, **kwargs)`, and the weights (B, heads, T, S) of each `MultiheadAttention` in it by its name, as
-    "layers.0.self_attn": before dropout, in the order of use. `tinyseq.plot.heads` draws them."""
-    names = {id(module): name for name, module in model.named_modules()}
+    "layers.0.self_attn": before dropout, in the order of use. `tinyseq.plot.heads` draws them.
+
+    A module that hangs in several places gives its uses their names in turn; of more uses than names the last stays.
+    """
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        names.setdefault(id(module), []).append(name)
     seen: list[tuple[Module, Tensor]] = []
     token = _seen.set(seen)
     try:
-        return model(*args, **kwargs), {names[id(module)]: weights for module, weights in seen}
+        y = model(*args, **kwargs)
+        left = [(names[id(module)], weights) for module, weights in seen]
+        return y, {(name.pop(0) if name[1:] else name[0]): weights for name, weights in left}
     finally:
         _seen.reset(token)
