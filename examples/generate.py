@@ -10,6 +10,7 @@ config.json, weights and tokenizer.json, which the `tokenizers` library reads.
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -50,17 +51,18 @@ class Tokens:
         return self.tokenizer.decode(ids)
 
 
-def read(path: Path) -> tuple[nn.LanguageModel, Letters | Tokens]:
-    """The model and its tokenizer: of a folder, or of a file that charlm.py wrote."""
+def read(path: Path) -> tuple[nn.LanguageModel, Letters | Tokens, list[int]]:
+    """The model, its tokenizer and the tokens that end a text: of a folder, or of a file that charlm.py wrote."""
     if path.is_dir():
-        return models.load(path), Tokens(path / "tokenizer.json")
+        end = json.loads((path / "config.json").read_text("utf-8")).get("eos_token_id")
+        return models.load(path), Tokens(path / "tokenizer.json"), end if isinstance(end, list) else [end]
     if not path.exists():
         sys.exit(f"{path} is not there; this makes it: {sys.executable} examples/charlm.py")
     saved = checkpoint.load(path)
     with nn.init.skip():
         model = nn.LanguageModel(**saved["config"])
     model.load_state_dict(saved["model"])
-    return model.eval(), Letters(saved["letters"])
+    return model.eval(), Letters(saved["letters"]), []
 
 
 def main() -> None:
@@ -73,23 +75,30 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
     began = time.perf_counter()
-    model, tokenizer = read(options.model)
+    model, tokenizer, ends = read(options.model)
     prompt = tokenizer.encode(options.prompt)
     if not prompt:
         parser.error("--prompt: the model goes on from at least one token")
+    tokens = options.tokens
+    if isinstance(model.positions, nn.LearnedPositions):    # it has learned no others
+        tokens = min(tokens, model.positions.weight.shape[0] + 1 - len(prompt))
+        if tokens < 1:
+            parser.error(f"--prompt: the model has no position for the last of {len(prompt)} tokens")
     ts.manual_seed(options.seed)
     state, last = model.prompt([prompt])                    # all but the last token, read in one pass
     loaded = time.perf_counter()
     ids, shown = list(prompt), ""
-    for step in decode.stream(model, state, last, -1, options.tokens, options.temperature, top_p=options.top_p):
+    for step in decode.stream(model, state, last, -1, tokens, options.temperature, top_p=options.top_p):
+        if step.tokens[0] in ends:
+            break
         ids.append(int(step.tokens[0]))
         text = tokenizer.decode(ids)                        # a letter may need several tokens: what is whole is shown
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):
             print(text[len(shown) :], end="", flush=True)
             shown = text
-    seconds = time.perf_counter() - loaded
-    print(f"\n\nread in {loaded - began:.2f} s, then {options.tokens} tokens in {seconds:.2f} s: "
-          f"{options.tokens / seconds:.0f} tokens a second")
+    seconds, written = time.perf_counter() - loaded, len(ids) - len(prompt)
+    print(f"\n\nread in {loaded - began:.2f} s, then {written} tokens in {seconds:.2f} s: "
+          f"{written / seconds:.0f} tokens a second")
 
 
 if __name__ == "__main__":

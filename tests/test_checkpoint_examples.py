@@ -1,5 +1,6 @@
 """The examples that read checkpoints: generate.py, side_by_side.py, pretrained_minilm.py."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -51,6 +52,14 @@ def test_generate_reads_a_folder_as_hubs_hold_it(tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "gpt2" / "tokenizer.json"))
     output = run("generate.py", "gpt2", "--prompt", "w3 w4", "--tokens", "5", "--temperature", "0", cwd=tmp_path)
     assert re.match(r"w3 w4( w\d+){5}\n\nread", output), output
+    output = run("generate.py", "gpt2", "--prompt", "w3 w4", "--temperature", "0", cwd=tmp_path)  # of 24 positions
+    assert re.match(r"w3 w4( w\d+){23}\n\nread in [\d.]+ s, then 23 tokens", output), output
+    second = re.findall(r"w(\d+)", output)[3]
+    for end in (int(second), [39, int(second)]):  # the text ends where the model says so
+        config = json.loads((MODELS / "gpt2" / "config.json").read_text()) | {"eos_token_id": end}
+        (tmp_path / "gpt2" / "config.json").write_text(json.dumps(config))
+        output = run("generate.py", "gpt2", "--prompt", "w3 w4", "--temperature", "0", cwd=tmp_path)
+        assert re.match(r"w3 w4( w\d+)?\n\nread in [\d.]+ s, then [01] tokens", output), output
 
 
 @pytest.mark.reference
