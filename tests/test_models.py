@@ -163,6 +163,19 @@ def test_numbers_that_give_nan_or_nothing_are_named(name: str, key: str, value: 
         models.load(MODELS / name, config)
 
 
+@pytest.mark.parametrize(("name", "silent"), [
+    ("bert", {"layer_norm_eps": 1e-12}), ("gpt2", {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}),
+    ("llama", {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_theta": 1e4}})])
+def test_what_old_configurations_leave_unsaid_is_as_in_transformers(name: str, silent: dict[str, Any]) -> None:
+    config = json.loads((MODELS / name / "config.json").read_text()) | silent
+    said, unsaid = (models.load(MODELS / name, c) for c in (
+        config, {key: value for key, value in config.items() if key not in silent}))
+    with ts.no_grad():
+        for a, b in zip(*(out if isinstance(out, tuple) else [out] for out in (
+                model(EXPECTED[f"{name}.tokens"]) for model in (said, unsaid))), strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
 def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
     config = json.loads((MODELS / "gpt2" / "config.json").read_text())
     checkpoint.save(tmp_path / "x.safetensors", {"h": {"0": {"ln_1": np.ones(3)}}, "wte.weight": 3})

@@ -109,8 +109,8 @@ def _activation(name: str) -> str:
     return ACTIVATIONS[name]
 
 
-def _positive(config: Config, name: str) -> float:
-    if not isinstance(value := config[name], (int, float)) or not 0 < value < math.inf:
+def _positive(config: Config, name: str, default: float) -> float:
+    if not isinstance(value := config.get(name, default), (int, float)) or not 0 < value < math.inf:
         raise ValueError(f"expected {name} as a positive number, got {value!r}")
     return value
 
@@ -118,8 +118,8 @@ def _positive(config: Config, name: str) -> float:
 def _bert(config: Config) -> Bert:
     return Bert(config["vocab_size"], config["hidden_size"], config["num_attention_heads"],
                 config["num_hidden_layers"], config["intermediate_size"], config["max_position_embeddings"],
-                config["type_vocab_size"], _activation(config["hidden_act"]), _positive(config, "layer_norm_eps"),
-                config.get("hidden_dropout_prob", 0.1))
+                config["type_vocab_size"], _activation(config["hidden_act"]),
+                _positive(config, "layer_norm_eps", 1e-12), config.get("hidden_dropout_prob", 0.1))
 
 
 def _gpt2(config: Config) -> LanguageModel:
@@ -127,21 +127,21 @@ def _gpt2(config: Config) -> LanguageModel:
     return LanguageModel(
         config["vocab_size"], width, config["n_head"], config["n_layer"], config.get("n_inner") or 4 * width,
         config.get("resid_pdrop", 0.1), max_length=config["n_positions"], tied=config.get("tie_word_embeddings", True),
-        activation=_activation(config["activation_function"]), layer_norm_eps=_positive(config, "layer_norm_epsilon"))
+        activation=_activation(config.get("activation_function", "gelu_new")),
+        layer_norm_eps=_positive(config, "layer_norm_epsilon", 1e-5))
 
 
 def _llama(config: Config) -> LanguageModel:
-    rope = {"rope_theta": config.get("rope_theta", 1e4), **(config.get("rope_scaling") or {}),
-            **(config.get("rope_parameters") or {})}
+    rope = {**config, **(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     heads, kind = config["num_attention_heads"], rope.get("rope_type", rope.get("type", "default"))
     if kind != "default" or config.get("head_dim") not in (None, config["hidden_size"] // heads):
         raise ValueError(f"models: llama: expected default rotary positions, and heads that share the width, got "
                          f"{kind!r} and head_dim {config.get('head_dim')}")
     return LanguageModel(
         config["vocab_size"], config["hidden_size"], heads, config["num_hidden_layers"], config["intermediate_size"],
-        0.0, positions="rotary", rotary_base=_positive(rope, "rope_theta"), norm="rms", bias=False, activation="swiglu",
-        num_kv_heads=config.get("num_key_value_heads") or heads, layer_norm_eps=_positive(config, "rms_norm_eps"),
-        tied=config.get("tie_word_embeddings", False))
+        0.0, positions="rotary", rotary_base=_positive(rope, "rope_theta", 1e4), norm="rms", bias=False,
+        activation="swiglu", num_kv_heads=config.get("num_key_value_heads") or heads,
+        layer_norm_eps=_positive(config, "rms_norm_eps", 1e-6), tied=config.get("tie_word_embeddings", False))
 
 
 class Architecture(NamedTuple):
