@@ -90,6 +90,12 @@ def test_weights_are_found_as_hubs_hold_them(also: str | None, tmp_path: Path) -
             np.testing.assert_array_equal(tensor.numpy(), expected[key].numpy())
 
 
+def test_one_file_of_safetensors_goes_before_shards_of_pytorch(tmp_path: Path) -> None:
+    shutil.copytree(MODELS / "gpt2", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"wte.weight": "not_there.bin"}}')
+    models.load(tmp_path)
+
+
 def test_norms_of_the_first_berts_have_gamma_and_beta(tmp_path: Path) -> None:
     state = {key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"):
              np.array(value) for key, value in checkpoint.load(MODELS / "bert").items()}

@@ -61,8 +61,8 @@ def _blame(where: str) -> Iterator[None]:
 
 
 def load(path: Name) -> dict[str, Any]:
-    """name -> array of a file, told by its content, or of a folder that holds `*.index.json` (that of safetensors, if
-    there are two), else `*.safetensors`, else `pytorch_model.bin`.
+    """name -> array of a file, told by its content, or of a folder: of `*.safetensors.index.json`, else
+    `*.safetensors`, else another `*.index.json`, else `pytorch_model.bin`.
 
     Nested dictionaries come back nested, numbers and strings as they are. The arrays are read-only. Those of
     safetensors lie in the mapped file: what is not used is not read, and the file must not be written to meanwhile
@@ -73,7 +73,7 @@ def load(path: Name) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        kinds = ("*.safetensors.index.json", "*.index.json", "*.safetensors", "pytorch_model.bin")
+        kinds = ("*.safetensors.index.json", "*.safetensors", "*.index.json", "pytorch_model.bin")
         found = next((files for kind in kinds if (files := sorted(path.glob(kind)))), [])
         if len(found) != 1:
             raise CheckpointError(f"{path}: expected one *.index.json, *.safetensors or pytorch_model.bin in this "
