@@ -185,7 +185,8 @@ def _agree(config: Config, names: Sequence[str], state: Mapping[str, np.ndarray[
 def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     """The model of a folder with `config.json` and weights, or of a file of weights beside it, ready for use (`eval`);
     `config` takes its place. float32, whatever the weights are in. Its "model_type" is "bert" (a `Bert`), "gpt2" or
-    "llama" (a `nn.LanguageModel`).
+    "llama" (a `nn.LanguageModel`). Training drops at one rate everywhere, hidden_dropout_prob or resid_pdrop; a Llama
+    drops nothing.
 
     Raises ValueError for another architecture, and for an option that the model here does not have; `CheckpointError`
     for a configuration that makes no model; it and `Module.load_state_dict`'s errors for weights that do not fit.
