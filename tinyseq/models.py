@@ -153,14 +153,15 @@ class Architecture(NamedTuple):
     sizes: tuple[str, ...]
     prefix: str
     names: Rules
-    foreign: str
+    foreign: str | tuple[str, ...]
     expected: Config
 
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 ARCHITECTURES = {
-    "bert": Architecture(_bert, (*_SIZES, "max_position_embeddings"), "bert.", BERT, "cls.", {
-        "position_embedding_type": "absolute", "is_decoder": False}),
+    "bert": Architecture(
+        _bert, (*_SIZES, "max_position_embeddings"), "bert.", BERT, ("cls.", "classifier.", "qa_outputs."), {
+            "position_embedding_type": "absolute", "is_decoder": False}),
     "gpt2": Architecture(
         _gpt2, ("vocab_size", "n_embd", "n_inner", "n_layer", "n_positions"), "transformer.", GPT2, "score.", {
             "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}),
