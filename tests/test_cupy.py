@@ -541,7 +541,8 @@ class Pronounce(nn.Module):
     """The model of examples/pronounce.py."""
 
     def __init__(self) -> None:
-        pytest.importorskip("tqdm")
+        for library in ("matplotlib", "tqdm"):
+            pytest.importorskip(library)
         example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "pronounce.py"))
         self.model = example["build_model"](width=6, embedding=4, dropout=0.0)
 

