@@ -174,7 +174,8 @@ def _agree(config: Config, names: Sequence[str], state: Mapping[str, np.ndarray[
     """Refuse sizes that the weights do not have, before anything as large is built."""
     table, last = state.get("embedding.weight"), [v for k, v in state.items() if k.endswith(".linear2.weight")]
     if table is None or not last or table.ndim != 2 or last[0].ndim != 2:
-        raise ValueError("expected matrices called embedding.weight and ...linear2.weight among the weights")
+        raise ValueError(f"expected matrices called embedding.weight and ...linear2.weight among the weights, got "
+                         f"{sorted(state)[:5]}")
     places = [len(state[key]) for key in ("positions.weight",) if key in state]
     sizes = zip(names, (*table.shape, last[0].shape[1], len(last), *places), strict=False)
     wrong = [f"{name} is {config[name]!r} where the weights have {size}" for name, size in sizes
