@@ -54,8 +54,9 @@ class Tokens:
 def read(path: Path) -> tuple[nn.LanguageModel, Letters | Tokens, list[int]]:
     """The model, its tokenizer and the tokens that end a text: of a folder, or of a file that charlm.py wrote."""
     if path.is_dir():
+        model, tokenizer = models.load(path), Tokens(path / "tokenizer.json")
         end = json.loads((path / "config.json").read_text("utf-8")).get("eos_token_id")
-        return models.load(path), Tokens(path / "tokenizer.json"), end if isinstance(end, list) else [end]
+        return model, tokenizer, end if isinstance(end, list) else [end]
     if not path.exists():
         sys.exit(f"{path} is not there; this makes it: {sys.executable} examples/charlm.py")
     saved = checkpoint.load(path)
@@ -74,6 +75,8 @@ def main() -> None:
     parser.add_argument("--top-p", type=float, default=1.0, help="only the fewest tokens of this probability (1)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
+    if options.tokens < 1:
+        parser.error(f"--tokens must be at least 1, not {options.tokens}")
     began = time.perf_counter()
     model, tokenizer, ends = read(options.model)
     prompt = tokenizer.encode(options.prompt)

@@ -42,7 +42,6 @@ def test_generate_says_what_makes_a_missing_model(tmp_path: Path) -> None:
     assert process.returncode == 1 and "charlm.safetensors is not there; this makes it:" in process.stderr
 
 
-@pytest.mark.reference
 def test_generate_reads_a_folder_as_hubs_hold_it(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     shutil.copytree(MODELS / "gpt2", tmp_path / "gpt2")
@@ -54,6 +53,10 @@ def test_generate_reads_a_folder_as_hubs_hold_it(tmp_path: Path) -> None:
     assert re.match(r"w3 w4( w\d+){5}\n\nread", output), output
     output = run("generate.py", "gpt2", "--prompt", "w3 w4", "--temperature", "0", cwd=tmp_path)  # of 24 positions
     assert re.match(r"w3 w4( w\d+){23}\n\nread in [\d.]+ s, then 23 tokens", output), output
+    for arguments in (["--tokens", "0"], ["--prompt", "w3 " * 25]):
+        command = [sys.executable, str(EXAMPLES / "generate.py"), "gpt2", *arguments]
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert process.returncode == 2 and f"error: {arguments[0]}" in process.stderr
     second = re.findall(r"w(\d+)", output)[3]
     for end in (int(second), [39, int(second)]):  # the text ends where the model says so
         config = json.loads((MODELS / "gpt2" / "config.json").read_text()) | {"eos_token_id": end}
