@@ -135,7 +135,7 @@ def main() -> None:
         bar.write(f"{'chance':10} " + " ".join(f"{share:7.1f}" for share in chance) + "   (baseline)\n")
     bar.close()
     mean = {cell: norms.mean(0) for cell, (norms, _) in heard.items()}
-    print(f"the answer's gradient {FAR} steps before the end, in parts of that at the end:",
+    print(f"the answer's gradient {FAR} steps before the end, as a fraction of that at the end:",
           *(f"{cell} {by_step[-1 - FAR] / by_step[-1]:.0e}" for cell, by_step in mean.items()))
     print(f"the sentence's country, {DISTANCES[-1]} characters on, by the LSTM: {row[-1]:.1f}% right (baseline: "
           f"{chance[-1]:.1f}%, a guess)")

@@ -152,7 +152,8 @@ def test_a_broken_config_is_an_error_that_names_it(tmp_path_factory: pytest.Temp
 
 @pytest.mark.parametrize(("name", "key", "there"), [
     ("gpt2", "n_layer", 2), ("gpt2", "n_positions", 24), ("gpt2", "n_inner", 64), ("llama", "vocab_size", None),
-    ("llama", "hidden_size", None), ("bert", "num_hidden_layers", 2), ("bert", "intermediate_size", None)])
+    ("llama", "hidden_size", None), ("bert", "num_hidden_layers", 2), ("bert", "intermediate_size", None),
+    ("bert", "type_vocab_size", None)])
 def test_sizes_that_the_weights_do_not_have_are_named_and_not_built(name: str, key: str, there: int | None) -> None:
     config = json.loads((MODELS / name / "config.json").read_text())
     for size in (1, 10**9):

@@ -68,8 +68,9 @@ LLAMA: Rules = {
     "layers.{}.post_attention_layernorm.weight": "layers.{}.norm2.weight",
     "layers.{}.self_attn.rotary_emb.inv_freq": None,
 }
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
-             "silu": "silu"}  # their names, and ours
+ACTIVATIONS = {  # their names, and ours
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 
 
 class Bert(Module):
@@ -105,7 +106,7 @@ class Bert(Module):
 
 def _activation(name: str) -> str:
     if name not in ACTIVATIONS:
-        raise ValueError(f"models: expected an activation of {', '.join(ACTIVATIONS)}, got {name!r}")
+        raise ValueError(f"expected an activation of {', '.join(ACTIVATIONS)}, got {name!r}")
     return ACTIVATIONS[name]
 
 
@@ -145,9 +146,9 @@ def _llama(config: Config) -> LanguageModel:
 
 
 class Architecture(NamedTuple):
-    """How a configuration becomes a module, what it calls its sizes (words, width, inner width, layers and learned
-    positions), a prefix that some checkpoints put before names, the names, those that do not belong to it, and what
-    must stand in the configuration, if anything does."""
+    """How a configuration becomes a module, what it calls its sizes (words, width, inner width, layers, learned
+    positions and segments), a prefix that some checkpoints put before names, the names, those that do not belong to it,
+    and what must stand in the configuration, if anything does."""
 
     build: Callable[[Config], Module]
     sizes: tuple[str, ...]
@@ -160,7 +161,8 @@ class Architecture(NamedTuple):
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 ARCHITECTURES = {
     "bert": Architecture(
-        _bert, (*_SIZES, "max_position_embeddings"), "bert.", BERT, ("cls.", "classifier.", "qa_outputs."), {
+        _bert, (*_SIZES, "max_position_embeddings", "type_vocab_size"), "bert.", BERT,
+        ("cls.", "classifier.", "qa_outputs."), {
             "position_embedding_type": "absolute", "is_decoder": False}),
     "gpt2": Architecture(
         _gpt2, ("vocab_size", "n_embd", "n_inner", "n_layer", "n_positions"), "transformer.", GPT2, "score.", {
@@ -176,7 +178,7 @@ def _agree(config: Config, names: Sequence[str], state: Mapping[str, np.ndarray[
     if table is None or not last or table.ndim != 2 or last[0].ndim != 2:
         raise ValueError(f"expected matrices called embedding.weight and ...linear2.weight among the weights, got "
                          f"{sorted(state)[:5]}")
-    places = [len(state[key]) for key in ("positions.weight",) if key in state]
+    places = [len(state[key]) for key in ("positions.weight", "types.weight") if key in state]
     sizes = zip(names, (*table.shape, last[0].shape[1], len(last), *places), strict=False)
     wrong = [f"{name} is {config[name]!r} where the weights have {size}" for name, size in sizes
              if config.get(name, size) not in (size, None)]
