@@ -27,6 +27,11 @@ def test_pictures_are_written_and_show_what_was_given(tmp_path: Path) -> None:
 
     plot.curves({"loss": {"a": zip((1, 0.5), (2, 0.25), strict=True)}}, "steps", tmp_path / "pairs.svg")  # as zip gives
 
+    whole, halves = ([0, 1], [10, 20]), ([0, 0.5, 1], [10, 20, 30])
+    for first, second in ((whole, halves), (halves, whole), (whole, whole)):  # in whichever order
+        plot.curves({"loss": {"a": first, "b": second}}, "steps", tmp_path / "ticks.svg")
+        assert ("<!-- 0.2 -->" in (tmp_path / "ticks.svg").read_text()) == (first != second)
+
     plot.words([["not", "bad"], ["bad"]], [[0.5, 1.0], [0.0]], "opinion", tmp_path / "words.svg")
     text = (tmp_path / "words.svg").read_text()
     assert all(f"<!-- {word} -->" in text for word in ("opinion", "not", "bad")) and "#f6f7f7" in text

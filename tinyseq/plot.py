@@ -96,8 +96,12 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     labels = [x] * len(panels) if isinstance(x, str) else x
     for axes, (title, lines), label in zip(row, panels.items(), labels, strict=True):
+        whole = True  # numbers of steps, say: no half ones are marked
         for color, (name, (xs, ys)) in zip(cycle(_LINES), lines.items(), strict=False):
-            _curve(axes, name, np.asarray(xs), np.asarray(ys), color)
+            at = np.asarray(xs)
+            _curve(axes, name, at, np.asarray(ys), color)
+            whole &= at.dtype.kind in "iu"
+        axes.xaxis.get_major_locator().set_params(integer=whole)
         axes.set_ylim(bottom=0)
         _finish(axes, title, label)
     figure.tight_layout()
@@ -131,7 +135,6 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
 def _curve(axes: Axes, name: str, xs: NDArray[Any], ys: NDArray[Any], color: str) -> None:
     if xs.ndim != 1 or xs.shape != ys.shape:
         raise ValueError(f"curve {name!r}: xs and ys must have one shape (N,); got {xs.shape} and {ys.shape}")
-    axes.xaxis.get_major_locator().set_params(integer=xs.dtype.kind in "iu")  # no half steps
     if len(xs) > 200:                          # a loss at every step: pale, and a hundred means over it
         axes.plot(xs, ys, color=color, linewidth=0.6, alpha=0.25)
         xs, ys = (np.array([part.mean() for part in np.array_split(values, 100)]) for values in (xs, ys))
