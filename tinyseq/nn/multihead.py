@@ -251,7 +251,10 @@ def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, di
     token = _seen.set(seen)
     try:
         y = model(*args, **kwargs)
-        left = [(names[id(module)], weights) for module, weights in seen]
-        return y, {(name.pop(0) if name[1:] else name[0]): weights for name, weights in left}
     finally:
         _seen.reset(token)
+    found = {}
+    for module, weights in seen:
+        left = names[id(module)]
+        found[left.pop(0) if len(left) > 1 else left[0]] = weights
+    return y, found
