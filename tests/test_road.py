@@ -34,6 +34,13 @@ STOPS = {  # short flags, and by how much the figure must exceed the baseline, o
 }
 
 
+def scripted(name: str, *libraries: str) -> dict[str, Any]:
+    """What a script defines."""
+    for library in ("matplotlib", "tqdm", *libraries):
+        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs a script in an empty folder: what it printed."""
@@ -114,9 +121,7 @@ def test_gradients_by_hand_are_autograds(run: Any, tmp_path: Path) -> None:
 
 
 def test_generated_reviews_mean_what_they_say() -> None:
-    for library in ("matplotlib", "tqdm"):
-        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
-    script = runpy.run_path(str(EXAMPLES / "sentiment.py"))
+    script = scripted("sentiment")
     for label, text in (script["review"](Random(seed)) for seed in range(300)):
         clauses = re.split(r" but (?=the|i )| , (?=although)|(?<=\w) , ", text)
         main = clauses[0] if " , although" in text else clauses[-1]
@@ -131,9 +136,7 @@ def test_tagging_by_a_crf(run: Any) -> None:
 
 
 def test_perplexity_does_not_depend_on_the_batch_and_windows_go_on() -> None:
-    for library in ("matplotlib", "tqdm"):
-        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
-    script = runpy.run_path(str(EXAMPLES / "language_model.py"))
+    script = scripted("language_model")
     characters, known, held_out = script["read"]()
     plain = lambda ids: " ".join("".join(characters.decode(ids)).split())
     assert not {plain(ids) for ids in held_out} & {
@@ -147,13 +150,6 @@ def test_perplexity_does_not_depend_on_the_batch_and_windows_go_on() -> None:
     assert [first[1], second[1]] == [False, True]
     (window, goes_on) = next(script["random_windows"](np.arange(2000), 3, rng))
     assert (np.diff(window) == 1).all() and not goes_on
-
-
-def scripted(name: str, *libraries: str) -> dict[str, Any]:
-    """What a script defines."""
-    for library in ("tqdm", *libraries):
-        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
-    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 
 def test_four_language_models_of_one_size_are_judged_by_every_letter() -> None:
