@@ -646,7 +646,7 @@ def test_binary_cross_entropy_keeps_nan(dtype: str) -> None:
 @dtypes
 def test_binary_cross_entropy_is_torchs_at_the_ends(dtype: str) -> None:
     torch = pytest.importorskip("torch")
-    p, t = (x.ravel() for x in np.meshgrid(np.array([0, 1e-37, 1e-20, 1e-7, 1 - 1e-7, 1], dtype), [0, 0.3, 1]))
+    p, t = (x.ravel() for x in np.meshgrid(np.array([0, 1e-40, 1e-20, 1e-7, 1 - 1e-7, 1], dtype), [0, 0.3, 1]))
     ours, theirs = ts.tensor(p, requires_grad=True), torch.tensor(p, requires_grad=True)
     y = F.binary_cross_entropy(ours, t, reduction="none")
     z = torch.nn.functional.binary_cross_entropy(theirs, torch.tensor(t.astype(dtype)), reduction="none")
