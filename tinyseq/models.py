@@ -210,7 +210,7 @@ def _llama(config: Config) -> dict[str, Any]:
 def _theta(config: Config) -> float:
     """The base of plain rotary frequencies, which stands in one of two dictionaries, or beside them."""
     given = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
-    rope = next(iter(given.values()), {})
+    rope: Any = next(iter(given.values()), {})
     if any(value != rope for value in given.values()):
         raise ValueError(f"llama: expected rope_scaling or rope_parameters, not both and different, got {given}")
     if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default" or (
