@@ -312,8 +312,12 @@ def test_without_a_last_layer_the_hidden_states_come_out(name: str, tmp_path: Pa
     whole = models.load(headed(name, tmp_path, "alike", tie_word_embeddings=True))
     with pytest.raises(checkpoint.CheckpointError, match=r"lack the last layer, out\.weight, which architectures="):
         models.load(headed(name, tmp_path, "embedding", tie_word_embeddings=False))
-    model = models.load(headed(name, tmp_path, "embedding", tie_word_embeddings=False, architectures=["LlamaModel"]))
-    assert isinstance(model, models.Headless)
+    for tied in (True, False, None):
+        model = models.load(headed(name, tmp_path, "embedding", architectures=None if tied is None else ["LlamaModel"],
+                                   tie_word_embeddings=bool(tied)))
+        assert isinstance(model, models.Headless)
+    headed(name, tmp_path, "embedding", architectures=None, tie_word_embeddings=True)
+    assert type(models.load(tmp_path)) is nn.LanguageModel
     assert "out.weight" not in model.state_dict()
     hidden = model(tokens)
     assert hidden.shape == (*tokens.shape, 16)
@@ -495,13 +499,15 @@ def test_the_last_layer_is_that_of_transformers(name: str, head: str, tied: bool
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", ["GPT2Model", "LlamaModel"])
-def test_base_models_give_the_hidden_states_of_transformers(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["GPT2Model", "LlamaModel", "GPT2ForSequenceClassification"])
+def test_base_models_give_the_hidden_states_of_transformers(name: str, tied: bool, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    model = getattr(transformers, name).from_pretrained(MODELS / name.removesuffix("Model").lower())
-    model.config.tie_word_embeddings = False
+    model = getattr(transformers, name).from_pretrained(MODELS / ("llama" if name == "LlamaModel" else "gpt2"))
+    model.config.tie_word_embeddings = tied
     model.save_pretrained(tmp_path)
+    model = transformers.AutoModel.from_pretrained(tmp_path)
     tokens = EXPECTED["llama.tokens"]
     with torch.no_grad(), ts.no_grad():
         np.testing.assert_allclose(models.load(tmp_path)(tokens).numpy(),

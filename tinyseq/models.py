@@ -34,6 +34,7 @@ from tinyseq.tensor import Like, Tensor
 
 Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]
+_HEADS = "ForCausalLM|LMHead|DoubleHeads"     # in the names of architectures with a language model's last layer
 _CONFIG_BYTES = 2**22   # with the names of a hundred thousand classes
 
 BERT: Rules = {
@@ -320,26 +321,32 @@ def _agree(a: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, n
 
 
 def _head(state: dict[str, Any], tied: bool, config: Config) -> bool | None:
-    """Whether a language model's last layer is the embedding, as transformers decides it; None if it has none."""
+    """Whether a language model's last layer is the embedding, as transformers decides it; None if it has none: there
+    is no such tensor, and nothing ties one, or the architectures that are named do not have it."""
     if tied and "embedding.weight" not in state and "out.weight" in state:
         state["embedding.weight"] = state["out.weight"]
     if "out.weight" in state:
         if tied := tied and np.array_equal(state["out.weight"], state["embedding.weight"]):
             del state["out.weight"]
         return tied
-    if not tied and re.search("ForCausalLM|LMHeadModel", said := str(config.get("architectures"))):
+    said = str(config.get("architectures") or "")
+    if tied and (not said or re.search(_HEADS, said)):
+        return True
+    if re.search(_HEADS, said):
         raise ValueError(f"the weights lack the last layer, out.weight, which architectures={said} with "
                          "tie_word_embeddings=False has; one that names no language model would give hidden states")
-    return tied or None
+    return None
 
 
 def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     """The model of a folder with `config.json` and weights, or of a file of weights beside it, ready for use (`eval`);
     `config` takes its place. float32, whatever the weights are in. Its "model_type" is "bert" (a `Bert`), "gpt2" or
-    "llama": a `nn.LanguageModel`, or where neither the weights have a last layer nor the configuration ties it to the
-    embedding, a `Headless`, whose output is the hidden states. A last layer that differs from the embedding stays one
-    of its own, tied or not. Training drops at one rate everywhere, hidden_dropout_prob or resid_pdrop; a Llama drops
-    nothing.
+    "llama" (a `nn.LanguageModel`). Training drops at one rate everywhere, hidden_dropout_prob or resid_pdrop; a Llama
+    drops nothing.
+
+    A last layer among the weights that differs from the embedding is one of its own, whatever "tie_word_embeddings"
+    says. Where the weights have none, and the embedding is not tied to it or "architectures" names a model without it
+    (GPT2Model, LlamaModel), a `Headless` comes back, whose output is hidden states, as `AutoModel`'s in transformers.
 
     Raises ValueError for another architecture, and for an option that the model here does not have; `CheckpointError`
     for a configuration that makes no model, and for weights that are not its own, before memory is taken for any.
@@ -351,11 +358,12 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
         folder = Path(path).parent if os.path.isfile(path) else Path(path)
         config = _read(folder) if config is None else dict(config)
     kind = config.get("model_type")
-    if kind not in list(ARCHITECTURES):  # it may be anything
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ValueError(f"models: {path}: expected a model_type of {', '.join(ARCHITECTURES)}, got {kind!r}")
     family = ARCHITECTURES[kind]
-    wrong = [f"{key}={config[key]!r}" for key, value in family.expected.items()
-             if config.get(key, value) != value and (value is not None or config[key])]
+    with checkpoint._blame(f"{path}: config"):
+        wrong = [f"{key}={config[key]!r}" for key, value in family.expected.items()
+                 if config.get(key, value) != value and (value is not None or config[key])]
     if wrong:
         raise ValueError(f"models: {path}: {kind} is not implemented here with {', '.join(wrong)}")
     with checkpoint._blame(f"{path}: config"):
