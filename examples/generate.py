@@ -55,6 +55,8 @@ def read(path: Path) -> tuple[nn.LanguageModel, Letters | Tokens, list[int]]:
     """The model, its tokenizer and the tokens that end a text: of a folder, or of a file that charlm.py wrote."""
     if path.is_dir():
         model, tokenizer = models.load(path), Tokens(path / "tokenizer.json")
+        if isinstance(model, (models.Bert, models.Headless)):
+            sys.exit(f"{path} has no language-model head: it gives hidden states, and no next token")
         end = json.loads((path / "config.json").read_text("utf-8")).get("eos_token_id")
         return model, tokenizer, end if isinstance(end, list) else [end]
     if not path.exists():

@@ -1,5 +1,7 @@
 """Weights of other libraries give in our layers what they give there."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,16 +75,52 @@ cells, flags, seeds = st.sampled_from(["RNN", "GRU", "LSTM"]), st.booleans(), st
 def test_keras_weights(cell: str, after: bool, relu: bool, bias: bool, two: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     x, weights = normal(rng, B, T, I), keras_weights(rng, cell, after, bias)
-    config: dict[str, Any] = {"activation": "relu" if cell == "RNN" and relu else "tanh", "reset_after": after,
-                              "use_bias": bias}
+    config: dict[str, Any] = {"activation": "relu" if cell == "RNN" and relu else "tanh", "use_bias": bias,
+                              **({"reset_after": after} if cell == "GRU" else {})}
     expected = keras(cell, after, relu, x, weights)
     if two:
         back = keras_weights(rng, cell, after, bias)
-        config = {"layer": {"config": config}, "merge_mode": "concat"}
+        config = {"layer": {"config": config}}
         expected = np.concatenate([expected, keras(cell, after, relu, x[:, ::-1], back)[:, ::-1]], -1)
         weights += back
     layer = ours(cell, after, relu, bidirectional=two)
     np.testing.assert_allclose(run(layer, convert.from_keras(layer, weights, config), x), expected, atol=1e-12)
+
+
+KERAS = Path(__file__).parent / "data" / "keras"
+CONFIGS = json.loads((KERAS / "configs.json").read_text("utf-8"))["configs"]
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_keras_own_layers_give_here_what_they_give_there(name: str) -> None:
+    """Or are refused with the equations (data/keras/README.md: where they are from)."""
+    layer = ours(name.split()[0], "before" not in name, "relu" in name, bidirectional="two" in name or "own" in name)
+    if "refused" in name:
+        with pytest.raises(ValueError, match=r"these weights are for .* here computes "):
+            convert.from_keras(layer, [], CONFIGS[name])
+        return
+    expected = np.load(KERAS / "expected.npz")
+    weights = [expected[key] for key in expected if key.startswith(f"{name}.") and not key.endswith("y")]
+    found = run(layer, convert.from_keras(layer, weights, CONFIGS[name]), expected["x"].astype(np.float64))
+    np.testing.assert_allclose(found, expected[f"{name}.y"], atol=1e-5)
+
+
+@given(st.sampled_from(["RNN", "GRU", "GRU before", "LSTM"]), st.data())
+def test_every_setting_of_keras_is_read_or_changes_nothing_or_is_refused(name: str, data: st.DataObject) -> None:
+    layer, config = ours(name.split()[0], name != "GRU before", False), CONFIGS[name]
+    expected = np.load(KERAS / "expected.npz")
+    key = data.draw(st.sampled_from([*config, "time_major", "another"]))
+    value = data.draw(st.sampled_from([None, True, False, 0, 2, 0.5, "tanh", "sigmoid", "gelu", "hard_sigmoid", {}]))
+    weights = [expected[f"{name}.{i}"] for i in range(3)]
+    state = convert.from_keras(layer, weights, config)
+    try:
+        changed = convert.from_keras(layer, weights, config | {key: value})
+    except ValueError as error:
+        assert key not in convert.KERAS_PLAIN
+        assert any(text in str(error) for text in (key, str(value), convert.EQUATIONS["gru"]))
+    else:
+        assert key in convert.KERAS_PLAIN or value == config.get(key, False)
+        assert all((changed[k] == v).all() for k, v in state.items())
 
 
 def test_stacked_layers_are_joined() -> None:
@@ -117,6 +155,24 @@ def test_onnx_weights(cell: str, after: bool, bias: bool, two: bool, seed: int) 
     read = {a.name: helper.get_attribute_value(a) for a in node.attribute}  # strings are bytes there
     state = convert.from_onnx(layer, *tensors, **read)
     np.testing.assert_allclose(run(layer, state, x), np.concatenate(y.transpose(1, 2, 0, 3), -1), atol=1e-12)
+
+
+@given(cells, flags, flags, st.sampled_from([str.lower, str.upper, str.title, str.encode]))
+def test_onnx_names_of_activations_are_read_in_any_case(cell: str, relu: bool, two: bool, spell: Any) -> None:
+    names = {"RNN": ["Relu" if relu else "Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}[cell]
+    rng, rows = np.random.default_rng(0), {"RNN": 1, "GRU": 3, "LSTM": 4}[cell] * H
+    tensors = [normal(rng, 1 + two, *shape) for shape in ((rows, I), (rows, H), (2 * rows,))]
+    layer = ours(cell, False, relu, bidirectional=two)
+    expected = convert.from_onnx(layer, *tensors, **({"activations": names * (1 + two)} if relu else {}))
+    found = convert.from_onnx(layer, *tensors, activations=[spell(name) for name in names * (1 + two)], layout=1,
+                              activation_alpha=[0.5])
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value)
+    for at in range(len(names)):  # any other is refused, in each place
+        other = [*names * (1 + two)]
+        other[at] = "HardSigmoid"
+        with pytest.raises(ValueError, match=r"these weights are for activations=.*HardSigmoid"):
+            convert.from_onnx(layer, *tensors, activations=other)
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------
@@ -154,11 +210,19 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
         (convert.from_keras, (lstm, lstm_w, {"go_backwards": True}), {}, "go_backwards"),
         (convert.from_keras, (lstm, lstm_w * 2, {"layer": {"config": {}}, "merge_mode": "sum"}), {}, "merge_mode"),
         (convert.from_keras, (lstm, lstm_w * 2, {"layer": {"config": {}}, "merge_mode": "concat"}), {}, "1 direction"),
-        (convert.from_keras, (lstm, lstm_w, {}), {"index": 1}, "weight_ih_l1"),
-        (convert.from_keras, (lstm, lstm_w * 2, {}), {}, "3 arrays: .* and 6 arrays"),
-        (convert.from_keras, (lstm, lstm_w, two), {}, "6 arrays: .* and 3 arrays"),
-        (convert.from_keras, (lstm, lstm_w, {"use_bias": False}), {}, "2 arrays: .* and 3 arrays"),
-        (convert.from_keras, (lstm, lstm_w[:2], {}), {}, "3 arrays: .* and 2 arrays"),
+        (convert.from_keras, (lstm, lstm_w, {}), {"index": 1}, "from_keras: .* 0 <= index <= 0, got 1"),
+        (convert.from_keras, (lstm, lstm_w * 2, {}), {}, "3 arrays: .*got 6"),
+        (convert.from_keras, (lstm, lstm_w, two), {}, "6 arrays: .*got 3"),
+        (convert.from_keras, (lstm, lstm_w, {"use_bias": False}), {}, "2 arrays: .*got 3"),
+        (convert.from_keras, (lstm, lstm_w[:2], {}), {}, "3 arrays: .*got 2"),
+        (convert.from_keras, (lstm, 3, {}), {}, "3 arrays: .*got int"),
+        (convert.from_keras, (lstm, [*lstm_w[:2], lstm_w[2][None]], {}), {}, r"bias of shape \(1, 8\)"),
+        (convert.from_keras, (lstm, [lstm_w[0][0], *lstm_w[1:]], {}), {}, "kernel as numbers of 2 axes, got .*shape"),
+        (convert.from_keras, (lstm, [lstm_w[0], "U", lstm_w[2]], {}), {}, "recurrent_kernel as numbers .* got a str"),
+        (convert.from_keras, (lstm, lstm_w, {"activations": "tanh"}), {}, r"from_keras: .*\['activations'\] are not"),
+        (convert.from_keras, (lstm, lstm_w, {"layer": {"config": {}}, "merge": "sum"}), {}, r"settings \['merge'\] is"),
+        (convert.from_keras, (rnn, [], {"reset_after": True}), {}, "SimpleRNN returns"),
+        (convert.from_keras, (lstm, lstm_w, {"use_bias": 1}), {}, "use_bias to be one of True, False, got 1"),
         (convert.from_keras, (lstm, lstm_w, saved), {}, r"get_config\(\).*\['class_name', 'config'\]"),
         (convert.from_onnx, (gru, *gru_w), {}, both),
         (convert.from_onnx, (before, *gru_w), {"linear_before_reset": 1}, r"r \* \(U h \+ d\)"),
@@ -169,7 +233,16 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
         (convert.from_onnx, (lstm, *onnx_w), {"clip": 3.0}, "clip=3.0"),
         (convert.from_onnx, (lstm, *onnx_w), {"input_forget": 1}, "input_forget=1"),
         (convert.from_onnx, (lstm, *onnx_w), {"hidden_size": 3}, "hidden_size=3 in place of 2"),
-        (convert.from_onnx, (lstm, *onnx_w), {"linear_after_reset": 1}, r"before_reset'\], got \['linear_after"),
+        (convert.from_onnx, (gru, *gru_w), {"linear_after_reset": 1}, r"before_reset'\], got \['linear_after"),
+        (convert.from_onnx, (lstm, *onnx_w), {"linear_before_reset": 1}, r"expected attributes of .*input_forget"),
+        (convert.from_onnx, (gru, *gru_w), {"linear_before_reset": 2}, "0 <= linear_before_reset <= 1, got 2"),
+        (convert.from_onnx, (lstm, *onnx_w), {"layout": -1}, "0 <= layout <= 1, got -1"),
+        (convert.from_onnx, (lstm, *onnx_w), {"activations": ["Sigmoid", "Tanh"]}, r"\['Sigmoid', 'Tanh'\]"),
+        (convert.from_onnx, (lstm, onnx_w[0], onnx_w[1][0]), {}, "R as numbers of 3 axes"),
+        (convert.from_onnx, (lstm, *onnx_w, np.ones((1, 4))), {}, r"B \(D, 2 G H\), got .* and \(1, 4\)"),
+        (convert.from_onnx, (lstm, onnx_w[0], np.ones((2, 8, 2))), {}, r"got \(1, 8, 3\), \(2, 8, 2\)"),
+        (convert.from_onnx, (lstm, *onnx_w), {"index": -1}, "from_onnx: expected an integer 0 <= index <= 0, got -1"),
+        (convert.from_torch, (lstm, {"weight_ih_l0": "W"}), {}, "from_torch: expected weight_ih_l0 as numbers"),
         (convert.from_onnx, (lstm, *onnx_w), {"direction": "reverse"}, "direction='reverse'"),
         (convert.from_onnx, (lstm, *gru_w), {}, r"weight_ih_l0: \(6, 3\) given, \(8, 3\) here"),
     ]
@@ -182,5 +255,23 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
 def test_weights_are_for_recurrent_layers_alone(layer: Any) -> None:
     for function, arguments in ((convert.from_torch, ({},)), (convert.from_keras, ([], {})),
                                 (convert.from_onnx, ([], []))):
-        with pytest.raises(TypeError, match=f"expected the nn.RNN, GRU or LSTM .*got a {type(layer).__name__}"):
+        with pytest.raises(TypeError, match=f"^{function.__name__}: expected layer as the nn.RNN, GRU or LSTM .*got a "
+                                            f"{type(layer).__name__}$"):
             function(layer, *arguments)
+
+
+@pytest.mark.parametrize(("function", "arguments", "options", "words"), [
+    (convert.from_torch, (None,), {}, "state as a dictionary of names, got a NoneType"),
+    (convert.from_torch, ({1: 2},), {}, "state as a dictionary of names, got a dict"),
+    (convert.from_keras, ([], None), {}, "config as a dictionary of names, got a NoneType"),
+    (convert.from_keras, ([], {"layer": 3}), {}, "layer as a dictionary of names, got a int"),
+    (convert.from_keras, ([], {"layer": {"class_name": "LSTM"}}), {}, "config as a dictionary of names, got a None"),
+    (convert.from_keras, ([], {"cell": ["LSTMCell"]}), {}, "cell as a dictionary of names, got a list"),
+    (convert.from_keras, ([], {}), {"index": True}, "an integer 0 <= index <= 0, got True"),
+    (convert.from_onnx, ([[[1.0]]], [[[1.0]]]), {"activations": "Tanh"}, "activations as a list of names, got 'Tanh'"),
+    (convert.from_onnx, ([[[1.0]]], [[[1.0]]]), {"index": 0.0}, "an integer 0 <= index <= 0, got 0.0"),
+    (convert.from_onnx, ([[[1.0], [1.0, 2.0]]], [[[1.0]]]), {}, "W as an array that NumPy reads, got a list")])
+def test_wrong_calls_name_the_function_and_the_argument(
+        function: Any, arguments: tuple[Any, ...], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=f"^{function.__name__}: expected {words}"):
+        function(nn.LSTM(I, H), *arguments, **options)

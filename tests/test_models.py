@@ -1,8 +1,10 @@
 """Checkpoints of other libraries give here what they give there (data/models/README.md: where they are from)."""
 
 import json
-import re
+import os
 import shutil
+import tracemalloc
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -122,9 +124,25 @@ def test_a_bert_without_pooler_has_none_and_heads_are_left_out(tmp_path: Path) -
     ("gpt2", {"model_type": "mamba"}, "expected a model_type of bert, gpt2, llama, got 'mamba'"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
     ("llama", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}}, "default rotary positions.*'yarn'"),
-    ("llama", {"head_dim": 8}, "head_dim 8"),
+    ("llama", {"head_dim": 8}, "expected head_dim as hidden_size / num_attention_heads, 16 / 4, got 8"),
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
-    ("bert", {"hidden_act": "quick"}, "expected an activation of gelu, .*got 'quick'"),
+    ("bert", {"hidden_act": "quick"}, "expected hidden_act to be one of 'gelu', .*got 'quick'"),
+    ("llama", {"hidden_act": "gelu"}, "expected hidden_act as 'silu', got 'gelu'"),
+    ("llama", {"num_attention_heads": 3}, "expected num_attention_heads to divide hidden_size, got 3 and 16"),
+    ("llama", {"num_key_value_heads": 0}, "1 <= num_key_value_heads, got 0"),
+    ("llama", {"num_key_value_heads": 4}, "num_key_value_heads is 4 where the weights have 2"),
+    ("llama", {"rope_scaling": {"rope_type": "default"}}, "rope_scaling or rope_parameters, not both and different"),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling or rope_parameters, not both"),
+    ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+    ("llama", {"rope_parameters": 1e4}, "rope_parameters': 10000.0"),
+    ("gpt2", {"num_attention_heads": 4}, "n_head is 2, and its other name num_attention_heads is 4"),
+    ("gpt2", {"quantization_config": {"bits": 4}}, r"quantization_config=\{'bits': 4\}"),
+    ("gpt2", {"n_head": True}, "an integer 1 <= n_head, got True"),
+    ("gpt2", {"n_inner": 0}, "an integer 1 <= n_inner, got 0"),
+    ("gpt2", {"resid_pdrop": 1}, "0 <= resid_pdrop < 1, got 1"),
+    ("bert", {"hidden_size": 16.0}, "an integer 1 <= hidden_size, got 16.0"),
+    *((name, {"tie_word_embeddings": value}, f"tie_word_embeddings to be one of True, False, got {value}")
+      for name in ("bert", "gpt2", "llama") for value in (1, None)),
 ])
 def test_what_is_not_implemented_is_refused_by_name(name: str, change: dict[str, Any], words: str) -> None:
     config = json.loads((MODELS / name / "config.json").read_text()) | change
@@ -132,22 +150,184 @@ def test_what_is_not_implemented_is_refused_by_name(name: str, change: dict[str,
         models.load(MODELS / name, config)
 
 
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-3, 70), st.integers(), st.floats(), st.text(max_size=3)),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2), max_leaves=3)
+
+
 @given(name=st.sampled_from(["bert", "gpt2", "llama"]), data=st.data())
-def test_a_broken_config_is_an_error_that_names_it(tmp_path_factory: pytest.TempPathFactory, name: str,
-                                                   data: st.DataObject) -> None:
+def test_any_change_of_a_config_is_computed_or_named_in_little_memory(
+        tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject) -> None:
     config = json.loads((MODELS / name / "config.json").read_text())
     key = data.draw(st.sampled_from(sorted(config)))
-    config[key] = data.draw(st.one_of(st.none(), st.text(max_size=2), st.integers(-3, 70), st.floats(), st.just([])))
-    text = json.dumps({k: v for k, v in config.items() if v is not None})
-    folder = tmp_path_factory.mktemp(name)
-    (folder / "config.json").write_text(text[: data.draw(st.sampled_from([None, None, len(text) // 2]))])
+    match data.draw(st.sampled_from(["drop", "scale", "replace", "cut"])):
+        case "drop":
+            del config[key]
+        case "scale" if isinstance(config[key], (int, float)):
+            config[key] *= data.draw(st.sampled_from([-1, 0, 2, 3, 10**6, 10**9, 1e-40, 1e300]))
+        case "cut":
+            key = "config"
+        case _:
+            config[key] = data.draw(anything)
+    text, folder = json.dumps(config), tmp_path_factory.mktemp(name)
+    (folder / "config.json").write_text(text[: len(text) // 2] if key == "config" else text)
     shutil.copy(next((MODELS / name).glob("*.safetensors")), folder)
+    models.load(MODELS / name)  # what is imported on the way is not counted
+    tracemalloc.start()
     try:
-        models.load(folder)
-    except ValueError as error:  # a CheckpointError, or one that says which option or weight
-        assert str(folder) in str(error) or re.match(r"models: |load_state_dict into ", str(error))
-    except KeyError as error:  # weights without a place
-        assert "load_state_dict into" in str(error)
+        model, tokens = models.load(folder), EXPECTED[f"{name}.tokens"]
+        with ts.no_grad():
+            out = model(tokens)
+        out, width = (out[0], 16) if name == "bert" else (out, 16 if isinstance(model, models.Headless) else 40)
+        assert out.shape == (*tokens.shape, width)
+        assert np.isfinite(out.numpy()).all()
+    except ValueError as error:
+        assert str(folder) in str(error)
+        assert key in str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 2**20
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("[1]", "expected an object in config.json, got a list"), ("3", "got a int"), ("", "Expecting value"),
+    ('{"model_type": "gpt2", "model_type": "llama"}', "config.json says model_type twice"),
+    ('{"rope_scaling": {"a": 1, "a": 2}}', "says a twice"), ("[" * 10**5, "RecursionError"),
+    ('{"n_head": %s}' % ("1" * 5000), "digits"), ('{"a": "%s"}' % ("x" * 2**22), "at most 4194304 bytes"),
+    ("\ufeff{}", "BOM"), ("\x00", "Expecting value")])
+def test_what_is_no_configuration_is_named(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "config.json").write_text(text, "utf-8")
+    with pytest.raises(checkpoint.CheckpointError, match=f"{tmp_path}: config: .*{words}"):
+        models.load(tmp_path)
+
+
+def test_a_configuration_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        models.load(tmp_path)
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(checkpoint.CheckpointError, match=r"expected a file config\.json"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_weights_that_are_not_there_take_no_memory(name: str, tmp_path: Path) -> None:
+    """Two thin matrices agree with the sizes, and would be a model of a gigabyte."""
+    wide, family = 8000, models.ARCHITECTURES[name]
+    config = json.loads((MODELS / name / "config.json").read_text()) | {"head_dim": None}
+    config |= {family.sizes["vocab_size"]: 1, family.sizes["d_model"]: wide, family.sizes["num_layers"]: 1,
+               family.sizes["dim_feedforward"]: 1}
+    renamed = checkpoint.load(MODELS / name)
+    thin = {key: np.ones(tuple({16: wide, 24: 1, 64: 1, 40: 1}.get(n, n) for n in value.shape), np.float32)
+            for key, value in renamed.items() if ".1." not in key and value.shape != (16, 16)
+            and not any(part in key for part in ("c_attn.weight", "k_proj", "v_proj", "position", "wpe"))}
+    checkpoint.save(tmp_path / "model.safetensors", thin)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    tracemalloc.start()
+    with pytest.raises(checkpoint.CheckpointError, match=r"model\.safetensors: "):
+        models.load(tmp_path / "model.safetensors", config)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * size + 2**19, (peak, size)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_each_missing_or_changed_tensor_is_named(name: str, tmp_path: Path) -> None:
+    config = json.loads((MODELS / name / "config.json").read_text())
+    state = {key: np.array(value) for key, value in checkpoint.load(MODELS / name).items()}
+    for key, value in state.items():
+        if key.startswith(("pooler.weight", "lm_head")):
+            continue
+        for changed in (None, np.zeros((*value.shape[:-1], value.shape[-1] + 1), np.float32), value[..., None]):
+            other = {k: v for k, v in state.items() if k != key} | ({} if changed is None else {key: changed})
+            checkpoint.save(tmp_path / "x.safetensors", other)
+            with pytest.raises(ValueError, match=r"x\.safetensors: "):
+                models.load(tmp_path / "x.safetensors", config)
+    checkpoint.save(tmp_path / "x.safetensors", state | {f"{models.ARCHITECTURES[name].prefix}{k}": v
+                                                         for k, v in state.items()})
+    if name == "bert":  # the others' names have the prefix already
+        with pytest.raises(checkpoint.CheckpointError, match=r"come with 'bert\.' before their names, and without"):
+            models.load(tmp_path / "x.safetensors", config)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ((3,), "int and NoneType"), ((None,), "NoneType and NoneType"), (("x", 3), "str and int"),
+    (("x", [("model_type", "gpt2")]), "str and list")])
+def test_wrong_calls_name_load(arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(TypeError, match=f"^models.load: expected path as .*config as .*got {words}$"):
+        models.load(*arguments)
+
+
+@pytest.mark.parametrize(("changed", "error", "words"), [
+    ({"vocab_size": 0}, ValueError, "1 <= vocab_size, got 0"), ({"nhead": True}, TypeError, "1 <= nhead, got True"),
+    ({"num_layers": 2.0}, TypeError, "num_layers"), ({"segments": -1}, ValueError, "segments"),
+    ({"max_length": "9"}, TypeError, "max_length"), ({"d_model": None}, TypeError, "d_model"),
+    ({"dim_feedforward": 0}, ValueError, "dim_feedforward"), ({"layer_norm_eps": -1}, ValueError, "layer_norm_eps")])
+def test_berts_sizes_are_held_to_what_they_can_be(changed: dict[str, Any], error: type[Exception], words: str) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 5, "d_model": 4, "nhead": 2, "num_layers": 1, "dim_feedforward": 3}
+    with pytest.raises(error, match=f"^Bert: expected .*{words}"):
+        models.Bert(**sizes | changed)
+
+
+def test_berts_segments_have_the_shape_of_its_tokens() -> None:
+    model = models.load(MODELS / "bert")
+    with pytest.raises(ValueError, match=r"Bert: expected types \(3, 7\), as the tokens, got shape \(3, 1\)"):
+        model(EXPECTED["bert.tokens"], types=np.zeros((3, 1), int))
+
+
+# --- the last layer of a language model --------------------------------------------------------------------------
+
+
+def headed(name: str, tmp_path: Path, head: str, **changes: Any) -> Path:
+    """A folder whose file has an embedding and a last layer that are "alike" or "two", or one of them."""
+    config = json.loads((MODELS / name / "config.json").read_text()) | changes
+    state = {key: np.array(value) for key, value in checkpoint.load(MODELS / name).items()}
+    embedding = next(key for key in state if key.endswith(("wte.weight", "embed_tokens.weight")))
+    other = np.random.default_rng(0).standard_normal(state[embedding].shape).astype(np.float32)
+    state["lm_head.weight"] = other if head == "two" else state[embedding]
+    if head in ("embedding", "head"):
+        del state[embedding if head == "head" else "lm_head.weight"]
+    checkpoint.save(tmp_path / "model.safetensors", state)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_two_different_tensors_are_two_whatever_the_configuration_says(name: str, tmp_path: Path) -> None:
+    tokens, found = EXPECTED[f"{name}.tokens"], {}
+    for tied in (True, False):
+        model = models.load(headed(name, tmp_path, "two", tie_word_embeddings=tied))
+        assert model.out.weight is not model.embedding.weight
+        found[tied] = model(tokens).detach().numpy()
+    np.testing.assert_array_equal(found[True], found[False])
+    for head in ("alike", "embedding", "head"):
+        model = models.load(headed(name, tmp_path, head, tie_word_embeddings=True))
+        assert model.out.weight is model.embedding.weight
+        assert np.abs(model(tokens).detach().numpy() - found[True]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_without_a_last_layer_the_hidden_states_come_out(name: str, tmp_path: Path) -> None:
+    tokens = EXPECTED[f"{name}.tokens"]
+    whole = models.load(headed(name, tmp_path, "alike", tie_word_embeddings=True))
+    with pytest.raises(checkpoint.CheckpointError, match=r"lack the last layer, out\.weight, which architectures="):
+        models.load(headed(name, tmp_path, "embedding", tie_word_embeddings=False))
+    for tied in (True, False, None):
+        model = models.load(headed(name, tmp_path, "embedding", architectures=None if tied is None else ["LlamaModel"],
+                                   tie_word_embeddings=bool(tied)))
+        assert isinstance(model, models.Headless)
+    headed(name, tmp_path, "embedding", architectures=None, tie_word_embeddings=True)
+    assert type(models.load(tmp_path)) is nn.LanguageModel
+    assert "out.weight" not in model.state_dict()
+    hidden = model(tokens)
+    assert hidden.shape == (*tokens.shape, 16)
+    np.testing.assert_allclose((hidden @ model.embedding.weight.T).detach().numpy(), whole(tokens).detach().numpy(),
+                               atol=1e-5)
+    with ts.no_grad():
+        later = model(tokens[:, 3:], model.start(tokens[:, :3]))
+        np.testing.assert_allclose(later.numpy(), hidden.detach().numpy()[:, 3:], atol=1e-5)
+    with pytest.raises(ValueError, match="Headless: the checkpoint has no language-model head"):
+        decode.greedy(model, *model.prompt(tokens.tolist()), -1, 3)
 
 
 @pytest.mark.parametrize(("name", "key", "there"), [
@@ -156,9 +336,10 @@ def test_a_broken_config_is_an_error_that_names_it(tmp_path_factory: pytest.Temp
     ("bert", "type_vocab_size", None)])
 def test_sizes_that_the_weights_do_not_have_are_named_and_not_built(name: str, key: str, there: int | None) -> None:
     config = json.loads((MODELS / name / "config.json").read_text())
-    for size in (1, 10**9):
+    change = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": None} if key == "hidden_size" else {}
+    for size in (5, 10**9):
         with pytest.raises(checkpoint.CheckpointError, match=f"{key} is {size} where .*{there or config[key]}"):
-            models.load(MODELS / name, config | {key: size})
+            models.load(MODELS / name, config | {key: size} | change)
 
 
 @pytest.mark.parametrize(("name", "key"), [("gpt2", "layer_norm_epsilon"), ("llama", "rms_norm_eps"),
@@ -167,7 +348,7 @@ def test_sizes_that_the_weights_do_not_have_are_named_and_not_built(name: str, k
 def test_numbers_that_give_nan_or_nothing_are_named(name: str, key: str, value: Any) -> None:
     config = json.loads((MODELS / name / "config.json").read_text())
     config |= {"rope_parameters": {key: value}} if key == "rope_theta" else {key: value}
-    with pytest.raises(checkpoint.CheckpointError, match=f"config: expected {key} as a positive number, got "):
+    with pytest.raises(checkpoint.CheckpointError, match=f"config: .*expected a number .* {key} < inf, got "):
         models.load(MODELS / name, config)
 
 
@@ -190,11 +371,11 @@ def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
     with pytest.raises(checkpoint.CheckpointError, match=r"x\.safetensors: .*\['h', 'wte\.weight'\] are none"):
         models.load(tmp_path / "x.safetensors", config)
     checkpoint.save(tmp_path / "x.safetensors", {"wpe.weight": np.ones(3)})
-    with pytest.raises(checkpoint.CheckpointError, match=r"embedding\.weight and .*, got \['positions\.weight'\]"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"embedding\.weight, .*, got \['positions\.weight'\]"):
         models.load(tmp_path / "x.safetensors", config)
     checkpoint.save(tmp_path / "x.safetensors", {k: v for k, v in checkpoint.load(MODELS / "gpt2").items()
                                                  if "ln_f" not in k})
-    with pytest.raises(KeyError, match=r"missing \['norm\.weight'"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"x\.safetensors: .*lack \['norm\.bias', 'norm\.weight'\]"):
         models.load(tmp_path / "x.safetensors", config)
 
 
@@ -245,6 +426,92 @@ def test_llamas_of_any_heads(kv_heads: int, tied: bool, tmp_path: Path) -> None:
     with torch.no_grad(), ts.no_grad():
         ours = models.load(tmp_path)(tokens).numpy()
         np.testing.assert_allclose(ours, model(torch.tensor(tokens)).logits.numpy(), atol=1e-4)
+
+
+# --- beside transformers, which decides what a configuration means --------------------------------------------------
+
+CLASSES = {"bert": "BertModel", "gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
+ROPE = [{"rope_type": "default"}, {"rope_type": "default", "rope_theta": 50.0}, {"rope_theta": 50.0},
+        {"type": "linear", "factor": 2.0}, {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 50.0},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 8}]
+VALUES: dict[str, list[Any]] = {  # of what the configurations do not have, or have as something else than a number
+    "rope_scaling": ROPE, "rope_parameters": [None, *ROPE], "rope_theta": [50.0], "rope_type": ["linear"],
+    "partial_rotary_factor": [0.5], "per_layer_config": [
+        {"0": {key: 0.5 for key in ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps")}}],
+    "layer_types": [["sliding_attention"] * 2, ["full_attention"] * 2], "sliding_window": [2],
+    "quantization_config": [{"quant_method": "bitsandbytes", "load_in_8bit": True}], "pruned_heads": [{"0": [1]}, {}],
+    "hidden_size": [8, 16], "num_attention_heads": [1, 4], "num_key_value_heads": [None, 1, 4], "head_dim": [None, 2],
+    "hidden_act": ["silu", "swish", "gelu", "gelu_new", "gelu_10", "relu"], "attn_logit_softcapping": [30.0],
+    "activation_function": ["silu", "gelu", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate", "relu", "tanh"],
+    "architectures": [None, ["LlamaModel"]], "chunk_size_feed_forward": [1, 7], "dtype": ["float16"],
+    "torch_dtype": ["bfloat16"], "is_encoder_decoder": [True], "position_embedding_type": ["relative_key"]}
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", list(CLASSES))
+@given(data=st.data())
+def test_a_configuration_means_what_it_means_to_transformers_or_is_refused_by_key(
+        tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = json.loads((MODELS / name / "config.json").read_text())
+    theirs = getattr(transformers, CLASSES[name])
+    known = set(config) | set(VALUES) | set(theirs.config_class().to_dict())
+    key = data.draw(st.sampled_from(sorted(known - {"model_type", "transformers_version", "_name_or_path"})))
+    value = data.draw(st.sampled_from([*VALUES.get(key, []), None, True, False, 0, 1, 3, 0.5, "relu", {}]))
+    folder = tmp_path_factory.mktemp(name)
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    shutil.copy(MODELS / name / "model.safetensors", folder)
+    tokens = EXPECTED[f"{name}.tokens"]
+    try:
+        with ts.no_grad():
+            found = models.load(folder)(tokens)
+    except ValueError as error:
+        assert key in str(error)
+        return
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            expected = theirs.from_pretrained(folder, dtype=torch.float32)(torch.tensor(tokens))[0]
+        except Exception:  # it computes nothing
+            return
+    np.testing.assert_allclose((found[0] if name == "bert" else found).numpy(), expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("head", ["alike", "two", "embedding", "head"])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_last_layer_is_that_of_transformers(name: str, head: str, tied: bool, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    headed(name, tmp_path, head, tie_word_embeddings=tied)
+    if not tied and head in ("embedding", "head"):  # transformers draws what is missing
+        with pytest.raises(checkpoint.CheckpointError, match=r"out\.weight|embedding\.weight"):
+            models.load(tmp_path)
+        return
+    tokens = EXPECTED[f"{name}.tokens"]
+    model = getattr(transformers, CLASSES[name]).from_pretrained(tmp_path)
+    with torch.no_grad(), ts.no_grad():
+        np.testing.assert_allclose(models.load(tmp_path)(tokens).numpy(), model(torch.tensor(tokens)).logits.numpy(),
+                                   atol=1e-4)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["GPT2Model", "LlamaModel", "GPT2ForSequenceClassification"])
+def test_base_models_give_the_hidden_states_of_transformers(name: str, tied: bool, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = getattr(transformers, name).from_pretrained(MODELS / ("llama" if name == "LlamaModel" else "gpt2"))
+    model.config.tie_word_embeddings = tied
+    model.save_pretrained(tmp_path)
+    model = transformers.AutoModel.from_pretrained(tmp_path)
+    tokens = EXPECTED["llama.tokens"]
+    with torch.no_grad(), ts.no_grad():
+        np.testing.assert_allclose(models.load(tmp_path)(tokens).numpy(),
+                                   model(torch.tensor(tokens)).last_hidden_state.numpy(), atol=1e-4)
 
 
 def test_skip_draws_nothing() -> None:

@@ -2,6 +2,7 @@
 
     model = models.load("all-MiniLM-L6-v2")         # a folder with config.json and weights, as model hubs hold them
 
+A configuration says what transformers 5.24 reads in it; what would change a number and is not computed here is refused.
 What a checkpoint calls its tensors stands in `BERT`, `GPT2` and `LLAMA`, as data for `checkpoint.rename`.
 """
 
@@ -10,21 +11,31 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyseq import checkpoint, ops
+from tinyseq import check, checkpoint, ops
 from tinyseq.nn import init
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear
 from tinyseq.nn.module import Module
-from tinyseq.nn.transformer import LanguageModel, LearnedPositions, TransformerEncoder, TransformerEncoderLayer
+from tinyseq.nn.transformer import (
+    LanguageModel,
+    LanguageState,
+    LearnedPositions,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 from tinyseq.tensor import Like, Tensor
 
 Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]
+_HEADS = "ForCausalLM|LMHead|DoubleHeads"     # in the names of architectures with a language model's last layer
+_CONFIG_BYTES = 2**22   # with the names of a hundred thousand classes
 
 BERT: Rules = {
     "embeddings.word_embeddings.weight": "embedding.weight",
@@ -85,6 +96,9 @@ class Bert(Module):
         segments: int = 2, activation: str = "gelu", layer_norm_eps: float = 1e-12, dropout: float = 0.1,
         dtype: Any = np.float32,
     ) -> None:
+        check.integers("Bert", 1, vocab_size=vocab_size, d_model=d_model, nhead=nhead, num_layers=num_layers,
+                       dim_feedforward=dim_feedforward, max_length=max_length, segments=segments)
+        check.numbers("Bert", least=0, layer_norm_eps=layer_norm_eps)
         self.embedding = Embedding(vocab_size, d_model, dtype=dtype)
         self.positions = LearnedPositions(max_length, d_model, dtype)
         self.types = Embedding(segments, d_model, dtype=dtype)
@@ -99,91 +113,229 @@ class Bert(Module):
         if words.ndim != 3 or words.shape[1] > self.positions.weight.shape[0]:
             raise ValueError(f"Bert: expected tokens (B, T) of at most {self.positions.weight.shape[0]} positions, got "
                              f"shape {words.shape[:-1]}")
+        if types is not None and np.shape(types) != words.shape[:2]:
+            raise ValueError(f"Bert: expected types {words.shape[:2]}, as the tokens, got shape {np.shape(types)}")
         segments = self.types.weight[0] if types is None else self.types(types)
         hidden: Tensor = self.encoder(self.dropout(self.norm(self.positions(words + segments))), lengths=lengths)
         return hidden, None if self.pooler is None else ops.tanh(self.pooler(hidden[:, 0]))
 
 
-def _activation(name: str) -> str:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"expected an activation of {', '.join(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name]
+class Headless(LanguageModel):
+    """A `LanguageModel` without its last layer: forward(tokens (B, T)) -> hidden states (B, T, E) after the last norm.
+    It reads on from a state, and has no next token to `step` to."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        del self.out
+
+    def forward(self, tokens: Like, state: LanguageState | None = None) -> Tensor:
+        return self._read(tokens, state)[0]
+
+    def step(self, tokens: Like, state: LanguageState) -> tuple[Tensor, LanguageState]:
+        raise ValueError("Headless: the checkpoint has no language-model head, so there are no next tokens: call the "
+                         "model for hidden states")
 
 
-def _positive(config: Config, name: str, default: float) -> float:
-    if not isinstance(value := config.get(name, default), (int, float)) or not 0 < value < math.inf:
-        raise ValueError(f"expected {name} as a positive number, got {value!r}")
-    return value
+# --- a configuration, whose every value is held to what it can be ---------------------------------------------------
 
 
-def _bert(config: Config) -> Bert:
-    return Bert(config["vocab_size"], config["hidden_size"], config["num_attention_heads"],
-                config["num_hidden_layers"], config["intermediate_size"], config["max_position_embeddings"],
-                config["type_vocab_size"], _activation(config["hidden_act"]),
-                _positive(config, "layer_norm_eps", 1e-12), config.get("hidden_dropout_prob", 0.1))
+def _sizes(config: Config, *names: str) -> Any:
+    return check.integers(config["model_type"], 1, **{name: config.get(name) for name in names})
 
 
-def _gpt2(config: Config) -> LanguageModel:
-    width = config["n_embd"]
-    return LanguageModel(
-        config["vocab_size"], width, config["n_head"], config["n_layer"], config.get("n_inner") or 4 * width,
-        config.get("resid_pdrop", 0.1), max_length=config["n_positions"], tied=config.get("tie_word_embeddings", True),
-        activation=_activation(config.get("activation_function", "gelu_new")),
-        layer_norm_eps=_positive(config, "layer_norm_epsilon", 1e-5))
+def _divisor(config: Config, name: str, of: str, whole: int) -> int:
+    if whole % (size := _sizes(config, name)):
+        raise ValueError(f"{config['model_type']}: expected {name} to divide {of}, got {size} and {whole}")
+    return size  # type: ignore[no-any-return]
 
 
-def _llama(config: Config) -> LanguageModel:
-    rope = {**config, **(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    heads, kind = config["num_attention_heads"], rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default" or config.get("head_dim") not in (None, config["hidden_size"] // heads):
-        raise ValueError(f"models: llama: expected default rotary positions, and heads that share the width, got "
-                         f"{kind!r} and head_dim {config.get('head_dim')}")
-    return LanguageModel(
-        config["vocab_size"], config["hidden_size"], heads, config["num_hidden_layers"], config["intermediate_size"],
-        0.0, positions="rotary", rotary_base=_positive(rope, "rope_theta", 1e4), norm="rms", bias=False,
-        activation="swiglu", num_kv_heads=config.get("num_key_value_heads") or heads,
-        layer_norm_eps=_positive(config, "rms_norm_eps", 1e-6), tied=config.get("tie_word_embeddings", False))
+def _number(config: Config, name: str, default: float, **bounds: float) -> float:
+    return check.numbers(config["model_type"], **bounds, **{name: config.get(name, default)})  # type: ignore[no-any-return]
+
+
+def _epsilon(config: Config, name: str, default: float) -> float:
+    return _number(config, name, default, least=1e-30, below=math.inf)  # float32 has it
+
+
+def _activation(config: Config, name: str, default: str) -> str:
+    check.choice(config["model_type"], tuple(ACTIVATIONS), **{name: config.get(name, default)})
+    return ACTIVATIONS[config.get(name, default)]
+
+
+def _bert(config: Config) -> dict[str, Any]:
+    vocab, width, layers, inner, positions, segments = _sizes(
+        config, "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings",
+        "type_vocab_size")
+    return dict(
+        vocab_size=vocab, d_model=width, num_layers=layers, dim_feedforward=inner, max_length=positions,
+        segments=segments, nhead=_divisor(config, "num_attention_heads", "hidden_size", width),
+        activation=_activation(config, "hidden_act", "gelu"),
+        layer_norm_eps=_epsilon(config, "layer_norm_eps", 1e-12),
+        dropout=_number(config, "hidden_dropout_prob", 0.1, least=0, below=1))
+
+
+def _gpt2(config: Config) -> dict[str, Any]:
+    aliases = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
+               "max_position_embeddings": "n_positions"}
+    for alias in aliases.keys() & config.keys():
+        if config.get(name := aliases[alias], config[alias]) != config[alias]:
+            raise ValueError(f"gpt2: {name} is {config[name]!r}, and its other name {alias} is {config[alias]!r}")
+        config = {**config, name: config[alias]}
+    vocab, width, layers, positions = _sizes(config, "vocab_size", "n_embd", "n_layer", "n_positions")
+    return dict(
+        vocab_size=vocab, d_model=width, num_layers=layers, max_length=positions,
+        nhead=_divisor(config, "n_head", "n_embd", width),
+        dim_feedforward=4 * width if config.get("n_inner") is None else _sizes(config, "n_inner"),
+        dropout=_number(config, "resid_pdrop", 0.1, least=0, below=1),
+        activation=_activation(config, "activation_function", "gelu_new"),
+        layer_norm_eps=_epsilon(config, "layer_norm_epsilon", 1e-5))
+
+
+def _llama(config: Config) -> dict[str, Any]:
+    vocab, width, layers, inner = _sizes(
+        config, "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")
+    heads = _divisor(config, "num_attention_heads", "hidden_size", width)
+    if config.get("head_dim") is not None and _sizes(config, "head_dim") * heads != width:
+        raise ValueError(f"llama: expected head_dim as hidden_size / num_attention_heads, {width} / {heads}, got "
+                         f"{config['head_dim']}")
+    if _activation(config, "hidden_act", "silu") != "silu":
+        raise ValueError(f"llama: expected hidden_act as 'silu', got {config['hidden_act']!r}")
+    return dict(
+        vocab_size=vocab, d_model=width, nhead=heads, num_layers=layers, dim_feedforward=inner, dropout=0.0,
+        positions="rotary", rotary_base=_theta(config), norm="rms", bias=False, activation="swiglu",
+        num_kv_heads=heads if config.get("num_key_value_heads") is None else _divisor(
+            config, "num_key_value_heads", "num_attention_heads", heads),
+        layer_norm_eps=_epsilon(config, "rms_norm_eps", 1e-6))
+
+
+def _theta(config: Config) -> float:
+    """The base of plain rotary frequencies, which stands in one of two dictionaries, or beside them."""
+    given = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
+    rope: Any = next(iter(given.values()), {})
+    if any(value != rope for value in given.values()):
+        raise ValueError(f"llama: expected rope_scaling or rope_parameters, not both and different, got {given}")
+    if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default" or (
+            not rope.keys() <= {"rope_type", "type", "rope_theta"}):
+        raise ValueError(f"llama: expected default rotary positions, rope_type 'default' and a rope_theta, got {given}")
+    return _number({**config, **rope}, "rope_theta", 1e4, least=1, below=math.inf)
 
 
 class Architecture(NamedTuple):
-    """How a configuration becomes a module, what it calls its sizes (words, width, inner width, layers, learned
-    positions and segments), a prefix that some checkpoints put before names, the names, those that do not belong to it,
-    and what must stand in the configuration, if anything does."""
+    """The module, how a configuration becomes its arguments, what it calls those that are sizes of the weights, a
+    prefix that some checkpoints put before names, the names, those that do not belong to it, whether its head is the
+    embedding where nothing is said, and the values that other options, which would change numbers, must have: None is
+    any that says nothing."""
 
-    build: Callable[[Config], Module]
-    sizes: tuple[str, ...]
+    module: type[Bert] | type[LanguageModel]
+    arguments: Callable[[Config], dict[str, Any]]
+    sizes: Mapping[str, str]
     prefix: str
     names: Rules
     foreign: str | tuple[str, ...]
+    tied: bool
     expected: Config
 
 
-_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+_SIZES = {"vocab_size": "vocab_size", "d_model": "hidden_size", "dim_feedforward": "intermediate_size",
+          "num_layers": "num_hidden_layers"}
+_PLAIN: Config = dict.fromkeys((
+    "quantization_config", "per_layer_config", "pruned_heads", "layer_types", "sliding_window",
+    "attn_logit_softcapping", "final_logit_softcapping", "embedding_multiplier", "residual_multiplier",
+    "attention_multiplier", "logits_scaling", "logit_scale")) | {
+    "add_cross_attention": False, "is_decoder": False, "partial_rotary_factor": 1}
 ARCHITECTURES = {
     "bert": Architecture(
-        _bert, (*_SIZES, "max_position_embeddings", "type_vocab_size"), "bert.", BERT,
-        ("cls.", "classifier.", "qa_outputs."), {
-            "position_embedding_type": "absolute", "is_decoder": False}),
+        Bert, _bert, {**_SIZES, "max_length": "max_position_embeddings", "segments": "type_vocab_size"}, "bert.", BERT,
+        ("cls.", "classifier.", "qa_outputs."), True, {**_PLAIN, "position_embedding_type": "absolute"}),
     "gpt2": Architecture(
-        _gpt2, ("vocab_size", "n_embd", "n_inner", "n_layer", "n_positions"), "transformer.", GPT2, "score.", {
-            "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}),
-    "llama": Architecture(_llama, _SIZES, "model.", LLAMA, "score.", {
-        "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}),
+        LanguageModel, _gpt2, {
+            "vocab_size": "vocab_size", "d_model": "n_embd", "dim_feedforward": "n_inner", "num_layers": "n_layer",
+            "max_length": "n_positions"},
+        "transformer.", GPT2, "score.", True,
+        {**_PLAIN, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}),
+    "llama": Architecture(
+        LanguageModel, _llama, {**_SIZES, "num_kv_heads": "num_key_value_heads"}, "model.", LLAMA, "score.", False,
+        {**_PLAIN, "attention_bias": False, "mlp_bias": False}),
 }
 
 
-def _agree(config: Config, names: Sequence[str], state: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Refuse sizes that the weights do not have, before anything as large is built."""
-    table, last = state.get("embedding.weight"), [v for k, v in state.items() if k.endswith(".linear2.weight")]
-    if table is None or not last or table.ndim != 2 or last[0].ndim != 2:
-        raise ValueError(f"expected matrices called embedding.weight and ...linear2.weight among the weights, got "
+def _read(folder: Path) -> dict[str, Any]:
+    """config.json, which is small, and says nothing twice."""
+    file = folder / "config.json"
+    if file.exists() and (not file.is_file() or file.stat().st_size > _CONFIG_BYTES):
+        raise ValueError(f"expected a file config.json of at most {_CONFIG_BYTES} bytes")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+            raise ValueError(f"config.json says {', '.join(twice)} twice")
+        return dict(pairs)
+
+    config = json.loads(file.read_text("utf-8"), object_pairs_hook=once)
+    if not isinstance(config, dict):
+        raise ValueError(f"expected an object in config.json, got a {type(config).__name__}")
+    return config
+
+
+# --- weights, which are held to the configuration before anything as large is built ---------------------------------
+
+
+def _shapes(a: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of all parameters of the module of arguments `a`, with a last layer and a pooler if it `has` them."""
+    width, inner, layers = a["d_model"], a["dim_feedforward"], "encoder.layers" if "segments" in a else "layers"
+    narrow = width // a["nhead"] * a.get("num_kv_heads", a["nhead"])
+    layer = {"self_attn.in_proj_": (width + 2 * narrow, width), "self_attn.out_proj.": (width, width),
+             "linear1.": (inner * (2 if a["activation"] == "swiglu" else 1), width), "linear2.": (width, inner),
+             "norm1.": (width,), "norm2.": (width,)}
+    parts = {f"{layers}.{i}.{part}": shape for i in range(a["num_layers"]) for part, shape in layer.items()}
+    parts |= {"norm.": (width,)} | ({"pooler.": (width, width)} if "pooler.weight" in has else {})
+    tables = {"embedding.weight": "vocab_size", "positions.weight": "max_length", "types.weight": "segments"} | (
+        {"out.weight": "vocab_size"} if "out.weight" in has else {})
+    shapes = {name: (a[rows], width) for name, rows in tables.items() if rows in a}
+    shapes |= {f"{part}weight": shape for part, shape in parts.items()}
+    return shapes | ({f"{part}bias": shape[:1] for part, shape in parts.items()} if a.get("bias", True) else {})
+
+
+def _agree(a: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Refuse weights that are not those of the module of arguments `a`, whose sizes the configuration calls `names`."""
+    table = state.get("embedding.weight", np.empty(0))
+    inner, rows = ([v for k, v in state.items() if k.endswith(name) and v.ndim == 2] for name in (
+        ".linear2.weight", ".in_proj_weight"))
+    if table.ndim != 2 or not inner or not rows:
+        raise ValueError(f"expected matrices called embedding.weight, ...linear2.weight and ...in_proj_weight, got "
                          f"{sorted(state)[:5]}")
-    places = [len(state[key]) for key in ("positions.weight", "types.weight") if key in state]
-    sizes = zip(names, (*table.shape, last[0].shape[1], len(last), *places), strict=False)
-    wrong = [f"{name} is {config[name]!r} where the weights have {size}" for name, size in sizes
-             if config.get(name, size) not in (size, None)]
-    if wrong:
+    there = {"vocab_size": table.shape[0], "d_model": table.shape[1], "dim_feedforward": inner[0].shape[1],
+             "num_layers": len(inner), "num_kv_heads": (len(rows[0]) - a["d_model"]) * a["nhead"] // (2 * a["d_model"])}
+    there |= {argument: len(state[key]) for argument, key in {
+        "max_length": "positions.weight", "segments": "types.weight"}.items() if key in state and state[key].ndim}
+    if wrong := [f"{name} is {a[argument]} where the weights have {there[argument]}" for argument, name in names.items()
+                 if a[argument] != there.get(argument, a[argument])]:
         raise ValueError(", ".join(wrong))
+    shapes = _shapes(a, state)
+    missing, other = [sorted(x.keys() - y.keys()) for x, y in ((shapes, state), (state, shapes))]
+    if missing or other:
+        raise ValueError(f"the weights lack {missing[:5] or 'nothing'} ({len(missing)} in all) and have "
+                         f"{other[:5] or 'nothing'} ({len(other)}) beside what the model has")
+    if wrong := [f"{key} {state[key].shape} given, {shape} expected" for key, shape in shapes.items()
+                 if state[key].shape != shape]:
+        raise ValueError(f"wrong shapes: {', '.join(wrong[:5])} ({len(wrong)} in all)")
+
+
+def _head(state: dict[str, Any], tied: bool, config: Config) -> bool | None:
+    """Whether a language model's last layer is the embedding, as transformers decides it; None if it has none: there
+    is no such tensor, and nothing ties one, or the architectures that are named do not have it."""
+    if tied and "embedding.weight" not in state and "out.weight" in state:
+        state["embedding.weight"] = state["out.weight"]
+    if "out.weight" in state:
+        if tied := tied and np.array_equal(state["out.weight"], state["embedding.weight"]):
+            del state["out.weight"]
+        return tied
+    said = str(config.get("architectures") or "")
+    if tied and (not said or re.search(_HEADS, said)):
+        return True
+    if re.search(_HEADS, said):
+        raise ValueError(f"the weights lack the last layer, out.weight, which architectures={said} with "
+                         "tie_word_embeddings=False has; one that names no language model would give hidden states")
+    return None
 
 
 def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
@@ -192,31 +344,51 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     "llama" (a `nn.LanguageModel`). Training drops at one rate everywhere, hidden_dropout_prob or resid_pdrop; a Llama
     drops nothing.
 
+    A last layer among the weights that differs from the embedding is one of its own, whatever "tie_word_embeddings"
+    says. Where the weights have none, and the embedding is not tied to it or "architectures" names a model without it
+    (GPT2Model, LlamaModel), a `Headless` comes back, whose output is hidden states, as `AutoModel`'s in transformers.
+
     Raises ValueError for another architecture, and for an option that the model here does not have; `CheckpointError`
-    for a configuration that makes no model; it and `Module.load_state_dict`'s errors for weights that do not fit.
+    for a configuration that makes no model, and for weights that are not its own, before memory is taken for any.
     """
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(config, (Mapping, type(None))):
+        raise TypeError(f"models.load: expected path as text or a Path, and config as a dictionary or None, got "
+                        f"{type(path).__name__} and {type(config).__name__}")
     with checkpoint._blame(f"{path}: config"):
-        folder = Path(path).parent if os.path.isfile(path) else path
-        config = dict(json.loads(Path(folder, "config.json").read_text("utf-8")) if config is None else config)
+        folder = Path(path).parent if os.path.isfile(path) else Path(path)
+        config = _read(folder) if config is None else dict(config)
     kind = config.get("model_type")
-    if kind not in list(ARCHITECTURES):  # it may be anything
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ValueError(f"models: {path}: expected a model_type of {', '.join(ARCHITECTURES)}, got {kind!r}")
-    build, sizes, prefix, names, foreign, expected = ARCHITECTURES[kind]
-    wrong = [f"{key}={config[key]!r}" for key, value in expected.items() if config.get(key, value) != value]
+    family = ARCHITECTURES[kind]
+    with checkpoint._blame(f"{path}: config"):
+        wrong = [f"{key}={config[key]!r}" for key, value in family.expected.items()
+                 if config.get(key, value) != value and (value is not None or config[key])]
     if wrong:
         raise ValueError(f"models: {path}: {kind} is not implemented here with {', '.join(wrong)}")
+    with checkpoint._blame(f"{path}: config"):
+        arguments, tied = family.arguments(config), config.get("tie_word_embeddings", family.tied)
+        check.choice(kind, (True, False), tie_word_embeddings=tied)
     state = checkpoint.load(path)
     if other := [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, np.ndarray))]:
         raise checkpoint.CheckpointError(f"{path}: expected tensors by name, and {other[:5]} are none")
-    state = {key.removeprefix(prefix): value for key, value in state.items() if not key.startswith(foreign)}
-    state = checkpoint.rename(state, names)
-    with checkpoint._blame(f"{path}: config"), init.skip():
-        _agree(config, sizes, state)
-        model = build(config)
-    if isinstance(model, LanguageModel) and model.out.weight is model.embedding.weight and (
-            "embedding.weight" in state):
-        state["out.weight"] = state["embedding.weight"]
+    kept = [key for key in state if not key.startswith(family.foreign)]
+    own = {key.removeprefix(family.prefix): state[key] for key in kept}
+    if len(own) < len(kept):
+        raise checkpoint.CheckpointError(f"{path}: tensors come with {family.prefix!r} before their names, and without")
+    with checkpoint._blame(str(path)):
+        state = checkpoint.rename(own, family.names)
+    with checkpoint._blame(f"{path}: config"):
+        module: Any = family.module
+        if module is LanguageModel:
+            head = _head(state, tied, config)
+            module, arguments["tied"] = (Headless, True) if head is None else (module, head)
+        _agree(arguments, family.sizes, state)
+        with init.skip():
+            model = module(**arguments)
     if isinstance(model, Bert) and "pooler.weight" not in state:
         model.pooler = None
+    if arguments.get("tied") and not isinstance(model, Headless):
+        state["out.weight"] = state["embedding.weight"]
     model.load_state_dict(state)
     return model.eval()

@@ -2,7 +2,8 @@
 
 From Keras and ONNX a call converts one layer, in one direction or both, into the keys of the layer number `index` of a
 tinyseq RNN, GRU or LSTM; for a stack they are joined, `from_keras(lstm, w0, c0) | from_keras(lstm, w1, c1, index=1)`.
-What the layer cannot compute is a ValueError with both equations.
+What the layer cannot compute is a ValueError with both equations; every setting is read, changes no number, or is
+refused.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyseq import check
 from tinyseq.nn.recurrent import GRU, KEYS, LSTM, RNN
 
 State = dict[str, Any]
@@ -24,80 +26,166 @@ EQUATIONS = {
 }
 
 
+# Of what a Keras layer's or cell's get_config() holds: that which changes no number, and that which must be False.
+KERAS_PLAIN = {
+    "name", "trainable", "dtype", "return_sequences", "return_state", "unroll", "zero_output_for_mask", "units",
+    "kernel_initializer", "recurrent_initializer", "bias_initializer", "unit_forget_bias", "kernel_regularizer",
+    "recurrent_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "recurrent_constraint",
+    "bias_constraint", "dropout", "recurrent_dropout", "seed", "implementation", "batch_input_shape", "batch_shape"}
+KERAS_FALSE = {
+    "go_backwards": "y from the last step to the first", "time_major": "x (time, batch, features)",
+    "stateful": "an h that goes on from call to call: hand it on yourself, and let config say stateful=False"}
+
+
 def from_torch(layer: Any, state: Mapping[str, Any]) -> State:
     """The state_dict of a torch.nn.RNN, GRU or LSTM, of all its layers at once: its keys are ours.
 
     Values are tensors on the CPU, or arrays. A state_dict does not tell tanh from relu: choose `nonlinearity` alike.
     """
-    _same(layer, EQUATIONS["gru" if _name(layer) == "GRU" else layer.kind])
+    name = _name("from_torch", layer)
+    _mapping("from_torch", state=state)
+    _same(layer, EQUATIONS["gru" if name == "GRU" else layer.kind])
     if any(key.startswith("weight_hr") for key in state):
         _same(layer, "h' = W_hr (o * tanh(c')), which is proj_size > 0")
-    return {key: np.asarray(value) for key, value in state.items()}
+    return {key: _array("from_torch", key, value) for key, value in state.items()}
 
 
 def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], index: int = 0) -> State:
-    """`get_weights()` and `get_config()` of a Keras SimpleRNN, GRU or LSTM, or of a Bidirectional around one.
+    """`get_weights()` and `get_config()` of a Keras SimpleRNN, GRU or LSTM, of an RNN around one of their cells, or of
+    a Bidirectional around any of these, with a backward_layer of its own or without.
 
     For each direction a kernel (I, G H), a recurrent_kernel (H, G H), and, with `use_bias`, a bias (G H,), or (2, G H)
     for a GRU with `reset_after`; the gates in the order z, r, h or i, f, c, o. What `config` lacks is as by default.
+    The layer here returns all outputs and the final state, whichever of them `return_sequences` and `return_state` ask
+    for; it drops nothing, computes in its own dtype, and its outputs in padding are 0. go_backwards, stateful,
+    time_major and a merge_mode that is not "concat" are refused, as are keys that Keras does not write.
     """
-    name = _name(layer)
+    name = _name("from_keras", layer)
+    _mapping("from_keras", config=config)
+    index = check.integers("from_keras", 0, layer.num_layers - 1, index=index)
     two = "layer" in config
-    cell = config["layer"]["config"] if two else config
-    size = 2 + cell.get("use_bias", True)
-    if "class_name" in config or len(weights) != size * (1 + two):
-        raise ValueError(f"from_keras: expected what get_config() returns, as is, and {size * (1 + two)} arrays: a "
-                         "kernel, recurrent_kernel, and with use_bias a bias, for each direction; got the keys "
-                         f"{sorted(config)} and {len(weights)} arrays")
-    f, g = cell.get("activation", "tanh"), cell.get("recurrent_activation", "sigmoid")
-    kind = {"RNN": f"rnn_{f}", "GRU": "gru" if cell.get("reset_after", True) else "gru_before", "LSTM": "lstm"}[name]
-    plain = name == "RNN" or (f, g) == ("tanh", "sigmoid")
-    _same(layer, EQUATIONS.get(kind, f"activation={f!r}") if plain else f"activation={f!r}, recurrent_activation={g!r}")
-    if cell.get("go_backwards") or (two and config.get("merge_mode") != "concat"):
-        _same(layer, "y in reversed order (go_backwards), or another merge_mode than 'concat'")
+    if two and (more := config.keys() - {"name", "trainable", "dtype", "merge_mode", "layer", "backward_layer"}):
+        raise ValueError(f"from_keras: a Bidirectional with the settings {sorted(more)} is not known here")
+    if two and config.get("merge_mode", "concat") != "concat":
+        _same(layer, f"merge_mode={config['merge_mode']!r} of both directions' y, which are side by side with 'concat'")
+    back = config.get("backward_layer")
+    sides = [config["layer"], *([back] if back else [])] if two else [{"config": config}]
+    cells = [_keras_cell(layer, name, side, i == 1) for i, side in enumerate(sides)]
+    cells = cells * 2 if two and not back else cells
+    sizes = [2 + cell["use_bias"] for cell in cells]
+    if not isinstance(weights, Sequence) or len(weights) != sum(sizes):
+        raise ValueError(f"from_keras: expected weights as get_weights() returns them, {sum(sizes)} arrays: a kernel, "
+                         "recurrent_kernel, and with use_bias a bias, for each direction; got "
+                         f"{len(weights) if isinstance(weights, Sequence) else type(weights).__name__}")
     parts = []
-    for kernel, recurrent, *bias in (weights[:size], weights[size:])[: 1 + two]:
-        b = np.asarray(bias[0] if bias else np.zeros(kernel.shape[1]))
-        if bias and (b.ndim == 2) != (kind == "gru"):
+    for size, arrays in zip(sizes, (weights[: sizes[0]], weights[sizes[0] :]), strict=False):
+        kernel, recurrent = (_array("from_keras", key, a, 2) for key, a in zip(("kernel", "recurrent_kernel"), arrays,
+                                                                               strict=False))
+        b = _array("from_keras", "bias", arrays[2]) if size == 3 else np.zeros(kernel.shape[1])
+        if size == 3 and b.shape[:-1] != ((2,) if layer.kind == "gru" else ()):
             raise ValueError(f"from_keras: bias of shape {b.shape}: (2, 3 H) is that of a GRU with reset_after=True")
-        parts.append((np.transpose(kernel), np.transpose(recurrent), *(b if b.ndim == 2 else (b, 0 * b))))
-    return _state(layer, index, parts, (1, 0, 2) if name == "GRU" else None)
+        parts.append((kernel.T, recurrent.T, *(b if b.ndim == 2 else (b, 0 * b))))
+    return _state("from_keras", layer, index, parts, (1, 0, 2) if name == "GRU" else None)
+
+
+def _keras_cell(layer: Any, name: str, side: Any, backward: bool) -> dict[str, Any]:
+    """The settings of a Keras layer of one direction, {"class_name", "config"}, if ours computes the same."""
+    kind = {"RNN": "SimpleRNN"}.get(name, name)
+    _mapping("from_keras", layer=side)
+    settings, classes = dict(_mapping("from_keras", config=side.get("config"))), [(side.get("class_name", kind), kind)]
+    if cell := settings.pop("cell", None):  # an RNN around it
+        _mapping("from_keras", cell=cell)
+        classes = [(side.get("class_name", "RNN"), "RNN"), (cell.get("class_name"), f"{kind}Cell")]
+        settings |= _mapping("from_keras", config=cell.get("config"))
+    for found, expected in classes:
+        if found != expected:
+            _same(layer, f"the equations of a {found}, not of a {expected}")
+    read = {"RNN": [], "GRU": ["recurrent_activation", "reset_after"], "LSTM": ["recurrent_activation"]}[name]
+    if more := settings.keys() - KERAS_PLAIN - KERAS_FALSE.keys() - {"activation", "use_bias", *read}:
+        raise ValueError(f"from_keras: expected what get_config() of a {kind} returns, as is; {sorted(more)} are not "
+                         "known here")
+    for key, meaning in KERAS_FALSE.items():
+        usual = backward and key == "go_backwards"
+        if settings.get(key, usual) != usual:
+            _same(layer, f"{key}={settings[key]!r}, {meaning}")
+    check.choice("from_keras", (True, False), use_bias=settings.setdefault("use_bias", True),
+                 reset_after=settings.setdefault("reset_after", True))
+    f, g = settings.get("activation", "tanh"), settings.get("recurrent_activation", "sigmoid")
+    after = "gru" if settings["reset_after"] else "gru_before"
+    ours = {"RNN": f"rnn_{f}", "GRU": after, "LSTM": "lstm"}[name]
+    plain = name == "RNN" or (f, g) == ("tanh", "sigmoid")
+    _same(layer, EQUATIONS.get(ours, f"activation={f!r}") if plain else f"activation={f!r}, recurrent_activation={g!r}")
+    return settings
 
 
 def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index: int = 0, **attributes: Any) -> State:
     """The tensors and attributes of an ONNX RNN, GRU or LSTM node.
 
     W (D, G H, I), R (D, G H, H), and B (D, 2 G H) or None, for D directions; the gates in the order z, r, h or
-    i, o, f, c. Attributes that are left out have ONNX's defaults: `linear_before_reset` is 0.
+    i, o, f, c. Attributes that are left out have ONNX's defaults: `linear_before_reset` is 0. Names of activations are
+    read in upper and lower case; `layout`, activation_alpha and activation_beta change nothing that is computed here.
     """
-    name = _name(layer)
-    usual = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}[name] * len(W)
-    given = [f.decode() if isinstance(f, bytes) else f for f in attributes.get("activations") or usual]
-    gru = "gru" if attributes.get("linear_before_reset", 0) else "gru_before"
-    kind = {"RNN": f"rnn_{given[0].lower()}", "GRU": gru, "LSTM": "lstm"}[name]
-    plain = given == (given[:1] * len(W) if name == "RNN" else usual)
-    _same(layer, EQUATIONS.get(kind, f"activations={given}") if plain else f"activations={given}")
-    if P is not None and np.any(P):
-        _same(layer, "i = sigmoid(W x + b + U h + d + P * c), and so on, with peepholes P")
-    direction = "bidirectional" if len(W) == 2 else "forward"
-    needed = {"clip": None, "input_forget": 0, "direction": direction, "hidden_size": layer.hidden_size}
-    known = {*needed, "activations", "activation_alpha", "activation_beta", "layout", "linear_before_reset"}
+    name = _name("from_onnx", layer)
+    index = check.integers("from_onnx", 0, layer.num_layers - 1, index=index)
+    W, R = _array("from_onnx", "W", W, 3), _array("from_onnx", "R", R, 3)
+    B = np.zeros((len(W), 2 * W.shape[1])) if B is None else _array("from_onnx", "B", B, 2)
+    if len(R) != len(W) or B.shape != (len(W), 2 * W.shape[1]):
+        raise ValueError(f"from_onnx: expected W (D, G H, I), R (D, G H, H) and B (D, 2 G H), got {W.shape}, {R.shape} "
+                         f"and {B.shape}")
+    attributes = {key: value.decode() if isinstance(value, bytes) else value for key, value in attributes.items()}
+    needed = {"clip": None, "direction": "bidirectional" if len(W) == 2 else "forward",
+              "hidden_size": layer.hidden_size, **({"input_forget": 0} if name == "LSTM" else {})}
+    known = {*needed, "activations", "activation_alpha", "activation_beta", "layout", *(
+        ["linear_before_reset"] if name == "GRU" else [])}
     if not attributes.keys() <= known:
         raise ValueError(f"from_onnx: expected attributes of {sorted(known)}, got {sorted(attributes)}")
+    for option in ("layout", "linear_before_reset"):
+        check.integers("from_onnx", 0, 1, **{option: attributes.get(option, 0)})
+    usual = {"RNN": ["tanh"], "GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}[name] * len(W)
+    given = attributes.get("activations") or usual
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"from_onnx: expected activations as a list of names, got {given!r}")
+    given = [f.decode() if isinstance(f, bytes) else str(f) for f in given]
+    lower = [f.lower() for f in given]
+    gru = "gru" if attributes.get("linear_before_reset", 0) else "gru_before"
+    kind = {"RNN": f"rnn_{lower[0]}", "GRU": gru, "LSTM": "lstm"}[name]
+    plain = lower == (lower[:1] * len(W) if name == "RNN" else usual)
+    _same(layer, EQUATIONS.get(kind, f"activations={given}") if plain else f"activations={given}")
+    if P is not None and np.any(_array("from_onnx", "P", P)):
+        _same(layer, "i = sigmoid(W x + b + U h + d + P * c), and so on, with peepholes P")
     for option, value in needed.items():
-        found = attributes.get(option, value)
-        if (found.decode() if isinstance(found, bytes) else found) != value:
-            _same(layer, f"{option}={found!r} in place of {value!r}")
-    biases = np.zeros((len(W), 2 * np.shape(W)[1])) if B is None else np.asarray(B)
-    parts = [(w, r, *np.split(b, 2)) for w, r, b in zip(np.asarray(W), np.asarray(R), biases, strict=True)]
-    return _state(layer, index, parts, {"RNN": None, "GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}[name])
+        if attributes.get(option, value) != value:
+            _same(layer, f"{option}={attributes[option]!r} in place of {value!r}")
+    parts = [(w, r, *np.split(b, 2)) for w, r, b in zip(W, R, B, strict=True)]
+    return _state("from_onnx", layer, index, parts, {"RNN": None, "GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}[name])
 
 
-def _name(layer: Any) -> str:
+def _name(where: str, layer: Any) -> str:
     for kind in (RNN, GRU, LSTM):
         if isinstance(layer, kind):
             return kind.__name__
-    raise TypeError(f"expected the nn.RNN, GRU or LSTM that the weights are for, got a {type(layer).__name__}")
+    raise TypeError(f"{where}: expected layer as the nn.RNN, GRU or LSTM that the weights are for, got a "
+                    f"{type(layer).__name__}")
+
+
+def _mapping(where: str, **given: Any) -> Mapping[str, Any]:
+    for name, value in given.items():
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise TypeError(f"{where}: expected {name} as a dictionary of names, got a {type(value).__name__}")
+    return value  # type: ignore[no-any-return]
+
+
+def _array(where: str, name: str, value: Any, axes: int | None = None) -> np.ndarray[Any, Any]:
+    """A value as an array of numbers of so many axes."""
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # of whatever library the value is from
+        raise TypeError(f"{where}: expected {name} as an array that NumPy reads, got a {type(value).__name__}: "
+                        f"{error}") from error
+    if array.dtype.kind not in "fiu" or array.ndim != (array.ndim if axes is None else axes):
+        raise ValueError(f"{where}: expected {name} as numbers{'' if axes is None else f' of {axes} axes'}, got a "
+                         f"{type(value).__name__} of {array.dtype}, shape {array.shape}")
+    return array
 
 
 def _same(layer: Any, equation: str) -> None:
@@ -107,11 +195,14 @@ def _same(layer: Any, equation: str) -> None:
         raise ValueError(f"these weights are for {equation}; {ours}")
 
 
-def _state(layer: Any, index: int, parts: Sequence[Any], order: Sequence[int] | None) -> State:
+def _state(
+    where: str, layer: Any, index: int, parts: Sequence[Any], order: Sequence[int] | None
+) -> State:
     """Keys and checked values from (W, U, b, d) of each direction, the gates brought into PyTorch's order."""
     state: State = {}
     if len(parts) != layer.directions:
-        raise ValueError(f"{type(layer).__name__} has {layer.directions} direction(s), the weights have {len(parts)}")
+        raise ValueError(f"{where}: {type(layer).__name__} has {layer.directions} direction(s), the weights have "
+                         f"{len(parts)}")
     for suffix, arrays in zip(("", "_reverse"), parts, strict=False):
         for key, a in zip(KEYS, arrays, strict=True):
             name = f"{key}_l{index}{suffix}"
@@ -119,7 +210,7 @@ def _state(layer: Any, index: int, parts: Sequence[Any], order: Sequence[int] | 
             if here is None and not np.any(a):
                 continue  # no bias here, and none there
             if here is None or here.shape != a.shape:
-                raise ValueError(f"{name}: {a.shape} given, {None if here is None else here.shape} here")
+                raise ValueError(f"{where}: {name}: {a.shape} given, {None if here is None else here.shape} here")
             gates = a.reshape(-1, layer.hidden_size, *a.shape[1:])
             state[name] = gates[list(order or range(len(gates)))].reshape(a.shape)
     return state
