@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinyseq import backends
-from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, namespace, op
+from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, grad_enabled, namespace, op
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
 Outs = tuple[tuple[Tensor, ...], Any]
@@ -40,8 +40,8 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
     return Tensor(_array(data, dtype, copy=None))
 
 
-def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
-    backend = backends.active()
+def _array(data: Any, dtype: Any, copy: bool | None, backend: backends.Backend | None = None) -> Array:
+    backend = backend or backends.active()
     if isinstance(data, Tensor):
         data, backend = data._data, backends.of(data._data)
     elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
@@ -64,11 +64,15 @@ def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
 
 
 def like(x: Tensor, data: Any) -> Tensor:
-    """`asarray(data)`, with host data put where x lives."""
-    if type(data) is type(x._data) and data.dtype.kind in "biuf":  # is there
-        return Tensor(data)
-    with backends.use_backend(x.backend):
-        return asarray(data)
+    """An `operand`, with host data put where x lives."""
+    return operand(data, backends.of(x._data))
+
+
+def operand(data: Any, backend: backends.Backend | None = None) -> Tensor:
+    """`asarray(data)`, but while gradients are recorded a copy of what is no Tensor: its owner may refill it."""
+    if isinstance(data, Tensor):
+        return data
+    return Tensor(_array(data, None, True if grad_enabled() else None, backend))
 
 
 def from_dlpack(x: Any) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from tinyseq import random
-from tinyseq.tensor import Leaf, Tensor, attach, enable_grad, grad_enabled, pull_through, serials
+from tinyseq.tensor import Leaf, Tensor, attach, enable_grad, frozen, grad_enabled, pull_through, serials
 
 
 def recompute(fn: Callable[..., Any], *args: Any) -> Any:
@@ -20,16 +22,15 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
         return fn(*args)
     start = next(serials)
     given = [isinstance(a, Tensor) for a in args]
-    raw = [a._data if isinstance(a, Tensor) else a for a in args]
+    raw = [a._data if isinstance(a, Tensor) else frozen(a) for a in args]
     parents = [a.node if isinstance(a, Tensor) else None for a in args]
 
     def leaves() -> list[Any]:
         return [Tensor(x, p is not None) if t else x for x, t, p in zip(raw, given, parents, strict=False)]
 
     def again(*arguments: Any) -> Any:
-        with random.replaying(drawn):
-            wrap = (t and not isinstance(x, Tensor) for x, t in zip(arguments, given, strict=True))
-            return fn(*[Tensor(x) if w else x for x, w in zip(arguments, wrap, strict=True)])
+        wrap = (t and not isinstance(x, Tensor) for x, t in zip(arguments, given, strict=True))
+        return random.replaying(drawn, fn, *[Tensor(x) if w else x for x, w in zip(arguments, wrap, strict=True)])
 
     def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
         for node in closed_over:
@@ -51,7 +52,8 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
     closed_over = [node for node in seen if node.serial < start]
     if not closed_over and not any(parents):
         return out
-    again.__name__, again.definition = getattr(fn, "__name__", "recompute"), again  # type: ignore[attr-defined]
+    # Only the pull-back holds what `fn` holds, and it goes when the graph is freed.
+    op = SimpleNamespace(__name__=getattr(fn, "__name__", "recompute"), definition=weakref.proxy(again))
     arrays = out._data if isinstance(out, Tensor) else tuple(y._data for y in outs)
     constants = [x if p is None else None for x, p in zip(raw, parents, strict=True)]
-    return attach(again, [*parents, *closed_over], constants, {}, arrays, pull)
+    return attach(op, [*parents, *closed_over], constants, {}, arrays, pull)

@@ -16,11 +16,14 @@ made of Tensors too, and what they compute can be differentiated again. No op ne
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import sys
 import threading
+import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
+from contextvars import ContextVar
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
@@ -28,6 +31,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 import numpy as np
 
 from tinyseq import backends
+from tinyseq.scope import Scope
 
 Array = Any
 Like = Any  # what an op takes as an operand: a Tensor, a number, an array
@@ -50,14 +54,9 @@ def namespace(*operands: Any) -> Any:
     return found
 
 
-class _Mode(threading.local):
-    """What each thread decides for itself."""
-
-    grad: bool = True  # record nodes?
-    watcher: watching | None = None
-
-
-_mode = _Mode()
+# What each thread and each asyncio task decides for itself: the last one counts.
+_modes: ContextVar[tuple[no_grad, ...]] = ContextVar("modes", default=())
+_watchers: ContextVar[tuple[watching, ...]] = ContextVar("watchers", default=())
 _PLAIN = frozenset({float, int, bool, str, type(None), slice, type(Ellipsis)})  # operands that need no unwrapping
 
 
@@ -66,7 +65,7 @@ class Node:
 
     __slots__ = ("op", "serial", "parents", "args", "kwargs", "pulls", "shape", "dtype", "index")
 
-    op: Any  # the function that `@op` made; None for a leaf and for one output of several
+    op: Any  # its name, body and definition; None for a leaf and for one output of several
     serial: int  # a node is younger than its parents
     parents: Sequence[Node | None]  # one entry a slot (see `op`): None where no gradient goes
     args: Sequence[Any]  # the raw arguments with None in place of each parent's value; empty if all have parents
@@ -276,12 +275,13 @@ class Tensor:
         """
         for leaf, g in pull_back([self], [grad], None, create_graph, retain_graph or create_graph).items():
             tensor = cast(Leaf, leaf).tensor()
-            if tensor is None:
-                continue
-            if tensor.grad is not None:  # a sum is a new array, and the first gradient could belong to someone else
-                with enable_grad():
-                    g = tensor.grad + g if create_graph else Tensor(namespaces[type(g)].asarray(tensor.grad._data + g))
-            tensor.grad = _own(g) if tensor.grad is None else g
+            while tensor is not None:
+                old = tensor.grad  # a sum is a new array, and the first gradient could belong to someone else
+                new = _own(g) if old is None else _sum(old, g)
+                # Threads may share a leaf: who came first is added to. In one line, where no tracer can raise halfway.
+                with _swapping: tensor.grad = now = new if tensor.grad is old else tensor.grad  # noqa: E701
+                if now is new:
+                    break
 
     # --- operators
     def __neg__(self) -> Tensor: return ops.negative(self)
@@ -441,6 +441,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
     """
     if body is None:
         return functools.partial(op, definition=definition)
+    made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)  # `call` would hold itself
 
     @functools.wraps(body)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -459,6 +460,9 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
                 raw.append(x)
                 parents += nodes
                 listed = True
+        if (listed or kwargs) and any(parents) and grad_enabled():  # arrays and lists may be refilled before `backward`
+            raw = [x if isinstance(a, Tensor) else frozen(x) for a, x in zip(args, raw, strict=True)]
+            kwargs = {name: frozen(x) for name, x in kwargs.items()}
         try:
             result = body(*raw, **kwargs)
         except (TypeError, ValueError, IndexError, AttributeError) as error:
@@ -466,12 +470,12 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
         out, pulls = result
-        if _watched and _mode.watcher is not None:
-            pulls = _mode.watcher.forward(body.__name__, body, raw, kwargs, out, pulls)
-        if pulls is None or not any(parents) or not _mode.grad:
+        if _watched and (watchers := _watchers.get()):
+            pulls = watchers[-1].forward(body.__name__, body, raw, kwargs, out, pulls)
+        if pulls is None or not any(parents) or ((modes := _modes.get()) and not modes[-1].enabled):
             return tuple([_wrap(y) for y in out]) if type(out) is tuple else _wrap(out)
         constants = _constants(raw, parents) if listed or None in parents else ()
-        return attach(call, parents, constants, kwargs, out, pulls)
+        return attach(made, parents, constants, kwargs, out, pulls)
 
     call.definition = definition  # type: ignore[attr-defined]
     call.body = body  # type: ignore[attr-defined]
@@ -535,10 +539,17 @@ def _unwrap(a: Any) -> tuple[Any, list[Node | None]]:
     if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
         first = next(x for x in a if isinstance(x, Tensor))
         slots = [x if isinstance(x, Tensor) else ops.like(first, x).astype(first.dtype) if isinstance(x, (int, float))
-                 else Tensor(x) for x in a]
+                 else Tensor(frozen(x) if grad_enabled() else x) for x in a]
         return _Slots(x._data for x in slots), [x.node for x in slots]
     # NumPy's scalars become Python's, so that they never widen an array
     return a.item() if isinstance(a, np.generic) else a, [None]
+
+
+def frozen(a: Any) -> Any:
+    """A copy of what its owner may write to before `backward`: of an array, or of a list or tuple that holds some."""
+    if type(a) is list or (type(a) is tuple and not _PLAIN.issuperset(map(type, a))):
+        return type(a)(map(frozen, a))
+    return backends.of(a).asarray(a, copy=True) if isinstance(a, tuple(backends.arrays)) else a
 
 
 def _constants(raw: list[Any], parents: list[Node | None]) -> list[Any]:
@@ -586,28 +597,50 @@ def _explain(name: str, raw: list[Any], error: Exception) -> Exception:
 
 
 def grad_enabled() -> bool:
-    """True where this thread records gradients."""
-    return _mode.grad is not False
+    """True where this thread or asyncio task records gradients."""
+    modes = _modes.get()
+    return not modes or modes[-1].enabled
 
 
-class no_grad:
-    """Record nothing in this thread: as `with ts.no_grad():` or as a decorator."""
+class no_grad(Scope):
+    """Record nothing in this thread or asyncio task: as `with ts.no_grad():` or as a decorator.
 
-    enabled = False
+    What a decorated function yields or awaits in between runs in the mode of who waits for it.
+    """
 
-    def __enter__(self) -> None:
-        self._before, _mode.grad = _mode.grad, self.enabled
-
-    def __exit__(self, *exc: object) -> None:
-        _mode.grad = self._before
+    stack, enabled = _modes, False
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(fn)
-        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-            with type(self)():
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            with self:
                 return fn(*args, **kwargs)
 
-        return wrapped
+        @functools.wraps(fn)
+        def generator(*args: Any, **kwargs: Any) -> Any:
+            return (yield from _stepwise(fn(*args, **kwargs), [(self,)]))
+
+        @functools.wraps(fn)
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            return await _stepwise(fn(*args, **kwargs), [(self,)])
+
+        @functools.wraps(fn)
+        async def async_generator(*args: Any, **kwargs: Any) -> Any:
+            inner, modes = cast(Any, fn(*args, **kwargs)), [(self,)]
+            step = inner.asend(None)
+            while True:
+                try:
+                    out = await _stepwise(step, modes)
+                except StopAsyncIteration:
+                    return
+                try:
+                    step = inner.asend((yield out))
+                except BaseException as error:
+                    step = inner.athrow(error)
+
+        kinds = {inspect.isgeneratorfunction: generator, inspect.iscoroutinefunction: coroutine,
+                 inspect.isasyncgenfunction: async_generator}
+        return cast(Callable[P, R], next((make for found, make in kinds.items() if found(fn)), plain))
 
 
 class enable_grad(no_grad):
@@ -616,8 +649,30 @@ class enable_grad(no_grad):
     enabled = True
 
 
-class watching:
-    """See every op of this thread inside a `with` block: the base of `debug`."""
+@types.coroutine
+def _stepwise(inner: Any, modes: list[tuple[no_grad, ...]]) -> Generator[Any, Any, Any]:
+    """Run a generator or a coroutine in `modes` of its own, [the stack], and who waits for it in the usual ones."""
+    resume, sent = inner.send, None
+    while True:
+        outer = _modes.get()
+        _modes.set(modes[0])
+        try:
+            out = resume(sent)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            modes[0], sent = _modes.get(), None  # an error kept here would hold this frame, which holds it
+            _modes.set(outer)
+        try:
+            resume, sent = inner.send, (yield out)
+        except BaseException as error:  # GeneratorExit too
+            resume, sent = inner.throw, error
+
+
+class watching(Scope):
+    """See every op of this thread or asyncio task inside a `with` block: the base of `debug`."""
+
+    stack = _watchers
 
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
         """`body(*raw, **kwargs)` gave `out, pulls`: returns the pull-backs to go on with, which may watch as well."""
@@ -625,16 +680,13 @@ class watching:
 
     def __enter__(self) -> Self:
         global _watched
-        _watched, self._before, _mode.watcher = True, _mode.watcher, self
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        _mode.watcher = self._before
+        _watched = True
+        return super().__enter__()
 
 
 def watcher() -> watching | None:
-    """Who watches the ops of this thread."""
-    return _mode.watcher
+    """Who watches the ops of this thread or asyncio task."""
+    return next(reversed(_watchers.get()), None)
 
 
 def joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:
@@ -694,10 +746,18 @@ def grad(
     return results[0] if single else results
 
 
+_swapping = threading.Lock()
+
+
 def _own(g: Any) -> Tensor:
     """A gradient that the user may write to: it could be an array that others hold, or a broadcast one."""
     with enable_grad():
         return g.astype(g.dtype) if isinstance(g, Tensor) else Tensor(namespaces[type(g)].asarray(g, copy=True))
+
+
+def _sum(old: Tensor, g: Any) -> Tensor:
+    with enable_grad():
+        return old + g if isinstance(g, Tensor) else Tensor(namespaces[type(g)].asarray(old._data + g))
 
 
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
