@@ -219,7 +219,7 @@ def pow(a: Like, b: Like) -> Out:
     y = a**b if isinstance(b, (int, float)) else xp.pow(a, b)  # ** of a 0-d array 2 forgets its dtype in NumPy 2.0
 
     def pull_a(g: Array) -> Array:
-        power = (b - 1 if b else 1) if isinstance(b, (int, float)) else xp.where(b == 0, 1, b - 1)
+        power = (b - 1 if b else 1) if isinstance(b, (int, float)) else xp.where(xp.equal(b, 0), 1, xp.subtract(b, 1))
         return g * (b * a**power)
 
     def pull_b(g: Array) -> Array:
@@ -343,7 +343,7 @@ minimum = _of_pair("minimum", "The smaller of each pair; where they are equal ea
 @op
 def clip(x: Tensor, min: Like = None, max: Like = None) -> Out:
     """x limited to [min, max] (max where min > max). At a bound the gradient goes to x; beyond one, to the bound."""
-    xp = namespace(x)
+    xp = namespace(x, min, max)
     raised = x if min is None else xp.maximum(x, min)
     y = raised if max is None else xp.minimum(raised, max)
     low = x < min if min is not None else xp.zeros_like(x, dtype=bool)
@@ -623,7 +623,7 @@ def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
 
 def outer(a: Like, b: Like) -> Tensor:
     """(n,), (m,) -> (n, m): every product."""
-    a, b = asarray(a), asarray(b)
+    a, b = operand(a), operand(b)
     if a.ndim != 1 or b.ndim != 1:
         raise ValueError(f"outer: expected two vectors, got shapes {a.shape} and {b.shape}")
     return multiply(expand_dims(a, 1), b)
