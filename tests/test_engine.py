@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from interrupts import Interrupt
 from rows import INDICES, ROWS, Row, inputs
 from tinyseq.backends.numpy import NumpyBackend
 
@@ -846,33 +847,6 @@ def test_no_grad_on_asynchronous_functions_holds_inside_them_only(sent: list[str
 # --- interrupts ------------------------------------------------------------------------------------------------------
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt at the n-th line that runs inside tinyseq; `lines` are those that ran."""
-
-    def __init__(self, n: int | None) -> None:
-        self.n, self.lines = n, 0
-
-    def __call__(self, frame: Any, event: str, arg: Any) -> Any:
-        if not frame.f_globals.get("__name__", "").startswith("tinyseq"):
-            return None
-        if event == "line":
-            self.lines += 1
-            if self.lines - 1 == self.n:
-                raise KeyboardInterrupt
-        return self
-
-    def run(self, fn: Callable[[], None]) -> bool:
-        """Whether it ran to its end."""
-        sys.settrace(self)
-        try:
-            fn()
-        except KeyboardInterrupt:
-            return False
-        finally:
-            sys.settrace(None)
-        return True
-
-
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_a_model_trains_on_after_an_interrupt_at_any_line_of_backward(create_graph: bool) -> None:
     w, b = leaf([[1.0, 2.0], [3.0, 4.0]]), leaf(0.5, -0.5)
@@ -1109,7 +1083,7 @@ def slopes_after(fn: Callable[..., Any], args: list[Any], order: int, then: Call
     return [None if g is None else g.detach().numpy() for g in found]
 
 
-def taken_at_the_call(make: Callable[[], tuple[Callable[..., Any], list[Any], Any]], order: int, name: str = "") -> None:
+def taken_at_the_call(make: Callable[[], tuple[Any, list[Any], Any]], order: int, name: str = "") -> None:
     """What is `held` of the arguments may be refilled once the function has been called."""
     usual, found = (slopes_after(fn, args, order, then, held) for then in (lambda held: None, refill)
                     for fn, args, held in [make()])

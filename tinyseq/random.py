@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Generator(Scope):
     >>> checkpoint.save("run.safetensors", {"model": model.state_dict(), "random": g.get_state()})
     """
 
-    stack: ContextVar[tuple[Generator, ...]] = ContextVar("generators", default=())
+    stack: ClassVar[ContextVar[tuple[Generator, ...]]] = ContextVar("generators", default=())
 
     def __init__(self, seed: int) -> None:
         self._state = check.integers("Generator", 0, 2**64 - 1, seed=seed), 0

@@ -1,9 +1,16 @@
-"""What holds inside a `with` block, for the thread or the asyncio task that entered it."""
+"""What holds inside a `with` block or a decorated function, for the thread or the asyncio task that entered it."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import types
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar, cast
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Scope:
@@ -25,3 +32,55 @@ class Scope:
             if stack[i] is self:
                 self.stack.set(stack[:i] + stack[i + 1 :])
                 break
+
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
+        """As a decorator: the body runs inside, what it yields or awaits in between does not."""
+        body = cast(Any, fn)
+
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return body(*args, **kwargs)
+
+        def generator(*args: Any, **kwargs: Any) -> Any:
+            return (yield from _steps(body(*args, **kwargs), self.stack, [(self,)]))
+
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            return await _steps(body(*args, **kwargs), self.stack, [(self,)])
+
+        async def async_generator(*args: Any, **kwargs: Any) -> Any:
+            inner, own = body(*args, **kwargs), [(self,)]
+            step = inner.asend(None)
+            while True:
+                try:
+                    out = await _steps(step, self.stack, own)
+                except StopAsyncIteration:
+                    return
+                try:
+                    step = inner.asend((yield out))
+                except BaseException as error:
+                    step = inner.athrow(error)
+
+        kinds = {inspect.isgeneratorfunction: generator, inspect.iscoroutinefunction: coroutine,
+                 inspect.isasyncgenfunction: async_generator}
+        wrapped = next((kind for is_kind, kind in kinds.items() if is_kind(body)), plain)
+        return cast(Callable[P, R], functools.wraps(fn)(wrapped))
+
+
+@types.coroutine
+def _steps(inner: Any, stack: ContextVar[tuple[Any, ...]], own: list[tuple[Any, ...]]) -> Generator[Any, Any, Any]:
+    """Run a generator or a coroutine step by step on a stack of its own, the one entry of `own`."""
+    resume, sent = inner.send, None
+    while True:
+        callers = stack.get()
+        stack.set(own[0])
+        try:
+            out = resume(sent)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            own[0], sent = stack.get(), None  # an error kept here would hold this frame, which holds it
+            stack.set(callers)
+        try:
+            resume, sent = inner.send, (yield out)
+        except BaseException as error:  # GeneratorExit too
+            resume, sent = inner.throw, error

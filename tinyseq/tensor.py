@@ -16,13 +16,12 @@ made of Tensors too, and what they compute can be differentiated again. No op ne
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextvars import ContextVar
 from operator import attrgetter
 from types import MappingProxyType
@@ -605,68 +604,16 @@ def grad_enabled() -> bool:
 class no_grad(Scope):
     """Record nothing in this thread or asyncio task: as `with ts.no_grad():` or as a decorator.
 
-    What a decorated function yields or awaits in between runs in the mode of who waits for it.
+    What a decorated generator or asynchronous function hands out or waits for runs in the mode that its caller has.
     """
 
     stack, enabled = _modes, False
-
-    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(fn)
-        def plain(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return fn(*args, **kwargs)
-
-        @functools.wraps(fn)
-        def generator(*args: Any, **kwargs: Any) -> Any:
-            return (yield from _stepwise(fn(*args, **kwargs), [(self,)]))
-
-        @functools.wraps(fn)
-        async def coroutine(*args: Any, **kwargs: Any) -> Any:
-            return await _stepwise(fn(*args, **kwargs), [(self,)])
-
-        @functools.wraps(fn)
-        async def async_generator(*args: Any, **kwargs: Any) -> Any:
-            inner, modes = cast(Any, fn(*args, **kwargs)), [(self,)]
-            step = inner.asend(None)
-            while True:
-                try:
-                    out = await _stepwise(step, modes)
-                except StopAsyncIteration:
-                    return
-                try:
-                    step = inner.asend((yield out))
-                except BaseException as error:
-                    step = inner.athrow(error)
-
-        kinds = {inspect.isgeneratorfunction: generator, inspect.iscoroutinefunction: coroutine,
-                 inspect.isasyncgenfunction: async_generator}
-        return cast(Callable[P, R], next((make for found, make in kinds.items() if found(fn)), plain))
 
 
 class enable_grad(no_grad):
     """Record again, inside `no_grad`."""
 
     enabled = True
-
-
-@types.coroutine
-def _stepwise(inner: Any, modes: list[tuple[no_grad, ...]]) -> Generator[Any, Any, Any]:
-    """Run a generator or a coroutine in `modes` of its own, [the stack], and who waits for it in the usual ones."""
-    resume, sent = inner.send, None
-    while True:
-        outer = _modes.get()
-        _modes.set(modes[0])
-        try:
-            out = resume(sent)
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            modes[0], sent = _modes.get(), None  # an error kept here would hold this frame, which holds it
-            _modes.set(outer)
-        try:
-            resume, sent = inner.send, (yield out)
-        except BaseException as error:  # GeneratorExit too
-            resume, sent = inner.throw, error
 
 
 class watching(Scope):
