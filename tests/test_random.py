@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from interrupts import Interrupt
+from interrupts import Interrupt, in_threads
 
 import tinyseq as ts
 from tinyseq import checkpoint, data, decode, functional, nn, optim, random
@@ -171,14 +171,9 @@ def test_manual_seed_in_a_thread_is_that_threads_own() -> None:
 
 
 def test_threads_that_share_a_generator_never_draw_alike() -> None:
-    g, usual = Generator(0), sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            parts = list(pool.map(lambda _: [random.next_stream(g) for _ in range(500)], range(4)))
-    finally:
-        sys.setswitchinterval(usual)
-    assert len(set(itertools.chain(*parts))) == 2000 and g.get_state() == (0, 2000)
+    g, found = Generator(0), list[tuple[int, int]]()
+    in_threads(*[lambda: found.extend([random.next_stream(g) for _ in range(50)])] * 4, switch_in="_next")
+    assert len(set(found)) == 200 and g.get_state() == (0, 200)
 
 
 def test_asyncio_tasks_may_each_have_a_generator() -> None:

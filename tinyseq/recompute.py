@@ -36,20 +36,22 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
         for node in closed_over:
             if isinstance(node, Leaf) and node.written:
                 raise RuntimeError(f"recompute: a leaf of shape {node.shape} was written to since the forward pass")
-        arguments = leaves()
+        begun = leaves()
         with enable_grad():
-            out = again(*arguments)
-        return pull_through(out, g, [getattr(a, "node", None) for a in arguments] + closed_over, needs)
+            out = again(*begun)
+        return pull_through(out, g, [getattr(a, "node", None) for a in begun] + closed_over, needs)
 
+    arguments = leaves()
     with enable_grad(), random.recording() as drawn:
-        out = fn(*leaves())
+        out = fn(*arguments)
     outs = [out] if isinstance(out, Tensor) else list(out)
     seen = dict.fromkeys(y.node for y in outs if y.node is not None)
     for node in (pending := list(seen)):  # grows as it goes, up to the nodes that were there before
         new = [p for p in node.parents if p is not None and p not in seen] if node.serial > start else []
         seen.update(dict.fromkeys(new))
         pending += new
-    closed_over = [node for node in seen if node.serial < start]
+    own = {a.node for a in arguments if isinstance(a, Tensor)}  # another thread may have made leaves since the start
+    closed_over = [node for node in seen if node.serial < start or (isinstance(node, Leaf) and node not in own)]
     if not closed_over and not any(parents):
         return out
     # Only the pull-back holds what `fn` holds, and it goes when the graph is freed.

@@ -337,11 +337,11 @@ class Tensor:
             raise RuntimeError(f"assignment under no_grad would cut the history of this tensor, computed by "
                                f"{name_of(self.node)}: assign to x.detach() instead")
         new = ops.setitem(self, index, value)
-        self._data = new._data
         if isinstance(self.node, Leaf):
+            self._data = new._data
             self.written()
         else:
-            self.node = new.node
+            self._data, self.node = new._data, new.node
 
     # --- functions that users expect as methods
     @property
