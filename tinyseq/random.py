@@ -111,7 +111,7 @@ _again: ContextVar[Iterator[_Drawn] | None] = ContextVar("again", default=None) 
 
 def next_stream(generator: Generator | None = None) -> tuple[int, int]:
     """(seed, stream) for one draw, of the `current` generator unless one is given."""
-    if not isinstance(generator, Generator | None):
+    if generator is not None and not isinstance(generator, Generator):
         raise TypeError(f"expected a tinyseq.random.Generator as generator, got {generator!r}: Generator(seed)")
     again = _again.get()
     if again is None:

@@ -446,12 +446,12 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
     def call(*args: Any, **kwargs: Any) -> Any:
         if kwargs:
             args, kwargs = _positional(body, args, kwargs)
-        raw, parents, listed = [], [], False
+        raw, parents, listed, lent = [], [], False, ()
         for a in args:
             if isinstance(a, Tensor):
                 raw.append(a._data)
                 parents.append(a.node)
-            elif type(a) in _PLAIN:
+            elif type(a) in _PLAIN or (type(a) is tuple and _PLAIN.issuperset(map(type, a))):
                 raw.append(a)
                 parents.append(None)
             else:
@@ -459,8 +459,11 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
                 raw.append(x)
                 parents += nodes
                 listed = True
-        if (listed or kwargs) and any(parents) and grad_enabled():  # arrays and lists may be refilled before `backward`
-            raw = [x if isinstance(a, Tensor) else frozen(x) for a, x in zip(args, raw, strict=True)]
+                if type(x) is not _Slots:
+                    lent = (*lent, len(raw) - 1)
+        if (lent or kwargs) and any(parents) and grad_enabled():  # the caller may refill them before `backward`
+            for i in lent:
+                raw[i] = frozen(raw[i])
             kwargs = {name: frozen(x) for name, x in kwargs.items()}
         try:
             result = body(*raw, **kwargs)
@@ -535,6 +538,8 @@ class _Slots(list[Any]):
 
 def _unwrap(a: Any) -> tuple[Any, list[Node | None]]:
     """The raw form of an argument that is no Tensor, and the nodes of its slots."""
+    if type(a) in backends.arrays:
+        return a, [None]
     if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
         first = next(x for x in a if isinstance(x, Tensor))
         slots = [x if isinstance(x, Tensor) else ops.like(first, x).astype(first.dtype) if isinstance(x, (int, float))
@@ -546,9 +551,9 @@ def _unwrap(a: Any) -> tuple[Any, list[Node | None]]:
 
 def frozen(a: Any) -> Any:
     """A copy of what its owner may write to before `backward`: of an array, or of a list or tuple that holds some."""
-    if type(a) is list or (type(a) is tuple and not _PLAIN.issuperset(map(type, a))):
-        return type(a)(map(frozen, a))
-    return backends.of(a).asarray(a, copy=True) if isinstance(a, tuple(backends.arrays)) else a
+    if type(a) in backends.arrays or isinstance(a, np.ndarray):
+        return a.copy("K")
+    return type(a)(map(frozen, a)) if type(a) in (list, tuple) else a
 
 
 def _constants(raw: list[Any], parents: list[Node | None]) -> list[Any]:
@@ -698,13 +703,17 @@ _swapping = threading.Lock()
 
 def _own(g: Any) -> Tensor:
     """A gradient that the user may write to: it could be an array that others hold, or a broadcast one."""
+    if not isinstance(g, Tensor):
+        return Tensor(namespaces[type(g)].asarray(g, copy=True))
     with enable_grad():
-        return g.astype(g.dtype) if isinstance(g, Tensor) else Tensor(namespaces[type(g)].asarray(g, copy=True))
+        return g.astype(g.dtype)
 
 
 def _sum(old: Tensor, g: Any) -> Tensor:
+    if not isinstance(g, Tensor):
+        return Tensor(namespaces[type(g)].asarray(old._data + g))
     with enable_grad():
-        return old + g if isinstance(g, Tensor) else Tensor(namespaces[type(g)].asarray(old._data + g))
+        return old + g
 
 
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
