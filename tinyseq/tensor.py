@@ -429,6 +429,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
 
     With several outputs `g` is a tuple. The engine sums a gradient over broadcast axes and casts it to its argument's
     dtype. A body is pure: it draws no random number and writes to no argument; a pull-back does not write to `g`.
+    While gradients are recorded it is given copies of arrays and lists that are no Tensors: their owner may refill them.
 
     A body written with the functions of `namespace(x)` and operators runs on Tensors too: gradients of any order come
     for free. One that calls a kernel names the composed `definition` that it equals, a function of Tensors with the
