@@ -69,10 +69,11 @@ def like(x: Tensor, data: Any) -> Tensor:
 
 
 def operand(data: Any, backend: backends.Backend | None = None) -> Tensor:
-    """`asarray(data)`, but while gradients are recorded a copy of what is no Tensor: its owner may refill it."""
+    """`asarray(data)`, but while gradients are recorded a copy of what is on the host: its owner may refill it."""
     if isinstance(data, Tensor):
         return data
-    return Tensor(_array(data, None, True if grad_enabled() else None, backend))
+    shared = not grad_enabled() or (type(data) in backends.arrays and not isinstance(data, np.ndarray))
+    return Tensor(_array(data, None, None if shared else True, backend))
 
 
 def from_dlpack(x: Any) -> Tensor:

@@ -429,7 +429,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
 
     With several outputs `g` is a tuple. The engine sums a gradient over broadcast axes and casts it to its argument's
     dtype. A body is pure: it draws no random number and writes to no argument; a pull-back does not write to `g`.
-    While gradients are recorded it is given copies of arrays and lists that are no Tensors: their owner may refill them.
+    While gradients are recorded it is given copies of NumPy arrays and lists, as their owner may refill them.
 
     A body written with the functions of `namespace(x)` and operators runs on Tensors too: gradients of any order come
     for free. One that calls a kernel names the composed `definition` that it equals, a function of Tensors with the
@@ -551,8 +551,11 @@ def _unwrap(a: Any) -> tuple[Any, list[Node | None]]:
 
 
 def frozen(a: Any) -> Any:
-    """A copy of what its owner may write to before `backward`: of an array, or of a list or tuple that holds some."""
-    if type(a) in backends.arrays or isinstance(a, np.ndarray):
+    """A copy of what its owner may refill before `backward`: of a NumPy array, or of a list or tuple that holds some.
+
+    Arrays on a device are taken as they are: kernels hand them to each other, and each copy would be one more.
+    """
+    if isinstance(a, np.ndarray):
         return a.copy("K")
     return type(a)(map(frozen, a)) if type(a) in (list, tuple) else a
 
