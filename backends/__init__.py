@@ -7,11 +7,13 @@ The switch, `TINYSEQ_BACKEND` or `use_backend`, decides only where *new* tensors
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import threading
+from contextvars import ContextVar
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Array = Any  # an array of some backend: numpy.ndarray, cupy.ndarray, ...
 
@@ -52,19 +54,27 @@ class _Namespaces(dict[type, Any]):
 namespaces = _Namespaces()
 
 
+_loading = threading.RLock()
+
+
 def load(name: str) -> Backend:
     """The backend called `name`, loaded once.
 
     Raises ValueError for an unknown name and ImportError or RuntimeError, in one sentence, where it cannot run here.
     """
     if name not in _loaded:
-        backend = _find(name)()
-        for kind in backend.array_types:
-            _owners.setdefault(kind, backend)
-            namespaces.setdefault(kind, backend.xp)
-        arrays.add(backend.array_types[0])
-        _loaded[name] = backend
+        with _loading: return _loaded.get(name) or _register(name)  # noqa: E701 (no tracer can raise in between)
     return _loaded[name]
+
+
+def _register(name: str) -> Backend:
+    backend: Backend = _find(name)()
+    for kind in backend.array_types:
+        _owners.setdefault(kind, backend)
+        namespaces.setdefault(kind, backend.xp)
+    arrays.add(backend.array_types[0])
+    _loaded[name] = backend  # last: who finds it here finds its arrays too
+    return backend
 
 
 def _find(name: str) -> Any:
@@ -79,42 +89,58 @@ def _find(name: str) -> Any:
     raise ValueError(f"unknown backend {name!r}: expected one of {', '.join(BUILT_IN)}, or an installed plug-in's name")
 
 
-class _Active(threading.local):
-    backend: Backend | None = None
+class _Choice(NamedTuple):
+    backend: Backend
+    by: use_backend
+    entered: bool  # by `with`, and so until its end
 
 
-_active = _Active()
+# What each thread and each asyncio task chose; the last one counts.
+_chosen: ContextVar[tuple[_Choice, ...]] = ContextVar("chosen", default=())
+
+
+@functools.cache
+def _default() -> Backend:
+    return load(os.environ.get("TINYSEQ_BACKEND") or "numpy")
 
 
 def active() -> Backend:
-    """The backend on which this thread's new tensors are born: `TINYSEQ_BACKEND`, or NumPy."""
-    if _active.backend is None:
-        _active.backend = load(os.environ.get("TINYSEQ_BACKEND") or "numpy")
-    return _active.backend
+    """The backend on which this thread's new tensors are born: the one chosen, else `TINYSEQ_BACKEND`, or NumPy."""
+    chosen = _chosen.get()
+    return chosen[-1].backend if chosen else _default()
 
 
 class use_backend:
-    """Choose where this thread's new tensors are born: at once, and until the end of a `with` block if there is one.
+    """Choose where this thread's (or asyncio task's) new tensors are born: at once, and until the end of a `with` block
+    if there is one.
 
     >>> use_backend("numpy")                 # from here on
     >>> with use_backend("cupy"): ...        # only inside
     """
 
     def __init__(self, name: str) -> None:
-        self._before = _active.backend
-        _active.backend = load(name)
+        self.backend, chosen = load(name), _chosen.get()
+        if not any(c.entered for c in chosen[-2:]):  # this one's end brings back the last one at most
+            chosen = (*chosen[:-2], *chosen[-1:])
+        _chosen.set((*chosen, _Choice(self.backend, self, False)))
 
     def __enter__(self) -> Backend:
-        return active()
+        chosen = _chosen.get()
+        if chosen and chosen[-1].by is self and not chosen[-1].entered:  # made for this block
+            chosen = chosen[:-1]
+        _chosen.set((*chosen, _Choice(self.backend, self, True)))
+        return self.backend
 
     def __exit__(self, *exc: object) -> None:
-        _active.backend = self._before
+        chosen = _chosen.get()
+        at = max((i for i, c in enumerate(chosen) if c.by is self and c.entered), default=len(chosen))
+        _chosen.set((*chosen[:at], *(c for c in chosen[at + 1 :] if c.entered)))
 
 
 def of(array: Array) -> Backend:
     """The backend whose kernels run on `array`: the active one if it takes arrays of this type, else their owner."""
-    backend = _active.backend
-    if backend is not None and isinstance(array, backend.array_types):
+    backend = active()
+    if isinstance(array, backend.array_types):
         return backend
     namespaces[type(array)]  # loads the owner, or says what is wrong
-    return next(owner for kind, owner in _owners.items() if isinstance(array, kind))
+    return next(_owners[kind] for kind in type(array).__mro__ if kind in _owners)

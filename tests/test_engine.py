@@ -1,27 +1,39 @@
 """The engine: what `backward` and its relatives promise, whatever the ops."""
 
+import asyncio
+import contextlib
+import contextvars
 import copy
+import functools
 import gc
+import inspect
 import math
+import os
 import pickle
 import threading
+import time
 import tracemalloc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import INDICES
+from interrupts import Interrupt, in_threads
+from rows import INDICES, ROWS, Row, inputs
+from tinyseq.backends.numpy import NumpyBackend
 
 import tinyseq as ts
-from tinyseq import ops, random
-from tinyseq.tensor import Tensor, namespace
+from tinyseq import backends, ops, random
+from tinyseq.debug import flat
+from tinyseq.tensor import Tensor, grad_enabled, namespace, watcher
 from tinyseq.testing import check_grad, check_shapes
 
 reference = pytest.mark.reference
+THOROUGH = os.environ.get("TINYSEQ_TEST_PROFILE") == "thorough"
 
 
 def leaf(*values: Any, dtype: Any = np.float64) -> Tensor:
@@ -387,8 +399,6 @@ def test_small_things_users_type() -> None:
     assert f"{ts.tensor(1.23456):.2f}" == "1.23"
     with pytest.raises(TypeError, match=r"ts\.stack"):
         ts.tensor([ts.ones(2), ts.ones(2)])
-    with pytest.raises(ValueError, match=r"1\.5"):
-        ts.manual_seed(1.5)
     assert ts.__version__.count(".") == 2
     z = ts.zeros(2, requires_grad=True)
     ts.vector_norm(z, ord=3).backward()
@@ -475,6 +485,19 @@ def test_recompute_keeps_nothing_inside() -> None:
     assert kept[1] < 0.1 * kept[0]
 
 
+def test_recompute_sees_a_leaf_that_another_thread_made_meanwhile() -> None:
+    w, begun = leaf(2.0), []
+
+    def fn(x: Tensor) -> Tensor:
+        if not begun:
+            begun.append(True)
+            w.data = np.array(3.0)  # an optimizer's step, say
+        return x * w
+
+    ts.recompute(fn, leaf(5.0)).backward()
+    equal(w.grad, 5.0)
+
+
 def test_recompute_refuses_a_parameter_written_since() -> None:
     w = leaf(1.0, 2.0)
     y = ts.recompute(lambda x: x * w, leaf(3.0, 4.0)).sum()
@@ -543,6 +566,313 @@ def test_threads_build_and_run_their_own_graphs() -> None:
     for thread in threads:
         thread.join()
     assert [g.item() for g in grads] == [301.0] * 4
+
+
+def test_threads_add_to_the_gradients_of_shared_weights() -> None:
+    w, model, x = leaf(1.0), ts.nn.Linear(2, 1, dtype=np.float64), ts.tensor(np.ones((3, 2)))
+
+    def work() -> None:
+        for _ in range(200):
+            (w * 1.0).sum().backward()
+            model(x).sum().backward()
+
+    in_threads(*[work] * 4)
+    equal(w.grad, 800.0)
+    equal(model.weight.grad, np.full((1, 2), 2400.0))
+    equal(model.bias.grad, [2400.0])
+    in_threads(*[lambda: (w * 1.0).sum().backward()] * 4, switch_in="backward")
+    equal(w.grad, 804.0)
+
+
+class Counting(NumpyBackend):
+    """A backend that takes its time to load."""
+
+    made: list[Any] = []  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        time.sleep(0.01)
+        self.made.append(self)
+
+
+def test_threads_load_a_backend_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counting, "made", [])
+    monkeypatch.setattr(backends, "_loaded", dict(backends._loaded))
+    monkeypatch.setattr(backends, "_find", lambda name: Counting)
+    in_threads(*[lambda: backends.load("counting")] * 4)
+    assert Counting.made == [backends.load("counting")]
+
+
+def test_backends_are_found_while_others_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loading(type):
+        def __instancecheck__(cls, x: Any) -> bool:  # while one looks at the types another adds its own
+            backends._owners[type("New", (), {})] = numpy
+            return False
+
+    numpy, mine = backends.load("numpy"), type("Mine", (), {})
+    monkeypatch.setattr(backends, "_owners", {Loading("Other", (), {}): numpy, mine: numpy})
+    monkeypatch.setitem(backends.namespaces, mine, np)
+    assert backends.of(mine()) is numpy
+
+
+# Each holds inside a block, for who entered it: how to make one, and whether it holds here.
+SCOPES: dict[str, tuple[Callable[[], Any], Callable[[Any], bool]]] = {
+    "no_grad": (ts.no_grad, lambda scope: not grad_enabled()),
+    "debug": (ts.debug, lambda scope: watcher() is scope),
+    "use_backend": (lambda: ts.use_backend("another"), lambda scope: backends.active().name == "another"),
+    "generator": (lambda: random.Generator(3), lambda scope: random.current() is scope),
+}
+
+
+@pytest.fixture(params=SCOPES)
+def scope(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What makes one of the scopes, and the question whether it holds; each test in a context of its own."""
+    another = NumpyBackend()
+    another.name = "another"
+    monkeypatch.setitem(backends._loaded, "another", another)
+    return SCOPES[request.param]
+
+
+def alone(fn: Callable[[], None]) -> None:
+    contextvars.copy_context().run(fn)
+
+
+def test_a_scope_may_be_entered_twice_and_again(scope: Any) -> None:
+    make, holds = scope
+
+    def run() -> None:
+        with make() as _:
+            pass
+        mode = contextvars.copy_context().run(make)
+        for _ in range(2):
+            with mode:
+                assert holds(mode)
+                with mode:
+                    assert holds(mode)
+                assert holds(mode)
+            assert not holds(mode)
+
+    alone(run)
+
+
+def test_a_scope_is_its_asyncio_tasks_own(scope: Any) -> None:
+    make, holds = scope
+    mode = contextvars.copy_context().run(make)
+
+    async def task(late: bool) -> None:
+        await asyncio.sleep(0)
+        with mode:
+            for _ in range(2 + late):  # the one that enters first leaves last, or the other way round
+                assert holds(mode)
+                await asyncio.sleep(0)
+        assert not holds(mode)
+        await asyncio.sleep(0)
+        assert not holds(mode)
+
+    async def run() -> None:
+        await asyncio.gather(task(True), task(False), task(True))
+        assert not holds(mode)
+
+    alone(lambda: asyncio.run(run()))
+
+
+def test_a_generator_that_is_closed_late_leaves_no_scope_behind(scope: Any) -> None:
+    make, holds = scope
+    first, second = (contextvars.copy_context().run(make) for _ in range(2))
+
+    def steps() -> Iterator[None]:
+        with first:
+            yield
+
+    def run() -> None:
+        generator = steps()
+        next(generator)
+        with second:
+            generator.close()
+            assert holds(second)
+        assert not holds(first) and not holds(second)
+
+    alone(run)
+
+
+def test_use_backend_holds_from_here_on_or_to_the_end_of_the_block(scope: Any) -> None:
+    def run() -> None:
+        ts.use_backend("another")
+        assert backends.active().name == "another"
+        for _ in range(5):
+            ts.use_backend("numpy")
+            ts.use_backend("another")
+        assert len(backends._chosen.get()) < 4
+        with ts.use_backend("numpy") as numpy:
+            assert backends.active() is numpy
+            ts.use_backend("another")
+            assert backends.active().name == "another"
+        assert backends.active().name == "another"
+        again = ts.use_backend("numpy")
+        assert backends.active().name == "numpy"
+        ts.use_backend("another")
+        with again:
+            assert backends.active().name == "numpy"
+        assert backends.active().name == "another"
+
+    alone(run)
+
+
+def test_the_default_backend_is_that_of_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_default", lambda: another)
+    another, found = NumpyBackend(), []
+    thread = threading.Thread(target=lambda: found.append(backends.of(np.ones(1))))  # it has made no tensor
+    thread.start()
+    thread.join()
+    assert found == [another]
+
+
+ERRORS = {"throw": KeyError, "stop": OSError}
+SENT = st.lists(st.sampled_from(["next", "send", "close", *ERRORS]), max_size=8)
+
+
+def talking(seen: list[bool]) -> Any:
+    """A generator that answers what it is sent, survives KeyErrors, and notes in which mode it runs."""
+    got: Any = None
+    try:
+        with ts.enable_grad():
+            seen.append(not grad_enabled())
+            got = yield "recording"
+        for i in range(5):
+            seen.append(grad_enabled())
+            try:
+                got = yield i, got
+            except KeyError as error:
+                got = repr(error)
+        return got
+    finally:
+        seen.append(grad_enabled())
+
+
+def said(generator: Any, what: str) -> Any:
+    try:
+        if what == "next":
+            return next(generator)
+        if what == "close":
+            return generator.close()
+        return generator.send("word") if what == "send" else generator.throw(ERRORS[what]("x"))
+    except BaseException as error:
+        return repr(error), getattr(error, "value", None)
+
+
+@given(SENT, st.booleans())
+def test_no_grad_on_a_generator_holds_inside_it_only(sent: list[str], outside: bool) -> None:
+    seen: list[bool] = []
+    usual, elsewhere, quiet = talking([]), contextvars.copy_context(), ts.no_grad()(talking)(seen)
+    with ts.enable_grad() if outside else ts.no_grad():
+        for what in sent:
+            assert said(quiet, what) == elsewhere.run(said, usual, what)
+            assert grad_enabled() is outside
+        quiet.close()
+        assert grad_enabled() is outside
+    assert grad_enabled() and not any(seen)
+    assert inspect.isgeneratorfunction(ts.no_grad()(talking))
+
+
+async def answers(seen: list[bool]) -> Any:
+    """`talking`, as an asynchronous generator."""
+    generator = talking(seen)
+    step: Any = lambda: next(generator)
+    try:
+        while True:
+            await asyncio.sleep(0)
+            try:
+                out = step()
+            except StopIteration:
+                return
+            try:
+                got = yield out
+                step = lambda got=got: generator.send(got)
+            except Exception as error:
+                step = lambda error=error: generator.throw(error)
+    finally:
+        await asyncio.sleep(0)
+        generator.close()
+
+
+async def awaited(generator: Any, what: str) -> Any:
+    try:
+        if what in ("next", "send"):
+            return await generator.asend(None if what == "next" else "word")
+        return await (generator.aclose() if what == "close" else generator.athrow(ERRORS[what]("x")))
+    except BaseException as error:
+        return repr(error)
+
+
+@given(SENT)
+def test_no_grad_on_asynchronous_functions_holds_inside_them_only(sent: list[str]) -> None:
+    @ts.no_grad()
+    async def quiet(n: int) -> int:
+        for _ in range(n):
+            assert not grad_enabled()
+            await asyncio.sleep(0)
+        return n
+
+    async def run() -> None:
+        seen: list[bool] = []
+        usual, generator = answers([]), ts.no_grad()(answers)(seen)
+        for what in sent:
+            assert await awaited(generator, what) == await awaited(usual, what)
+            assert grad_enabled()
+            assert await quiet(2) == 2
+            assert grad_enabled()
+        await generator.aclose()
+        assert not any(seen)
+
+    asyncio.run(run())
+    assert inspect.iscoroutinefunction(quiet) and inspect.isasyncgenfunction(ts.no_grad()(answers))
+    first, second = quiet(2), quiet(2)  # by hand, in one context, where no task keeps them apart
+    for coroutine in (first, second, first, second):
+        coroutine.send(None)
+        assert grad_enabled()
+    for coroutine in (first, second):
+        with pytest.raises(StopIteration):
+            coroutine.send(None)
+
+
+# --- interrupts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_model_trains_on_after_an_interrupt_at_any_line_of_backward(create_graph: bool) -> None:
+    w, b = leaf([[1.0, 2.0], [3.0, 4.0]]), leaf(0.5, -0.5)
+    ts.manual_seed(3)
+
+    def loss() -> Tensor:
+        random.set_state((3, 7))
+        h = ts.tanh(ts.tensor(np.ones((3, 2))) @ w + b)
+        h = ts.recompute(lambda h: ts.functional.dropout(h @ w), h)
+        first, second = ts.unstack(h, 1)
+        return (first * second + second * b[1]).sum()
+
+    loss().backward()
+    right = [t.grad.detach().numpy().copy() for t in (w, b)]
+
+    def interrupted(n: int) -> bool:
+        for t, g in zip((w, b), right, strict=True):
+            t.grad = ts.tensor(g)
+        held, y = [t.grad for t in (w, b)], loss()
+        ended = Interrupt(n).run(lambda: y.backward(create_graph=create_graph))
+        for t, g, old in zip((w, b), right, held, strict=True):
+            np.testing.assert_array_equal(old.numpy(), g)  # what the user holds is never added to
+            assert t.grad is old or np.allclose(t.grad.detach().numpy(), 2 * g, rtol=1e-14)
+            t.grad = None
+        with ts.no_grad():
+            assert not grad_enabled()
+        assert grad_enabled()
+        loss().backward()  # nothing is locked, and nothing is left behind
+        for t, g in zip((w, b), right, strict=True):
+            np.testing.assert_array_equal(t.grad.numpy(), g)
+        return ended
+
+    lines = range(0, 100_000, 1 if THOROUGH or not create_graph else 9)
+    n = next(n for n in lines if contextvars.copy_context().run(interrupted, n))
+    assert n > 100
 
 
 # --- debug -----------------------------------------------------------------------------------------------------------
@@ -633,6 +963,218 @@ def test_a_graph_does_not_keep_its_leaves_tensors() -> None:
     del x
     assert alive() is None
     y.backward()  # nobody waits for it
+
+
+class Held:
+    """Something that a function holds."""
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_recompute_lets_go_of_what_its_function_holds(no_collector: None, backward: bool) -> None:
+    def run() -> tuple[weakref.ref[Held], Tensor]:
+        held, w = Held(), leaf(2.0)
+        y = ts.recompute(lambda x: x * w + 0 * id(held), leaf(1.0))
+        if backward:
+            y.backward()
+        return weakref.ref(held), y
+
+    held, y = run()
+    assert (held() is None) == backward  # a freed graph holds its functions no longer
+    del y
+    assert held() is None
+
+
+# Each runs once; what it holds, an attribute of x, must go with the last reference, not with the collector.
+PARTS: dict[str, Callable[[Tensor], Any]] = {
+    "backward": lambda x: (x * x).sum().backward(),
+    "create_graph": lambda x: ts.grad((x**3).sum(), x, create_graph=True),
+    "backward to be differentiated": lambda x: (x**3).sum().backward(create_graph=True),
+    "grad of grad": lambda x: ts.grad(ts.grad((x**3).sum(), x, create_graph=True).sum(), x),
+    "value_and_grad": lambda x: ts.value_and_grad(lambda y: (y * x).sum())(x),
+    "value_and_grad of it": lambda x: ts.value_and_grad(
+        lambda y: ts.value_and_grad(lambda z: (z**3 * x).sum())(y)[1].sum())(x),
+    "recompute": lambda x: ts.recompute(lambda y: y * x, x).sum().backward(),
+    "recompute to be differentiated": lambda x: ts.grad(ts.recompute(lambda y: y * x, x).sum(), x, create_graph=True),
+    "recompute in vain": lambda x: ts.recompute(lambda y: y * x, x),
+    "several outputs": lambda x: ts.unstack(x * 2)[0].backward(),
+    "a definition": lambda x: ts.grad(kernel(x, x)[0].sum(), x, create_graph=True),
+    "an op": lambda x: ts.op(named("own", lambda y: (y * x.data, (lambda g: g * x.data,))))(x).sum().backward(),
+    "no_grad": lambda x: ts.no_grad()(lambda: x * 2)(),
+    "no_grad on a generator": lambda x: [*ts.no_grad()(lambda: (yield x * 2))()],
+    "no_grad on a generator that fails": lambda x: thrown(ts.no_grad()(lambda: (yield x * 2))()),
+    "assignment": lambda x: (x * 2).__setitem__(0, x[1]),
+    "debug": lambda x: debugged(x),
+    "an error": lambda x: failing(lambda: x @ ts.ones((3, 3))),
+    "an error in backward": lambda x: failing(lambda: twice(x)),
+    "an error in recompute": lambda x: failing(lambda: ts.recompute(lambda y: y[9], x)),
+}
+
+
+def failing(fn: Callable[[], Any]) -> None:
+    with pytest.raises((ValueError, RuntimeError, IndexError)):
+        fn()
+
+
+def debugged(x: Tensor) -> None:
+    with ts.debug():
+        (x * x).sum().backward()
+
+
+def thrown(generator: Iterator[Tensor]) -> None:
+    next(generator)
+    with contextlib.suppress(KeyError):
+        generator.throw(KeyError)  # type: ignore[attr-defined]
+
+
+def twice(x: Tensor) -> None:
+    y = ts.exp(x).sum()
+    y.backward()
+    y.backward()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_nothing_waits_for_the_collector(no_collector: None, part: str) -> None:
+    def run() -> list[weakref.ref[Any]]:
+        x = leaf(1.0, 2.0)
+        PARTS[part](x)
+        return [weakref.ref(x), weakref.ref(x.data)]
+
+    assert [ref() for ref in run()] == [None, None]
+
+
+# --- arrays of the caller's ------------------------------------------------------------------------------------------
+
+
+def refill(x: Any) -> None:
+    """Other values, as legal, in the arrays and lists of numbers in nested lists, tuples and dictionaries."""
+    if isinstance(x, np.ndarray):
+        x[...] = 77.0 if x.dtype.kind == "f" else x.flat[-1] if x.size else 0
+    elif isinstance(x, list) and x and all(isinstance(y, int) for y in x):
+        x[:] = x[-1:] * len(x)
+    elif isinstance(x, (list, tuple, dict)):
+        for y in x.values() if isinstance(x, dict) else x:
+            refill(y)
+
+
+def slopes_after(fn: Callable[..., Any], args: list[Any], order: int, then: Callable[[Any], None], held: Any) -> Any:
+    """The gradients of a function's Tensors, its results weighted at random; `then(held)` runs before backward."""
+    xs = [x for x in args if isinstance(x, Tensor) and x.requires_grad]
+    ys = [y for y in flat(fn(*args)) if y.requires_grad]
+    rng = np.random.default_rng(0)
+    weights = [rng.uniform(1, 2, y.shape) for y in ys]
+    then(held)
+    found = ts.grad(ys, xs, weights, create_graph=order == 2, allow_unused=True) if ys else []
+    return [None if g is None else g.detach().numpy() for g in found]
+
+
+def taken_at_the_call(make: Callable[[], tuple[Any, list[Any], Any]], order: int, name: str = "") -> None:
+    """What is `held` of the arguments may be refilled once the function has been called."""
+    usual, found = (slopes_after(fn, args, order, then, held) for then in (lambda held: None, refill)
+                    for fn, args, held in [make()])
+    for a, b in zip(usual, found, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("seed", range(100 if THOROUGH else 4))
+def test_an_op_takes_arrays_as_they_are_when_it_is_called(order: int, seed: int) -> None:
+    choose = Random(seed).choice
+    for r in ROWS:
+        if not r.smooth:
+            continue
+        shapes, kwargs = r.make(choose)
+        operands = inputs(r, choose, shapes, ["float64"] * len(shapes), True)
+        for which in range(len(operands)):
+
+            def make(r: Row = r, operands: Any = operands, kwargs: Any = kwargs, which: int = which) -> Any:
+                args = [leaf(x) if i == which else np.array(x) if isinstance(x, np.ndarray) else x
+                        for i, x in enumerate(operands)]
+                more = copy.deepcopy(kwargs)
+                return functools.partial(r.fn, **more), args, [args, more]
+
+            taken_at_the_call(make, order, r.name)
+
+
+F, nn, WIDE = ts.functional, ts.nn, {"dtype": np.float64}
+IDS, LENGTHS, PLACES = np.array([[1, 0, 3], [2, 2, 1]]), np.array([3, 1]), np.array([2, 2])
+CHANCES, SIX = np.linspace(0.2, 0.8, 24).reshape(2, 3, 4), np.cos(np.arange(24.0)).reshape(6, 4)
+REAL, WAVES = CHANCES[..., 0] > 0.4, np.sin(np.arange(24.0)).reshape(2, 3, 4)
+HELD = ts.tensor(WAVES)
+
+
+def module(make: Callable[[], Any], *given: Any, **more: Any) -> Any:
+    """A layer as a function of the arrays that it is called with, those, and the layer's parameters."""
+    ts.manual_seed(0)
+    layer, n = make(), len(given)
+    run = lambda *arrays: layer(*arrays[:n], **dict(zip(more, arrays[n:], strict=True)))
+    return run, [*given, *more.values()], list(layer.parameters())
+
+
+def function(fn: Callable[..., Any], values: Any, *given: Any) -> Any:
+    """The same for a function whose first argument is a Tensor with those values."""
+    x = leaf(values)
+    return functools.partial(fn, x), given, [x]
+
+
+CALLS: dict[str, Callable[[], Any]] = {
+    "embedding": lambda: module(lambda: nn.Embedding(4, 3, **WIDE), IDS),
+    "embedding with padding": lambda: module(lambda: nn.Embedding(4, 3, 1, **WIDE), IDS),
+    "linear": lambda: module(lambda: nn.Linear(4, 2, **WIDE), WAVES),
+    "layer_norm": lambda: module(lambda: nn.LayerNorm(4, **WIDE), WAVES),
+    "rms_norm": lambda: module(lambda: nn.RMSNorm(4, **WIDE), WAVES),
+    **{layer.__name__: lambda layer=layer: module(lambda: layer(4, 3, 2, bidirectional=True, **WIDE), WAVES,
+                                                  lengths=LENGTHS) for layer in (nn.GRU, nn.LSTM, nn.RNN)},
+    "GRU from a state": lambda: module(lambda: nn.GRU(4, 3, **WIDE), WAVES, WAVES[:1, :2, :3]),
+    "Scan": lambda: module(lambda: nn.Scan(nn.GRUCell, 4, 3).to(ts.float64), WAVES, lengths=LENGTHS),
+    "cell": lambda: module(lambda: nn.LSTMCell(4, 3, **WIDE), SIX[:2]),
+    "MultiheadAttention": lambda: module(lambda: nn.MultiheadAttention(4, 2, **WIDE), HELD, HELD, HELD,
+                                         mask=REAL),
+    "encoder": lambda: module(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, 0.0, **WIDE), 2), HELD,
+                              lengths=LENGTHS),
+    "decoder": lambda: module(lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, 8, 0.0, **WIDE), 2), WAVES,
+                              CHANCES, memory_mask=REAL),
+    "language model": lambda: module(lambda: nn.LanguageModel(4, 4, 2, 2, 8, 0.0, **WIDE), IDS),
+    "additive": lambda: module(lambda: nn.AdditiveAttention(4, 4, 3).to(ts.float64), HELD, HELD, REAL),
+    "dot": lambda: module(lambda: nn.DotAttention(4, 4, True).to(ts.float64), HELD, HELD, REAL),
+    "CRF": lambda: module(lambda: nn.CRF(4, **WIDE), HELD, IDS, lengths=LENGTHS),
+    "CTC": lambda: function(lambda x, *given: nn.CTCLoss()(F.log_softmax(x), *given), WAVES, IDS[:, :1] + 1, PLACES + 1,
+                            PLACES - 1),
+    "cross_entropy": lambda: function(F.cross_entropy, WAVES, IDS, CHANCES[0, 0]),
+    "nll_loss": lambda: function(F.nll_loss, WAVES, IDS, CHANCES[0, 0]),
+    **{name: lambda name=name: function(getattr(F, name), np.sqrt(CHANCES), CHANCES) for name in (
+        "mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div")},
+    "mse_loss the other way round": lambda: function(lambda t, x: F.mse_loss(x, t), WAVES, CHANCES),
+    "softmax": lambda: function(lambda x, mask: F.softmax(x, -1, mask), WAVES, CHANCES > 0.4),
+    "attention": lambda: function(F.attention, WAVES, CHANCES, CHANCES, REAL[:, None]),
+    "attention to a query": lambda: function(lambda k, q, v: F.attention(q, k, v), WAVES, WAVES, CHANCES),
+    "scan": lambda: function(
+        lambda w, x, lengths, mask: F.scan("rnn_tanh", x, ts.zeros((2, 4), np.float64), None, w, w, None, None, lengths,
+                                           False, mask), SIX[:4], ts.tensor(WAVES), LENGTHS, CHANCES[:, 0]),
+    "recompute": lambda: function(functools.partial(ts.recompute, ops.multiply), CHANCES, WAVES),
+    "stack": lambda: function(lambda x, y: ts.prod(ts.stack([x, y]), 0), CHANCES, WAVES),
+    "by keyword only": lambda: function(lambda x, w: ts.op(keyword_only)(x, w=w), CHANCES, WAVES),
+}
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_layer_takes_arrays_as_they_are_when_it_is_called(order: int, call: str) -> None:
+    def make() -> Any:
+        fn, given, leaves = CALLS[call]()
+        held = [np.array(x) if isinstance(x, np.ndarray) else x for x in given]
+        return (lambda *leaves: fn(*held)), leaves, held
+
+    taken_at_the_call(make, order)
 
 
 # --- copies and others -----------------------------------------------------------------------------------------------

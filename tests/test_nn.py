@@ -674,7 +674,7 @@ def test_uniform_draws_are_below_high_in_any_dtype(low: float, high: float, dtyp
         def uniform(self, low: float, high: float, shape: Any) -> Any:
             return np.full(shape, np.nextafter(high, low))
 
-    monkeypatch.setattr(ts.random, "host_generator", Highest)
+    monkeypatch.setattr(ts.random, "host_generator", lambda generator: Highest())
     draws = ts.random.uniform((2,), low, high, dtype)
     assert draws.dtype == dtype and (draws.numpy() < np.dtype(dtype).type(high)).all()
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tinyseq.ops import asarray, permute_dims, reshape, squeeze, sum
+from tinyseq.ops import operand, permute_dims, reshape, squeeze, sum
 from tinyseq.tensor import Like, Tensor, namespace
 
 
 def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
     """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
-    a, b = asarray(a), asarray(b)
+    a, b = operand(a), operand(b)
     of_a, of_b = (range(-axes, 0), range(axes)) if isinstance(axes, int) else axes
     names = [list(_LETTERS[: a.ndim]), list(_LETTERS[a.ndim : a.ndim + b.ndim])]
     try:
@@ -28,7 +28,7 @@ def einsum(subscripts: str, *operands: Like) -> Tensor:
 
     Operands are taken in their order, and each product of two is one (batched) matrix product.
     """
-    tensors = [asarray(x) for x in operands]
+    tensors = [operand(x) for x in operands]
     inputs, output = _subscripts(subscripts, [x.shape for x in tensors])
     for i, names in enumerate(inputs):  # a diagonal is a product with the identity matrix
         for name in {n for n in names if names.count(n) > 1}:

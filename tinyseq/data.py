@@ -10,6 +10,9 @@ from typing import ClassVar, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinyseq import random
+from tinyseq.random import Generator
+
 __all__ = ["Vocabulary", "batches", "pad"]
 
 
@@ -105,8 +108,8 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[
     return ids, lengths
 
 
-def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = None
-            ) -> list[NDArray[np.int64]]:
+def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = None, *,
+            generator: Generator | None = None) -> list[NDArray[np.int64]]:
     """Split N sequences into batches of like length, so that little padding is computed.
 
     With a seed, sequences of one length are mixed and the batches come in random order; pass `(seed, epoch)`
@@ -117,6 +120,7 @@ def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = No
             those that tie by the second, and so on.
         size: sequences in a batch; the batch of the longest may have fewer.
         seed: non-negative integers. The same seed gives the same batches, on every machine.
+        generator: in place of a seed, a `tinyseq.random.Generator`, which gives another order at every call.
 
     Returns:
         int64 arrays of row numbers; every number from 0 to N-1 occurs once.
@@ -129,8 +133,9 @@ def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = No
         raise ValueError(f"expected lengths of shape (N,) or (N, K) and a size of at least 1; "
                          f"got shape {keys.shape} and size {size}")
     columns = np.atleast_2d(keys.T)                     # (K, N)
-    rng = np.random.default_rng(seed)
-    order = np.arange(len(keys)) if seed is None else rng.permutation(len(keys))
+    rng = np.random.default_rng(seed) if generator is None else random.host_generator(generator)
+    mixed = seed is not None or generator is not None
+    order = rng.permutation(len(keys)) if mixed else np.arange(len(keys))
     order = order[np.lexsort(columns[::-1, order])]     # a stable sort whose last key counts most
     groups = [order[i : i + size] for i in range(0, len(order), size)]
-    return groups if seed is None else [groups[i] for i in rng.permutation(len(groups))]
+    return [groups[i] for i in rng.permutation(len(groups))] if mixed else groups

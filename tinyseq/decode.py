@@ -141,7 +141,7 @@ def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
 
 def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 0.0, *,
            top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0,
-           seed: int | Sequence[int] | None = None) -> Iterator[Step]:
+           seed: int | Sequence[int] | None = None, generator: random.Generator | None = None) -> Iterator[Step]:
     """One token a row after the other, as they come: a Step for each step in time.
 
     Temperature 0 takes the most probable token. Otherwise tokens are drawn from p = softmax(logits / temperature), cut
@@ -150,13 +150,13 @@ def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
     Tokens as probable as the last one kept stay too.
 
     What is drawn for row i is a function of the integer `seed` and i; where each row has a seed, of seed[i] alone. By
-    default `manual_seed` decides.
+    default the seed is drawn, from `generator` if given.
     """
     if not (max_length >= 0 <= temperature and (top_k is None or top_k >= 1) and 0 < top_p <= 1 and 0 <= min_p <= 1):
         raise ValueError("decode: expected max_length and temperature >= 0, top_k >= 1, 0 < top_p <= 1 and 0 <= min_p "
                          f"<= 1, got {max_length=}, {temperature=}, {top_k=}, {top_p=}, {min_p=}")
     last = _first(state, start)
-    rows, draws = np.arange(len(last)), _uniform(seed, len(last), max_length) if temperature else None
+    rows, draws = np.arange(len(last)), _uniform(seed, len(last), max_length, generator) if temperature else None
     for t in range(max_length):
         if not len(rows):
             break
@@ -179,9 +179,9 @@ def _best(logits: Tensor) -> tuple[Array, Array]:
     return _fetch(-xp.log(total), data.argmax(axis=1, keepdims=True))
 
 
-def _uniform(seed: Any, batch: int, steps: int) -> Array:
+def _uniform(seed: Any, batch: int, steps: int, generator: random.Generator | None) -> Array:
     """Uniform numbers (B, steps), of each row a sequence of its own."""
-    seed = int(random.host_generator().integers(2**63)) if seed is None else seed
+    seed = int(random.host_generator(generator).integers(2**63)) if seed is None else seed
     pairs = [(seed, i) for i in range(batch)] if np.ndim(seed) == 0 else [(s, 0) for s in seed]
     if len(pairs) != batch or not all(isinstance(s, (int, np.integer)) and s >= 0 for s, _ in pairs):
         raise ValueError(f"decode: expected one seed, or one for each of {batch} rows, integers >= 0, got {seed!r}")

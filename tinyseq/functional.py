@@ -257,14 +257,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
     return turn(x, sin), (lambda g: turn(g, -sin), None, None)
 
 
-def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: random.Generator | None = None) -> Tensor:
     """Entries 0 with probability p, the others divided by 1 - p; x itself unless `training` (Srivastava et al. 2014).
 
-    Takes the next random stream; the same (seed, stream) drops the same entries on every backend.
+    Takes the next random stream, of `generator` if given; the same (seed, stream) drops the same entries on every
+    backend.
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: expected 0 <= p < 1, got {p}")
-    return _dropout(x, p, *random.next_stream()) if training and p > 0 else x
+    return _dropout(x, p, *random.next_stream(generator)) if training and p > 0 else x
 
 
 @op
@@ -299,21 +300,22 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, c
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, causal: bool = False,
-              scale: float | None = None, dropout: float = 0.0) -> Tensor:
+              scale: float | None = None, dropout: float = 0.0, *,
+              generator: random.Generator | None = None) -> Tensor:
     """softmax(query key^T scale) value (Vaswani et al. 2017, equation 1); `attention_weights` gives the softmax.
 
     query (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E). In (B, H, S, D) key and value may have fewer
     heads H, each of which serves as many heads of the query in a row (Ainslie et al. 2023). The boolean `mask`,
     broadcast to (..., T, S), says which positions take part: True. With `causal` the last query sees all keys, the one
     before it all but the last: query t those up to S - T + t. A query that sees none gets zeros. `scale` is 1 / sqrt(D)
-    unless given. `dropout` is the probability that a weight is dropped; it takes the next random stream. Memory grows
-    with T + S, as the weights are never there all at once; only gradients of gradients need T S.
+    unless given. `dropout` is the probability that a weight is dropped; it takes the next random stream, of `generator`
+    if given. Memory grows with T + S, as the weights are never there all at once; only gradients of gradients need T S.
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"attention: expected 0 <= dropout < 1, got {dropout}")
     shape = (*query.shape[:-1], *value.shape[-1:])
     query, key, value, mask, scale = _attention_arguments(query, key, value, mask, scale)
-    drawn = random.next_stream() if dropout else (0, 0)
+    drawn = random.next_stream(generator) if dropout else (0, 0)
     return ops.reshape(_attention(query, key, value, mask, causal, scale, dropout, *drawn), shape)
 
 
@@ -527,7 +529,7 @@ def _like(x: Tensor, data: Like) -> Tensor:
 
 def _pair(name: str, x: Like, target: Like) -> tuple[Tensor, Tensor]:
     """Input and target as Tensors of one shape and dtype."""
-    x = ops.asarray(x)
+    x = ops.operand(x)
     y = _like(x, target)
     if x.shape != y.shape:
         raise ValueError(f"{name}: input of shape {x.shape} and target of shape {y.shape} must have one shape")

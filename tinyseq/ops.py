@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinyseq import backends
-from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, namespace, op
+from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, grad_enabled, namespace, op
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
 Outs = tuple[tuple[Tensor, ...], Any]
@@ -40,8 +40,8 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
     return Tensor(_array(data, dtype, copy=None))
 
 
-def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
-    backend = backends.active()
+def _array(data: Any, dtype: Any, copy: bool | None, backend: backends.Backend | None = None) -> Array:
+    backend = backend or backends.active()
     if isinstance(data, Tensor):
         data, backend = data._data, backends.of(data._data)
     elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
@@ -64,11 +64,16 @@ def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
 
 
 def like(x: Tensor, data: Any) -> Tensor:
-    """`asarray(data)`, with host data put where x lives."""
-    if type(data) is type(x._data) and data.dtype.kind in "biuf":  # is there
-        return Tensor(data)
-    with backends.use_backend(x.backend):
-        return asarray(data)
+    """An `operand`, with host data put where x lives."""
+    return operand(data, backends.of(x._data))
+
+
+def operand(data: Any, backend: backends.Backend | None = None) -> Tensor:
+    """`asarray(data)`, but while gradients are recorded a copy of what is on the host: its owner may refill it."""
+    if isinstance(data, Tensor):
+        return data
+    shared = not grad_enabled() or (type(data) in backends.arrays and not isinstance(data, np.ndarray))
+    return Tensor(_array(data, None, None if shared else True, backend))
 
 
 def from_dlpack(x: Any) -> Tensor:
@@ -215,7 +220,7 @@ def pow(a: Like, b: Like) -> Out:
     y = a**b if isinstance(b, (int, float)) else xp.pow(a, b)  # ** of a 0-d array 2 forgets its dtype in NumPy 2.0
 
     def pull_a(g: Array) -> Array:
-        power = (b - 1 if b else 1) if isinstance(b, (int, float)) else xp.where(b == 0, 1, b - 1)
+        power = (b - 1 if b else 1) if isinstance(b, (int, float)) else xp.where(xp.equal(b, 0), 1, xp.subtract(b, 1))
         return g * (b * a**power)
 
     def pull_b(g: Array) -> Array:
@@ -339,7 +344,7 @@ minimum = _of_pair("minimum", "The smaller of each pair; where they are equal ea
 @op
 def clip(x: Tensor, min: Like = None, max: Like = None) -> Out:
     """x limited to [min, max] (max where min > max). At a bound the gradient goes to x; beyond one, to the bound."""
-    xp = namespace(x)
+    xp = namespace(x, min, max)
     raised = x if min is None else xp.maximum(x, min)
     y = raised if max is None else xp.minimum(raised, max)
     low = x < min if min is not None else xp.zeros_like(x, dtype=bool)
@@ -619,7 +624,7 @@ def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
 
 def outer(a: Like, b: Like) -> Tensor:
     """(n,), (m,) -> (n, m): every product."""
-    a, b = asarray(a), asarray(b)
+    a, b = operand(a), operand(b)
     if a.ndim != 1 or b.ndim != 1:
         raise ValueError(f"outer: expected two vectors, got shapes {a.shape} and {b.shape}")
     return multiply(expand_dims(a, 1), b)

@@ -19,8 +19,10 @@ import functools
 import itertools
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextvars import ContextVar
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
@@ -28,6 +30,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 import numpy as np
 
 from tinyseq import backends
+from tinyseq.scope import Scope
 
 Array = Any
 Like = Any  # what an op takes as an operand: a Tensor, a number, an array
@@ -50,14 +53,9 @@ def namespace(*operands: Any) -> Any:
     return found
 
 
-class _Mode(threading.local):
-    """What each thread decides for itself."""
-
-    grad: bool = True  # record nodes?
-    watcher: watching | None = None
-
-
-_mode = _Mode()
+# What each thread and each asyncio task decides for itself: the last one counts.
+_modes: ContextVar[tuple[no_grad, ...]] = ContextVar("modes", default=())
+_watchers: ContextVar[tuple[watching, ...]] = ContextVar("watchers", default=())
 _PLAIN = frozenset({float, int, bool, str, type(None), slice, type(Ellipsis)})  # operands that need no unwrapping
 
 
@@ -66,7 +64,7 @@ class Node:
 
     __slots__ = ("op", "serial", "parents", "args", "kwargs", "pulls", "shape", "dtype", "index")
 
-    op: Any  # the function that `@op` made; None for a leaf and for one output of several
+    op: Any  # its name, body and definition; None for a leaf and for one output of several
     serial: int  # a node is younger than its parents
     parents: Sequence[Node | None]  # one entry a slot (see `op`): None where no gradient goes
     args: Sequence[Any]  # the raw arguments with None in place of each parent's value; empty if all have parents
@@ -276,12 +274,13 @@ class Tensor:
         """
         for leaf, g in pull_back([self], [grad], None, create_graph, retain_graph or create_graph).items():
             tensor = cast(Leaf, leaf).tensor()
-            if tensor is None:
-                continue
-            if tensor.grad is not None:  # a sum is a new array, and the first gradient could belong to someone else
-                with enable_grad():
-                    g = tensor.grad + g if create_graph else Tensor(namespaces[type(g)].asarray(tensor.grad._data + g))
-            tensor.grad = _own(g) if tensor.grad is None else g
+            while tensor is not None:
+                old = tensor.grad  # a sum is a new array, and the first gradient could belong to someone else
+                new = _own(g) if old is None else _sum(old, g)
+                # Threads may share a leaf: who came first is added to. In one line, where no tracer can raise halfway.
+                with _swapping: tensor.grad = now = new if tensor.grad is old else tensor.grad  # noqa: E701
+                if now is new:
+                    break
 
     # --- operators
     def __neg__(self) -> Tensor: return ops.negative(self)
@@ -338,11 +337,11 @@ class Tensor:
             raise RuntimeError(f"assignment under no_grad would cut the history of this tensor, computed by "
                                f"{name_of(self.node)}: assign to x.detach() instead")
         new = ops.setitem(self, index, value)
-        self._data = new._data
         if isinstance(self.node, Leaf):
+            self._data = new._data
             self.written()
         else:
-            self.node = new.node
+            self._data, self.node = new._data, new.node
 
     # --- functions that users expect as methods
     @property
@@ -430,6 +429,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
 
     With several outputs `g` is a tuple. The engine sums a gradient over broadcast axes and casts it to its argument's
     dtype. A body is pure: it draws no random number and writes to no argument; a pull-back does not write to `g`.
+    While gradients are recorded it is given copies of NumPy arrays and lists, as their owner may refill them.
 
     A body written with the functions of `namespace(x)` and operators runs on Tensors too: gradients of any order come
     for free. One that calls a kernel names the composed `definition` that it equals, a function of Tensors with the
@@ -441,17 +441,18 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
     """
     if body is None:
         return functools.partial(op, definition=definition)
+    made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)  # `call` would hold itself
 
     @functools.wraps(body)
     def call(*args: Any, **kwargs: Any) -> Any:
         if kwargs:
             args, kwargs = _positional(body, args, kwargs)
-        raw, parents, listed = [], [], False
+        raw, parents, listed, lent = [], [], False, ()
         for a in args:
             if isinstance(a, Tensor):
                 raw.append(a._data)
                 parents.append(a.node)
-            elif type(a) in _PLAIN:
+            elif type(a) in _PLAIN or (type(a) is tuple and _PLAIN.issuperset(map(type, a))):
                 raw.append(a)
                 parents.append(None)
             else:
@@ -459,6 +460,12 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
                 raw.append(x)
                 parents += nodes
                 listed = True
+                if type(x) is not _Slots:
+                    lent = (*lent, len(raw) - 1)
+        if (lent or kwargs) and any(parents) and grad_enabled():  # the caller may refill them before `backward`
+            for i in lent:
+                raw[i] = frozen(raw[i])
+            kwargs = {name: frozen(x) for name, x in kwargs.items()}
         try:
             result = body(*raw, **kwargs)
         except (TypeError, ValueError, IndexError, AttributeError) as error:
@@ -466,12 +473,12 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
         out, pulls = result
-        if _watched and _mode.watcher is not None:
-            pulls = _mode.watcher.forward(body.__name__, body, raw, kwargs, out, pulls)
-        if pulls is None or not any(parents) or not _mode.grad:
+        if _watched and (watchers := _watchers.get()):
+            pulls = watchers[-1].forward(body.__name__, body, raw, kwargs, out, pulls)
+        if pulls is None or not any(parents) or ((modes := _modes.get()) and not modes[-1].enabled):
             return tuple([_wrap(y) for y in out]) if type(out) is tuple else _wrap(out)
         constants = _constants(raw, parents) if listed or None in parents else ()
-        return attach(call, parents, constants, kwargs, out, pulls)
+        return attach(made, parents, constants, kwargs, out, pulls)
 
     call.definition = definition  # type: ignore[attr-defined]
     call.body = body  # type: ignore[attr-defined]
@@ -532,13 +539,25 @@ class _Slots(list[Any]):
 
 def _unwrap(a: Any) -> tuple[Any, list[Node | None]]:
     """The raw form of an argument that is no Tensor, and the nodes of its slots."""
+    if type(a) in backends.arrays:
+        return a, [None]
     if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
         first = next(x for x in a if isinstance(x, Tensor))
         slots = [x if isinstance(x, Tensor) else ops.like(first, x).astype(first.dtype) if isinstance(x, (int, float))
-                 else Tensor(x) for x in a]
+                 else Tensor(frozen(x) if grad_enabled() else x) for x in a]
         return _Slots(x._data for x in slots), [x.node for x in slots]
     # NumPy's scalars become Python's, so that they never widen an array
     return a.item() if isinstance(a, np.generic) else a, [None]
+
+
+def frozen(a: Any) -> Any:
+    """A copy of what its owner may refill before `backward`: of a NumPy array, or of a list or tuple that holds some.
+
+    Arrays on a device are taken as they are: kernels hand them to each other, and each copy would be one more.
+    """
+    if isinstance(a, np.ndarray):
+        return a.copy("K")
+    return type(a)(map(frozen, a)) if type(a) in (list, tuple) else a
 
 
 def _constants(raw: list[Any], parents: list[Node | None]) -> list[Any]:
@@ -586,28 +605,18 @@ def _explain(name: str, raw: list[Any], error: Exception) -> Exception:
 
 
 def grad_enabled() -> bool:
-    """True where this thread records gradients."""
-    return _mode.grad is not False
+    """True where this thread or asyncio task records gradients."""
+    modes = _modes.get()
+    return not modes or modes[-1].enabled
 
 
-class no_grad:
-    """Record nothing in this thread: as `with ts.no_grad():` or as a decorator."""
+class no_grad(Scope):
+    """Record nothing in this thread or asyncio task: as `with ts.no_grad():` or as a decorator.
 
-    enabled = False
+    What a decorated generator or asynchronous function hands out or waits for runs in the mode that its caller has.
+    """
 
-    def __enter__(self) -> None:
-        self._before, _mode.grad = _mode.grad, self.enabled
-
-    def __exit__(self, *exc: object) -> None:
-        _mode.grad = self._before
-
-    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(fn)
-        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-            with type(self)():
-                return fn(*args, **kwargs)
-
-        return wrapped
+    stack, enabled = _modes, False
 
 
 class enable_grad(no_grad):
@@ -616,8 +625,10 @@ class enable_grad(no_grad):
     enabled = True
 
 
-class watching:
-    """See every op of this thread inside a `with` block: the base of `debug`."""
+class watching(Scope):
+    """See every op of this thread or asyncio task inside a `with` block: the base of `debug`."""
+
+    stack = _watchers
 
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
         """`body(*raw, **kwargs)` gave `out, pulls`: returns the pull-backs to go on with, which may watch as well."""
@@ -625,16 +636,13 @@ class watching:
 
     def __enter__(self) -> Self:
         global _watched
-        _watched, self._before, _mode.watcher = True, _mode.watcher, self
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        _mode.watcher = self._before
+        _watched = True
+        return super().__enter__()
 
 
 def watcher() -> watching | None:
-    """Who watches the ops of this thread."""
-    return _mode.watcher
+    """Who watches the ops of this thread or asyncio task."""
+    return next(reversed(_watchers.get()), None)
 
 
 def joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:
@@ -694,10 +702,22 @@ def grad(
     return results[0] if single else results
 
 
+_swapping = threading.Lock()
+
+
 def _own(g: Any) -> Tensor:
     """A gradient that the user may write to: it could be an array that others hold, or a broadcast one."""
+    if not isinstance(g, Tensor):
+        return Tensor(namespaces[type(g)].asarray(g, copy=True))
     with enable_grad():
-        return g.astype(g.dtype) if isinstance(g, Tensor) else Tensor(namespaces[type(g)].asarray(g, copy=True))
+        return g.astype(g.dtype)
+
+
+def _sum(old: Tensor, g: Any) -> Tensor:
+    if not isinstance(g, Tensor):
+        return Tensor(namespaces[type(g)].asarray(old._data + g))
+    with enable_grad():
+        return old + g
 
 
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:

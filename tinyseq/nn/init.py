@@ -1,4 +1,7 @@
-"""How parameters begin. Each function fills a tensor in place, drawing from the next random stream, and returns it."""
+"""How parameters begin. Each function fills a tensor in place, drawing from the next random stream, and returns it.
+
+The stream is that of `generator` if given, else that of `tinyseq.random`'s current one.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 
 from tinyseq import backends, random
 from tinyseq.nn.module import Module
+from tinyseq.random import Generator
 from tinyseq.tensor import Tensor
 
 M = TypeVar("M", bound=Module)
@@ -30,8 +34,8 @@ def skip() -> Iterator[None]:
         _skipped.reset(token)
 
 
-def _draw(tensor: Tensor, of: Callable[[np.random.Generator], Any]) -> Tensor:
-    return tensor if _skipped.get() else _fill(tensor, of(random.host_generator()))
+def _draw(tensor: Tensor, of: Callable[[np.random.Generator], Any], generator: Generator | None) -> Tensor:
+    return tensor if _skipped.get() else _fill(tensor, of(random.host_generator(generator)))
 
 
 def _fill(tensor: Tensor, values: Any) -> Tensor:
@@ -65,39 +69,39 @@ def constant_(tensor: Tensor, value: float) -> Tensor:
     return _fill(tensor, value)
 
 
-def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Uniformly distributed from `low` to `high`."""
-    return _draw(tensor, lambda rng: rng.uniform(low, high, tensor.shape))
+    return _draw(tensor, lambda rng: rng.uniform(low, high, tensor.shape), generator)
 
 
-def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Normally distributed, of that mean and standard deviation."""
-    return _draw(tensor, lambda rng: mean + std * rng.standard_normal(tensor.shape))
+    return _draw(tensor, lambda rng: mean + std * rng.standard_normal(tensor.shape), generator)
 
 
-def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Uniform on +-gain sqrt(6 / (inputs + outputs)) (Glorot & Bengio 2010)."""
     bound = gain * math.sqrt(6 / sum(_fans(tensor)))
-    return uniform_(tensor, -bound, bound)
+    return uniform_(tensor, -bound, bound, generator=generator)
 
 
-def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+def xavier_normal_(tensor: Tensor, gain: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Normal with standard deviation gain sqrt(2 / (inputs + outputs)) (Glorot & Bengio 2010)."""
-    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(_fans(tensor))))
+    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(_fans(tensor))), generator=generator)
 
 
-def kaiming_uniform_(tensor: Tensor, gain: float = math.sqrt(2)) -> Tensor:
+def kaiming_uniform_(tensor: Tensor, gain: float = math.sqrt(2), *, generator: Generator | None = None) -> Tensor:
     """Uniform on +-gain sqrt(3 / inputs); the default gain is that for ReLU (He et al. 2015)."""
     bound = gain * math.sqrt(3 / _fans(tensor)[0])
-    return uniform_(tensor, -bound, bound)
+    return uniform_(tensor, -bound, bound, generator=generator)
 
 
-def kaiming_normal_(tensor: Tensor, gain: float = math.sqrt(2)) -> Tensor:
+def kaiming_normal_(tensor: Tensor, gain: float = math.sqrt(2), *, generator: Generator | None = None) -> Tensor:
     """Normal with standard deviation gain / sqrt(inputs); the default gain is that for ReLU (He et al. 2015)."""
-    return normal_(tensor, 0.0, gain / math.sqrt(_fans(tensor)[0]))
+    return normal_(tensor, 0.0, gain / math.sqrt(_fans(tensor)[0]), generator=generator)
 
 
-def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+def orthogonal_(tensor: Tensor, gain: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """A matrix with orthonormal rows or columns, whichever are fewer, times gain (Saxe et al. 2014)."""
     _fans(tensor)
     rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
@@ -107,10 +111,10 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
         q = q * np.sign(np.diag(r))  # so that every orthogonal matrix is as likely
         return gain * (q if rows >= columns else q.T).reshape(tensor.shape)
 
-    return _draw(tensor, draw)
+    return _draw(tensor, draw, generator)
 
 
-def recurrent_(module: M) -> M:
+def recurrent_(module: M, *, generator: Generator | None = None) -> M:
     """Recurrent layers and cells, `module` itself or those anywhere in it, as Keras begins them; returns the module.
 
     Of each gate, the recurrent weights are orthogonal and the input weights Xavier uniform, a matrix of their own;
@@ -128,8 +132,8 @@ def recurrent_(module: M) -> M:
         hidden = own[f"{prefix}weight_hh{suffix}"].shape[1]
         for key, draw in (("weight_ih", xavier_uniform_), ("weight_hh", orthogonal_)):
             weight = own[f"{prefix}{key}{suffix}"]
-            gates = range(weight.shape[0] // hidden)
-            _fill(weight, np.concatenate([draw(Tensor(np.empty((hidden, weight.shape[1]))))._data for _ in gates]))
+            gates = [Tensor(np.empty((hidden, weight.shape[1]))) for _ in range(weight.shape[0] // hidden)]
+            _fill(weight, np.concatenate([draw(gate, generator=generator)._data for gate in gates]))
         if f"{prefix}bias_ih{suffix}" in own:
             _fill(own[f"{prefix}bias_ih{suffix}"], (np.arange(weight.shape[0]) // hidden == 1) & (len(gates) == 4))
             zeros_(own[f"{prefix}bias_hh{suffix}"])

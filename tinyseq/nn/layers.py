@@ -99,7 +99,10 @@ class RMSNorm(Module):
 
 
 class Dropout(Module):
-    """In training, zero each entry with probability p and divide the others by 1 - p (Srivastava et al. 2014)."""
+    """In training, zero each entry with probability p and divide the others by 1 - p (Srivastava et al. 2014).
+
+    Like all layers it draws from the generator of the `with generator:` around the call, else from the thread's own.
+    """
 
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p < 1:

@@ -50,7 +50,7 @@ def _begin(
     module: Any, x: Like, state: Sequence[Like] | None, sizes: Sequence[int], *lead: int
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """x and the initial state, zeros unless given, of shapes (*lead, B, size); what does not fit is refused by name."""
-    x = ops.asarray(x)
+    x = ops.operand(x)
     shapes = [(*lead, *x.shape[:1], size) for size in sizes]
     if state is None:
         given = tuple(Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes)
