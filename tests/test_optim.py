@@ -214,14 +214,33 @@ def test_clipping_scales_to_the_norm() -> None:
     np.testing.assert_allclose([*p.grad.tolist(), q.grad.item()], [1.5, 2, 6], rtol=1e-6)
 
 
-@pytest.mark.parametrize("gradients, after", [([1e30, 1.0], [0, 0]), ([math.inf, 1.0], [math.nan, 0]),
-                                              ([math.nan, 1.0], [math.nan] * 2)])
+@pytest.mark.parametrize("gradients, after", [([math.inf, 1.0], [math.nan, 0]), ([math.nan, 1.0], [math.nan] * 2)])
 def test_clipping_by_a_norm_that_is_not_finite(gradients: list[float], after: list[float]) -> None:
     p = ts.zeros(2, requires_grad=True)
     p.grad = ts.tensor(gradients)
     with np.errstate(all="ignore"):
         assert not math.isfinite(optim.clip_grad_norm_([p], 1.0).item())
     np.testing.assert_array_equal(p.grad.numpy(), after)
+
+
+@given(dtype=st.sampled_from(["float16", "float32", "float64"]), part=st.floats(0, 1), seed=st.integers(0, 999))
+def test_gradients_of_any_size_are_clipped(dtype: str, part: float, seed: int) -> None:
+    """Their squares, and float16's sums, may be more than the dtype holds."""
+    largest = float(np.finfo(dtype).max) / 100  # so that the norm itself is a number
+    if dtype == "float64" and ts.zeros(1).backend != "numpy":
+        largest = 1e150  # a device has no wider type
+    ours, rng = leaves(np.random.default_rng(0), dtype), np.random.default_rng(seed)
+    for p in ours:
+        p.grad = ts.tensor(np.asarray(rng.uniform(-1, 1, p.shape) * largest**part, dtype))
+    before = np.concatenate([np.ravel(g).astype("longdouble") for g in values(p.grad for p in ours)])
+    expected = np.sqrt((before * before).sum())
+    norm = optim.clip_grad_norm_(ours, 0.5)
+    assert norm.dtype == ("float32" if dtype == "float16" else dtype)
+    tolerance = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}[dtype]
+    np.testing.assert_allclose(float(norm.item()), float(expected), rtol=min(tolerance, 1e-5))
+    after = np.concatenate([np.ravel(g).astype("longdouble") for g in values(p.grad for p in ours)])
+    factor = min(1, 0.5 / (expected + 1e-6))
+    np.testing.assert_allclose(after, before * factor, rtol=tolerance, atol=float(np.finfo(dtype).smallest_subnormal))
 
 
 def test_a_small_model_learns() -> None:

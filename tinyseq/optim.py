@@ -158,9 +158,9 @@ class AdamW(Adam):
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients by max_norm / norm where their common Euclidean norm is larger than `max_norm`.
 
-    Returns the norm before, a 0-dimensional Tensor that stays on the device (Pascanu et al. 2013). The factor is
-    max_norm / (norm + 1e-6), at most 1, as PyTorch's. A gradient of NaN or inf makes all of them NaN, or 0 and NaN. So
-    do finite ones of which the squares overflow (above 1e19 in float32): the norm is inf, and all become 0. Look at it.
+    Returns the norm before, a 0-dimensional Tensor that stays on the device (Pascanu et al. 2013), of float16 gradients
+    in float32. The factor is max_norm / (norm + 1e-6), at most 1, as PyTorch's. A gradient of NaN or inf makes all of
+    them NaN, or 0 and NaN; on a GPU the squares of float64 come to inf above 1e308. Look at it.
     """
     grads = [p.grad._data for p in parameters if p.grad is not None]
     if not grads:
