@@ -465,9 +465,9 @@ class CupyBackend(NumpyBackend):
         packs = self._packs(grads)
         if packs is None:
             return super().global_norm(grads)
-        sums = [cp.empty(math.prod(grid), dtype=grads[0].dtype) for grid, _, _ in packs]
+        sums = [cp.empty(math.prod(grid), dtype=cp.float64) for grid, _, _ in packs]
         for (grid, addresses, _), some in zip(packs, sums, strict=True):
-            kernel("squares", some.dtype)(grid, (BLOCK,), (addresses, some))
+            kernel("squares", grads[0].dtype)(grid, (BLOCK,), (addresses, some))
         everything, y = sums[0] if len(sums) == 1 else cp.concatenate(sums), cp.empty((), dtype=grads[0].dtype)
         kernel("root_of_sum", y.dtype)((1,), (1024,), (everything, everything.size, y))
         return y

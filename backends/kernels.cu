@@ -14,17 +14,17 @@ typedef unsigned long long U;
 #define ELEMENT (blockIdx.x * (I)blockDim.x + threadIdx.x)
 #define ROW(i) for (I i = threadIdx.x; i < n; i += blockDim.x)
 
-template <bool MAX> __device__ T join(T a, T b) { return MAX ? (a > b ? a : b) : a + b; }
+template <bool MAX, class V> __device__ V join(V a, V b) { return MAX ? (a > b ? a : b) : a + b; }
 
 // The sum or the maximum of v over a block, in every thread of it.
-template <bool MAX> __device__ T over_block(T v) {
-  __shared__ T of_warp[32];
+template <bool MAX, class V> __device__ V over_block(V v) {
+  __shared__ V of_warp[32];
   for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
   if (blockDim.x == 32) return v;
   __syncthreads();                                  // an earlier call may still be reading
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
   __syncthreads();
-  v = threadIdx.x % 32 < blockDim.x / 32 ? of_warp[threadIdx.x % 32] : MAX ? (T)LOWEST : (T)0;
+  v = threadIdx.x % 32 < blockDim.x / 32 ? of_warp[threadIdx.x % 32] : MAX ? (V)LOWEST : (V)0;
   for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
   return v;
 }
@@ -288,15 +288,16 @@ extern "C" __global__ void tinyseq_adam(Arrays all, double rate, double beta1, d
 
 extern "C" __global__ void tinyseq_scale(Arrays all, const T* factor) { EACH(i) OF(p) *= *factor; }
 
-extern "C" __global__ void tinyseq_squares(Arrays all, T* sums) {
-  T sum = 0;
-  EACH(i) sum += OF(p) * OF(p);
+// In double, where the squares of large floats have room.
+extern "C" __global__ void tinyseq_squares(Arrays all, double* sums) {
+  double sum = 0;
+  EACH(i) sum += (double)OF(p) * OF(p);
   sum = over_block<false>(sum);
   if (threadIdx.x == 0) sums[blockIdx.y * (I)gridDim.x + blockIdx.x] = sum;
 }
 
-extern "C" __global__ void tinyseq_root_of_sum(const T* sums, I n, T* y) {
-  T sum = 0;
+extern "C" __global__ void tinyseq_root_of_sum(const double* sums, I n, T* y) {
+  double sum = 0;
   ROW(i) sum += sums[i];
   sum = over_block<false>(sum);
   if (threadIdx.x == 0) *y = sqrt(sum);

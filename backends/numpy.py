@@ -415,12 +415,21 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
                 p -= t
 
     def global_norm(self, grads: Sequence[Array]) -> Array:
-        """The Euclidean norm of all gradients (at least one) together, a scalar that stays on the device."""
+        """The Euclidean norm of all gradients (at least one) together, a scalar that stays on the device, of float16
+        in float32. Where squares overflow, multiples of the largest entry are squared."""
         xp = self.xp
-        flat = [g.reshape(-1) for g in grads]
-        return xp.sqrt(sum((xp.vdot(g, g) for g in flat[1:]), xp.vdot(flat[0], flat[0])))
+        flat = [g.reshape(-1).astype(xp.float32) if g.itemsize == 2 else g.reshape(-1) for g in grads]
+        squares = sum(xp.vdot(g, g) for g in flat)
+        if squares == math.inf:
+            top = max(abs(g).max() for g in flat if g.size)
+            if top < math.inf:
+                return top * xp.sqrt(sum(xp.vdot(h, h) for g in flat for h in [g / top]))
+        return xp.sqrt(squares)
 
     def scale(self, arrays: Sequence[Array], factor: Array) -> None:
-        """Multiply each array by `factor` (a scalar on the device), in place."""
-        for a in arrays:
-            a *= self.xp.asarray(factor, dtype=a.dtype)
+        """Multiply each array by `factor` (a scalar on the device), in place; float16 by it in float32."""
+        for a in arrays if factor != 1 else ():
+            if a.itemsize == 2:
+                self.xp.multiply(a, factor, out=a, dtype=self.xp.float32, casting="same_kind")
+            else:
+                a *= self.xp.asarray(factor, dtype=a.dtype)

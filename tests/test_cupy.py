@@ -273,6 +273,12 @@ def check_optimizers(dtype: str, many: int, kind: int, seed: int, decay: float, 
                     close(a, b)
 
 
+@pytest.mark.parametrize("many", [0, ours.MANY])
+def test_a_norm_has_room_for_large_squares(many: int) -> None:
+    host = [1e30 * p for p in parameters(np.random.default_rng(0), "float32", many)]
+    close(CUPY.global_norm([cp.asarray(p) for p in host]) / 1e30, np.asarray(NUMPY.global_norm(host)) / 1e30)
+
+
 scalars = st.sampled_from([int, float, np.float32, np.float64])
 
 

@@ -1,6 +1,9 @@
 """Optimizers step as PyTorch's do, skip what has no gradient, and go on from a saved state."""
 
+import gc
+import inspect
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyseq as ts
-from tinyseq import nn, optim
+from tinyseq import checkpoint, nn, optim
 
 SHAPES = [(3, 4), (5,), (), (0, 2)]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -125,18 +128,119 @@ def test_a_saved_state_goes_on_identically(case: str) -> None:
     assert all(map(np.array_equal, values(second), values(whole)))
 
 
+@every_case
+def test_a_state_brings_all_hyperparameters(case: str, tmp_path: Any) -> None:
+    """Also through a file, and what a schedule changed."""
+    saved = make(case, leaves(np.random.default_rng(0), "float32"), 0.3)
+    saved.weight_decay = 0.25
+    set_grads(np.random.default_rng(1), saved.parameters)
+    saved.step()
+    checkpoint.save(tmp_path / "a.safetensors", saved.state_dict())
+    other = getattr(optim, CASES[case][0])([ts.tensor(p.detach(), requires_grad=True) for p in saved.parameters])
+    other.load_state_dict(checkpoint.load(tmp_path / "a.safetensors"))
+    for name in saved.hyperparameters:
+        assert getattr(other, name) == getattr(saved, name), name
+    assert set(saved.hyperparameters) == set(vars(saved)) - {"parameters", "state"}
+    for optimizer in (saved, other):
+        set_grads(np.random.default_rng(2), optimizer.parameters)
+        optimizer.step()
+    assert all(map(np.array_equal, values(saved.parameters), values(other.parameters)))
+
+
 def test_a_wrong_state_loads_nothing() -> None:
     rng = np.random.default_rng(0)
-    ours, adam = leaves(rng), optim.Adam(leaves(rng), 0.5)
+    adam, adamw, sgd = optim.Adam(leaves(rng), 0.5), optim.AdamW(leaves(rng)), optim.SGD(leaves(rng), 0.1, momentum=0.9)
     set_grads(rng, adam.parameters)
     adam.step()
-    sgd = optim.SGD(ours, 0.1, momentum=0.9)
-    with pytest.raises(KeyError, match=r"SGD: .* another optimizer, unexpected \['0.m', '0.v'"):
-        sgd.load_state_dict(adam.state_dict())
-    other = optim.Adam([ts.tensor(np.zeros((3, 4)), requires_grad=True), ts.zeros(4, requires_grad=True), *ours[2:]])
-    with pytest.raises(ValueError, match=r"Adam: wrong shapes: 1.m: \(5,\) given, \(4,\) here; 1.v"):
-        other.load_state_dict(adam.state_dict())
-    assert sgd.lr == 0.1 and other.lr == 0.001 and not any(other.state)
+    state = adam.state_dict()
+    other = optim.Adam([ts.tensor(np.zeros((3, 4)), requires_grad=True), ts.zeros(4, requires_grad=True),
+                        *leaves(rng)[2:]])
+    same, fewer = optim.Adam(leaves(rng)), optim.Adam(leaves(rng)[:3])
+    without = lambda *keys: {k: v for k, v in state.items() if k not in keys}
+    for optimizer, wrong, kind, message in (
+        (sgd, state, ValueError, r"SGD: .* another optimizer, Adam over 4 parameters; this is SGD over 4"),
+        (adamw, state, ValueError, r"AdamW: .* another optimizer, Adam over 4"),
+        (fewer, state, ValueError, r"Adam over 4 parameters; this is Adam over 3"),
+        (adam, optim.Adam(leaves(rng)[:3]).state_dict(), ValueError, r"Adam over 3 parameters; this is Adam over 4"),
+        (other, state, ValueError, r"Adam: wrong shapes: 1.m: float64\[5\] given, float32\[4\] here; 1.v"),
+        (same, state | {"1.m": "x"}, ValueError, r"1.m: 'x' given, float64\[5\] here"),
+        (same, state | {"1.m": np.ones(5, complex)}, ValueError, r"1.m: complex128\[5\] given, float64\[5\] here"),
+        (same, without("lr", "betas"), KeyError, r"Adam: this state .*missing \['lr', 'betas'\], unexpected nothing"),
+        (same, without("0.steps", "1.v"), KeyError, r"missing \['0.steps', '1.v'\]"),
+        (same, without("optimizer"), KeyError, r"missing \['optimizer'\]"),
+        (same, state | {"4.m": 1, "x": 2}, KeyError, r"unexpected \['4.m', 'x'\]"),
+        (same, {}, KeyError, "missing"), (same, None, TypeError, "Adam.load_state_dict: .* got a NoneType"),
+        (same, state | {"0.steps": 1.5}, TypeError, "0.steps, got 1.5"),
+        (same, state | {"lr": -1.0}, ValueError, "lr < inf, got -1.0"),
+        (same, state | {"betas": [0.9]}, TypeError, r"betas to be two numbers, got \[0.9\]"),
+    ):
+        before = optimizer.state_dict()
+        with pytest.raises(kind, match=message):
+            optimizer.load_state_dict(wrong)
+        assert list(before) == list(optimizer.state_dict()) and before["lr"] == optimizer.lr
+        assert optimizer is adam or not any(optimizer.state)
+
+
+WRONG = [-1.0, math.nan, math.inf, "0.1", None, True, [0.1], np.ones(2)]
+NUMBERS = {"lr": WRONG, "momentum": WRONG, "weight_decay": WRONG, "eps": WRONG, "nesterov": ["yes", 1, None],
+           "betas": [(0.9,), 0.9, (0.9, 0.99, 0.999), (0.9, 1.0), (1.5, 0.9), (-0.1, 0.9), ("a", 0.9), (math.nan, 0.9),
+                     None]}
+
+
+@every_case
+def test_wrong_hyperparameters_are_refused_when_given_and_when_changed(case: str) -> None:
+    """Every one that an optimizer has, by name; what it had stands."""
+    p = ts.zeros(2, requires_grad=True)
+    optimizer = make(case, [p])
+    assert set(optimizer.hyperparameters) == set(inspect.signature(type(optimizer)).parameters) - {"parameters"}
+    for name in optimizer.hyperparameters:
+        for wrong in NUMBERS[name]:
+            before = getattr(optimizer, name)
+            with pytest.raises((TypeError, ValueError), match=rf"^{CASES[case][0]}: .*{name}.*got "):
+                setattr(optimizer, name, wrong)
+            assert getattr(optimizer, name) == before
+            with pytest.raises((TypeError, ValueError), match=rf"^{CASES[case][0]}: .*{name}.*got "):
+                type(optimizer)([p], **{name: wrong})
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    p = ts.zeros(2, requires_grad=True)
+    for value in (np.float32(0.5), np.float16(0.5), np.array(0.5), ts.tensor(0.5)):
+        optimizer = optim.Adam([p], value, betas=[value, value])  # type: ignore[arg-type]
+        optimizer.lr = value
+        assert optimizer.lr == 0.5 and type(optimizer.lr) is float and optimizer.betas == (0.5, 0.5)
+        p.grad = ts.ones(2)
+        assert optim.clip_grad_norm_([p], value).shape == ()
+    assert optim.SGD([p], 1).lr == 1
+
+
+def test_momentum_may_begin_and_end_later() -> None:
+    """With the same steps as PyTorch: a buffer begins with the first gradient."""
+    p = ts.zeros(1, requires_grad=True)
+    optimizer, seen = optim.SGD([p], 1.0), []
+    for momentum in (0.0, 0.5, 0.5, 0.0):
+        optimizer.momentum, p.grad = momentum, ts.ones(1)
+        optimizer.step()
+        seen.append(p.item())
+        twin = optim.SGD([ts.zeros(1, requires_grad=True)], 0.1)
+        twin.load_state_dict(optimizer.state_dict())
+        assert twin.momentum == momentum
+    assert seen == [-1.0, -2.0, -3.5, -4.5]
+    optimizer.momentum = 0.5
+    twin.load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "clip_grad_norm_"])
+def test_positions_are_torchs(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    theirs = getattr(torch.optim, name, None) or torch.nn.utils.clip_grad_norm_
+    positional = [[p.name for p in inspect.signature(f).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+                  for f in (getattr(optim, name), theirs)]
+    assert positional[0][1:] == positional[1][1 : len(positional[0])] and len(positional[0]) >= 2
+    if name != "clip_grad_norm_":
+        ours, judge = (inspect.signature(f).parameters for f in (getattr(optim, name), theirs))
+        assert all(ours[k].default == judge[k].default for k in ours if k not in ("parameters", "betas"))
 
 
 def test_a_step_voids_older_graphs() -> None:
@@ -159,6 +263,13 @@ def test_wrong_optimizers_are_named() -> None:
         (lambda: optim.Adam(nn.Linear(2, 2)), TypeError, r"Adam: .* got a Linear: pass its .parameters\(\)"),
         (lambda: optim.Adam(nn.Linear(2, 2).named_parameters()), TypeError, r"0 is a tuple.*module's .parameters\(\)"),
         (lambda: optim.SGD([p], nesterov=True), ValueError, "nesterov needs momentum"),
+        (lambda: optim.SGD(p), TypeError, "SGD: expected parameters, a list of leaf Tensors, got a Tensor"),
+        (lambda: optim.SGD(None), TypeError, "got a NoneType"),
+        (lambda: optim.Adam([{"params": [p]}]), TypeError, "parameter 0 is a dict"),
+        (lambda: optim.clip_grad_norm_(p, 1.0), TypeError, "clip_grad_norm_: .* got a Tensor"),
+        (lambda: optim.clip_grad_norm_(3, 1.0), TypeError, "clip_grad_norm_: .* got a int"),
+        (lambda: optim.clip_grad_norm_(nn.Linear(2, 2), 1.0), TypeError, r"got a Linear: pass its .parameters\(\)"),
+        (lambda: optim.clip_grad_norm_([p, "w"], 1.0), TypeError, "clip_grad_norm_: parameter 1 is a str"),
     ):
         with pytest.raises(kind, match=message):
             make()
@@ -214,14 +325,129 @@ def test_clipping_scales_to_the_norm() -> None:
     np.testing.assert_allclose([*p.grad.tolist(), q.grad.item()], [1.5, 2, 6], rtol=1e-6)
 
 
-@pytest.mark.parametrize("gradients, after", [([1e30, 1.0], [0, 0]), ([math.inf, 1.0], [math.nan, 0]),
-                                              ([math.nan, 1.0], [math.nan] * 2)])
+@pytest.mark.parametrize("wrong", [-1.0, math.nan, "1", None, True, np.ones(2)])
+def test_a_wrong_max_norm_changes_nothing(wrong: Any) -> None:
+    p = ts.zeros(2, requires_grad=True)
+    p.grad = ts.tensor([3.0, 4.0])
+    with pytest.raises((TypeError, ValueError), match="clip_grad_norm_: expected a number 0 <= max_norm, got"):
+        optim.clip_grad_norm_([p], wrong)
+    assert p.grad.tolist() == [3, 4]
+
+
+def test_a_foreign_gradient_is_not_clipped() -> None:
+    ours = leaves(np.random.default_rng(0), "float32")
+    set_grads(np.random.default_rng(0), ours)
+    before = values(p.grad for p in ours[:3])
+    ours[3].grad = np.zeros((0, 2), "float32")  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="clip_grad_norm_: the gradient of parameter 3 is a ndarray, expected a Tensor"):
+        optim.clip_grad_norm_(ours, 1e-3)
+    assert all(map(np.array_equal, values(p.grad for p in ours[:3]), before))
+
+
+@pytest.mark.parametrize("gradients, after", [([math.inf, 1.0], [math.nan, 0]), ([math.nan, 1.0], [math.nan] * 2),
+                                              ([math.nan, math.inf], [math.nan] * 2)])
 def test_clipping_by_a_norm_that_is_not_finite(gradients: list[float], after: list[float]) -> None:
     p = ts.zeros(2, requires_grad=True)
     p.grad = ts.tensor(gradients)
     with np.errstate(all="ignore"):
         assert not math.isfinite(optim.clip_grad_norm_([p], 1.0).item())
     np.testing.assert_array_equal(p.grad.numpy(), after)
+
+
+@given(dtype=st.sampled_from(["float16", "float32", "float64"]), part=st.floats(0, 1), seed=st.integers(0, 999))
+def test_gradients_of_any_size_are_clipped(dtype: str, part: float, seed: int) -> None:
+    """Their squares, and float16's sums, may be more than the dtype holds."""
+    largest = float(np.finfo(dtype).max) / 100  # so that the norm itself is a number
+    if dtype == "float64" and ts.zeros(1).backend != "numpy":
+        largest = 1e150  # a device has no wider type
+    ours, rng = leaves(np.random.default_rng(0), dtype), np.random.default_rng(seed)
+    for p in ours:
+        p.grad = ts.tensor(np.asarray(rng.uniform(-1, 1, p.shape) * largest**part, dtype))
+    before = np.concatenate([np.ravel(g).astype("longdouble") for g in values(p.grad for p in ours)])
+    expected = np.sqrt((before * before).sum())
+    norm = optim.clip_grad_norm_(ours, 0.5)
+    assert norm.dtype == ("float32" if dtype == "float16" else dtype)
+    tolerance = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}[dtype]
+    np.testing.assert_allclose(float(norm.item()), float(expected), rtol=min(tolerance, 1e-5))
+    after = np.concatenate([np.ravel(g).astype("longdouble") for g in values(p.grad for p in ours)])
+    factor = min(1, 0.5 / (expected + 1e-6))
+    np.testing.assert_allclose(after, before * factor, rtol=tolerance, atol=float(np.finfo(dtype).smallest_subnormal))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_leave_nothing_for_the_garbage_collector(case: str) -> None:
+    ours = leaves(np.random.default_rng(0))
+    optimizer = make(case, ours)
+    set_grads(np.random.default_rng(0), ours)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            optim.clip_grad_norm_(ours, 1.0)
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_trainings_in_threads_are_those_of_one() -> None:
+    """Each its own model; and two over the same weights that take turns lose no step."""
+    def train(seed: int) -> list[Any]:
+        ours = leaves(np.random.default_rng(seed))
+        optimizer = optim.AdamW(ours, 0.1)
+        for step in range(20):
+            set_grads(np.random.default_rng(step), ours)
+            optim.clip_grad_norm_(ours, 1.0)
+            optimizer.step()
+        return values(ours)
+
+    def in_threads(body: Any) -> None:
+        threads = [threading.Thread(target=body, args=(i,)) for i in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+
+    found: dict[int, Any] = {}
+    in_threads(lambda i: found.update({i: train(i)}))
+    for i in range(4):
+        assert all(map(np.array_equal, found[i], train(i)))
+
+    w, turn, failed = ts.zeros(100_000, requires_grad=True), threading.Lock(), []
+
+    def shared(i: int) -> None:
+        optimizer = optim.SGD([w], 1.0)
+        for _ in range(10):
+            with turn:
+                w.grad = None
+                (-w).sum().backward()
+                optimizer.step()
+        failed.append(len(failed))
+
+    in_threads(shared)
+    assert len(failed) == 4 and set(w.detach().tolist()) == {40.0}
+
+
+@pytest.mark.parametrize("size", [1.0, pytest.param(1e-4, marks=pytest.mark.xfail(
+    strict=False, reason="the kernels square gradients in float16")), pytest.param(1e3, marks=pytest.mark.xfail(
+        strict=False, reason="the kernels square gradients in float16"))])
+@every_case
+def test_float16_steps_are_float32s_rounded(case: str, size: float) -> None:
+    """Of small and large gradients, and of 0."""
+    ours = leaves(np.random.default_rng(0), "float16")
+    judge = [ts.tensor(p.detach().astype(ts.float32), requires_grad=True) for p in ours]
+    optimizers = make(case, ours, 0.01), make(case, judge, 0.01)
+    for step in range(3):
+        rng = np.random.default_rng(step)
+        for p, q in zip(ours, judge, strict=True):
+            q.data = p.detach().astype(ts.float32)      # each step from what float16 holds
+            g = np.asarray(size * rng.standard_normal(p.shape) * (rng.random(p.shape) < 0.7), "float16")
+            p.grad, q.grad = ts.tensor(g), ts.tensor(g.astype("float32"))
+        for o in optimizers:
+            o.step()
+        for x, y in zip(values(ours), values(judge), strict=True):
+            np.testing.assert_allclose(x, y, rtol=2e-3, atol=1e-3)
 
 
 def test_a_small_model_learns() -> None:

@@ -6,34 +6,51 @@ training loop: `optimizer.lr = 0.002 * (1 - step / steps)`.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tinyseq import backends
-from tinyseq.tensor import Tensor, namespace, watcher
+import numpy as np
+
+from tinyseq import backends, check
+from tinyseq.interrupts import uninterrupted
+from tinyseq.tensor import Array, Tensor, describe, namespace, watcher
 
 
 class Optimizer:
-    """What all optimizers share: the parameters, their state, and who is skipped."""
+    """What all optimizers share: the parameters, their state, and who is skipped.
 
-    slots: tuple[str, ...]  # names of the arrays kept for each parameter
+    Hyperparameters are attributes that may be changed at any time; each is checked when it is given. All numbers are
+    at least 0 and finite, betas below 1. Threads that step over the same parameters take turns by a lock of their own.
+    """
+
+    slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
+    hyperparameters: tuple[str, ...] = ("lr",)
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
-        if hasattr(parameters, "parameters"):
-            raise TypeError(f"{type(self).__name__}: expected parameters, got a {type(parameters).__name__}: pass its "
-                            ".parameters()")
-        self.parameters = list(parameters)
+        name = type(self).__name__
+        self.parameters = _leaves(name, parameters)
         self.lr = lr
         if not self.parameters:
-            raise ValueError(f"{type(self).__name__}: no parameters were given")
-        for i, p in enumerate(self.parameters):
-            if not isinstance(p, Tensor) or not p.is_leaf:
-                kind = "computed Tensor" if isinstance(p, Tensor) else type(p).__name__
-                raise TypeError(f"{type(self).__name__}: parameter {i} is a {kind}, expected a leaf Tensor: pass a "
-                                "module's .parameters()")
+            raise ValueError(f"{name}: no parameters were given")
         if len({id(p) for p in self.parameters}) < len(self.parameters):
-            raise ValueError(f"{type(self).__name__}: a parameter was given twice")
+            raise ValueError(f"{name}: a parameter was given twice")
         self.state: list[dict[str, Any]] = [{} for _ in self.parameters]  # empty before a first step
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        where = type(self).__name__
+        if name == "nesterov":
+            check.choice(where, (True, False), nesterov=value)
+        elif name == "betas":
+            try:
+                one, two = value
+            except (TypeError, ValueError):
+                raise TypeError(f"{where}: expected betas to be two numbers, got {value!r}") from None
+            value = check.numbers(where, least=0, below=1, **{"betas[0]": one, "betas[1]": two})
+        elif name in self.hyperparameters:
+            value = check.numbers(where, least=0, below=math.inf, **{name: value})
+        super().__setattr__(name, value)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -43,82 +60,118 @@ class Optimizer:
     def step(self) -> None:
         """Change every parameter that has a gradient, in place; the others stand still, their state too.
 
+        An interrupt (Ctrl-C) waits for the end of the update. Gradients that somebody assigned and that are not like
+        their parameters are a TypeError, before anything is changed.
+
         A graph made before the step refuses to be differentiated after it. The engine sees no use of the array
         through `p.detach()`, or while p was frozen: such a graph goes on, with the new values.
         """
-        for i, p in enumerate(self.parameters):
-            self._check(i, p)
-        groups: dict[tuple[str, int], list[int]] = {}
+        where, used = f"{type(self).__name__}.step", self._used()
+        groups: dict[tuple[Any, int], list[tuple[int, Tensor, Array, dict[str, Any]]]] = {}
         for i, (p, state) in enumerate(zip(self.parameters, self.state, strict=True)):
-            if p.grad is None or not p.requires_grad:
-                continue
-            if not state:
-                state.update({s: namespace(p._data).zeros_like(p._data) for s in self.slots}, steps=0)
-            state["steps"] += 1
-            groups.setdefault((backends.of(p._data).name, state["steps"]), []).append(i)
-        for (_, steps), members in groups.items():
-            ps = [self.parameters[i] for i in members]
-            arrays = [[self.state[i][s] for i in members] for s in self.slots]
-            grads = [p.grad._data for p in ps if p.grad is not None]
-            _in_place(f"{type(self).__name__}.step", self._update, steps, [p._data for p in ps], grads, *arrays)
-            for p in ps:
-                p.written()
+            g = _gradient(where, i, p)
+            if g is not None and p.requires_grad:
+                whole = state if len(state) > len(used) else self._whole(p, state)
+                groups.setdefault((backends.of(g), whole["steps"] + 1), []).append((i, p, g, whole))
+        with uninterrupted():
+            for (_, steps), members in groups.items():
+                places, ps, grads, states = zip(*members, strict=True)
+                for p in ps:
+                    p.written()
+                arrays = [[state[s] for state in states] for s in used]
+                _in_place(where, self._update, steps, [p._data for p in ps], list(grads), *arrays)
+                for i, state in zip(places, states, strict=True):
+                    self.state[i] = state
+                    state["steps"] = steps
 
-    def _check(self, i: int, p: Tensor) -> None:
-        """Refuse a gradient that somebody assigned and that is not like its parameter, before anything is changed."""
-        g: Any = p.grad
-        if g is None or (isinstance(g, Tensor) and (g.shape, g.dtype, g.backend) == (p.shape, p.dtype, p.backend)):
-            return
-        given = f"{g.dtype}{list(g.shape)} on {g.backend}" if isinstance(g, Tensor) else f"a {type(g).__name__}"
-        raise TypeError(f"{type(self).__name__}.step: the gradient of parameter {i} is {given}, expected a Tensor "
-                        f"{p.dtype}{list(p.shape)} on {p.backend}")
+    def _used(self) -> tuple[str, ...]:
+        """The slots that a step with these hyperparameters needs."""
+        return self.slots
+
+    def _whole(self, p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+        """A parameter's state with zeros for what it lacks."""
+        zeros = namespace(p._data).zeros_like
+        return {"steps": 0} | {s: zeros(p._data, dtype=_wide(p)) for s in self._used() if s not in state} | state
 
     def _update(self, steps: int, data: list[Any], grads: list[Any], *state: list[Any]) -> None:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `step` needs to go on: for `load_state_dict` of an optimizer over the same parameters."""
+        """Everything that `step` needs to go on: for `load_state_dict` of an optimizer over the same parameters.
+
+        Its name, its hyperparameters, the number of its parameters, and for number i that has been stepped "i.steps"
+        and the arrays "i.SLOT". `checkpoint.save` takes it as it is.
+        """
         arrays = {f"{i}.{k}": v if k == "steps" else Tensor(v)
-                  for i, s in enumerate(self.state) for k, v in s.items()}
-        return {"lr": self.lr} | arrays
+                  for i, (p, s) in enumerate(zip(self.parameters, self.state, strict=True)) if s
+                  for k, v in self._whole(p, s).items()}
+        return self._kind() | {k: getattr(self, k) for k in self.hyperparameters} | arrays
+
+    def _kind(self) -> dict[str, Any]:
+        return {"optimizer": type(self).__name__, "parameters": len(self.parameters)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the optimizer that gave `state` stood."""
-        known = {f"{i}.{s}" for i in range(len(self.parameters)) for s in ("steps", *self.slots)}
-        if unknown := [k for k in state if k != "lr" and k not in known]:
-            raise KeyError(f"{type(self).__name__}: this state was saved by another optimizer, unexpected {unknown}")
-        loaded: list[dict[str, Any]] = [{} for _ in self.parameters]
-        for i, p in enumerate(self.parameters):
-            if f"{i}.steps" not in state:
-                continue
-            values = {s: state[f"{i}.{s}"] for s in self.slots}
-            wrong = [f"{i}.{s}: {v.shape} given, {p.shape} here" for s, v in values.items()
-                     if tuple(v.shape) != p.shape]
-            if wrong:
-                raise ValueError(f"{type(self).__name__}: wrong shapes: {'; '.join(wrong)}")
-            backend = backends.of(p._data)
-            loaded[i] = {"steps": int(state[f"{i}.steps"])} | {
-                s: backend.asarray(v._host() if isinstance(v, Tensor) else v, dtype=p.dtype, copy=True)
-                for s, v in values.items()}
-        self.lr, self.state = state["lr"], loaded
+        """Go on where the optimizer that gave `state` stood, with its hyperparameters.
+
+        That of another class or over another number of parameters is a ValueError, as are arrays of other shapes;
+        entries that miss or that nobody knows are a KeyError. Then nothing is loaded.
+        """
+        name = type(self).__name__
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{name}.load_state_dict: expected what state_dict() gave, got a {type(state).__name__}")
+        own = self._kind()
+        if any(k in state and state[k] != own[k] for k in own):
+            raise ValueError(f"{name}: this state was saved by another optimizer, {state.get('optimizer')} over "
+                             f"{state.get('parameters')} parameters; this is {name} over {len(self.parameters)}")
+        loaded = copy.copy(self)
+        for k in self.hyperparameters:
+            if k in state:
+                setattr(loaded, k, state[k])
+        places = {f"{i}.{s}": (i, s) for i in range(len(self.parameters)) for s in ("steps", *self.slots)}
+        stepped = sorted({places[k][0] for k in state if k in places})
+        needed = [*own, *self.hyperparameters, *(f"{i}.{s}" for i in stepped for s in ("steps", *loaded._used()))]
+        missing = [k for k in needed if k not in state]
+        unexpected = [k for k in state if k not in places and k not in needed]
+        if missing or unexpected:
+            raise KeyError(f"{name}: this state was saved by another optimizer, or in part: missing "
+                           f"{missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
+        loaded.state, wrong = [{} for _ in self.parameters], []
+        for k, (i, s) in places.items():
+            if k in state and s == "steps":
+                loaded.state[i][s] = check.integers(f"{name}.load_state_dict", 0, **{k: state[k]})
+            elif k in state:
+                p, x = self.parameters[i], state[k]
+                x = x if isinstance(x, Tensor) or not hasattr(x, "shape") else np.asarray(x)
+                if not hasattr(x, "shape") or x.shape != p.shape or not np.can_cast(x.dtype, p.dtype, "same_kind"):
+                    wrong.append(f"{k}: {describe(x)} given, {describe(p)} here")
+                    continue
+                host = x._host() if isinstance(x, Tensor) else x
+                loaded.state[i][s] = backends.of(p._data).asarray(host, dtype=_wide(p), copy=True)
+        if wrong:
+            raise ValueError(f"{name}: wrong shapes: {'; '.join(wrong)}")
+        self.__dict__.update(loaded.__dict__)  # at once, whatever interrupts
 
 
 class SGD(Optimizer):
     """p -= lr v, with v = momentum v + g (Polyak 1964), or Nesterov's variant; g includes weight_decay p. PyTorch's."""
 
+    slots = ("momentum",)
+    hyperparameters = ("lr", "momentum", "weight_decay", "nesterov")
+
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, weight_decay: float = 0.0,
+        self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, *, weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
         super().__init__(parameters, lr)
-        if nesterov and momentum <= 0:
-            raise ValueError("SGD: nesterov needs momentum > 0")
         self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
-        self.slots = ("momentum",) if momentum else ()
+        if nesterov and not self.momentum:
+            raise ValueError(f"SGD: nesterov needs momentum > 0, got {momentum}")
+
+    def _used(self) -> tuple[str, ...]:
+        return self.slots if self.momentum else ()
 
     def _update(self, steps: int, data: list[Any], grads: list[Any], *state: list[Any]) -> None:
-        momenta = state[0] if self.momentum else []
-        backends.of(data[0]).sgd_step(data, grads, momenta, self.lr, self.momentum, nesterov=self.nesterov,
+        backends.of(data[0]).sgd_step(data, grads, *state or ([],), self.lr, self.momentum, nesterov=self.nesterov,
                                       weight_decay=self.weight_decay)
 
 
@@ -129,6 +182,7 @@ class Adam(Optimizer):
     """
 
     slots = ("m", "v")
+    hyperparameters = ("lr", "betas", "eps", "weight_decay")
     decoupled = False
 
     def __init__(
@@ -156,16 +210,26 @@ class AdamW(Adam):
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients by max_norm / norm where their common Euclidean norm is larger than `max_norm`.
+    """Scale all gradients by max_norm / norm where their common Euclidean norm is larger than `max_norm`, >= 0.
 
-    Returns the norm before, a 0-dimensional Tensor that stays on the device (Pascanu et al. 2013). The factor is
-    max_norm / (norm + 1e-6), at most 1, as PyTorch's. A gradient of NaN or inf makes all of them NaN, or 0 and NaN. So
-    do finite ones of which the squares overflow (above 1e19 in float32): the norm is inf, and all become 0. Look at it.
+    Returns the norm before, a 0-dimensional Tensor that stays on the device (Pascanu et al. 2013), of float16 gradients
+    in float32. The factor is max_norm / (norm + 1e-6), at most 1, as PyTorch's. A gradient of NaN or inf makes all of
+    them NaN, or 0 and NaN; on a GPU the squares of float64 come to inf above 1e308. Look at it. An interrupt (Ctrl-C)
+    waits for the end. Raises ValueError for a max_norm below 0 and where there is no gradient, TypeError for gradients
+    that are no Tensors or live on several backends.
     """
-    grads = [p.grad._data for p in parameters if p.grad is not None]
-    if not grads:
+    max_norm = check.numbers("clip_grad_norm_", least=0, max_norm=max_norm)
+    parameters = _leaves("clip_grad_norm_", parameters)
+    given = [p.grad for p in parameters if p.grad is not None]
+    grads = [g._data for g in given if isinstance(g, Tensor)]
+    if not given:
         raise ValueError("clip_grad_norm_: no parameter has a gradient")
-    return Tensor(_in_place("clip_grad_norm_", _clip, grads, max_norm))
+    if len(grads) < len(given) or len(set(map(type, grads))) > 1:
+        for i, p in enumerate(parameters):
+            _gradient("clip_grad_norm_", i, p)  # says which is no Tensor, or not where its parameter is
+        raise TypeError("clip_grad_norm_: the gradients live on several backends, expected one: .to() moves a module")
+    with uninterrupted():
+        return Tensor(_in_place("clip_grad_norm_", _clip, grads, max_norm))
 
 
 def _clip(grads: list[Any], max_norm: float) -> Any:
@@ -175,17 +239,52 @@ def _clip(grads: list[Any], max_norm: float) -> Any:
     return norm
 
 
+def _leaves(where: str, parameters: Any) -> list[Tensor]:
+    """The parameters as a list; anything but leaf Tensors is refused."""
+    if hasattr(parameters, "parameters"):
+        raise TypeError(f"{where}: expected parameters, got a {type(parameters).__name__}: pass its .parameters()")
+    if isinstance(parameters, Tensor) or not hasattr(parameters, "__iter__"):
+        raise TypeError(f"{where}: expected parameters, a list of leaf Tensors, got a {type(parameters).__name__}: "
+                        "pass a module's .parameters()")
+    listed = list(parameters)
+    for i, p in enumerate(listed):
+        if not isinstance(p, Tensor) or not p.is_leaf:
+            kind = "computed Tensor" if isinstance(p, Tensor) else type(p).__name__
+            raise TypeError(f"{where}: parameter {i} is a {kind}, expected a leaf Tensor: pass a module's "
+                            ".parameters()")
+    return listed
+
+
+def _wide(p: Tensor) -> Any:
+    """The dtype of what is kept for a parameter: float16 has no room for the squares of small gradients."""
+    return np.promote_types(p.dtype, np.float32)
+
+
+def _gradient(where: str, i: int, p: Tensor) -> Array | None:
+    """The array of a parameter's gradient. One that somebody assigned and that is not like its parameter is refused."""
+    g: Any = p.grad
+    if g is None:
+        return None
+    if isinstance(g, Tensor):
+        x, y = g._data, p._data
+        if x.shape == y.shape and x.dtype == y.dtype and type(x) is type(y):
+            return x
+    given = f"{describe(g)} on {g.backend}" if isinstance(g, Tensor) else f"a {type(g).__name__}"
+    raise TypeError(f"{where}: the gradient of parameter {i} is {given}, expected a Tensor {describe(p)} on "
+                    f"{p.backend}")
+
+
 def _in_place(name: str, body: Callable[..., Any], *args: Any) -> Any:
     """`body(*args)`, which writes to arrays in lists. A watcher sees an op, from what they were to what they become."""
-
-    def copy(x: Any) -> Any:
-        if isinstance(x, (list, tuple)):
-            return list(map(copy, x))
-        return backends.of(x).asarray(x, copy=True) if hasattr(x, "dtype") else x
-
     seen = watcher()
-    before = copy(args) if seen else []
+    before = _copied(args) if seen else []
     out = body(*args)
     if seen:
         seen.forward(name, lambda *args: ((body(*args), args), None), before, {}, (out, args), None)
     return out
+
+
+def _copied(x: Any) -> Any:
+    if isinstance(x, (list, tuple)):
+        return list(map(_copied, x))
+    return backends.of(x).asarray(x, copy=True) if hasattr(x, "dtype") else x

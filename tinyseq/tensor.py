@@ -30,6 +30,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 import numpy as np
 
 from tinyseq import backends
+from tinyseq.interrupts import together
 from tinyseq.scope import Scope
 
 Array = Any
@@ -80,10 +81,10 @@ class Leaf(Node):
 
     __slots__ = ("tensor", "data", "written")
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, data: Array) -> None:
         self.op, self.serial, self.parents, self.index = None, next(serials), (), None
-        self.shape, self.dtype = tensor._data.shape, tensor._data.dtype
-        self.tensor, self.data, self.written = weakref.ref(tensor), tensor._data, False
+        self.shape, self.dtype = data.shape, data.dtype
+        self.tensor, self.data, self.written = weakref.ref(tensor), data, False
 
 
 serials = itertools.count()
@@ -123,19 +124,25 @@ class Tensor:
         value = backends.of(self._data).asarray(value._data if isinstance(value, Tensor) else value, dtype=self.dtype)
         if value.shape != self.shape:
             raise ValueError(f"data: a tensor of shape {self.shape} cannot be given data of shape {value.shape}")
-        self.written()
-        self._data = value
-        if isinstance(self.node, Leaf):
-            self.node.data = value
+        together(*self._holds(value))
 
     def written(self) -> None:
         """Tell the engine that the array was changed in place: graphs that were made from the old values are void."""
+        old = self.node
+        if isinstance(old, Leaf):
+            self.node = Leaf(self, self._data)  # first: what is marked is no tensor's node, whatever interrupts
+            old.written = True
+        else:
+            self._holds(self._data)  # refuses a computed tensor
+
+    def _holds(self, data: Array) -> list[tuple[Any, str, Any]]:
+        """What has to be set, all at once, for a leaf to hold `data`: its array, a new node, and a mark at the old."""
         if isinstance(self.node, Leaf):
-            self.node.written = True
-            self.node = Leaf(self)
-        elif self.node is not None:
+            return [(self, "_data", data), (self, "node", Leaf(self, data)), (self.node, "written", True)]
+        if self.node is not None:
             raise RuntimeError("only leaves can be written to: this tensor was computed by "
-                               f"{self.node.op.__name__}; use .detach() for one that stands alone")
+                               f"{name_of(self.node)}; use .detach() for one that stands alone")
+        return [(self, "_data", data)]
 
     @property
     def requires_grad(self) -> bool:
@@ -150,7 +157,7 @@ class Tensor:
             raise RuntimeError("requires_grad can be switched off on leaves only; use .detach() on a computed tensor")
         if value and self.dtype.kind != "f":
             raise TypeError(f"only floating-point tensors can require a gradient, this one has dtype {self.dtype}")
-        self.node = Leaf(self) if value else None
+        self.node = Leaf(self, self._data) if value else None
 
     @property
     def is_leaf(self) -> bool:
@@ -337,11 +344,8 @@ class Tensor:
             raise RuntimeError(f"assignment under no_grad would cut the history of this tensor, computed by "
                                f"{name_of(self.node)}: assign to x.detach() instead")
         new = ops.setitem(self, index, value)
-        if isinstance(self.node, Leaf):
-            self._data = new._data
-            self.written()
-        else:
-            self._data, self.node = new._data, new.node
+        together(*self._holds(new._data) if isinstance(self.node, Leaf)
+                 else [(self, "_data", new._data), (self, "node", new.node)])
 
     # --- functions that users expect as methods
     @property

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from tinyseq import backends, ops
+from tinyseq.interrupts import together
 from tinyseq.tensor import Tensor
 
 
@@ -118,13 +119,14 @@ class Module:
     def to(self, target: Any) -> Self:
         """Move every parameter and buffer to a backend (`"cupy"`), or convert the floating-point ones to a dtype.
 
-        In place: optimizers made before keep their own moments where they are, so move first.
+        In place, all or none: optimizers made before keep their own moments where they are, so move first.
         """
+        changes: list[tuple[Any, str, Any]] = []
         for tensor in {id(t): t for _, t in self.named_tensors()}.values():
             moved = tensor.detach().to(target)
             if moved._data is not tensor._data and (tensor.dtype.kind == "f" or moved.dtype == tensor.dtype):
-                tensor._data, tensor.grad = moved._data, None
-                tensor.written()
+                changes += [*tensor._holds(moved._data), (tensor, "grad", None)]
+        together(*changes)
         return self
 
     # --- saving

@@ -87,8 +87,8 @@ def exercise(dtype: str, extent: Extent) -> None:
                   nn.GRU(24, 40, reset="before", **of), nn.LSTM(24, 40, **of)):
         run(layer(some(batch, 9, 24)), layer(some(batch, 9, 24), lengths=lengths))
     parameters = [some(*s) for s in [(rows, columns), *((3000,), (1,), (5, 7)) * arrays][:arrays]]
-    for optimizer in (optim.SGD(parameters, 0.1, 0.9, 0.01, nesterov=True), optim.Adam(parameters, weight_decay=0.1),
-                      optim.AdamW(parameters)):
+    for optimizer in (optim.SGD(parameters, 0.1, 0.9, weight_decay=0.01, nesterov=True),
+                      optim.Adam(parameters, weight_decay=0.1), optim.AdamW(parameters)):
         run(parameters)
         optim.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
