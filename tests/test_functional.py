@@ -356,9 +356,10 @@ ROWS = [
     Row("layer_norm", make_layer_norm, layer_norm, "layer_norm", [
         (a, 2, r"\(2, 3\).*\(2,\)"), (a, 3, np.ones(2), r"weight.*\(2,\).*\(3,\)"),
         (a, (2, 3), np.ones(a.shape), np.ones(3), r"bias.*\(3,\).*\(2, 3\)"),
-        (a, (1, 2, 3), r"\(2, 3\).*\(1, 2, 3\)"), (narrow, 3, np.ones(3), "x float32, weight float64")]),
+        (a, (1, 2, 3), r"\(2, 3\).*\(1, 2, 3\)"), (a, (), r"\(2, 3\).*\(\)"),
+        (narrow, 3, np.ones(3), "x float32, weight float64")]),
     Row("rms_norm", make_rms_norm, rms_norm, None, [
-        (a, 2, r"\(2, 3\).*\(2,\)"), (a, 3, np.ones(2), r"weight.*\(2,\).*\(3,\)"),
+        (a, 2, r"\(2, 3\).*\(2,\)"), (a, 3, np.ones(2), r"weight.*\(2,\).*\(3,\)"), (a, (), r"\(2, 3\).*\(\)"),
         (narrow, 3, np.ones(3), "x float32, weight float64")]),
     Row("dropout", elementwise(p=[0.0, 0.3]), lambda x, p: x * (np.random.Philox(key=3).random_raw(
         (x.size + 1) // 2).view(np.uint32)[:x.size].reshape(x.shape) >= p * 2**32) / (1 - p), None,
@@ -767,3 +768,11 @@ def test_nothing_times_minus_infinity_is_nothing(dtype: Any) -> None:
         losses = F.kl_div(*given, "none", log_target)
         assert losses.tolist() == [0, 0]
         assert [g.tolist() for g in ts.grad(losses.sum(), given)] == [[0, -1], [0, 1]]
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@given(value=st.floats(-(2.0**99), 2.0**99, width=32), rows=st.integers(1, 3), size=st.integers(1, 300))
+def test_layer_norm_of_one_value_is_exactly_zero(kernel: bool, value: float, rows: int, size: int) -> None:
+    x = ts.full((rows, size), value, requires_grad=True)
+    norm = F._layer_norm if kernel else F._layer_norm.definition
+    assert not norm(x, None, None, 1, 1e-5).detach().numpy().any()

@@ -185,6 +185,7 @@ def _embedding(weight: Tensor, ids: Any, padding_idx: int | None) -> Out:
 
 def _layer_norm_definition(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int, eps: float) -> Tensor:
     axes = tuple(range(-ndim, 0))
+    x = x - x[(..., *(slice(1),) * ndim)]  # which changes nothing but rounding: a row of one value is exactly 0
     y = (x - ops.mean(x, axes, keepdims=True)) / ops.sqrt(ops.var(x, axes, keepdims=True) + eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
@@ -201,7 +202,7 @@ def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int
 def _trailing(name: str, x: Tensor, shape: int | Sequence[int], **parameters: Tensor | None) -> int:
     """How many trailing axes of x, and all of each parameter, have the normalized shape `shape`."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    if x.shape[x.ndim - len(shape) :] != shape:
+    if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"{name}: x of shape {x.shape} does not end in normalized_shape {shape}")
     for given, parameter in parameters.items():
         if parameter is not None and parameter.shape != shape:

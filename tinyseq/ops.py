@@ -426,6 +426,11 @@ def _count(x: Tensor, axis: Axis) -> int:
     return math.prod(x.shape[i] for i in _axes(axis, x.ndim))
 
 
+def _first(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """The first entry of x along each of the axes, with length 1."""
+    return x[tuple([slice(1) if i in axes else slice(None) for i in range(x.ndim)])]
+
+
 @op
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     """Sum over an axis, several, or all."""
@@ -444,7 +449,9 @@ def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
 def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Out:
     """Variance: squared deviations from the mean, summed and divided by n - `correction` (0, unlike PyTorch's 1)."""
     xp, expand, n = namespace(x), _expander(x, axis, keepdims), _count(x, axis) - correction
-    deviation = x - xp.mean(x, axis=axis, keepdims=True)
+    x = x if x.dtype.kind == "f" else x.astype(np.float64)
+    deviation = x - _first(x, _axes(axis, x.ndim))  # which is exactly 0 for equal entries, as from their mean it is not
+    deviation -= xp.mean(deviation, axis=axis, keepdims=True)
     y = xp.sum(deviation * deviation, axis=axis, keepdims=keepdims) / n
     return y, (lambda g: expand(g) * deviation * 2 / n,)
 

@@ -855,10 +855,10 @@ def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
     if extra < 0:  # assignment drops leading axes of length 1
         g = g.reshape((1,) * -extra + g.shape)
     if extra > 0:
-        g = g.sum(axis=tuple(range(extra)))
+        g = namespace(g).sum(g, axis=tuple(range(extra)))
     if g.ndim == len(parent.shape):
         axes = tuple([i for i, n in enumerate(parent.shape) if n == 1 and g.shape[i] != 1])
-        g = g.sum(axis=axes, keepdims=True) if axes else g
+        g = namespace(g).sum(g, axis=axes, keepdims=True) if axes else g
     if g.shape != parent.shape:
         raise RuntimeError(f"a pull-back of {name_of(node)} returned shape {g.shape} for an argument of {parent.shape}")
     return g
