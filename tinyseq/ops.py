@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinyseq import backends
-from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, namespace, op
+from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, namespace, op, wide
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
 Outs = tuple[tuple[Tensor, ...], Any]
@@ -195,7 +195,7 @@ def multiply(a: Like, b: Like) -> Out:
     return a * b, (lambda g: g * b, lambda g: g * a)
 
 
-@op
+@op(wide=True)
 def divide(a: Like, b: Like) -> Out:
     """a / b."""
     y = a / b
@@ -208,7 +208,7 @@ def negative(x: Tensor) -> Out:
     return -x, (lambda g: -g,)
 
 
-@op
+@op(wide=True)
 def pow(a: Like, b: Like) -> Out:
     """a**b. At a = 0 the gradient of b is 0 (for b >= 0); at b = 0 that of a is 0, as in PyTorch."""
     xp = namespace(a, b)
@@ -230,7 +230,7 @@ def floor_divide(a: Like, b: Like) -> Out:
     return a // b, None
 
 
-@op
+@op(wide=True)
 def remainder(a: Like, b: Like) -> Out:
     """a - b * floor(a / b): the sign is b's."""
     xp = namespace(a, b)
@@ -242,7 +242,7 @@ def reciprocal(x: Like) -> Tensor:
     return divide(1.0, x)
 
 
-@op
+@op(wide=True)
 def atan2(a: Like, b: Like) -> Out:
     """The angle of the point (b, a), in (-pi, pi]."""
     return namespace(a, b).atan2(a, b), (lambda g: g * b / (a * a + b * b), lambda g: -g * a / (a * a + b * b))
@@ -259,7 +259,7 @@ def _of_input(name: str, doc: str, slope: Callable[[Any, Any], Any]) -> Callable
         xp = namespace(x)
         return getattr(xp, name)(x), (lambda g: g * slope(xp, x),)
 
-    return _named(name, doc, body)
+    return _named(name, doc, body, wide=True)
 
 
 def _of_output(name: str, doc: str, slope: Callable[[Any], Any]) -> Callable[[Tensor], Tensor]:
@@ -269,7 +269,7 @@ def _of_output(name: str, doc: str, slope: Callable[[Any], Any]) -> Callable[[Te
         y = getattr(namespace(x), name)(x)
         return y, (lambda g: g * slope(y),)
 
-    return _named(name, doc, body)
+    return _named(name, doc, body, wide=True)
 
 
 def _step(name: str, doc: str) -> Callable[[Tensor], Tensor]:
@@ -277,9 +277,9 @@ def _step(name: str, doc: str) -> Callable[[Tensor], Tensor]:
     return _named(name, doc, lambda x: (getattr(namespace(x), name)(x), (_zero,)))
 
 
-def _named(name: str, doc: str, body: Callable[P, tuple[R, Any]]) -> Callable[P, R]:
+def _named(name: str, doc: str, body: Callable[P, tuple[R, Any]], wide: bool = False) -> Callable[P, R]:
     body.__name__, body.__qualname__, body.__doc__ = name, name, doc
-    return op(body)
+    return op(wide=wide)(body)
 
 
 square = _of_input("square", "x * x.", lambda xp, x: 2 * x)
@@ -313,7 +313,7 @@ trunc = _step("trunc", "The nearest integer towards 0; the gradient is 0.")
 round = _step("round", "The nearest integer, halves the even one; the gradient is 0.")
 
 
-@op
+@op(wide=True)
 def logaddexp(a: Like, b: Like) -> Out:
     """log(exp(a) + exp(b)), without overflow; the gradients are the softmax of a and b."""
     xp = namespace(a, b)
@@ -438,14 +438,14 @@ def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     return xp.sum(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g), shape),)
 
 
-@op
+@op(wide=True)
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     """Mean over an axis, several, or all."""
     xp, shape, expand, n = namespace(x), x.shape, _expander(x, axis, keepdims), _count(x, axis)
     return xp.mean(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g) / n, shape),)
 
 
-@op
+@op(wide=True)
 def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Out:
     """Variance: squared deviations from the mean, summed and divided by n - `correction` (0, unlike PyTorch's 1)."""
     xp, expand, n = namespace(x), _expander(x, axis, keepdims), _count(x, axis) - correction
@@ -456,12 +456,13 @@ def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     return y, (lambda g: expand(g) * deviation * 2 / n,)
 
 
+@wide
 def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """Standard deviation, the root of `var`; where it is 0 so is the gradient."""
     return _root(var(x, axis, correction, keepdims), 2)
 
 
-@op
+@op(wide=True)
 def _root(x: Tensor, n: float) -> Out:
     """The n-th root, with a gradient of 0 where x is 0."""
     xp = namespace(x)
@@ -470,7 +471,7 @@ def _root(x: Tensor, n: float) -> Out:
     return y, (lambda g: g * (y / (safe * n)),)
 
 
-@op
+@op(wide=True)
 def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     """Product. Its gradient, the product of the others, is right at zeros as well."""
     xp, expand, axes = namespace(x), _expander(x, axis, keepdims), _axes(axis, x.ndim)
@@ -507,14 +508,14 @@ def _extreme(name: str, doc: str) -> _Reduction:
 
         return y, (pull,)
 
-    return _named(name, doc, body)
+    return _named(name, doc, body, wide=True)
 
 
 max = _extreme("max", "The largest entry; tied ones share the gradient equally.")
 min = _extreme("min", "The smallest entry; tied ones share the gradient equally.")
 
 
-@op
+@op(wide=True)
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     """log of the sum of exp(x), without overflow; -inf (gradient 0) where every entry is -inf."""
     xp, expand = namespace(x), _expander(x, axis, keepdims)
@@ -619,6 +620,7 @@ def matmul(a: Like, b: Like) -> Out:
     return times(a, b), (pull_a, pull_b)
 
 
+@wide
 def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
     """Sum of a * b along `axis`."""
     return sum(multiply(a, b), axis)
@@ -632,6 +634,7 @@ def outer(a: Like, b: Like) -> Tensor:
     return multiply(expand_dims(a, 1), b)
 
 
+@wide
 def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The gradient at 0 is 0."""
     if not ord > 0:

@@ -417,8 +417,9 @@ def name_of(node: Node | None) -> str:
 @overload
 def op(body: Callable[P, tuple[R, Any]]) -> Callable[P, R]: ...
 @overload
-def op(*, definition: Callable[..., Any]) -> Callable[[Callable[P, tuple[R, Any]]], Callable[P, R]]: ...
-def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:
+def op(*, definition: Callable[..., Any] | None = None, wide: bool = ...,
+       ) -> Callable[[Callable[P, tuple[R, Any]]], Callable[P, R]]: ...
+def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: bool = False) -> Any:
     """Make a differentiable function from a body that runs on arrays.
 
     The body returns `(output, pulls)`. `output` is an array or a tuple of arrays. `pulls` is one of
@@ -433,14 +434,15 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
 
     A body written with the functions of `namespace(x)` and operators runs on Tensors too: gradients of any order come
     for free. One that calls a kernel names the composed `definition` that it equals, a function of Tensors with the
-    same arguments, which is what gradients of gradients use.
+    same arguments, which is what gradients of gradients use. One that takes several steps, forward or back, is `wide`:
+    as `wide` below says of float16.
 
     >>> @op
     ... def cube(x):
     ...     return x**3, (lambda g: 3 * g * x**2,)
     """
     if body is None:
-        return functools.partial(op, definition=definition)
+        return functools.partial(op, definition=definition, wide=wide)
 
     @functools.wraps(body)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -449,7 +451,10 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
         raw, parents, listed = [], [], False
         for a in args:
             if isinstance(a, Tensor):
-                raw.append(a._data)
+                x = a._data
+                if wide and x.dtype.char == "e":
+                    return _in_float32(call, args, kwargs)
+                raw.append(x)
                 parents.append(a.node)
             elif type(a) in _PLAIN:
                 raw.append(a)
@@ -476,6 +481,29 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
     call.definition = definition  # type: ignore[attr-defined]
     call.body = body  # type: ignore[attr-defined]
     return call
+
+
+def wide(fn: Callable[P, R]) -> Callable[P, R]:
+    """A function of Tensors that, given float16, computes in float32, forward and back, and rounds once."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for a in args:
+            if isinstance(a, Tensor) and a._data.dtype.char == "e":
+                return _in_float32(fn, args, kwargs)
+        return fn(*args, **kwargs)
+
+    return call
+
+
+def _in_float32(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    widen: Callable[[Any], Any] = lambda a: a.astype(np.float32) if getattr(a, "dtype", None) == np.float16 else a
+    out = fn(*map(widen, args), **{name: widen(a) for name, a in kwargs.items()})
+    given = [a.dtype for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.dtype.kind == "f"]
+    if any(dtype != np.float16 for dtype in given):  # the others decide
+        return out
+    narrow: Callable[[Any], Any] = lambda y: y.astype(np.float16) if y.dtype == np.float32 else y
+    return tuple(map(narrow, out)) if type(out) is tuple else narrow(out)
 
 
 _watched = False  # until somebody watches, in any thread: keeps the usual path short
