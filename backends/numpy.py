@@ -25,6 +25,7 @@ from tinyseq.backends.recurrent import RecurrentKernels
 
 Array = Any
 Index = tuple[Any, ...]
+reduce: Any = np.add.reduce  # whose types know no bool as keepdims
 
 # erf(x) = tanh(x P(x^2)) in float32, a minimax fit of P on |x| <= 4: within 1.4e-7, 3.1 units in the last
 # place. Lowest power first.
@@ -109,11 +110,11 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
             return self.sum(x.astype(np.float32), axis, keepdims).astype(np.float16)
         whole = axis is None or (not isinstance(axis, int) and len(axis) == x.ndim)
         if kind != "f" or x.size <= 2 * self.stretch or (whole and x.size <= self.few and x.flags.forc):
-            return np.add.reduce(x, axis=axis, keepdims=keepdims)
+            return reduce(x, axis=axis, keepdims=keepdims)
         axes = (axis,) if isinstance(axis, int) else range(x.ndim) if axis is None else axis
         n, axes = math.prod([x.shape[i] for i in axes]), tuple([i % x.ndim for i in axes])
         if n <= 2 * self.stretch:
-            return np.add.reduce(x, axis=axis, keepdims=keepdims)
+            return reduce(x, axis=axis, keepdims=keepdims)
         shape = [1 if i in axes else m for i, m in enumerate(x.shape)]
         if x.flags.c_contiguous and max(axes) - min(axes) < len(axes):  # neighbours are one axis
             y = self._sum_axis(x.reshape(math.prod(x.shape[:min(axes)]), n, -1), 1).reshape(shape)

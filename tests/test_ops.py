@@ -122,10 +122,12 @@ REDUCTIONS = [  # on columns of one value: name, what is done over axis 0 of (n,
     ("vecdot", lambda x: ts.vecdot(x, x, 0), lambda n, v: n * v * v),
     ("einsum", lambda x: ts.einsum("ij->j", x), lambda n, v: n * v),
     ("softmax", lambda x: F.softmax(x, 0)[0], lambda n, v: 1 / n),
-    ("linear's bias", lambda x: _slope(lambda b: F.linear(x, ts.ones((2, 2), x.dtype), b), 2, v=x), lambda n, v: n * v),
+    ("linear's bias", lambda x: _slope(lambda b: F.linear(x, ts.ones((2, 2), x.dtype), b), 2, v=x),
+     lambda n, v: n * v),
     ("a broadcast argument", lambda x: _slope(lambda b: x + b, 2, v=x), lambda n, v: n * v),
     ("rms_norm's weight", lambda x: _slope(lambda w: F.rms_norm(x, 2, w, 1e-30), 2, v=x), lambda n, v: n * v),
-    ("layer_norm's bias", lambda x: _slope(lambda b: F.layer_norm(x, 2, ts.ones(2, x.dtype), b), 2, v=x), lambda n, v: n * v),
+    ("layer_norm's bias", lambda x: _slope(lambda b: F.layer_norm(x, 2, ts.ones(2, x.dtype), b), 2, v=x),
+     lambda n, v: n * v),
     ("a row of an embedding", lambda x: _slope(lambda w: F.embedding(np.ones(len(x), int), w), (3, 2), v=x)[1],
      lambda n, v: n * v),
     ("take", lambda x: _slope(lambda w: w[np.ones(len(x), int)], (3, 2), v=x)[1], lambda n, v: n * v),
@@ -156,7 +158,7 @@ def test_sums_of_float16_do_not_stop_at_2048(reduce: Any, exact: Any) -> None:
     x = np.full((8192, 2), 1.1, np.float16)
     y = reduce(ts.asarray(x))
     assert y.dtype == np.float16
-    np.testing.assert_allclose(y.numpy(), exact(8192, np.float64(x[0, 0])), rtol=5e-3)  # half a unit in 9 is 4e-3 of e^9
+    np.testing.assert_allclose(y.numpy(), exact(8192, np.float64(x[0, 0])), rtol=5e-3)  # e^9 has 4e-3
 
 
 def test_float16_has_room_for_what_fits() -> None:
@@ -236,3 +238,68 @@ def _both_ways(row: Row, arrays: list[Any], kwargs: Any, dtype: Any) -> list[Any
         seeds = [np.random.default_rng(i).choice([0.5, -1.0, 2.0], part.shape) for i, part in enumerate(roots)]
         grads = ts.grad(roots, wanted, [ts.asarray(s, dtype) for s in seeds], allow_unused=True) if roots else []
     return [part.detach().numpy() for part in outputs] + [g.numpy() for g in grads if g is not None]
+
+
+# --- at the edge of the numbers --------------------------------------------------------------------------------------
+
+INF = math.inf
+EDGES = np.array([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, INF, -INF, 1e-42, 1e-30, 1e20, -1e20, 50.0, -50.0], np.float32)
+LIKE_TORCH = """sqrt exp expm1 log log1p log2 log10 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf
+    sigmoid abs floor ceil trunc round square negative reciprocal add subtract multiply divide pow maximum minimum"""
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", LIKE_TORCH.split())
+def test_edges_are_torchs(name: str) -> None:
+    """Values and gradients at infinities, zeros and subnormals, for two operands at all pairs of them."""
+    torch = pytest.importorskip("torch")
+    theirs = getattr(torch, name)
+    binary = name in "add subtract multiply divide pow maximum minimum".split()
+    arrays = [a.reshape(-1) for a in np.meshgrid(EDGES, EDGES)] if binary else [EDGES]
+    ours = [ts.tensor(a, requires_grad=True) for a in arrays]
+    leaves = [torch.tensor(a, requires_grad=True) for a in arrays]
+    y = theirs(*leaves)
+    y.backward(torch.ones_like(y))
+    with np.errstate(all="ignore"):
+        z = getattr(ts, name)(*ours)
+        z.backward(ts.ones_like(z))
+    for got, expected in [(z, y.detach()), *[(x.grad, t.grad) for x, t in zip(ours, leaves, strict=True)]]:
+        np.testing.assert_allclose(got.detach().numpy(), expected.numpy(), rtol=3e-6, atol=1e-37)
+
+
+@pytest.mark.parametrize(("fn", "x", "slopes"), [
+    (ts.logsumexp, [0, INF], [0, 1]), (ts.logsumexp, [INF, INF], [0.5, 0.5]), (ts.logsumexp, [-INF, 0], [0, 1]),
+    (ts.logsumexp, [-INF, -INF], [0, 0]), (lambda x: ts.logsumexp(ts.stack([ts.logsumexp(x)] * 2)), [-INF] * 2, [0, 0]),
+    (lambda x: ts.logaddexp(x[0], x[1]), [0, INF], [0, 1]), (lambda x: ts.logaddexp(x[0], x[1]), [INF] * 2, [0.5] * 2),
+    (lambda x: ts.logaddexp(ts.logaddexp(x[0], x[1]), x[1]), [-INF, -INF], [0, 0]),
+    (lambda x: ts.vector_norm(x, ord=0.5), [1, 0], [1, 0]), (lambda x: ts.vector_norm(x, ord=0.5), [0, 0], [0, 0]),
+    (lambda x: ts.vector_norm(x, ord=1), [INF, 2], [1, 1]), (lambda x: ts.atan2(x[0], x[1]), [0, 0], [0, 0]),
+    (lambda x: ts.sum(x**0), [INF, -INF], [0, 0]),
+    (lambda x: ts.sum(ts.einsum("ii->i", ts.reshape(ts.stack([x[0], x[1], x[1], x[0]]), (2, 2)))), [3, INF], [2, 0]),
+])
+def test_gradients_at_the_edge(fn: Any, x: list[float], slopes: list[float]) -> None:
+    for dtype in (np.float32, np.float64, np.float16):
+        leaf = ts.tensor(x, dtype, requires_grad=True)
+        assert ts.grad(fn(leaf), leaf).tolist() == slopes
+
+
+def test_einsum_takes_diagonals_only() -> None:
+    x = ts.tensor([[1.0, INF], [math.nan, 2.0]])
+    assert ts.einsum("ii->i", x).tolist() == [1, 2] and ts.einsum("ii", x).item() == 3
+
+
+def test_numpys_arrays_beside_a_tensor() -> None:
+    """Those without axes are numbers; others follow NumPy's rules, and go where the Tensor lives."""
+    x = ts.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    for y in (x * np.array(2.0), np.array(2.0) * x, ts.where(np.array([True, False, True]), x, np.array(7.0))):
+        assert y.dtype == np.float32 and y.backend == x.backend
+    for y in (x + np.ones(3), np.ones(3) + x, ts.maximum(x, np.ones(3)), ts.divide(np.ones(3), x)):
+        assert y.dtype == np.float64 and y.backend == x.backend
+    assert (x * np.ones(3, np.float32)).dtype == np.float32
+    assert ts.grad(ts.sum(x * np.arange(3)), x).tolist() == [0, 1, 2]
+    assert (x > np.array([0, 5, 0])).tolist() == [True, False, True]
+
+
+def test_no_backend_and_no_dtype_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"to\(\): .*got None"):
+        ts.ones(2).to(None)

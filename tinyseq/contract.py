@@ -49,9 +49,8 @@ def _diagonal(names: str, x: Tensor) -> tuple[str, Tensor]:
     if once == names:
         return names, x
     for name, n in zip(names, x.shape, strict=True):
-        if n != x.shape[names.index(name)]:
-            raise ValueError(f"einsum: index {name!r} is {x.shape[names.index(name)]} and {n} long in an operand of shape "
-                             f"{x.shape}")
+        if n != (m := x.shape[names.index(name)]):
+            raise ValueError(f"einsum: index {name!r} is {m} and {n} long in an operand of shape {x.shape}")
     shape = [x.shape[names.index(name)] for name in once]
     places = [np.arange(n).reshape(-1, *(1,) * (len(shape) - 1 - i)) for i, n in enumerate(shape)]
     return once, x[tuple([places[once.index(name)] for name in names])]

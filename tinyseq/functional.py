@@ -39,7 +39,7 @@ def elu(x: Tensor, alpha: float = 1.0) -> Out:
     """x where it is positive, else alpha (exp(x) - 1) (Clevert et al. 2016)."""
     xp = namespace(x)
     low = alpha * xp.expm1(xp.minimum(x, 0))
-    return xp.where(x > 0, x, low), (lambda g: xp.where(x > 0, g, g * (low + alpha)),)
+    return xp.where(x > 0, x, low), (lambda g: xp.where(x > 0, g, g * (alpha * xp.exp(xp.minimum(x, 0)))),)
 
 
 def _floats(x: Tensor) -> Any:

@@ -231,6 +231,8 @@ class Tensor:
         """This tensor on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`), differentiably."""
         if isinstance(target, str) and (target in backends.BUILT_IN or not hasattr(np, target)):
             return self if target == self.backend else ops.to_backend(self, target)
+        if target is None:
+            raise TypeError("to(): expected a backend's name or a dtype, got None")
         return self.astype(target)
 
     def __len__(self) -> int:
@@ -460,13 +462,15 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
                 raw.append(a)
                 parents.append(None)
             else:
-                x, nodes = _unwrap(a)
+                x, nodes = _unwrap(a, args)
                 raw.append(x)
                 parents += nodes
                 listed = True
         try:
             result = body(*raw, **kwargs)
         except (TypeError, ValueError, IndexError, AttributeError) as error:
+            if isinstance(error, TypeError) and (moved := _moved(args)):
+                return call(*moved, **kwargs)
             raise _explain(body.__name__, raw, error) from error
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
@@ -558,15 +562,24 @@ class _Slots(list[Any]):
     """A list or tuple argument with Tensors in it: one slot an entry."""
 
 
-def _unwrap(a: Any) -> tuple[Any, list[Node | None]]:
+def _moved(args: Sequence[Any]) -> list[Any] | None:
+    """The arguments of an op on a device with NumPy's arrays among them put there; None if there are none."""
+    here = next((a for a in args if isinstance(a, Tensor) and not isinstance(a._data, np.ndarray)), None)
+    if here is None or not any(isinstance(a, np.ndarray) for a in args):
+        return None
+    return [ops.like(here, a)._data if isinstance(a, np.ndarray) else a for a in args]
+
+
+def _unwrap(a: Any, args: Sequence[Any]) -> tuple[Any, list[Node | None]]:
     """The raw form of an argument that is no Tensor, and the nodes of its slots."""
     if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
         first = next(x for x in a if isinstance(x, Tensor))
         slots = [x if isinstance(x, Tensor) else ops.like(first, x).astype(first.dtype) if isinstance(x, (int, float))
                  else Tensor(x) for x in a]
         return _Slots(x._data for x in slots), [x.node for x in slots]
-    # NumPy's scalars become Python's, so that they never widen an array
-    return a.item() if isinstance(a, np.generic) else a, [None]
+    # NumPy's scalars become Python's, so that they never widen an array; its arrays without axes too, beside a Tensor
+    number = isinstance(a, np.ndarray) and not a.ndim and any(isinstance(x, Tensor) for x in args)
+    return a.item() if number or isinstance(a, np.generic) else a, [None]
 
 
 def _constants(raw: list[Any], parents: list[Node | None]) -> list[Any]:
