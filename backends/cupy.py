@@ -156,7 +156,7 @@ class CupyBackend(NumpyBackend):
 
     def namespace(self, library: ModuleType) -> ModuleType:
         xp = super().namespace(library)
-        ours = (self.asarray, self.argsort, self.where, self.vecdot, self.matmul)
+        ours = (self.asarray, self.sum, self.cumulative_sum, self.argsort, self.where, self.vecdot, self.matmul)
         vars(xp).update({f.__name__: f for f in ours})
         return xp
 
@@ -180,6 +180,13 @@ class CupyBackend(NumpyBackend):
         return y
 
     # ---- functions that CuPy lacks, or has with other arguments
+
+    def sum(self, x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:
+        wide = np.float64 if x.dtype.char == "f" else None  # each thread adds a stretch one after another
+        return cp.sum(x, axis=axis, dtype=wide, keepdims=keepdims).astype(x.dtype if wide else None, copy=False)
+
+    def cumulative_sum(self, x: Array, /, *, axis: int) -> Array:
+        return cp.cumsum(x, axis=axis)
 
     def argsort(self, x: Array, /, *, axis: int = -1, stable: bool = True) -> Array:
         return cp.argsort(x, axis=axis, kind="stable")

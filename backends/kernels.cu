@@ -109,8 +109,8 @@ extern "C" __global__ void tinyseq_layer_norm(const T* x, const T* weight, const
   const I r = blockIdx.x;
   x += r * n;
   T sum = 0, squares = 0;
-  ROW(i) sum += x[i];
-  const T mean = over_block<false>(sum) / n;
+  ROW(i) sum += x[i] - x[0];                        // so that the mean of one value is exactly that
+  const T mean = x[0] + over_block<false>(sum) / n;
   ROW(i) squares += (x[i] - mean) * (x[i] - mean);
   const T scale = 1 / sqrt(over_block<false>(squares) / n + (T)eps);
   ROW(i) y[r * n + i] = (x[i] - mean) * scale * (weight ? weight[i] : (T)1) + (bias ? bias[i] : (T)0);
@@ -229,7 +229,7 @@ extern "C" __global__ void tinyseq_rows(const T* table, const I* ids, T* y, I n,
 extern "C" __global__ void tinyseq_add_rows(const T* g, const I* ids, T* y, I n, I height, I width, I skipped) {
   __shared__ I tile[1024];
   const I row = blockIdx.x * (I)8 + threadIdx.y, first = blockIdx.y * (I)128 + threadIdx.x;
-  T sum[4] = {0, 0, 0, 0};
+  double sum[4] = {0, 0, 0, 0};                     // of many rows, one after another
   for (I start = 0; start < n; start += 1024) {
     const I size = n - start < 1024 ? n - start : 1024;
     for (I i = threadIdx.y * 32 + threadIdx.x; i < 1024; i += 256) tile[i] = i < size ? ids[start + i] : -1;
@@ -253,7 +253,7 @@ extern "C" __global__ void tinyseq_add_sorted(const T* g, const I* keys, T* y, I
   if (i >= n) return;
   const I id = keys[i] / n;
   if (id == height || (i > 0 && keys[i - 1] / n == id)) return;  // the first of a stretch sums it
-  T sum = 0;
+  double sum = 0;
   for (; i < n && keys[i] / n == id; i++) sum += g[keys[i] % n * width + column];
   y[id * width + column] = sum;
 }

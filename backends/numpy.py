@@ -25,6 +25,7 @@ from tinyseq.backends.recurrent import RecurrentKernels
 
 Array = Any
 Index = tuple[Any, ...]
+reduce: Any = np.add.reduce  # whose types know no bool as keepdims
 
 # erf(x) = tanh(x P(x^2)) in float32, a minimax fit of P on |x| <= 4: within 1.4e-7, 3.1 units in the last
 # place. Lowest power first.
@@ -57,6 +58,8 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
 
     name = "numpy"
     array_types: tuple[type, ...] = (np.ndarray, np.generic)  # arrays, and what NumPy makes of 0-d ones
+    stretch = 64  # numbers that are summed one after another, at most twice as many, or in four sums as many again
+    few = 1 << 16  # numbers of which NumPy's own sum is fast enough
     block = 1 << 15  # elements a piece: a few float32 arrays of 128 KiB stay in the second-level cache
 
     def __init__(self) -> None:
@@ -68,8 +71,8 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
         lacks."""
         xp = ModuleType(f"tinyseq.backends.{self.name}.xp", "Array functions under Array API names.")
         public = {k: v for k, v in vars(library).items() if not k.startswith("__") or k == "__getattr__"}
-        lacking = (self.unstack, self.cumulative_sum)  # new in NumPy 2.1
-        ours = (self.erf, self.sigmoid, self.getitem, self.unindex)
+        lacking = (self.unstack,)  # new in NumPy 2.1
+        ours = (self.sum, self.mean, self.cumulative_sum, self.erf, self.sigmoid, self.getitem, self.unindex)
         vars(xp).update({f.__name__: f for f in lacking} | public | {f.__name__: f for f in ours})
         return xp
 
@@ -94,13 +97,78 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
         """
         return np.random.Philox(key=seed, counter=(stream << 128) + skip).random_raw(n)
 
+    # ---- sums whose error does not grow with their length; float16 is summed in float32
+
+    def sum(self, x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:
+        """The sum over an axis, several, or all.
+
+        NumPy adds one after another what does not lie densest in memory: of a million equal float32 1 % is lost. Here
+        axes are taken in the order of memory, long ones by stretches, as products with ones where that is possible.
+        """
+        kind = x.dtype.char
+        if kind == "e":
+            return self.sum(x.astype(np.float32), axis, keepdims).astype(np.float16)
+        whole = axis is None or (not isinstance(axis, int) and len(axis) == x.ndim)
+        if kind != "f" or x.size <= 2 * self.stretch or (whole and x.size <= self.few and x.flags.forc):
+            return reduce(x, axis=axis, keepdims=keepdims)
+        axes = (axis,) if isinstance(axis, int) else range(x.ndim) if axis is None else axis
+        n, axes = math.prod([x.shape[i] for i in axes]), tuple([i % x.ndim for i in axes])
+        if n <= 2 * self.stretch:
+            return reduce(x, axis=axis, keepdims=keepdims)
+        shape = [1 if i in axes else m for i, m in enumerate(x.shape)]
+        if x.flags.c_contiguous and max(axes) - min(axes) < len(axes):  # neighbours are one axis
+            y = self._sum_axis(x.reshape(math.prod(x.shape[:min(axes)]), n, -1), 1).reshape(shape)
+        else:
+            order = sorted(range(x.ndim), key=lambda i: -abs(x.strides[i]))
+            y = x.transpose(order)
+            for k in reversed(range(x.ndim)):
+                y = self._sum_axis(y, k) if order[k] in axes else y
+            y = y.transpose([order.index(i) for i in range(x.ndim)])
+        return y if keepdims else y.squeeze(axes)
+
+    def _sum_axis(self, x: Array, k: int) -> Array:
+        """The sum over axis k of float32 x, whose axes are in the order of memory; the axis stays, with length 1."""
+        n, lead, inner = x.shape[k], x.shape[:k], x.shape[k + 1:]
+        alone, ones = math.prod(inner) == 1, len(inner) == 1 and x.strides[-1] == x.itemsize
+        if alone and x.size > self.few and x.flags.c_contiguous:
+            return self._row_sum(x.reshape(-1, n)).reshape(*lead, 1, *inner)
+        if alone or n <= (4 if ones else 2) * self.stretch:
+            return np.matmul(np.ones((1, n), x.dtype), x) if ones else np.add.reduce(x, axis=k, keepdims=True)
+        every, stop = (slice(None),) * k, n - n % self.stretch
+        y = x[(*every, slice(stop))].reshape(*lead, n // self.stretch, self.stretch, *inner)
+        y = np.matmul(np.ones((1, self.stretch), x.dtype), y)[..., 0, :] if ones else np.add.reduce(y, axis=k + 1)
+        y = self._sum_axis(y, k)
+        return y if stop == n else y + self._sum_axis(x[(*every, slice(stop, n))], k)
+
+    def mean(self, x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:
+        """The mean over an axis, several, or all; float64 of integers and booleans."""
+        total = self.xp.sum(x if x.dtype.kind == "f" else x.astype(np.float64), axis=axis, keepdims=keepdims)
+        return total / (x.size // max(total.size, 1))
+
+    def cumulative_sum(self, x: Array, /, *, axis: int) -> Array:
+        """Running sums along an axis: those of stretches, and what all stretches before come to."""
+        if x.dtype == np.float16:
+            return self.cumulative_sum(x.astype(np.float32), axis=axis).astype(np.float16)
+        k, n = axis % x.ndim, x.shape[axis]
+        if x.dtype != np.float32 or n <= 2 * self.stretch:
+            return np.cumsum(x, axis=k)
+        if x.size <= self.block:
+            return np.cumsum(x, axis=k, dtype=np.float64).astype(x.dtype)
+        every, stop = (slice(None),) * k, n - n % self.stretch
+        apart = (*x.shape[:k], n // self.stretch, self.stretch, *x.shape[k + 1:])
+        y = np.empty(x.shape, x.dtype)
+        parts, rest = y[(*every, slice(stop))].reshape(apart), y[(*every, slice(stop, n))]
+        np.cumsum(x[(*every, slice(stop))].reshape(apart), axis=k + 1, out=parts)
+        np.cumsum(x[(*every, slice(stop, n))], axis=k, out=rest)
+        before = np.cumsum(parts[(*every, slice(None), -1)], axis=k, dtype=np.float64).astype(x.dtype)
+        parts[(*every, slice(1, None))] += np.expand_dims(before[(*every, slice(-1))], k + 1)
+        rest += before[(*every, slice(-1, None))]
+        return y
+
     # ---- functions that the library lacks
 
     def unstack(self, x: Array, /, *, axis: int = 0) -> tuple[Array, ...]:
         return tuple(self.xp.moveaxis(x, axis, 0))
-
-    def cumulative_sum(self, x: Array, /, *, axis: int) -> Array:
-        return self.xp.cumsum(x, axis=axis)
 
     def erf(self, x: Array) -> Array:
         """The error function, elementwise: float64 by Python's, entry by entry, float32 within 1.4e-7."""
@@ -130,7 +198,7 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
     def unindex(self, g: Array, index: Any, shape: tuple[int, ...]) -> Array:
         """Zeros of `shape` with g (shaped like x[index]) added in at `index`: the adjoint of x -> x[index].
 
-        The order of addition is fixed, so results repeat bit by bit; float16 is summed in float32.
+        The order of addition is fixed, so results repeat bit by bit; float16 is summed in float32 at least.
         """
         xp = self.xp
         parts = [xp.asarray(i) if isinstance(i, list) else i
@@ -140,11 +208,11 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
             y = xp.zeros(shape, dtype=g.dtype)
             y[index] = g
             return y
-        wide = xp.float32 if g.dtype == xp.float16 else g.dtype
         if len(parts) == 1:
-            rows = lists[0].reshape(-1)
+            rows, wide = lists[0].reshape(-1), xp.float32 if g.dtype == xp.float16 else g.dtype
             y = self._add_rows(g.reshape(rows.shape[0], *shape[1:]), rows, shape, wide)
-        else:
+        else:  # one after another, and many in one place
+            wide = g.dtype if g.dtype.kind != "f" or (g.itemsize > 2 and g.size <= math.prod(shape)) else xp.float64
             y = xp.zeros(shape, dtype=wide)
             xp.add.at(y, index, g.astype(wide, copy=False))
         return y.astype(g.dtype, copy=False)
@@ -170,6 +238,11 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
             order = np.argsort(rows, kind="stable")
             rows = rows[order]
             starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
+            if rows.size > 2 * self.stretch and (sizes := np.diff(starts, append=rows.size)).max() > 2 * self.stretch:
+                place = np.arange(rows.size) - np.repeat(starts, sizes)
+                starts = np.flatnonzero(place % self.stretch == 0)
+                parts = np.add.reduceat(g[order], starts, axis=0, dtype=dtype)
+                return self._add_rows(parts, rows[starts], shape, dtype)
             y[rows[starts]] = np.add.reduceat(g[order], starts, axis=0, dtype=dtype)
         return y
 
@@ -208,8 +281,7 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
                 d *= self._row_sum(h)
                 xp.subtract(h, d, out=d)
             else:
-                xp.multiply(h, p, out=d)
-                xp.subtract(h, self._row_sum(d), out=d)
+                xp.subtract(h, self._row_dot(h, p), out=d)
                 d *= p
         return dx
 
@@ -288,9 +360,9 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
         normal, y = xp.empty(rows.shape, dtype=x.dtype), xp.empty(rows.shape, dtype=x.dtype)
         scale = xp.empty((rows.shape[0], 1), dtype=x.dtype)
         for a, z, b, c in self._pieces(-1, rows, normal, y, scale):
-            xp.subtract(a, self._row_sum(a) / size, out=z)
-            xp.multiply(z, z, out=b)
-            c[...] = 1 / xp.sqrt(self._row_sum(b) / size + eps)
+            xp.subtract(a, a[:, :1], out=z)  # so that a row of one value is exactly 0, as from its mean it is not
+            z -= self._row_sum(z) / size
+            c[...] = 1 / xp.sqrt(self._row_dot(z, z) / size + eps)
             z *= c
             xp.multiply(z, 1 if weight is None else weight.reshape(-1), out=b)
             if bias is not None:
@@ -308,19 +380,19 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
         size = normal.shape[1]
         rows = g.reshape(normal.shape)
         dx = xp.empty(normal.shape, dtype=normal.dtype)
-        dweight, dbias = xp.zeros(size, dtype=normal.dtype), xp.zeros(size, dtype=normal.dtype)
+        w = xp.ones(size, dtype=normal.dtype) if weight is None else weight.reshape(-1)
+        dweight, dbias = np.zeros(size), np.zeros(size)  # float64
         for h, d, n, c in self._pieces(-1, rows, dx, normal, scale):
             t = h * n
-            ones = xp.ones(h.shape[0], dtype=h.dtype)
-            dweight += ones @ t
-            dbias += ones @ h
-            xp.multiply(h, 1 if weight is None else weight.reshape(-1), out=d)
-            xp.multiply(d, n, out=t)
-            xp.multiply(n, self._row_sum(t) / size, out=t)
-            t += self._row_sum(d) / size
+            dweight += self._sum_axis(t, 0)[0]
+            dbias += self._sum_axis(h, 0)[0]
+            xp.multiply(n, xp.matmul(t, w[:, None]) / size, out=t)
+            t += xp.matmul(h, w[:, None]) / size
+            xp.multiply(h, w, out=d)
             d -= t
             d *= c
-        return dx.reshape(g.shape), dweight.reshape(shape), dbias.reshape(shape)
+        dweight, dbias = (a.astype(normal.dtype).reshape(shape) for a in (dweight, dbias))
+        return dx.reshape(g.shape), dweight, dbias
 
     def gelu(self, x: Array, tanh: bool = False) -> Array:
         """x Phi(x), Phi the normal distribution function; `tanh`: its approximation (Hendrycks and Gimpel
@@ -379,6 +451,8 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
                  momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
         """One step of torch.optim.SGD: d = g + weight_decay p; b = momentum b + d, with b zero at first;
         p -= lr b, or lr (d + momentum b) with `nesterov`. `buffers` may be empty without momentum."""
+        if any(p.dtype.char == "e" for p in params):
+            return self._in_float32(self.sgd_step, (params, grads, buffers), lr, momentum, nesterov, weight_decay)
         for arrays in zip(params, grads, buffers if momentum else grads, strict=True):
             for p, d, b in self._pieces(None, *arrays):
                 if weight_decay:
@@ -398,6 +472,9 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
         m += (1 - beta1) (g - m);  v += (1 - beta2) (g^2 - v);  p -= lr m^ / (sqrt(v^) + eps), with
         m^ = m / (1 - beta1^step) and v^ = v / (1 - beta2^step).
         """
+        if any(p.dtype.char == "e" for p in params):
+            return self._in_float32(self.adam_step, (params, grads, m, v), step, lr, beta1, beta2, eps, weight_decay,
+                                    decoupled)
         root = math.sqrt(1 - beta2**step)
         rate = lr * root / (1 - beta1**step)
         for arrays in zip(params, grads, m, v, strict=True):
@@ -414,22 +491,42 @@ class NumpyBackend(AttentionKernels, RecurrentKernels):
                 t *= rate
                 p -= t
 
+    def _in_float32(self, step: Any, lists: Sequence[Sequence[Array]], *args: Any) -> None:
+        """A step on lists of arrays, the second of which are gradients, with float32 for float16, rounded once."""
+        wide = [[self._wide(a) for a in arrays] for arrays in lists]
+        step(*wide, *args)
+        for i, arrays in enumerate(lists):
+            for a, w in zip(arrays, wide[i], strict=True):
+                if w is not a and i != 1:
+                    a[...] = w
+
+    def _wide(self, x: Array) -> Array:
+        """x, as float32 if it is float16."""
+        return x.astype(np.float32) if x.dtype.char == "e" else x
+
     def global_norm(self, grads: Sequence[Array]) -> Array:
         """The Euclidean norm of all gradients (at least one) together, a scalar that stays on the device, of float16
         in float32. Where squares overflow, multiples of the largest entry are squared."""
-        xp = self.xp
-        flat = [g.reshape(-1).astype(xp.float32) if g.itemsize == 2 else g.reshape(-1) for g in grads]
-        squares = sum(xp.vdot(g, g) for g in flat)
+        flat = [self._wide(g.reshape(-1)) for g in grads]
+        squares = sum(map(self._squares, flat))
         if squares == math.inf:
             top = max(abs(g).max() for g in flat if g.size)
             if top < math.inf:
-                return top * xp.sqrt(sum(xp.vdot(h, h) for g in flat for h in [g / top]))
-        return xp.sqrt(squares)
+                return top * self.xp.sqrt(sum(self._squares(g / top) for g in flat))
+        return self.xp.sqrt(squares)
+
+    def _squares(self, x: Array) -> Array:
+        """The sum of the squares of x (N,), in stretches, so that many small ones are not lost."""
+        xp, total = self.xp, 0
+        if x.size > self.few:
+            rows = x[:x.size - x.size % self.long].reshape(-1, self.long)
+            total, x = xp.sum(xp.vecdot(rows, rows)), x[rows.size:]
+        return total + xp.vdot(x, x)
 
     def scale(self, arrays: Sequence[Array], factor: Array) -> None:
         """Multiply each array by `factor` (a scalar on the device), in place; float16 by it in float32."""
         for a in arrays if factor != 1 else ():
-            if a.itemsize == 2:
-                self.xp.multiply(a, factor, out=a, dtype=self.xp.float32, casting="same_kind")
+            if a.dtype == np.float16:  # the factor may be too small for it
+                a[...] = self._wide(a) * factor
             else:
                 a *= self.xp.asarray(factor, dtype=a.dtype)

@@ -74,6 +74,9 @@ class RecurrentKernels:
     def asarray(self, data: Any, dtype: Any = None, copy: bool | None = None) -> Array:
         raise NotImplementedError
 
+    def _row_sum(self, x: Array) -> Array:
+        raise NotImplementedError
+
     def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
                     b_ih: Array | None, b_hh: Array | None, lengths: np.ndarray[Any, Any] | None = None,
                     reverse: bool = False, h_mask: Array | None = None) -> tuple[Array, Array, Array | None, Scan]:
@@ -185,10 +188,9 @@ class RecurrentKernels:
         d_in, d_rec = slopes[:w_ih.shape[0]], slopes[first:]
         if first:  # slopes are stacked n, r, z, r n: the first three belong to W, the last three to U
             w_ih = xp.roll(w_ih, hidden, axis=0)
-        ones = xp.ones(total, dtype=dtype)
         dx = self._unpack(d_in.T @ w_ih, packing) if needs[0] else None
         dw_ih = xp.roll(d_in @ packed, -first, axis=0) if needs[3] else None
-        db_ih = xp.roll(d_in @ ones, -first, axis=0) if needs[5] else None
+        db_ih = xp.roll(self._row_sum(d_in)[:, 0], -first, axis=0) if needs[5] else None
         dw_hh = None
         if needs[4] and before:
             dw_hh = xp.concatenate((d_rec[:2 * hidden] @ old_h.T, d_rec[2 * hidden:] @ reset_h.T))
@@ -196,7 +198,7 @@ class RecurrentKernels:
             dw_hh = d_rec @ old_h.T
         dc0 = starts[1] if needs[2] and cell == "lstm" else None
         dh0 = starts[0] if needs[1] else None
-        return dx, dh0, dc0, dw_ih, dw_hh, db_ih, d_rec @ ones if needs[6] else None
+        return dx, dh0, dc0, dw_ih, dw_hh, db_ih, self._row_sum(d_rec)[:, 0] if needs[6] else None
 
     # Steps of the cells. Forward: u (G H, n) recurrent products, free to be overwritten; x (G H, n) the
     # input's share with biases; old and new (states, H, n); kept (kept, H, n). Both u and x come with the

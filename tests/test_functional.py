@@ -356,9 +356,10 @@ ROWS = [
     Row("layer_norm", make_layer_norm, layer_norm, "layer_norm", [
         (a, 2, r"\(2, 3\).*\(2,\)"), (a, 3, np.ones(2), r"weight.*\(2,\).*\(3,\)"),
         (a, (2, 3), np.ones(a.shape), np.ones(3), r"bias.*\(3,\).*\(2, 3\)"),
-        (a, (1, 2, 3), r"\(2, 3\).*\(1, 2, 3\)"), (narrow, 3, np.ones(3), "x float32, weight float64")]),
+        (a, (1, 2, 3), r"\(2, 3\).*\(1, 2, 3\)"), (a, (), r"\(2, 3\).*\(\)"),
+        (narrow, 3, np.ones(3), "x float32, weight float64")]),
     Row("rms_norm", make_rms_norm, rms_norm, None, [
-        (a, 2, r"\(2, 3\).*\(2,\)"), (a, 3, np.ones(2), r"weight.*\(2,\).*\(3,\)"),
+        (a, 2, r"\(2, 3\).*\(2,\)"), (a, 3, np.ones(2), r"weight.*\(2,\).*\(3,\)"), (a, (), r"\(2, 3\).*\(\)"),
         (narrow, 3, np.ones(3), "x float32, weight float64")]),
     Row("dropout", elementwise(p=[0.0, 0.3]), lambda x, p: x * (np.random.Philox(key=3).random_raw(
         (x.size + 1) // 2).view(np.uint32)[:x.size].reshape(x.shape) >= p * 2**32) / (1 - p), None,
@@ -460,8 +461,8 @@ def results(fn: Any, arguments: Sequence[Any], options: dict[str, Any]) -> list[
 
 
 def seed(i: int, shape: tuple[int, ...]) -> Any:
-    """What output number i is weighted by."""
-    return np.random.default_rng(i).standard_normal(shape)
+    """What output number i is weighted by: numbers of any dtype."""
+    return np.random.default_rng(i).standard_normal(shape).astype(np.float16).astype(np.float64)
 
 
 def test_every_public_function_has_a_row_and_every_kernel_a_definition() -> None:
@@ -767,3 +768,41 @@ def test_nothing_times_minus_infinity_is_nothing(dtype: Any) -> None:
         losses = F.kl_div(*given, "none", log_target)
         assert losses.tolist() == [0, 0]
         assert [g.tolist() for g in ts.grad(losses.sum(), given)] == [[0, -1], [0, 1]]
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@given(value=st.floats(-(2.0**99), 2.0**99, width=32), rows=st.integers(1, 3), size=st.integers(1, 300))
+def test_layer_norm_of_one_value_is_exactly_zero(kernel: bool, value: float, rows: int, size: int) -> None:
+    x = ts.full((rows, size), value, requires_grad=True)
+    norm = F._layer_norm if kernel else F._layer_norm.definition
+    assert not norm(x, None, None, 1, 1e-5).detach().numpy().any()
+
+
+@every_row
+@given(data=st.data())
+def test_float16_is_computed_in_float32_and_rounded_once(row: Row, data: st.DataObject) -> None:
+    """Outputs and gradients against those in float64 of the same numbers: near, and finite where they fit."""
+    choose = lambda options: data.draw(st.sampled_from(options))
+    arguments, options = row.arguments(choose)
+    alone = {"binary_cross_entropy": 1, "kl_div": 1, "nll_loss": 1, "linear": 10}  # probabilities; rounded before a sum
+    stretch = alone.get(row.name) or choose([1, 1, 30, 300])
+    arguments = [np.asarray(x * stretch, np.float16) if is_float(x) else x for x in arguments]
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite
+        got = results(row, tensors(arguments, "float16", choose), masks(options))
+        expected = results(row, tensors(arguments, "float64", choose), masks(options))
+    slack = 1e-5 * max(np.abs(z[np.isfinite(z)]).max(initial=stretch) for z in expected)  # where float32 cancels
+    for y, z in zip(got, expected, strict=True):
+        assert y.dtype == np.float16
+        fits = np.abs(z) < 65504
+        scale = np.abs(z[fits]).max(initial=3 * 20 * 20 if row.name == "linear" else 2.0**-14)
+        assert np.isfinite(y[fits]).all()
+        np.testing.assert_allclose(y[fits], z[fits], rtol=0, atol=4 * 2.0**-11 * scale + slack)
+
+
+def test_float16_norms_and_attention_of_large_numbers() -> None:
+    x = ts.tensor([[3e4, -3e4, 1e4, -1e4]], np.float16)
+    for norm in (F.layer_norm, F.rms_norm):
+        assert abs(norm(x, 4).numpy() - [[1.342, -1.342, 0.447, -0.447]]).max() < 1e-3
+        assert not norm(ts.zeros((1, 4), np.float16), 4, eps=1e-12).numpy().any()
+    q = ts.full((1, 3, 4), 300.0, np.float16)
+    assert (F.attention(q, q, q, scale=1.0).numpy() == 300).all()  # scores of 360,000

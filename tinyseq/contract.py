@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from tinyseq.ops import operand, permute_dims, reshape, squeeze, sum
-from tinyseq.tensor import Like, Tensor, namespace
+from tinyseq.tensor import Like, Tensor, wide
 
 
 def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
@@ -29,20 +31,29 @@ def einsum(subscripts: str, *operands: Like) -> Tensor:
     Operands are taken in their order, and each product of two is one (batched) matrix product.
     """
     tensors = [operand(x) for x in operands]
-    inputs, output = _subscripts(subscripts, [x.shape for x in tensors])
-    for i, names in enumerate(inputs):  # a diagonal is a product with the identity matrix
-        for name in {n for n in names if names.count(n) > 1}:
-            while inputs[i].count(name) > 1:
-                fresh = next(c for c in _LETTERS if c not in "".join(inputs) + output)
-                at = inputs[i].rindex(name)
-                inputs[i] = inputs[i][:at] + fresh + inputs[i][at + 1 :]
-                x = tensors[i]
-                tensors.append(Tensor(namespace(x._data).eye(x.shape[at], dtype=x.dtype)))
-                inputs.append(name + fresh)
+    return (_einsum if len(tensors) < 3 else wide(_einsum))(subscripts, *tensors)
+
+
+def _einsum(subscripts: str, *operands: Tensor) -> Tensor:
+    inputs, output = _subscripts(subscripts, [x.shape for x in operands])
+    inputs, tensors = map(list, zip(*map(_diagonal, inputs, operands), strict=True))
     names, y = _sum_out(inputs[0], tensors[0], {*output, *"".join(inputs[1:])})
     for i in range(1, len(inputs)):
         names, y = _contract(names, y, inputs[i], tensors[i], {*output, *"".join(inputs[i + 1 :])})
     return permute_dims(y, [names.index(c) for c in output])
+
+
+def _diagonal(names: str, x: Tensor) -> tuple[str, Tensor]:
+    """x, whose axes have `names`, with each of them once: the entries where axes of one name have one index."""
+    once = "".join(dict.fromkeys(names))
+    if once == names:
+        return names, x
+    for name, n in zip(names, x.shape, strict=True):
+        if n != (m := x.shape[names.index(name)]):
+            raise ValueError(f"einsum: index {name!r} is {m} and {n} long in an operand of shape {x.shape}")
+    shape = [x.shape[names.index(name)] for name in once]
+    places = [np.arange(n).reshape(-1, *(1,) * (len(shape) - 1 - i)) for i, n in enumerate(shape)]
+    return once, x[tuple([places[once.index(name)] for name in names])]
 
 
 def _sum_out(names: str, x: Tensor, keep: set[str]) -> tuple[str, Tensor]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyseq import backends, ops, random
 from tinyseq.ops import Out
-from tinyseq.tensor import Like, Tensor, namespace, op
+from tinyseq.tensor import Like, Tensor, namespace, op, wide
 
 # --- activations ---------------------------------------------------------------------------------------------------
 
@@ -26,7 +26,7 @@ def relu(x: Tensor) -> Out:
     return y, (lambda g: g * (y > 0),)
 
 
-@op
+@op(wide=True)
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Out:
     """x where it is positive, else `negative_slope` x; at 0 the gradient is that slope."""
     xp = namespace(x)
@@ -34,12 +34,12 @@ def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Out:
     return slopes(x), (slopes,)
 
 
-@op
+@op(wide=True)
 def elu(x: Tensor, alpha: float = 1.0) -> Out:
     """x where it is positive, else alpha (exp(x) - 1) (Clevert et al. 2016)."""
     xp = namespace(x)
     low = alpha * xp.expm1(xp.minimum(x, 0))
-    return xp.where(x > 0, x, low), (lambda g: xp.where(x > 0, g, g * (low + alpha)),)
+    return xp.where(x > 0, x, low), (lambda g: xp.where(x > 0, g, g * (alpha * xp.exp(xp.minimum(x, 0)))),)
 
 
 def _floats(x: Tensor) -> Any:
@@ -55,7 +55,7 @@ def _gelu_definition(x: Tensor, approximate: str = "none") -> Tensor:
     return 0.5 * x * (1 + ops.erf(x / math.sqrt(2)))
 
 
-@op(definition=_gelu_definition)
+@op(definition=_gelu_definition, wide=True)
 def gelu(x: Tensor, approximate: str = "none") -> Out:
     """x times the normal distribution function of x (Hendrycks & Gimpel 2016), by erf or the `"tanh"` approximation."""
     if approximate not in ("none", "tanh"):
@@ -64,7 +64,7 @@ def gelu(x: Tensor, approximate: str = "none") -> Out:
     return backend.gelu(x, tanh), (lambda g: backend.gelu_backward(g, x, tanh),)
 
 
-@op
+@op(wide=True)
 def silu(x: Tensor) -> Out:
     """x sigmoid(x), also called swish (Elfwing et al. 2017)."""
     xp = namespace(x)
@@ -72,22 +72,26 @@ def silu(x: Tensor) -> Out:
     return x * s, (lambda g: g * (s * (1 + x * (1 - s))),)
 
 
+@wide
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), right for any x."""
     return ops.logaddexp(x, 0.0)
 
 
+@wide
 def log_sigmoid(x: Tensor) -> Tensor:
     """log(sigmoid(x)), right for any x."""
     return -softplus(-x)
 
 
+@wide
 def swiglu(x: Tensor) -> Tensor:
     """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020."""
     a, b = ops.split(x, 2, -1)
     return silu(a) * b
 
 
+@wide
 def glu(x: Tensor, axis: int = -1) -> Tensor:
     """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al. 2017)."""
     a, b = ops.split(x, 2, axis)
@@ -107,7 +111,7 @@ def _softmax_definition(x: Tensor, axis: int = -1, mask: Like = None) -> Tensor:
     return ops.exp(z) / total
 
 
-@op(definition=_softmax_definition)
+@op(definition=_softmax_definition, wide=True)
 def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
     """exp(x) / sum(exp(x)) along `axis`, over the entries where the boolean `mask` (broadcast to x) is True.
 
@@ -123,7 +127,7 @@ def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
     return z - ops.log(total)
 
 
-@op(definition=_log_softmax_definition)
+@op(definition=_log_softmax_definition, wide=True)
 def log_softmax(x: Tensor, axis: int = -1) -> Out:
     """log(softmax(x)) without underflow."""
     backend = _floats(x)
@@ -185,12 +189,13 @@ def _embedding(weight: Tensor, ids: Any, padding_idx: int | None) -> Out:
 
 def _layer_norm_definition(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int, eps: float) -> Tensor:
     axes = tuple(range(-ndim, 0))
+    x = x - x[(..., *(slice(1),) * ndim)]  # which changes nothing but rounding: a row of one value is exactly 0
     y = (x - ops.mean(x, axes, keepdims=True)) / ops.sqrt(ops.var(x, axes, keepdims=True) + eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
 
-@op(definition=_layer_norm_definition)
+@op(definition=_layer_norm_definition, wide=True)
 def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int, eps: float) -> Out:
     _one_dtype(x=x, weight=weight, bias=bias)
     backend = backends.of(x)
@@ -201,7 +206,7 @@ def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int
 def _trailing(name: str, x: Tensor, shape: int | Sequence[int], **parameters: Tensor | None) -> int:
     """How many trailing axes of x, and all of each parameter, have the normalized shape `shape`."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    if x.shape[x.ndim - len(shape) :] != shape:
+    if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"{name}: x of shape {x.shape} does not end in normalized_shape {shape}")
     for given, parameter in parameters.items():
         if parameter is not None and parameter.shape != shape:
@@ -220,7 +225,7 @@ def layer_norm(
     return _layer_norm(x, weight, bias, _trailing("layer_norm", x, normalized_shape, weight=weight, bias=bias), eps)
 
 
-@op
+@op(wide=True)
 def _rms_norm(x: Tensor, weight: Tensor | None, axes: tuple[int, ...], eps: float) -> Out:
     _one_dtype(x=x, weight=weight)
     xp = namespace(x)
@@ -243,7 +248,7 @@ def rms_norm(
     return _rms_norm(x, weight, axes, float(np.finfo(x.dtype).eps) if eps is None else eps)
 
 
-@op
+@op(wide=True)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
     """Rotary positions (Su et al. 2021): entries i and i + D/2 of x (..., D) are turned by the angle of place i, whose
     `cos` and `sin` broadcast to (..., D/2). Llama's layout; these two get no gradient."""
@@ -268,7 +273,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: rand
     return _dropout(x, p, *random.next_stream(generator)) if training and p > 0 else x
 
 
-@op
+@op(wide=True)
 def _dropout(x: Tensor, p: float, seed: int, stream: int) -> Out:
     keep = backends.of(x._data if isinstance(x, Tensor) else x).dropout_mask(x.shape, p, seed, stream)
     return x * keep * (1 / (1 - p)), (lambda g: g * keep * (1 / (1 - p)),)
@@ -291,7 +296,7 @@ def _attention_definition(query: Tensor, key: Tensor, value: Tensor, mask: Tenso
     return (_dropout(weights, p, seed, stream) if p else weights) @ value
 
 
-@op(definition=_attention_definition)
+@op(definition=_attention_definition, wide=True)
 def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float, p: float,
                seed: int, stream: int) -> Out:
     backend = backends.of(query)
@@ -319,6 +324,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     return ops.reshape(_attention(query, key, value, mask, causal, scale, dropout, *drawn), shape)
 
 
+@wide
 def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: bool = False,
                       scale: float | None = None) -> Tensor:
     """softmax(query key^T scale): how much each query (..., T, D) takes of each key (..., S, D), (..., T, S).
@@ -362,6 +368,7 @@ def _apart(x: Tensor, heads: int) -> Tensor:
 # --- recurrence ----------------------------------------------------------------------------------------------------
 
 
+@wide
 def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
              nonlinearity: str = "tanh") -> Tensor:
     """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(., 0) (Elman 1990). x (B, I), h (B, H) -> (B, H)."""
@@ -370,6 +377,7 @@ def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
 
 
+@wide
 def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
               b_hh: Any = None) -> tuple[Tensor, Tensor]:
     """c' = f c + i g, h' = o tanh(c'), gates in the order i, f, g, o (Hochreiter & Schmidhuber 1997, Gers et al. 2000).
@@ -381,6 +389,7 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih:
     return ops.sigmoid(o) * ops.tanh(c), c
 
 
+@wide
 def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
              reset: str = "after", dropped: Tensor | None = None) -> Tensor:
     """h' = (1 - z) n + z h, gates in the order r, z, n (Cho et al. 2014). x (B, I), h (B, H) -> (B, H).
@@ -449,7 +458,7 @@ def _scan_definition(
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_before": 3, "lstm": 4}
 
 
-@op(definition=_scan_definition)
+@op(definition=_scan_definition, wide=True)
 def _scan(
     cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
     b_hh: Tensor | None, lengths: Any, reverse: bool, h_mask: Any,
@@ -571,6 +580,7 @@ def _weighted(losses: Tensor, weights: Tensor, shape: Sequence[int], reduction: 
     return ops.sum(losses) / ops.where(total == 0, 1.0, total)
 
 
+@wide
 def cross_entropy(
     logits: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100, reduction: str = "mean",
     label_smoothing: float = 0.0,
@@ -599,13 +609,14 @@ def _cross_entropy_definition(logits: Tensor, ids: Any, weight: Any, smoothing: 
     return losses, weights
 
 
-@op(definition=_cross_entropy_definition)
+@op(definition=_cross_entropy_definition, wide=True)
 def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> tuple[Any, Any]:
     backend = backends.of(logits)
     losses, weights, saved = backend.cross_entropy(logits, ids, weight, smoothing, ignore)
     return (losses, weights), lambda g, needs: [backend.cross_entropy_backward(g[0], saved)]
 
 
+@wide
 def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
              reduction: str = "mean") -> Tensor:
     """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
@@ -614,18 +625,21 @@ def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index
     return _weighted(*_nll(rows, ids, weight, ignore_index), log_probs.shape[:-1], reduction)
 
 
+@wide
 def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """(x - target)^2, of one shape."""
     x, target = _pair("mse_loss", x, target)
     return _reduce(ops.square(x - target), reduction)
 
 
+@wide
 def l1_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """|x - target|, of one shape."""
     x, target = _pair("l1_loss", x, target)
     return _reduce(ops.abs(x - target), reduction)
 
 
+@wide
 def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target (Huber 1964)."""
     x, target = _pair("huber_loss", x, target)
@@ -633,7 +647,7 @@ def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 
     return _reduce(ops.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
 
 
-@op
+@op(wide=True)
 def _binary_cross_entropy(p: Tensor, t: Tensor) -> Out:
     xp = namespace(p, t)
     yes = xp.where(p <= 0, -100.0, xp.maximum(xp.log(xp.where(p <= 0, 1.0, p)), -100.0))
@@ -642,6 +656,7 @@ def _binary_cross_entropy(p: Tensor, t: Tensor) -> Out:
     return (t - 1) * no - t * yes, (slope, lambda g: g * (no - yes))
 
 
+@wide
 def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, of one shape; the gradient is PyTorch's too,
     (p - t) / max(p (1 - p), 1e-12).
@@ -656,6 +671,7 @@ def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -
     return _reduce(_binary_cross_entropy(probs, target), reduction)
 
 
+@wide
 def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "mean",
                                      pos_weight: Like = None) -> Tensor:
     """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight` weights the positive term."""
@@ -664,6 +680,7 @@ def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "
     return _reduce(-(positive * log_sigmoid(x) + (1 - target) * log_sigmoid(-x)), reduction)
 
 
+@wide
 def kl_div(log_probs: Tensor, target: Like, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """t (log t - log_probs) by entry, 0 where t is 0: Kullback & Leibler's divergence from the model to the target.
 

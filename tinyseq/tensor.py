@@ -236,6 +236,8 @@ class Tensor:
         """This tensor on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`), differentiably."""
         if isinstance(target, str) and (target in backends.BUILT_IN or not hasattr(np, target)):
             return self if target == self.backend else ops.to_backend(self, target)
+        if target is None:
+            raise TypeError("to(): expected a backend's name or a dtype, got None")
         return self.astype(target)
 
     def __len__(self) -> int:
@@ -420,8 +422,9 @@ def name_of(node: Node | None) -> str:
 @overload
 def op(body: Callable[P, tuple[R, Any]]) -> Callable[P, R]: ...
 @overload
-def op(*, definition: Callable[..., Any]) -> Callable[[Callable[P, tuple[R, Any]]], Callable[P, R]]: ...
-def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any:
+def op(*, definition: Callable[..., Any] | None = None, wide: bool = ...,
+       ) -> Callable[[Callable[P, tuple[R, Any]]], Callable[P, R]]: ...
+def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: bool = False) -> Any:
     """Make a differentiable function from a body that runs on arrays.
 
     The body returns `(output, pulls)`. `output` is an array or a tuple of arrays. `pulls` is one of
@@ -437,14 +440,15 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
 
     A body written with the functions of `namespace(x)` and operators runs on Tensors too: gradients of any order come
     for free. One that calls a kernel names the composed `definition` that it equals, a function of Tensors with the
-    same arguments, which is what gradients of gradients use.
+    same arguments, which is what gradients of gradients use. One that takes several steps, forward or back, is `wide`:
+    as `wide` below says of float16.
 
     >>> @op
     ... def cube(x):
     ...     return x**3, (lambda g: 3 * g * x**2,)
     """
     if body is None:
-        return functools.partial(op, definition=definition)
+        return functools.partial(op, definition=definition, wide=wide)
     made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)  # `call` would hold itself
 
     @functools.wraps(body)
@@ -454,13 +458,16 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
         raw, parents, listed, lent = [], [], False, ()
         for a in args:
             if isinstance(a, Tensor):
-                raw.append(a._data)
+                x = a._data
+                if wide and x.dtype.char == "e":
+                    return _in_float32(functools.partial(op, definition=definition)(body), args, kwargs)
+                raw.append(x)
                 parents.append(a.node)
             elif type(a) in _PLAIN or (type(a) is tuple and _PLAIN.issuperset(map(type, a))):
                 raw.append(a)
                 parents.append(None)
             else:
-                x, nodes = _unwrap(a)
+                x, nodes = _unwrap(a, args)
                 raw.append(x)
                 parents += nodes
                 listed = True
@@ -473,6 +480,8 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
         try:
             result = body(*raw, **kwargs)
         except (TypeError, ValueError, IndexError, AttributeError) as error:
+            if isinstance(error, TypeError) and (moved := _moved(args)):
+                return functools.partial(op, definition=definition, wide=wide)(body)(*moved, **kwargs)
             raise _explain(body.__name__, raw, error) from error
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
@@ -487,6 +496,29 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
     call.definition = definition  # type: ignore[attr-defined]
     call.body = body  # type: ignore[attr-defined]
     return call
+
+
+def wide(fn: Callable[P, R]) -> Callable[P, R]:
+    """A function of Tensors that, given float16, computes in float32, forward and back, and rounds once."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for a in args:
+            if isinstance(a, Tensor) and a._data.dtype.char == "e":
+                return _in_float32(fn, args, kwargs)
+        return fn(*args, **kwargs)
+
+    return call
+
+
+def _in_float32(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    widen: Callable[[Any], Any] = lambda a: a.astype(np.float32) if getattr(a, "dtype", None) == np.float16 else a
+    out = fn(*map(widen, args), **{name: widen(a) for name, a in kwargs.items()})
+    given = [a.dtype for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.dtype.kind == "f"]
+    if any(dtype != np.float16 for dtype in given):  # the others decide
+        return out
+    narrow: Callable[[Any], Any] = lambda y: y.astype(np.float16) if y.dtype == np.float32 else y
+    return tuple(map(narrow, out)) if type(out) is tuple else narrow(out)
 
 
 _watched = False  # until somebody watches, in any thread: keeps the usual path short
@@ -541,10 +573,19 @@ class _Slots(list[Any]):
     """A list or tuple argument with Tensors in it: one slot an entry."""
 
 
-def _unwrap(a: Any) -> tuple[Any, list[Node | None]]:
+def _moved(args: Sequence[Any]) -> list[Any] | None:
+    """The arguments of an op on a device with NumPy's arrays among them put there; None if there are none."""
+    here = next((a for a in args if isinstance(a, Tensor) and not isinstance(a._data, np.ndarray)), None)
+    if here is None or not any(isinstance(a, np.ndarray) for a in args):
+        return None
+    return [ops.like(here, a)._data if isinstance(a, np.ndarray) else a for a in args]
+
+
+def _unwrap(a: Any, args: Sequence[Any]) -> tuple[Any, list[Node | None]]:
     """The raw form of an argument that is no Tensor, and the nodes of its slots."""
-    if type(a) in backends.arrays:
-        return a, [None]
+    if type(a) in backends.arrays:  # one of NumPy's without axes, beside a Tensor, is a number
+        number = not a.ndim and isinstance(a, np.ndarray) and any(isinstance(x, Tensor) for x in args)
+        return a.item() if number else a, [None]
     if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
         first = next(x for x in a if isinstance(x, Tensor))
         slots = [x if isinstance(x, Tensor) else ops.like(first, x).astype(first.dtype) if isinstance(x, (int, float))
@@ -879,10 +920,10 @@ def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
     if extra < 0:  # assignment drops leading axes of length 1
         g = g.reshape((1,) * -extra + g.shape)
     if extra > 0:
-        g = g.sum(axis=tuple(range(extra)))
+        g = namespace(g).sum(g, axis=tuple(range(extra)))
     if g.ndim == len(parent.shape):
         axes = tuple([i for i, n in enumerate(parent.shape) if n == 1 and g.shape[i] != 1])
-        g = g.sum(axis=axes, keepdims=True) if axes else g
+        g = namespace(g).sum(g, axis=axes, keepdims=True) if axes else g
     if g.shape != parent.shape:
         raise RuntimeError(f"a pull-back of {name_of(node)} returned shape {g.shape} for an argument of {parent.shape}")
     return g
