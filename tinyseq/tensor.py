@@ -455,7 +455,8 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
     def call(*args: Any, **kwargs: Any) -> Any:
         if kwargs:
             args, kwargs = _positional(body, args, kwargs)
-        raw, parents, listed, lent = [], [], False, ()
+        raw, parents, listed = [], [], False
+        lent: tuple[int, ...] = ()  # places of arguments that their owner can write to
         for a in args:
             if isinstance(a, Tensor):
                 x = a._data
