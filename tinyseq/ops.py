@@ -670,10 +670,16 @@ def matmul(a: Like, b: Like) -> Out:
     return times(a, b), (pull_a, pull_b)
 
 
+def _both(a: Like, b: Like) -> tuple[Tensor, Tensor]:
+    """Two operands, where the first Tensor of them lives."""
+    first = a if isinstance(a, Tensor) else operand(b)
+    return like(first, a), like(first, b)
+
+
 @wide
 def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
     """Sum of a * b along `axis`, which is as long in both."""
-    a, b = asarray(a), asarray(b)
+    a, b = _both(a, b)
     i, j = (_axes(axis, n, f"vecdot: for shapes {a.shape} and {b.shape} ")[0] for n in (a.ndim, b.ndim))
     if a.shape[i] != b.shape[j]:
         raise ValueError(f"vecdot: expected axis {axis} as long in both, got shapes {a.shape} and {b.shape}")
@@ -682,7 +688,7 @@ def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
 
 def outer(a: Like, b: Like) -> Tensor:
     """(n,), (m,) -> (n, m): every product."""
-    a, b = operand(a), operand(b)
+    a, b = _both(a, b)
     if a.ndim != 1 or b.ndim != 1:
         raise ValueError(f"outer: expected two vectors, got shapes {a.shape} and {b.shape}")
     return multiply(expand_dims(a, 1), b)
