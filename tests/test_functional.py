@@ -352,7 +352,8 @@ ROWS = [
         (a, a, np.ones(2, "float32"), "bias float32")]),
     Row("embedding", make_embedding, lambda i, w, padding_idx: w[i], "embedding", [
         (np.array([0, 2]), a, "id 2 .* < 2"), (np.array([-1]), a, "id -1"), (np.ones(3), a, "float64.*3"),
-        (np.array([0]), np.ones(4), r"\(4,\)")]),
+        (np.array([0]), np.ones(4), r"\(4,\)"), (np.array([0]), a, 2, "embedding: .* -2 <= padding_idx <= 1, got 2"),
+        (np.array([0]), a, 0.5, "embedding: .* padding_idx <= 1, got 0.5")]),
     Row("layer_norm", make_layer_norm, layer_norm, "layer_norm", [
         (a, 2, r"\(2, 3\).*\(2,\)"), (a, 3, np.ones(2), r"weight.*\(2,\).*\(3,\)"),
         (a, (2, 3), np.ones(a.shape), np.ones(3), r"bias.*\(3,\).*\(2, 3\)"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import backends, ops, random
+from tinyseq import backends, check, ops, random
 from tinyseq.ops import Out
 from tinyseq.tensor import Like, Tensor, namespace, op
 
@@ -158,16 +158,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
 
 
 def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tensor:
-    """Rows of weight (V, E) at integer ids (...): (..., E). The row `padding_idx` gets no gradient.
+    """Rows of weight (V, E) at integer ids (...): (..., E). The row `padding_idx`, from -V to V - 1, gets no gradient.
 
     An id below 0 or above V - 1 is an IndexError; if it is on a device already, nobody looks, and its row is NaN.
     """
-    data = ops.raw(ops.like(weight, ids))
-    if data.dtype.kind not in "iu" or weight.ndim != 2:
-        raise TypeError(f"embedding: expected integer ids (...) and weight (V, E), got ids of dtype {data.dtype} and "
-                        f"shape {data.shape}, weight of shape {weight.shape}")
-    ops.check_ids("embedding", ids, weight.shape[0])
-    return _embedding(weight, data, None if padding_idx is None else padding_idx % weight.shape[0])
+    weight = ops.asarray(weight)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: expected weight (V, E), got shape {weight.shape}")
+    height = weight.shape[0]
+    if padding_idx is not None:
+        padding_idx = check.integers("embedding", -height, height - 1, padding_idx=padding_idx) % height
+    return _embedding(weight, ops.raw(ops.like(weight, ops.check_ids("embedding", ids, height))), padding_idx)
 
 
 def _embedding_definition(weight: Tensor, ids: Any, padding_idx: int | None) -> Tensor:
@@ -409,7 +410,7 @@ def unroll(
     `reverse` are those of `scan`: a row's state stands still where its sequence has no entry, its output there is 0,
     and what stands in x there is never seen. A state that comes back with other shapes or dtypes is a ValueError.
     """
-    lengths, mask = _lengths(lengths, x), None
+    lengths, mask = _lengths("unroll", lengths, x), None
     kinds: Callable[[Any], Any] = lambda s: [f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
     if lengths is not None:
         mask = (ops.like(x, np.arange(x.shape[1])) < ops.expand_dims(ops.like(x, lengths), 1))[..., None]
@@ -473,23 +474,24 @@ def _scan(
     return ((y, h) if c is None else (y, h, c)), pull
 
 
-def _lengths(lengths: Like, x: Tensor) -> Any:
+def _lengths(where: str, lengths: Like, x: Tensor) -> Any:
     """The lengths (B,) of x's rows, checked; None where all rows have full length. On a device nobody looks."""
     if lengths is None or x.ndim != 3:  # which the op itself refuses
         return None
-    data = checked_lengths(lengths, x.shape[1], x.shape[0])
+    data = checked_lengths(lengths, x.shape[1], x.shape[0], where)
     return None if isinstance(data, np.ndarray) and data.min(initial=x.shape[1]) == x.shape[1] else data
 
 
-def checked_lengths(lengths: Like, steps: int, rows: int | None = None) -> Any:
-    """Lengths (B,), integers from 0 to `steps`, as an array; on a device nobody looks at them. B is `rows` if given."""
+def checked_lengths(lengths: Like, steps: int, rows: int | None = None, where: str = "", name: str = "lengths") -> Any:
+    """Lengths (B,), integers from 0 to `steps`, as an int64 array; on a device nobody looks at them. B is `rows` if
+    given. The error speaks of the argument `name` of `where`."""
     data = lengths._data if isinstance(lengths, Tensor) else lengths
     data = data if type(data) in backends.arrays else np.asarray(data)
     wrong = data.ndim != 1 or rows not in (None, len(data)) or (data.size and data.dtype.kind not in "iu")
-    if wrong or (isinstance(data, np.ndarray) and not 0 <= data.min(initial=0) <= data.max(initial=0) <= steps):
-        raise ValueError(f"expected lengths as {'B' if rows is None else rows} integers from 0 to the {steps} steps, "
-                         f"got shape {data.shape} and dtype {data.dtype}: {data.tolist()}")
-    return data
+    if wrong or (isinstance(data, np.ndarray) and data.size and not (data.min() >= 0 and data.max() <= steps)):
+        raise ValueError(f"{where and f'{where}: '}expected {name} as {'B' if rows is None else rows} integers from 0 "
+                         f"to the {steps} steps, got shape {data.shape} and dtype {data.dtype}: {data.tolist()}")
+    return data.astype(np.int64, copy=False)
 
 
 def scan(
@@ -504,7 +506,7 @@ def scan(
     its final state is that of its last real step, where `reverse` starts. `h_mask` (B, H), a constant, multiplies h
     where it enters the recurrent product, at every step: dropout with one mask over time (Gal & Ghahramani 2016).
     """
-    mask, lengths = None if h_mask is None else _like(x, h_mask)._data, _lengths(lengths, x)
+    mask, lengths = None if h_mask is None else _like(x, h_mask)._data, _lengths("scan", lengths, x)
     outputs: tuple[Tensor, ...] = _scan(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, mask)
     return outputs
 
