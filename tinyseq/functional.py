@@ -84,14 +84,23 @@ def log_sigmoid(x: Tensor) -> Tensor:
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020."""
-    a, b = ops.split(x, 2, -1)
+    a, b = _halves("swiglu", x, -1)
     return silu(a) * b
 
 
 def glu(x: Tensor, axis: int = -1) -> Tensor:
     """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al. 2017)."""
-    a, b = ops.split(x, 2, axis)
+    a, b = _halves("glu", x, axis)
     return a * ops.sigmoid(b)
+
+
+def _halves(name: str, x: Tensor, axis: int) -> tuple[Tensor, ...]:
+    x = ops.asarray(x)
+    if type(axis) is not int or not -x.ndim <= axis < x.ndim:
+        axis = check.integers(name, -x.ndim, x.ndim - 1, axis=axis)
+    if x.shape[axis] % 2:
+        raise ValueError(f"{name}: expected x with an even number of entries along axis {axis}, got shape {x.shape}")
+    return ops.split(x, 2, axis)
 
 
 def _shifted(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -514,42 +523,69 @@ def scan(
 # --- losses --------------------------------------------------------------------------------------------------------
 
 
-def _reduce(losses: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return losses
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    return ops.mean(losses) if reduction == "mean" else ops.sum(losses)
+def _wide(name: str, x: Like) -> tuple[Tensor, Any]:
+    """A loss's input, float16 in float32, in which losses are computed to be rounded once; and the dtype given."""
+    x = ops.asarray(x)
+    dtype = x.dtype
+    if dtype.kind != "f":
+        raise TypeError(f"{name}: expected floating-point input, got {dtype}: use x.astype(ts.float32)")
+    return (x.astype(np.float32) if dtype == np.float16 else x), dtype
+
+
+def _reduce(losses: Tensor, reduction: str, dtype: Any) -> Tensor:
+    """Losses, or their mean or sum, in the dtype of what the user gave."""
+    if reduction != "none":
+        losses = ops.mean(losses) if reduction == "mean" else ops.sum(losses)
+    return losses if losses.dtype == dtype else losses.astype(dtype)
 
 
 def _like(x: Tensor, data: Like) -> Tensor:
     """Targets and weights where x lives and in its dtype: a loss is as wide as its input."""
-    return ops.like(x, data if hasattr(data, "dtype") else np.asarray(data, x.dtype)).astype(x.dtype)
+    y = ops.like(x, data if hasattr(data, "dtype") else np.asarray(data, x.dtype))
+    return y if y.dtype == x.dtype else y.astype(x.dtype)
 
 
-def _pair(name: str, x: Like, target: Like) -> tuple[Tensor, Tensor]:
-    """Input and target as Tensors of one shape and dtype."""
-    x = ops.asarray(x)
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def _reduction(name: str, reduction: str, *more: str) -> None:
+    if reduction not in REDUCTIONS:  # a check takes microseconds, so that what is plain goes by it, here and below
+        check.choice(name, (*REDUCTIONS, *more), reduction=reduction)
+
+
+def _pair(name: str, x: Like, target: Like, reduction: str, *more: str) -> tuple[Tensor, Tensor, Any]:
+    """Input and target as Tensors of one shape and dtype, and the dtype of the loss."""
+    _reduction(name, reduction, *more)
+    x, dtype = _wide(name, x)
     y = _like(x, target)
     if x.shape != y.shape:
         raise ValueError(f"{name}: input of shape {x.shape} and target of shape {y.shape} must have one shape")
-    return x, y
+    return x, y, dtype
 
 
-def _class_losses(name: str, x: Tensor, targets: Like, weight: Like, ignore_index: int) -> tuple[Tensor, Any, Any]:
-    """x (..., C) as rows (N, C), targets (...) as raw integers (N,), and the raw class weights (C,): checked."""
+def _weighed(weights: Tensor, logs: Tensor) -> Tensor:
+    """-weights times logs, where 0 times -inf is 0."""
+    return -weights * ops.where((weights == 0) & (logs == -math.inf), 0.0, logs)
+
+
+def _class_losses(name: str, x: Tensor, targets: Like, ignore_index: int) -> tuple[Tensor, Any]:
+    """x (..., C) as rows (N, C), and targets (...) as raw integers (N,): checked."""
+    shape = np.shape(targets)
+    if x.ndim == 0 or shape != x.shape[:-1]:
+        raise ValueError(f"{name}: expected x (..., C) and targets (...), got shapes {x.shape} and {shape}; classes "
+                         "stand on the last axis")
+    if type(ignore_index) is not int:
+        check.integers(name, ignore_index=ignore_index)
+    ids = ops.raw(ops.like(x, ops.check_ids(name, targets, x.shape[-1], ignore_index))).reshape(-1)
+    return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids
+
+
+def _class_weight(name: str, x: Tensor, weight: Like) -> Any:
+    """The raw class weights (C,) or None."""
     weight = None if weight is None else ops.raw(_like(x, weight))
-    data = ops.raw(ops.like(x, targets))
-    if x.ndim == 0 or data.shape != x.shape[:-1]:
-        raise ValueError(f"{name}: expected x (..., C) and targets (...), got shapes {x.shape} and {data.shape}; "
-                         "classes stand on the last axis")
-    if data.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integer class ids as targets, got dtype {data.dtype}")
     if weight is not None and weight.shape != x.shape[-1:]:
         raise ValueError(f"{name}: expected weight of shape {x.shape[-1:]}, one for each class, got {weight.shape}")
-    ops.check_ids(name, targets, x.shape[-1], ignore_index)
-    ids = data.reshape(-1)
-    return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids, weight
+    return weight
 
 
 def _nll(log_probs: Tensor, ids: Any, weight: Any, ignore: int) -> tuple[Tensor, Tensor]:
@@ -563,12 +599,14 @@ def _nll(log_probs: Tensor, ids: Any, weight: Any, ignore: int) -> tuple[Tensor,
     return -weights * ops.where(kept, picked, 0.0), weights
 
 
-def _weighted(losses: Tensor, weights: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
+def _weighted(losses: Tensor, weights: Tensor, shape: Sequence[int], reduction: str, dtype: Any) -> Tensor:
     """The mean of class losses (N,) counts each with its target's weight, so none that is ignored."""
-    if reduction != "mean":
-        return ops.reshape(_reduce(losses, reduction), shape if reduction == "none" else ())
-    total = ops.sum(weights.detach())
-    return ops.sum(losses) / ops.where(total == 0, 1.0, total)
+    if reduction == "none":
+        losses = ops.reshape(losses, shape)
+    elif reduction == "mean":
+        total = ops.sum(weights.detach())
+        losses, reduction = ops.sum(losses) / ops.where(total == 0, 1.0, total), "none"
+    return _reduce(losses, reduction, dtype)
 
 
 def cross_entropy(
@@ -580,13 +618,28 @@ def cross_entropy(
     `weight` (C,) weights the classes; a target `ignore_index` has loss and gradient 0, and the mean, which divides by
     the sum of the targets' weights, does not count it (it is 0 if all are ignored). `label_smoothing` s mixes the
     target with the uniform distribution: 1 - s to s (Szegedy et al. 2016). Reductions: "mean", "sum", "none".
+
+    Targets may be probabilities too, floating-point numbers (..., C): -sum_c w_c t_c log softmax(logits)_c, where 0
+    times -inf is 0. No target is ignored then, and the mean is over the rows.
     """
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy: expected 0 <= label_smoothing <= 1, got {label_smoothing}")
-    logits = ops.asarray(logits)
-    rows, ids, weight = _class_losses("cross_entropy", logits, targets, weight, ignore_index)
-    losses, weights = _cross_entropy(rows, ids, weight, label_smoothing, ignore_index)
-    return _weighted(losses, weights, logits.shape[:-1], reduction)
+    _reduction("cross_entropy", reduction)
+    smoothing = label_smoothing
+    if type(smoothing) is not float or not 0 <= smoothing <= 1:
+        smoothing = check.numbers("cross_entropy", least=0, most=1, label_smoothing=label_smoothing)
+    logits, dtype = _wide("cross_entropy", logits)
+    weight = _class_weight("cross_entropy", logits, weight)
+    if logits.ndim and np.shape(targets) == logits.shape and ops.like(logits, targets).dtype.kind == "f":
+        if check.integers("cross_entropy", ignore_index=ignore_index) >= 0:
+            raise ValueError("cross_entropy: expected no ignore_index where targets are probabilities, got "
+                             f"{ignore_index}: multiply the losses of reduction='none' by a mask")
+        t = _like(logits, targets)
+        t = t if not smoothing else t * (1 - smoothing) + smoothing / logits.shape[-1]
+        t = t if weight is None else t * ops.like(logits, weight)
+        losses = ops.sum(_weighed(t, log_softmax(logits)), -1)
+        return _reduce(losses, reduction, dtype)
+    rows, ids = _class_losses("cross_entropy", logits, targets, ignore_index)
+    losses, weights = _cross_entropy(rows, ids, weight, smoothing, ignore_index)
+    return _weighted(losses, weights, logits.shape[:-1], reduction, dtype)
 
 
 def _cross_entropy_definition(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> Any:
@@ -609,28 +662,36 @@ def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, igno
 def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
              reduction: str = "mean") -> Tensor:
     """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
-    log_probs = ops.asarray(log_probs)
-    rows, ids, weight = _class_losses("nll_loss", log_probs, targets, weight, ignore_index)
-    return _weighted(*_nll(rows, ids, weight, ignore_index), log_probs.shape[:-1], reduction)
+    _reduction("nll_loss", reduction)
+    log_probs, dtype = _wide("nll_loss", log_probs)
+    weight = _class_weight("nll_loss", log_probs, weight)
+    rows, ids = _class_losses("nll_loss", log_probs, targets, ignore_index)
+    return _weighted(*_nll(rows, ids, weight, ignore_index), log_probs.shape[:-1], reduction, dtype)
 
 
 def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """(x - target)^2, of one shape."""
-    x, target = _pair("mse_loss", x, target)
-    return _reduce(ops.square(x - target), reduction)
+    x, target, dtype = _pair("mse_loss", x, target, reduction)
+    return _reduce(ops.square(x - target), reduction, dtype)
 
 
 def l1_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """|x - target|, of one shape."""
-    x, target = _pair("l1_loss", x, target)
-    return _reduce(ops.abs(x - target), reduction)
+    x, target, dtype = _pair("l1_loss", x, target, reduction)
+    return _reduce(ops.abs(x - target), reduction, dtype)
+
+
+@op
+def _huber(d: Tensor, delta: float) -> Out:
+    near = namespace(d).clip(d, -delta, delta)
+    return near * (d - 0.5 * near), (lambda g: g * near,)
 
 
 def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 1.0) -> Tensor:
-    """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target (Huber 1964)."""
-    x, target = _pair("huber_loss", x, target)
-    d = ops.abs(x - target)
-    return _reduce(ops.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
+    """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target and delta > 0 (Huber 1964)."""
+    delta = check.numbers("huber_loss", above=0, delta=delta)
+    x, target, dtype = _pair("huber_loss", x, target, reduction)
+    return _reduce(_huber(x - target, delta), reduction, dtype)
 
 
 @op
@@ -648,31 +709,43 @@ def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -
 
     Probabilities outside [0, 1] are a ValueError; on a device nobody looks.
     """
-    probs, target = _pair("binary_cross_entropy", probs, target)
+    probs, target, dtype = _pair("binary_cross_entropy", probs, target, reduction)
     data = probs._data
     if isinstance(data, np.ndarray) and ((data < 0) | (data > 1)).any():
         raise ValueError(f"binary_cross_entropy: expected probabilities from 0 to 1, got {data.min()} to {data.max()}; "
                          "for logits there is binary_cross_entropy_with_logits")
-    return _reduce(_binary_cross_entropy(probs, target), reduction)
+    return _reduce(_binary_cross_entropy(probs, target), reduction, dtype)
+
+
+@op
+def _binary_cross_entropy_with_logits(x: Tensor, yes: Tensor, no: Tensor) -> Out:
+    """-yes log sigmoid(x) - no log sigmoid(-x), where 0 times an infinity is 0."""
+    xp = namespace(x, yes, no)
+    tail = xp.log1p(xp.exp(-xp.abs(x)))
+    off, on = tail - xp.minimum(x, 0), tail + xp.maximum(x, 0)  # the costs where "yes", and where "no" was right
+    y = yes * xp.where((yes == 0) & (off == math.inf), 0, off) + no * xp.where((no == 0) & (on == math.inf), 0, on)
+    return y, (lambda g: g * (no * xp.sigmoid(x) - yes * xp.sigmoid(-x)), lambda g: g * off, lambda g: g * on)
 
 
 def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "mean",
                                      pos_weight: Like = None) -> Tensor:
     """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight` weights the positive term."""
-    x, target = _pair("binary_cross_entropy_with_logits", x, target)
-    positive = target if pos_weight is None else target * _like(x, pos_weight)
-    return _reduce(-(positive * log_sigmoid(x) + (1 - target) * log_sigmoid(-x)), reduction)
+    x, target, dtype = _pair("binary_cross_entropy_with_logits", x, target, reduction)
+    yes = target if pos_weight is None else target * _like(x, pos_weight)
+    return _reduce(_binary_cross_entropy_with_logits(x, yes, 1 - target), reduction, dtype)
 
 
 def kl_div(log_probs: Tensor, target: Like, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """t (log t - log_probs) by entry, 0 where t is 0: Kullback & Leibler's divergence from the model to the target.
 
-    `reduction="batchmean"` divides the sum by the first axis' length, which is the divergence's mean over a batch.
-    With `log_target` the target is given as log-probabilities.
+    `reduction="batchmean"` divides the sum by the first axis' length, which is the divergence's mean over a batch; of a
+    number it is the number. With `log_target` the target is given as log-probabilities.
     """
-    log_probs, target = _pair("kl_div", log_probs, target)
+    log_probs, target, dtype = _pair("kl_div", log_probs, target, reduction, "batchmean")
     probs = ops.exp(target) if log_target else target
     real = probs != 0
     logs = ops.where(real, target, 0.0) if log_target else ops.log(ops.where(real, target, 1.0))
     losses = probs * ops.where(real, logs - log_probs, 0.0)
-    return ops.sum(losses) / log_probs.shape[0] if reduction == "batchmean" else _reduce(losses, reduction)
+    if reduction == "batchmean":
+        return _reduce(ops.sum(losses) / (*log_probs.shape, 1)[0], "none", dtype)
+    return _reduce(losses, reduction, dtype)
