@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from tinyseq.backends.attention import AttentionKernels, blocks
+from tinyseq.backends.paths import PathKernels
 from tinyseq.backends.recurrent import RecurrentKernels
 
 Array = Any
@@ -53,7 +54,7 @@ def keep_memory() -> None:
     mallopt(-2, 1 << 26)  # M_TOP_PAD: and grows by 64 MiB at a time
 
 
-class NumpyBackend(AttentionKernels, RecurrentKernels):
+class NumpyBackend(AttentionKernels, PathKernels, RecurrentKernels):
     """NumPy arrays, and the portable version of every kernel."""
 
     name = "numpy"

@@ -121,7 +121,7 @@ def reduce(losses: Any, reduction: str, count: float | None = None) -> Any:
         return losses
     if reduction == "mean":
         return losses.sum() / (count or losses.size)
-    return losses.sum() / (len(losses) if reduction == "batchmean" else 1)
+    return losses.sum() / (len(losses) if reduction == "batchmean" and losses.ndim else 1)
 
 
 def cross_entropy(x: Any, targets: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean",
@@ -307,10 +307,27 @@ def class_loss(smoothing: bool) -> Any:
     return make
 
 
+def soft_loss(choose: Choose) -> Any:
+    shape = choose([(3,), (2, 3), (), (0,)])
+    x, w, t = draw(choose, (*shape, 4), (4,), (*shape, 4))
+    return [x, softmax(t)], {"weight": choose([None, abs(w)]), "label_smoothing": choose([0.0, 0.1, 1.0]),
+                             "reduction": choose(["mean", "sum", "none"]) if 0 not in shape else "sum"}
+
+
+def soft_cross_entropy(x: Any, t: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
+    t = ((1 - label_smoothing) * t + label_smoothing / 4) * (1 if weight is None else weight)
+    return reduce(-(t * np.log(softmax(x))).sum(-1), reduction)
+
+
+def torch_soft(torch: Any, x: Any, t: Any, **options: Any) -> Any:
+    y = torch.nn.functional.cross_entropy(x.reshape(-1, 4), t.reshape(-1, 4), **options)
+    return y if y.ndim == 0 else y.reshape(x.shape[:-1])
+
+
 def pair(x_map: Any = None, t_map: Any = None, **options: Any) -> Any:
     def make(choose: Choose) -> Any:
         chosen = {k: choose(v) for k, v in options.items()}
-        shape = choose([s for s in SHAPES if s or chosen.get("reduction") != "batchmean"])
+        shape = choose(SHAPES)
         if 0 in shape:
             chosen["reduction"] = "sum"  # the mean of nothing is NaN
         x, t = draw(choose, shape)[0], draw(choose, shape, shift=0.015)[0]
@@ -322,11 +339,14 @@ def pair(x_map: Any = None, t_map: Any = None, **options: Any) -> Any:
 REDUCTIONS = {"reduction": ["mean", "sum", "none"]}
 a, b, narrow, whole = np.zeros((2, 3)), np.zeros((3, 5)), np.zeros((2, 3), "float32"), np.zeros((2, 3), int)
 three = (np.zeros((6, 4)), np.zeros((6, 2)))
-two_shapes = [(a, b, r"\(2, 3\).*\(3, 5\)"), (a, a, {"reduction": "avg"}, "reduction .* 'avg'")]
+two_shapes = [(whole, a, "floating-point .*, got int64"), (a, b, r"\(2, 3\).*\(3, 5\)"),
+              (a, a, {"reduction": "avg"}, "reduction .* 'avg'")]
 class_errors = [
     (a, np.zeros(3, int), r"\(2, 3\) and \(3,\)"), (a, np.zeros(2), "float64"), (a, np.array([0, 3]), "id 3 .* < 3"),
     (a, np.array([0, -1]), "id -1"), (a, np.zeros(2, int), {"weight": np.ones(4)}, r"\(3,\).*\(4,\)"),
-    (a, np.zeros(2, int), {"reduction": "avg"}, "reduction .* 'avg'")]
+    (a, np.zeros(2, int), {"reduction": "avg"}, "reduction .* 'avg'"),
+    (a, np.zeros(2, int), {"ignore_index": 0.5}, "an integer ignore_index, got 0.5"),
+    (whole, np.zeros(2, int), "floating-point .*, got int64")]
 
 ROWS = [
     Row("relu", elementwise(), lambda x: np.maximum(x, 0), "relu"),
@@ -338,8 +358,8 @@ ROWS = [
     Row("silu", elementwise(), lambda x: x * sigmoid(x), "silu"),
     Row("softplus", elementwise(), lambda x: np.log(1 + np.exp(x)), "softplus"),
     Row("log_sigmoid", elementwise(), lambda x: np.log(sigmoid(x)), "logsigmoid"),
-    Row("glu", along(even=True), glu, lambda torch, x, axis: torch.nn.functional.glu(x, axis), [(a, "split.*2, 3")]),
-    Row("swiglu", make_swiglu, swiglu, None, [(a, "split.*2, 3")]),
+    Row("glu", along(even=True), glu, lambda torch, x, axis: torch.nn.functional.glu(x, axis), [(a, "glu: .*2, 3")]),
+    Row("swiglu", make_swiglu, swiglu, None, [(a, "glu: .*2, 3")]),
     Row("softmax", along(mask=True), softmax, torch_softmax, [
         (a, 2, "softmax.*2, 3.*axis 2"), (a, {"mask": np.ones(2, bool)}, "softmax.*2, 3.*2"),
         (a, {"mask": np.ones(3)}, "softmax.*2, 3.*float"), (whole, "softmax.*got int64: use x.astype")]),
@@ -352,7 +372,8 @@ ROWS = [
         (a, a, np.ones(2, "float32"), "bias float32")]),
     Row("embedding", make_embedding, lambda i, w, padding_idx: w[i], "embedding", [
         (np.array([0, 2]), a, "id 2 .* < 2"), (np.array([-1]), a, "id -1"), (np.ones(3), a, "float64.*3"),
-        (np.array([0]), np.ones(4), r"\(4,\)")]),
+        (np.array([0]), np.ones(4), r"\(4,\)"), (np.array([0]), a, 2, "embedding: .* -2 <= padding_idx <= 1, got 2"),
+        (np.array([0]), a, 0.5, "embedding: .* padding_idx <= 1, got 0.5")]),
     Row("layer_norm", make_layer_norm, layer_norm, "layer_norm", [
         (a, 2, r"\(2, 3\).*\(2,\)"), (a, 3, np.ones(2), r"weight.*\(2,\).*\(3,\)"),
         (a, (2, 3), np.ones(a.shape), np.ones(3), r"bias.*\(3,\).*\(2, 3\)"),
@@ -395,12 +416,16 @@ ROWS = [
                                    ([-1, 2], r"\[-1, 2\]"))),
         ("gru", np.ones((2, 5, 4)), np.ones((2, 2), "float32"), None, *three, "x float64, h0 float32.*astype")]),
     Row("cross_entropy", class_loss(True), cross_entropy, torch_classes("cross_entropy"), [
-        *class_errors, (a, np.zeros(2, int), {"label_smoothing": 1.5}, "label_smoothing.*1.5")]),
+        *class_errors, (a, np.zeros(2, int), {"label_smoothing": 1.5}, "label_smoothing.*1.5"),
+        (a, np.zeros(2, int), {"label_smoothing": "0.1"}, "cross_entropy: .*label_smoothing.*'0.1'"),
+        (a, a, {"ignore_index": 1}, "no ignore_index where targets are probabilities, got 1")]),
+    Row("cross_entropy", soft_loss, soft_cross_entropy, torch_soft),
     Row("nll_loss", class_loss(False), nll_loss, torch_classes("nll_loss"), class_errors),
     Row("mse_loss", pair(**REDUCTIONS), lambda x, t, reduction: reduce((x - t) ** 2, reduction), "mse_loss",
         two_shapes),
     Row("l1_loss", pair(**REDUCTIONS), lambda x, t, reduction: reduce(abs(x - t), reduction), "l1_loss", two_shapes),
-    Row("huber_loss", pair(**REDUCTIONS, delta=[1.0, 0.3]), huber_loss, "huber_loss", two_shapes),
+    Row("huber_loss", pair(**REDUCTIONS, delta=[1.0, 0.3]), huber_loss, "huber_loss", [
+        *two_shapes, *((a, a, {"delta": d}, f"huber_loss: .* delta, got {d}") for d in (-1, 0.0))]),
     Row("binary_cross_entropy", pair(sigmoid, lambda t, **_: sigmoid(t), **REDUCTIONS), binary,
         "binary_cross_entropy", [*two_shapes, (a - 0.5, a, "from 0 to 1, got -0.5 .*with_logits"),
                                  (a + 1.5, a, "got 1.5")]),
@@ -747,6 +772,84 @@ def test_recompute_replays_dropout() -> None:
     assert (plain.detach().numpy() == again.detach().numpy()).all()
     assert x.grad is not None and (x.grad.numpy() == plain.detach().numpy()).all()
     assert (following != plain.detach().numpy()).any()
+
+
+# --- losses: their width, and the ends of the numbers --------------------------------------------------------------
+
+NAMES = ["cross_entropy", "cross_entropy of probabilities", "nll_loss", "mse_loss", "l1_loss", "huber_loss",
+         "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div"]
+
+
+def lossy(name: str, rng: Any, size: float = 1.0) -> tuple[Any, Any, Any]:
+    """A loss and arguments for it, in float64."""
+    x = size * rng.standard_normal((6, 5))
+    targets = rng.integers(0, 5, 6) if name in ("cross_entropy", "nll_loss") else softmax(rng.standard_normal((6, 5)))
+    x = 0.5 + 0.5 * np.tanh(x) if name == "binary_cross_entropy" else x - np.logaddexp.reduce(x, -1, keepdims=True) if (
+        name in ("nll_loss", "kl_div")) else x
+    return getattr(F, name.partition(" ")[0]), x, targets
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@given(st.sampled_from(["float16", "float32", "float64"]), st.sampled_from([1.0, 300.0]), st.integers(0, 99))
+def test_a_loss_is_as_wide_as_its_input_and_rounded_once(
+    name: str, reduction: str, dtype: str, size: float, number: int,
+) -> None:
+    loss, x, targets = lossy(name, np.random.default_rng(number), size)
+    x = x.astype(dtype)
+    given_ = targets if targets.dtype.kind == "i" else targets.astype([dtype, "float64"][number % 2])
+    with np.errstate(over="ignore", invalid="ignore"):
+        y, dx = results(loss, [ts.tensor(x, requires_grad=True), given_], {"reduction": reduction})
+        assert y.dtype == dx.dtype == dtype
+        wide, _ = results(loss, [ts.tensor(x.astype("float64"), requires_grad=True), given_], {"reduction": reduction})
+        one = np.spacing(abs(wide).astype(dtype).max()).astype("float64") * (1 if dtype == "float16" else 40)
+    if np.isfinite(one):
+        np.testing.assert_allclose(y.astype("float64"), wide, rtol=0, atol=one)
+
+
+def test_every_loss_has_a_name_here() -> None:
+    losses = {name for name in vars(F) if name.endswith("_loss") or "entropy" in name or name.endswith("_div")}
+    assert {name for name in losses if name[0] != "_"} == {name.partition(" ")[0] for name in NAMES}
+
+
+EDGES = np.array([-INF, -1e4, -1e-3, 0.0, 1e-3, 1e4, INF])
+
+
+@dtypes
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_with_logits", "kl_div"])
+def test_losses_are_torchs_at_the_ends_of_the_numbers(name: str, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    x, t = (a.ravel().astype(dtype) for a in np.meshgrid(EDGES, EDGES if name[0] in "mlh" else [0, 0.3, 1]))
+    x = np.minimum(x, 0) if name == "kl_div" else x
+    theirs = torch.tensor(x, requires_grad=True)
+    z = getattr(torch.nn.functional, name)(theirs, torch.tensor(t), reduction="none")
+    z.sum().backward()
+    y, dx = results(lambda x: getattr(F, name)(x, t, reduction="none"), [ts.tensor(x, requires_grad=True)], {})
+    y_, dx_ = z.detach().numpy(), theirs.grad.numpy() * seed(0, x.shape).astype(dtype)
+    ours = np.isnan(y_) & ~np.isnan(y)                  # theirs have 0 inf and inf - inf on the way
+    assert name in ("binary_cross_entropy_with_logits", "kl_div") or not ours.any()
+    np.testing.assert_allclose(y[~ours], y_[~ours], rtol=1e-5)
+    real = ~np.isnan(y_)
+    np.testing.assert_allclose(dx[real], dx_[real], rtol=1e-5, atol=1e-8)
+    right = (x > 0) == t if name[0] == "b" else ours
+    np.testing.assert_array_equal(y[ours], np.where(right[ours], 0, INF))
+    np.testing.assert_allclose(dx[ours], seed(0, x.shape)[ours] * ((x > 0) - t)[ours], rtol=1e-6)
+
+
+@dtypes
+def test_the_right_answer_at_infinity_costs_nothing(dtype: str) -> None:
+    x = ts.tensor(np.array([INF, -INF, INF, -INF], dtype), requires_grad=True)
+    y, dx = results(F.binary_cross_entropy_with_logits, [x, [1.0, 0.0, 0.0, 1.0]], {"reduction": "none"})
+    assert y.tolist() == [0, 0, INF, INF]
+    np.testing.assert_array_equal(dx, seed(0, (4,)).astype(dtype) * [0, 0, 1, -1])
+    logits = ts.tensor(np.array([[1.0, -INF, 1.0], [0.0, -INF, -INF]], dtype), requires_grad=True)
+    y, dx = results(F.cross_entropy, [logits, [[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]]], {"reduction": "none"})
+    np.testing.assert_allclose(y, [math.log(2), 0], rtol=1e-6)
+    np.testing.assert_allclose(dx, np.zeros((2, 3)), atol=1e-7)
+    assert F.cross_entropy(logits, [[0.5, 0.5, 0.0]] * 2, reduction="sum").item() == INF
+    assert F.kl_div(ts.tensor(math.log(0.5)), 1.0, "batchmean").item() == pytest.approx(math.log(2))
 
 
 # --- zeros of a divergence -----------------------------------------------------------------------------------------

@@ -6,15 +6,16 @@ it with, and what gradients of gradients use. Classes and features stand on the 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from tinyseq import backends, ops, random
+from tinyseq import backends, check, ops, random
 from tinyseq.ops import Out
-from tinyseq.tensor import Like, Tensor, namespace, op, wide
+from tinyseq.tensor import Like, P, Tensor, namespace, op, wide
 
 # --- activations ---------------------------------------------------------------------------------------------------
 
@@ -87,15 +88,24 @@ def log_sigmoid(x: Tensor) -> Tensor:
 @wide
 def swiglu(x: Tensor) -> Tensor:
     """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020."""
-    a, b = ops.split(x, 2, -1)
+    a, b = _halves("swiglu", x, -1)
     return silu(a) * b
 
 
 @wide
 def glu(x: Tensor, axis: int = -1) -> Tensor:
     """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al. 2017)."""
-    a, b = ops.split(x, 2, axis)
+    a, b = _halves("glu", x, axis)
     return a * ops.sigmoid(b)
+
+
+def _halves(name: str, x: Tensor, axis: int) -> tuple[Tensor, ...]:
+    x = ops.asarray(x)
+    if type(axis) is not int or not -x.ndim <= axis < x.ndim:
+        axis = check.integers(name, -x.ndim, x.ndim - 1, axis=axis)
+    if x.shape[axis] % 2:
+        raise ValueError(f"{name}: expected x with an even number of entries along axis {axis}, got shape {x.shape}")
+    return ops.split(x, 2, axis)
 
 
 def _shifted(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -162,16 +172,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
 
 
 def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tensor:
-    """Rows of weight (V, E) at integer ids (...): (..., E). The row `padding_idx` gets no gradient.
+    """Rows of weight (V, E) at integer ids (...): (..., E). The row `padding_idx`, from -V to V - 1, gets no gradient.
 
     An id below 0 or above V - 1 is an IndexError; if it is on a device already, nobody looks, and its row is NaN.
     """
-    data = ops.raw(ops.like(weight, ids))
-    if data.dtype.kind not in "iu" or weight.ndim != 2:
-        raise TypeError(f"embedding: expected integer ids (...) and weight (V, E), got ids of dtype {data.dtype} and "
-                        f"shape {data.shape}, weight of shape {weight.shape}")
-    ops.check_ids("embedding", ids, weight.shape[0])
-    return _embedding(weight, data, None if padding_idx is None else padding_idx % weight.shape[0])
+    weight = ops.asarray(weight)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: expected weight (V, E), got shape {weight.shape}")
+    height = weight.shape[0]
+    if padding_idx is not None:
+        padding_idx = check.integers("embedding", -height, height - 1, padding_idx=padding_idx) % height
+    return _embedding(weight, ops.raw(ops.like(weight, ops.check_ids("embedding", ids, height))), padding_idx)
 
 
 def _embedding_definition(weight: Tensor, ids: Any, padding_idx: int | None) -> Tensor:
@@ -420,7 +431,7 @@ def unroll(
     `reverse` are those of `scan`: a row's state stands still where its sequence has no entry, its output there is 0,
     and what stands in x there is never seen. A state that comes back with other shapes or dtypes is a ValueError.
     """
-    lengths, mask = _lengths(lengths, x), None
+    lengths, mask = _lengths("unroll", lengths, x), None
     kinds: Callable[[Any], Any] = lambda s: [f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
     if lengths is not None:
         mask = (ops.like(x, np.arange(x.shape[1])) < ops.expand_dims(ops.like(x, lengths), 1))[..., None]
@@ -484,23 +495,24 @@ def _scan(
     return ((y, h) if c is None else (y, h, c)), pull
 
 
-def _lengths(lengths: Like, x: Tensor) -> Any:
+def _lengths(where: str, lengths: Like, x: Tensor) -> Any:
     """The lengths (B,) of x's rows, checked; None where all rows have full length. On a device nobody looks."""
     if lengths is None or x.ndim != 3:  # which the op itself refuses
         return None
-    data = checked_lengths(lengths, x.shape[1], x.shape[0])
+    data = checked_lengths(lengths, x.shape[1], x.shape[0], where)
     return None if isinstance(data, np.ndarray) and data.min(initial=x.shape[1]) == x.shape[1] else data
 
 
-def checked_lengths(lengths: Like, steps: int, rows: int | None = None) -> Any:
-    """Lengths (B,), integers from 0 to `steps`, as an array; on a device nobody looks at them. B is `rows` if given."""
+def checked_lengths(lengths: Like, steps: int, rows: int | None = None, where: str = "", name: str = "lengths") -> Any:
+    """Lengths (B,), integers from 0 to `steps`, as an int64 array; on a device nobody looks at them. B is `rows` if
+    given. The error speaks of the argument `name` of `where`."""
     data = lengths._data if isinstance(lengths, Tensor) else lengths
     data = data if type(data) in backends.arrays else np.asarray(data)
     wrong = data.ndim != 1 or rows not in (None, len(data)) or (data.size and data.dtype.kind not in "iu")
-    if wrong or (isinstance(data, np.ndarray) and not 0 <= data.min(initial=0) <= data.max(initial=0) <= steps):
-        raise ValueError(f"expected lengths as {'B' if rows is None else rows} integers from 0 to the {steps} steps, "
-                         f"got shape {data.shape} and dtype {data.dtype}: {data.tolist()}")
-    return data
+    if wrong or (isinstance(data, np.ndarray) and data.size and not (data.min() >= 0 and data.max() <= steps)):
+        raise ValueError(f"{where and f'{where}: '}expected {name} as {'B' if rows is None else rows} integers from 0 "
+                         f"to the {steps} steps, got shape {data.shape} and dtype {data.dtype}: {data.tolist()}")
+    return data.astype(np.int64, copy=False)
 
 
 def scan(
@@ -515,7 +527,7 @@ def scan(
     its final state is that of its last real step, where `reverse` starts. `h_mask` (B, H), a constant, multiplies h
     where it enters the recurrent product, at every step: dropout with one mask over time (Gal & Ghahramani 2016).
     """
-    mask, lengths = None if h_mask is None else _like(x, h_mask)._data, _lengths(lengths, x)
+    mask, lengths = None if h_mask is None else _like(x, h_mask)._data, _lengths("scan", lengths, x)
     outputs: tuple[Tensor, ...] = _scan(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, mask)
     return outputs
 
@@ -523,42 +535,75 @@ def scan(
 # --- losses --------------------------------------------------------------------------------------------------------
 
 
+def _loss(fn: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """A loss of its first argument, a floating-point one, and as wide: of float16 computed in float32, rounded once."""
+    first = fn.__code__.co_varnames[0]
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        args = args or tuple(kwargs.pop(name) for name in [first] if name in kwargs)
+        if not args:
+            return fn(**kwargs)  # which says what is missing
+        x = ops.operand(args[0])
+        if x.dtype.kind != "f":
+            raise TypeError(f"{fn.__name__}: expected floating-point {first}, got {x.dtype}: use x.astype(ts.float32)")
+        if x.dtype != np.float16:
+            return fn(x, *args[1:], **kwargs)
+        return fn(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)
+
+    return cast(Callable[P, Tensor], call)
+
+
 def _reduce(losses: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return losses
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    return ops.mean(losses) if reduction == "mean" else ops.sum(losses)
+    return losses if reduction == "none" else ops.mean(losses) if reduction == "mean" else ops.sum(losses)
 
 
 def _like(x: Tensor, data: Like) -> Tensor:
     """Targets and weights where x lives and in its dtype: a loss is as wide as its input."""
-    return ops.like(x, data if hasattr(data, "dtype") else np.asarray(data, x.dtype)).astype(x.dtype)
+    y = ops.like(x, data if hasattr(data, "dtype") else np.asarray(data, x.dtype))
+    return y if y.dtype == x.dtype else y.astype(x.dtype)
 
 
-def _pair(name: str, x: Like, target: Like) -> tuple[Tensor, Tensor]:
-    """Input and target as Tensors of one shape and dtype."""
-    x = ops.operand(x)
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def _reduction(name: str, reduction: str, *more: str) -> None:
+    if reduction not in REDUCTIONS:  # a check takes microseconds, so that what is plain goes by it, here and below
+        check.choice(name, (*REDUCTIONS, *more), reduction=reduction)
+
+
+def _pair(name: str, x: Tensor, target: Like, reduction: str, *more: str) -> Tensor:
+    """The target as a Tensor of x's shape and dtype."""
+    _reduction(name, reduction, *more)
     y = _like(x, target)
     if x.shape != y.shape:
         raise ValueError(f"{name}: input of shape {x.shape} and target of shape {y.shape} must have one shape")
-    return x, y
+    return y
 
 
-def _class_losses(name: str, x: Tensor, targets: Like, weight: Like, ignore_index: int) -> tuple[Tensor, Any, Any]:
-    """x (..., C) as rows (N, C), targets (...) as raw integers (N,), and the raw class weights (C,): checked."""
+def _weighed(weights: Tensor, logs: Tensor) -> Tensor:
+    """-weights times logs, where 0 times -inf is 0."""
+    return -weights * ops.where((weights == 0) & (logs == -math.inf), 0.0, logs)
+
+
+def _class_losses(name: str, x: Tensor, targets: Like, ignore_index: int) -> tuple[Tensor, Any]:
+    """x (..., C) as rows (N, C), and targets (...) as raw integers (N,): checked."""
+    shape = np.shape(targets)
+    if x.ndim == 0 or shape != x.shape[:-1]:
+        raise ValueError(f"{name}: expected x (..., C) and targets (...), got shapes {x.shape} and {shape}; classes "
+                         "stand on the last axis")
+    if type(ignore_index) is not int:
+        check.integers(name, ignore_index=ignore_index)
+    ids = ops.raw(ops.like(x, ops.check_ids(name, targets, x.shape[-1], ignore_index))).reshape(-1)
+    return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids
+
+
+def _class_weight(name: str, x: Tensor, weight: Like) -> Any:
+    """The raw class weights (C,) or None."""
     weight = None if weight is None else ops.raw(_like(x, weight))
-    data = ops.raw(ops.like(x, targets))
-    if x.ndim == 0 or data.shape != x.shape[:-1]:
-        raise ValueError(f"{name}: expected x (..., C) and targets (...), got shapes {x.shape} and {data.shape}; "
-                         "classes stand on the last axis")
-    if data.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integer class ids as targets, got dtype {data.dtype}")
     if weight is not None and weight.shape != x.shape[-1:]:
         raise ValueError(f"{name}: expected weight of shape {x.shape[-1:]}, one for each class, got {weight.shape}")
-    ops.check_ids(name, targets, x.shape[-1], ignore_index)
-    ids = data.reshape(-1)
-    return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids, weight
+    return weight
 
 
 def _nll(log_probs: Tensor, ids: Any, weight: Any, ignore: int) -> tuple[Tensor, Tensor]:
@@ -574,13 +619,15 @@ def _nll(log_probs: Tensor, ids: Any, weight: Any, ignore: int) -> tuple[Tensor,
 
 def _weighted(losses: Tensor, weights: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
     """The mean of class losses (N,) counts each with its target's weight, so none that is ignored."""
-    if reduction != "mean":
-        return ops.reshape(_reduce(losses, reduction), shape if reduction == "none" else ())
-    total = ops.sum(weights.detach())
-    return ops.sum(losses) / ops.where(total == 0, 1.0, total)
+    if reduction == "none":
+        losses = ops.reshape(losses, shape)
+    elif reduction == "mean":
+        total = ops.sum(weights.detach())
+        losses, reduction = ops.sum(losses) / ops.where(total == 0, 1.0, total), "none"
+    return _reduce(losses, reduction)
 
 
-@wide
+@_loss
 def cross_entropy(
     logits: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100, reduction: str = "mean",
     label_smoothing: float = 0.0,
@@ -590,12 +637,26 @@ def cross_entropy(
     `weight` (C,) weights the classes; a target `ignore_index` has loss and gradient 0, and the mean, which divides by
     the sum of the targets' weights, does not count it (it is 0 if all are ignored). `label_smoothing` s mixes the
     target with the uniform distribution: 1 - s to s (Szegedy et al. 2016). Reductions: "mean", "sum", "none".
+
+    Targets may be probabilities too, floating-point numbers (..., C): -sum_c w_c t_c log softmax(logits)_c, where 0
+    times -inf is 0. No target is ignored then, and the mean is over the rows.
     """
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy: expected 0 <= label_smoothing <= 1, got {label_smoothing}")
-    logits = ops.asarray(logits)
-    rows, ids, weight = _class_losses("cross_entropy", logits, targets, weight, ignore_index)
-    losses, weights = _cross_entropy(rows, ids, weight, label_smoothing, ignore_index)
+    _reduction("cross_entropy", reduction)
+    smoothing = label_smoothing
+    if type(smoothing) is not float or not 0 <= smoothing <= 1:
+        smoothing = check.numbers("cross_entropy", least=0, most=1, label_smoothing=label_smoothing)
+    weight = _class_weight("cross_entropy", logits, weight)
+    if logits.ndim and np.shape(targets) == logits.shape and ops.like(logits, targets).dtype.kind == "f":
+        if check.integers("cross_entropy", ignore_index=ignore_index) >= 0:
+            raise ValueError("cross_entropy: expected no ignore_index where targets are probabilities, got "
+                             f"{ignore_index}: multiply the losses of reduction='none' by a mask")
+        t = _like(logits, targets)
+        t = t if not smoothing else t * (1 - smoothing) + smoothing / logits.shape[-1]
+        t = t if weight is None else t * ops.like(logits, weight)
+        losses = ops.sum(_weighed(t, log_softmax(logits)), -1)
+        return _reduce(losses, reduction)
+    rows, ids = _class_losses("cross_entropy", logits, targets, ignore_index)
+    losses, weights = _cross_entropy(rows, ids, weight, smoothing, ignore_index)
     return _weighted(losses, weights, logits.shape[:-1], reduction)
 
 
@@ -616,35 +677,42 @@ def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, igno
     return (losses, weights), lambda g, needs: [backend.cross_entropy_backward(g[0], saved)]
 
 
-@wide
+@_loss
 def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
              reduction: str = "mean") -> Tensor:
     """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
-    log_probs = ops.asarray(log_probs)
-    rows, ids, weight = _class_losses("nll_loss", log_probs, targets, weight, ignore_index)
+    _reduction("nll_loss", reduction)
+    weight = _class_weight("nll_loss", log_probs, weight)
+    rows, ids = _class_losses("nll_loss", log_probs, targets, ignore_index)
     return _weighted(*_nll(rows, ids, weight, ignore_index), log_probs.shape[:-1], reduction)
 
 
-@wide
+@_loss
 def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """(x - target)^2, of one shape."""
-    x, target = _pair("mse_loss", x, target)
+    target = _pair("mse_loss", x, target, reduction)
     return _reduce(ops.square(x - target), reduction)
 
 
-@wide
+@_loss
 def l1_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """|x - target|, of one shape."""
-    x, target = _pair("l1_loss", x, target)
+    target = _pair("l1_loss", x, target, reduction)
     return _reduce(ops.abs(x - target), reduction)
 
 
-@wide
+@op
+def _huber(d: Tensor, delta: float) -> Out:
+    near = namespace(d).clip(d, -delta, delta)
+    return near * (d - 0.5 * near), (lambda g: g * near,)
+
+
+@_loss
 def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 1.0) -> Tensor:
-    """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target (Huber 1964)."""
-    x, target = _pair("huber_loss", x, target)
-    d = ops.abs(x - target)
-    return _reduce(ops.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
+    """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target and delta > 0 (Huber 1964)."""
+    delta = check.numbers("huber_loss", above=0, delta=delta)
+    target = _pair("huber_loss", x, target, reduction)
+    return _reduce(_huber(x - target, delta), reduction)
 
 
 @op(wide=True)
@@ -656,14 +724,14 @@ def _binary_cross_entropy(p: Tensor, t: Tensor) -> Out:
     return (t - 1) * no - t * yes, (slope, lambda g: g * (no - yes))
 
 
-@wide
+@_loss
 def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, of one shape; the gradient is PyTorch's too,
     (p - t) / max(p (1 - p), 1e-12).
 
     Probabilities outside [0, 1] are a ValueError; on a device nobody looks.
     """
-    probs, target = _pair("binary_cross_entropy", probs, target)
+    target = _pair("binary_cross_entropy", probs, target, reduction)
     data = probs._data
     if isinstance(data, np.ndarray) and ((data < 0) | (data > 1)).any():
         raise ValueError(f"binary_cross_entropy: expected probabilities from 0 to 1, got {data.min()} to {data.max()}; "
@@ -671,25 +739,37 @@ def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -
     return _reduce(_binary_cross_entropy(probs, target), reduction)
 
 
-@wide
+@op
+def _binary_cross_entropy_with_logits(x: Tensor, yes: Tensor, no: Tensor) -> Out:
+    """-yes log sigmoid(x) - no log sigmoid(-x), where 0 times an infinity is 0."""
+    xp = namespace(x, yes, no)
+    tail = xp.log1p(xp.exp(-xp.abs(x)))
+    off, on = tail - xp.minimum(x, 0), tail + xp.maximum(x, 0)  # the costs where "yes", and where "no" was right
+    y = yes * xp.where((yes == 0) & (off == math.inf), 0, off) + no * xp.where((no == 0) & (on == math.inf), 0, on)
+    return y, (lambda g: g * (no * xp.sigmoid(x) - yes * xp.sigmoid(-x)), lambda g: g * off, lambda g: g * on)
+
+
+@_loss
 def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "mean",
                                      pos_weight: Like = None) -> Tensor:
     """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight` weights the positive term."""
-    x, target = _pair("binary_cross_entropy_with_logits", x, target)
-    positive = target if pos_weight is None else target * _like(x, pos_weight)
-    return _reduce(-(positive * log_sigmoid(x) + (1 - target) * log_sigmoid(-x)), reduction)
+    target = _pair("binary_cross_entropy_with_logits", x, target, reduction)
+    yes = target if pos_weight is None else target * _like(x, pos_weight)
+    return _reduce(_binary_cross_entropy_with_logits(x, yes, 1 - target), reduction)
 
 
-@wide
+@_loss
 def kl_div(log_probs: Tensor, target: Like, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """t (log t - log_probs) by entry, 0 where t is 0: Kullback & Leibler's divergence from the model to the target.
 
-    `reduction="batchmean"` divides the sum by the first axis' length, which is the divergence's mean over a batch.
-    With `log_target` the target is given as log-probabilities.
+    `reduction="batchmean"` divides the sum by the first axis' length, which is the divergence's mean over a batch; of a
+    number it is the number. With `log_target` the target is given as log-probabilities.
     """
-    log_probs, target = _pair("kl_div", log_probs, target)
+    target = _pair("kl_div", log_probs, target, reduction, "batchmean")
     probs = ops.exp(target) if log_target else target
     real = probs != 0
     logs = ops.where(real, target, 0.0) if log_target else ops.log(ops.where(real, target, 1.0))
     losses = probs * ops.where(real, logs - log_probs, 0.0)
-    return ops.sum(losses) / log_probs.shape[0] if reduction == "batchmean" else _reduce(losses, reduction)
+    if reduction == "batchmean":
+        return _reduce(ops.sum(losses) / (*log_probs.shape, 1)[0], "none")
+    return _reduce(losses, reduction)

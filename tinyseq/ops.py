@@ -152,34 +152,40 @@ def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.floa
 @op
 def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
     """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
-    check_ids("one_hot", ids, num_classes)
-    ids = raw(_integers(ids))
+    ids = raw(check_ids("one_hot", ids, num_classes))
     xp = namespace(ids)
     return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(dtype), None
 
 
-def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> None:
-    """Refuse out-of-range ids, which would be another row's numbers. Looks only at ids that come from the host."""
-    ids = ids._data if isinstance(ids, Tensor) else ids
-    if type(ids) in backends.arrays and not isinstance(ids, np.ndarray):  # on a device: looking would wait for it
-        return
-    ids = np.asarray(ids)
-    ids = ids if ignored is None else ids[ids != ignored]
-    if ids.size and (ids.min() < 0 or ids.max() >= size):
-        bad = int(ids.min() if ids.min() < 0 else ids.max())
+def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> Array:
+    """The integers `ids`, as of `integers`. Those out of range, which would be another row's numbers, are refused
+    where they come from the host; on a device, where looking would wait for it, nobody looks."""
+    ids = integers(ids, f"{name}: ")
+    known = ids if ignored is None or not isinstance(ids, np.ndarray) else ids[ids != ignored]
+    if isinstance(known, np.ndarray) and known.size and (known.min() < 0 or known.max() >= size):
+        bad = int(known.min() if known.min() < 0 else known.max())
         raise IndexError(f"{name}: id {bad} is out of range, expected 0 <= id < {size} (ids of shape {ids.shape})")
+    return ids
 
 
 def raw(x: Like) -> Array:
     return x._data if isinstance(x, Tensor) else asarray(x)._data
 
 
-def _integers(indices: Like) -> Array:
-    """The array of `indices`, which boolean masks and numbers with a fraction are not. It stays where it is."""
-    data = raw(indices) if isinstance(indices, Tensor) or type(indices) in backends.arrays else np.asarray(indices)
+def integers(data: Like, where: str = "") -> Array:
+    """The array of `data` as int64, so that nothing is reckoned with in a narrow type; it stays where it is.
+
+    Booleans and numbers with a fraction are a TypeError, what int64 does not hold is an IndexError.
+    """
+    data = data._data if isinstance(data, Tensor) else data
+    data = data if type(data) in backends.arrays else np.asarray(data)
+    if data.dtype == np.int64:
+        return data
     if data.dtype.kind not in "iu" and data.size:
-        raise TypeError(f"expected integers as indices, got {data.dtype}")
-    return data if data.size else data.astype(np.int64)
+        raise TypeError(f"{where}expected integers as indices, got dtype {data.dtype} and shape {data.shape}")
+    if data.dtype == np.uint64 and isinstance(data, np.ndarray) and data.max(initial=0) > np.iinfo(np.int64).max:
+        raise IndexError(f"{where}{data.max()} is out of range, as it is above what int64 holds")
+    return data.astype(np.int64)
 
 
 # --- elementwise ---------------------------------------------------------------------------------------------------
@@ -928,13 +934,13 @@ def _put(x: Any, index: Any, value: Any) -> Any:
 @op
 def take(x: Tensor, indices: Like, axis: int = 0) -> Out:
     """x's slices along `axis` at `indices`: integers, of any shape."""
-    return _picked(x, _along(axis, x.ndim, _integers(indices)))
+    return _picked(x, _along(axis, x.ndim, integers(indices)))
 
 
 @op
 def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Out:
     """For each place along the other axes, the entries of x at that place's `indices` along `axis`."""
-    indices, axis = _integers(indices), _axes(axis, x.ndim)[0]
+    indices, axis = integers(indices), _axes(axis, x.ndim)[0]
     if indices.ndim != x.ndim:
         raise ValueError("expected indices with as many dimensions as x")
     xp = namespace(indices)
@@ -945,7 +951,7 @@ def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Out:
 @op
 def index_add(x: Tensor, indices: Like, values: Tensor, axis: int = 0) -> Out:
     """x plus `values` at the `indices` along `axis`; an index given twice is added to twice."""
-    xp, index = namespace(x, values), _along(axis, x.ndim, _integers(indices))
+    xp, index = namespace(x, values), _along(axis, x.ndim, integers(indices))
     expected = (*x.shape[: len(index) - 1], *index[-1].shape, *x.shape[len(index) :])
     if values.shape != expected:
         raise ValueError(f"expected values of shape {expected}")

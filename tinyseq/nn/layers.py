@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import functional, ops
+from tinyseq import check, functional, ops
 from tinyseq.nn import init
 from tinyseq.nn.module import Module, Parameter
 from tinyseq.tensor import Like, Tensor
@@ -44,8 +44,8 @@ class Embedding(Module):
     def __init__(
         self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, dtype: Any = np.float32
     ) -> None:
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise ValueError(f"Embedding: padding_idx {padding_idx} is out of range for {num_embeddings} rows")
+        if padding_idx is not None:
+            padding_idx = check.integers("Embedding", -num_embeddings, num_embeddings - 1, padding_idx=padding_idx)
         self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
         self.weight = init.normal_(Parameter(ops.zeros((num_embeddings, embedding_dim), dtype)))
         if self.padding_idx is not None:

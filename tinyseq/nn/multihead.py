@@ -58,7 +58,7 @@ def refuse(module: Module, **given: Any) -> None:
 def length_mask(lengths: Like, steps: int, rows: int | None = None) -> Tensor:
     """(B,) lengths -> (B, steps) booleans: True at the real positions. On a device nobody looks at the lengths. B is
     `rows` if given."""
-    data = functional.checked_lengths(lengths, steps, rows)
+    data = functional.checked_lengths(lengths, steps, rows, "length_mask")
     return ops.asarray(namespace(data).arange(steps) < data[:, None])
 
 

@@ -93,6 +93,8 @@ class _Recurrent(Module):
     def _run(self, x: Like, state: Sequence[Like] | None, lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         """y (B, T, directions H) and the final states, each (layers directions, B, H)."""
         x, state = _begin(self, x, state, self.sizes, self.num_layers * self.directions)
+        if lengths is not None:
+            lengths = functional.checked_lengths(lengths, x.shape[1], x.shape[0], type(self).__name__)
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []

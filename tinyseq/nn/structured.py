@@ -1,7 +1,8 @@
 """Losses over whole label sequences: CTC, which needs no alignment, and the linear-chain CRF.
 
-Both sum over all paths that a label sequence could take, in time linear in the frames, by one recurrence on
-logarithms (`functional.unroll`), whose gradient is autograd's.
+Both sum over all paths that a label sequence could take, in time linear in the frames, by one recurrence on logarithms
+(`functional.unroll`), which a kernel computes. All is in float64 inside and rounded once to the dtype of the input:
+float32's digits would be gone after some thousand steps.
 """
 
 from __future__ import annotations
@@ -10,13 +11,32 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import functional, ops
+from tinyseq import backends, check, functional, ops
+from tinyseq.backends.paths import NEVER
 from tinyseq.nn import init
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.nn.multihead import length_mask
-from tinyseq.tensor import Like, Tensor, no_grad
+from tinyseq.tensor import Array, Like, Tensor, namespace, no_grad, op
 
-NEVER = -1e30  # log 0, yet a number: differences of two are no NaN
+
+def _alignments_definition(x: Tensor, skips: Array, lengths: Array | None) -> Tensor:
+    skips = ops.like(x, skips)
+
+    def step(emitted: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (alpha,) = state
+        moved, skipped = (ops.pad(alpha, [(0, 0), (n, 0)], NEVER)[:, : alpha.shape[1]] for n in (1, 2))
+        return (ops.logsumexp(ops.stack([alpha, moved, ops.where(skips, skipped, NEVER)]), 0) + emitted,)
+
+    first = ops.like(x, np.where(np.arange(x.shape[2]) == 0, 0.0, NEVER))
+    state = (ops.broadcast_to(first, (x.shape[0], x.shape[2])),)
+    return functional.unroll(step, ops.maximum(x, NEVER), state, lengths)[1][0]
+
+
+@op(definition=_alignments_definition)
+def _alignments(x: Tensor, skips: Array, lengths: Array | None) -> Any:
+    """The logarithm (B, L) of the sum over all ways through the frames x (B, T, L) that end in each place."""
+    backend = backends.of(x)
+    y, saved = backend.alignments_forward(x, skips, lengths)
+    return y, (lambda g: backend.alignments_backward(g, saved),)
 
 
 class CTCLoss(Module):
@@ -28,65 +48,81 @@ class CTCLoss(Module):
     log_probs (B, T, C), by frame (`functional.log_softmax`), targets (B, S), integer classes other than `blank`, and
     how many of the frames and of the targets are real, input_lengths (B,) and target_lengths (B,): what follows changes
     nothing. `reduction` is "none" for the losses (B,), "sum", or as in PyTorch "mean": each loss divided by its target
-    length, at least 1, and then their mean.
+    length, at least 1, and then their mean. The dtype is that of log_probs.
 
     Raises ValueError for wrong shapes, for classes and lengths out of range, and for a row of fewer frames than its
-    targets need, which is one each and one between equal neighbours. On a device nobody looks, and that row costs inf.
+    targets need, which is one each and one between equal neighbours. With `zero_infinity` such a row, and any other of
+    probability 0, has loss and gradient 0. On a device nobody looks, and that row costs inf.
     """
 
-    def __init__(self, blank: int = 0, reduction: str = "mean") -> None:
-        if reduction not in ("none", "sum", "mean"):
-            raise ValueError(f"CTCLoss: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-        self.blank, self.reduction = blank, reduction
+    def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
+        check.choice("CTCLoss", functional.REDUCTIONS, reduction=reduction)
+        check.choice("CTCLoss", (False, True), zero_infinity=zero_infinity)
+        self.blank = check.integers("CTCLoss", 0, blank=blank)
+        self.reduction, self.zero_infinity = reduction, zero_infinity
 
     def forward(self, log_probs: Tensor, targets: Like, input_lengths: Like, target_lengths: Like) -> Tensor:
-        self._check(log_probs, targets, input_lengths, target_lengths)
-        counts = ops.like(log_probs, target_lengths)
-        labels = ops.like(log_probs, targets)
-        labels = ops.where(ops.like(log_probs, length_mask(target_lengths, labels.shape[1])), labels, self.blank)
-        blanks = ops.full_like(labels, self.blank)
-        path = ops.reshape(ops.stack([blanks, labels], 2), (labels.shape[0], 2 * labels.shape[1]))
-        path = ops.pad(path, [(0, 0), (0, 1)], self.blank)                          # (B, L): _ a _ b _
-        before = ops.pad(path, [(0, 0), (2, 0)], self.blank)[:, :-2]
-        skips = (path != self.blank) & (path != before)         # from a label to the next one, over the blank between
+        log_probs = ops.asarray(log_probs)
+        labels, frames, counts = self._checked(log_probs, targets, input_lengths, target_lengths)
+        backend, (batch, steps, classes) = backends.of(log_probs._data), log_probs.shape
+        xp, labels, counts = backend.xp, backend.asarray(labels), backend.asarray(counts)
+        path = xp.full((batch, 2 * labels.shape[1] + 1), self.blank)                # (B, L): _ a _ b _
+        path[:, 1::2] = xp.where(xp.arange(labels.shape[1]) < counts[:, None], labels, self.blank)
+        skips = xp.zeros(path.shape, dtype=bool)                # from a label to the next one, over the blank between
+        skips[:, 2:] = (path[:, 2:] != self.blank) & (path[:, 2:] != path[:, :-2])
 
-        def step(emitted: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            (alpha,) = state
-            moved, skipped = (ops.pad(alpha, [(0, 0), (n, 0)], NEVER)[:, : alpha.shape[1]] for n in (1, 2))
-            return (ops.logsumexp(ops.stack([alpha, moved, ops.where(skips, skipped, NEVER)]), 0) + emitted,)
-
-        emitted = ops.take_along_axis(log_probs, path[:, None], 2)                  # (B, T, L)
-        first = ops.like(log_probs, np.where(np.arange(path.shape[1]) == 0, 0.0, NEVER)).astype(log_probs.dtype)
-        _, (alpha,) = functional.unroll(step, emitted, (ops.broadcast_to(first, path.shape),), input_lengths)
-        places = ops.stack([2 * counts, ops.maximum(2 * counts - 1, 0)], 1)         # ends in a blank, or in a label
-        last = ops.take_along_axis(alpha, places, 1)
-        total = ops.logaddexp(last[:, 0], ops.where(counts > 0, last[:, 1], NEVER))
-        losses = ops.where(total > NEVER / 2, -total, np.inf)
+        by_class = ops.reshape(ops.permute_dims(log_probs, (0, 2, 1)), (batch * classes, steps))
+        emitted = by_class[path + classes * xp.arange(batch)[:, None]].astype(np.float64)           # (B, L, T)
+        ends = _alignments(ops.permute_dims(emitted, (0, 2, 1)), skips, frames)
+        places = xp.stack([2 * counts, xp.maximum(2 * counts - 1, 0)], axis=1)      # ends in a blank, or in a label
+        last = ops.take_along_axis(ends, places, 1)
+        total = ops.logaddexp(last[:, 0], ops.where(Tensor(counts > 0), last[:, 1], NEVER))
+        losses = ops.where(total > NEVER / 2, -total, 0.0 if self.zero_infinity else np.inf)
         if self.reduction == "mean":
-            return ops.mean(losses / ops.maximum(counts, 1))
-        return ops.sum(losses) if self.reduction == "sum" else losses
+            losses = ops.mean(losses / Tensor(xp.maximum(counts, 1)))
+        return (ops.sum(losses) if self.reduction == "sum" else losses).astype(log_probs.dtype)
 
-    def _check(self, log_probs: Tensor, targets: Like, input_lengths: Like, target_lengths: Like) -> None:
-        given = [np.shape(a) for a in (targets, input_lengths, target_lengths)]
-        batch = log_probs.shape[:1]
-        if log_probs.ndim != 3 or len(given[0]) != 2 or {given[0][:1], *given[1:]} != {batch}:
-            raise ValueError("CTCLoss: expected log_probs (B, T, C), targets (B, S), input_lengths and target_lengths "
-                             f"(B,), got shapes {log_probs.shape}, {given[0]}, {given[1]} and {given[2]}")
-        if not 0 <= self.blank < log_probs.shape[2]:
-            raise ValueError(f"CTCLoss: expected a blank from 0 to {log_probs.shape[2] - 1}, got {self.blank}")
-        if any(isinstance(a, Tensor) for a in (targets, input_lengths, target_lengths)):
-            return
-        labels, frames, counts = map(np.asarray, (targets, input_lengths, target_lengths))
-        for name, a, top in (("input_lengths", frames, log_probs.shape[1]), ("target_lengths", counts, given[0][1])):
-            if a.dtype.kind not in "iu" or ((a < 0) | (a > top)).any():
-                raise ValueError(f"CTCLoss: expected {name} as integers from 0 to {top}, got {a.tolist()}")
-        for row, (label, n, frame) in enumerate(zip(labels, counts, frames, strict=True)):
-            label = label[:n]
-            if ((label < 0) | (label >= log_probs.shape[2]) | (label == self.blank)).any():
-                raise ValueError(f"CTCLoss: expected targets from 0 to {log_probs.shape[2] - 1}, none the blank "
-                                 f"{self.blank}; row {row} is {label.tolist()}")
-            if frame < (needed := n + int((label[1:] == label[:-1]).sum())):
-                raise ValueError(f"CTCLoss: row {row} has {frame} frames, its {n} targets need at least {needed}")
+    def _checked(self, log_probs: Tensor, targets: Like, *lengths: Like) -> tuple[Array, Array, Array]:
+        """Targets, input lengths and target lengths as int64 arrays, where they are."""
+        shapes, batch = [np.shape(a) for a in (targets, *lengths)], log_probs.shape[:1]
+        if (log_probs.ndim != 3 or log_probs.dtype.kind != "f" or len(shapes[0]) != 2
+                or {shapes[0][:1], *shapes[1:]} != {batch}):
+            raise ValueError("CTCLoss: expected floating-point log_probs (B, T, C), targets (B, S), input_lengths and "
+                             f"target_lengths (B,), got {log_probs.dtype} and shapes {log_probs.shape}, {shapes[0]}, "
+                             f"{shapes[1]} and {shapes[2]}")
+        rows, steps, classes = log_probs.shape
+        if self.blank >= classes:
+            raise ValueError(f"CTCLoss: expected a blank from 0 to {classes - 1}, got {self.blank}")
+        labels = ops.integers(targets, "CTCLoss: targets: ")
+        frames, counts = (functional.checked_lengths(n, most, rows, "CTCLoss", name) for n, most, name in zip(
+            lengths, (steps, labels.shape[1]), ("input_lengths", "target_lengths"), strict=True))
+        if isinstance(labels, np.ndarray) and isinstance(counts, np.ndarray):
+            real = np.arange(labels.shape[1]) < counts[:, None]
+            wrong = real & ((labels < 0) | (labels >= classes) | (labels == self.blank))
+            for row in np.flatnonzero(wrong.any(1))[:1]:
+                raise ValueError(f"CTCLoss: expected targets from 0 to {classes - 1}, none the blank {self.blank}; row "
+                                 f"{row} is {labels[row, : counts[row]].tolist()}")
+            needed = counts + (real[:, 1:] & (labels[:, 1:] == labels[:, :-1])).sum(1)
+            if isinstance(frames, np.ndarray) and not self.zero_infinity and (frames < needed).any():
+                row = int((frames < needed).argmax())
+                raise ValueError(f"CTCLoss: row {row} has {frames[row]} frames, its {counts[row]} targets need at "
+                                 f"least {needed[row]}; zero_infinity=True leaves such rows out")
+        return labels, frames, counts
+
+
+def _chain_definition(a: Tensor, x: Tensor, moves: Tensor, lengths: Array | None) -> Tensor:
+    def step(x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (ops.logsumexp(state[0][:, :, None] + moves, 1) + x,)
+
+    return functional.unroll(step, x, (a,), lengths)[1][0]
+
+
+@op(definition=_chain_definition)
+def _chain(a: Tensor, x: Tensor, moves: Tensor, lengths: Array | None) -> Any:
+    """The logarithm (B, K) of the sum over all paths from a (B, K) through x (B, T, K) that end in each tag."""
+    backend = backends.of(x)
+    y, saved = backend.chain_forward(a, x, moves, lengths)
+    return y, lambda g, needs: backend.chain_backward(g, saved)
 
 
 class CRF(Module):
@@ -94,58 +130,76 @@ class CRF(Module):
 
         score(y) = start[y_1] + sum_t x_t[y_t] + sum_t A[y_t, y_{t+1}] + end[y_n],   p(y) = exp(score(y)) / Z
 
-    forward(x (B, T, K), tags (B, T), lengths (B,) or None) -> log p(tags) (B,): train on minus its mean. Z is the sum
-    over all K^n sequences. `decode(x, lengths)` is the most probable one of each row (Viterbi 1967). A row without
-    steps has the empty sequence alone, of probability 1.
+    forward(x (B, T, K), tags (B, T), lengths (B,) or None) -> log p(tags) (B,), in x's dtype: train on minus its mean.
+    Z is the sum over all K^n sequences. `decode(x, lengths)` is the most probable one of each row (Viterbi 1967). A row
+    without steps has the empty sequence alone, of probability 1.
 
     Raises ValueError for wrong shapes and dtypes, IndexError for tags out of range, at which nobody looks on a device.
     """
 
     def __init__(self, num_tags: int, dtype: Any = np.float32) -> None:
-        self.num_tags = num_tags
+        self.num_tags = num_tags = check.integers("CRF", 1, num_tags=num_tags)
         self.start_transitions = init.uniform_(Parameter(ops.zeros((num_tags,), dtype)), -0.1, 0.1)
         self.end_transitions = init.uniform_(Parameter(ops.zeros((num_tags,), dtype)), -0.1, 0.1)
         self.transitions = init.uniform_(Parameter(ops.zeros((num_tags, num_tags), dtype)), -0.1, 0.1)
 
     def forward(self, x: Tensor, tags: Like, lengths: Like = None) -> Tensor:
-        steps, real = self._steps(x, lengths)
-        tags = ops.like(x, tags)
-        if tags.shape != x.shape[:2] or tags.dtype.kind not in "iu":
-            raise ValueError(f"CRF: expected integer tags (B, T) = {x.shape[:2]}, got {tags.dtype} {tags.shape}")
-        tags = ops.where(real, tags, 0)
-        ops.check_ids("CRF", tags, self.num_tags)
-        emitted = ops.take_along_axis(x, tags[..., None], 2)[..., 0]
-        moved = self.transitions[tags[:, :-1], tags[:, 1:]]
-        ends = ops.take_along_axis(tags, ops.maximum(steps - 1, 0)[:, None], 1)[:, 0]
-        score = ops.sum(ops.where(real, emitted, 0.0), 1) + ops.sum(ops.where(real[:, 1:], moved, 0.0), 1)
-        score = score + self.start_transitions[tags[:, 0]] + self.end_transitions[ends]
+        scores, start, moves, end, steps, real = self._begin("CRF", x, lengths)
+        given = tags._data if isinstance(tags, Tensor) else tags
+        given = given if type(given) in backends.arrays else np.asarray(given)
+        if given.shape != scores.shape[:2] or given.dtype.kind not in "iu":
+            raise ValueError(f"CRF: expected integer tags (B, T) = {scores.shape[:2]}, got {given.dtype} {given.shape}")
+        if type(given) is type(real):
+            ops.check_ids("CRF", namespace(real).where(real, given, 0), self.num_tags)
+        on, n = (ops.like(scores, a) for a in (real, steps))
+        tags = ops.where(on, ops.like(scores, ops.integers(given)), 0)
+        emitted = ops.take_along_axis(scores, tags[..., None], 2)[..., 0]           # 0 in the padding
+        moved = moves[tags[:, :-1], tags[:, 1:]]
+        ends = ops.take_along_axis(tags, ops.maximum(n - 1, 0)[:, None], 1)[:, 0]
+        score = ops.sum(emitted, 1) + ops.sum(ops.where(on[:, 1:], moved, 0.0), 1) + start[tags[:, 0]] + end[ends]
 
-        def step(x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (ops.logsumexp(state[0][:, :, None] + self.transitions, 1) + x,)
-
-        rest = None if lengths is None else ops.maximum(steps - 1, 0)
-        _, (alpha,) = functional.unroll(step, x[:, 1:], (self.start_transitions + x[:, 0],), rest)
-        return ops.where(steps > 0, score - ops.logsumexp(alpha + self.end_transitions, 1), 0.0)
+        rest = None if lengths is None else namespace(steps).maximum(steps - 1, 0)
+        parts = start + scores[:, 0], scores[:, 1:], moves, rest
+        try:
+            a = _chain(*parts)
+        except FloatingPointError:
+            a = _chain_definition(*parts)
+        total = ops.logsumexp(a + end, 1)
+        return ops.where(n > 0, score - total, 0.0).astype(ops.asarray(x).dtype)
 
     @no_grad()
     def decode(self, x: Tensor, lengths: Like = None) -> list[list[int]]:
-        """The most probable tags of each row."""
-        steps, _ = self._steps(x, lengths)
-        best, back = self.start_transitions + x[:, 0], []
+        """The most probable tags of each row. Scores that are NaN are a ValueError."""
+        scores, start, moves, end, steps, real = self._begin("CRF.decode", x, lengths)
+        on, n = (ops.like(scores, a)._data for a in (real, steps))
+        x, moves, xp = scores._data, moves._data, namespace(scores._data)
+        best, ways = [start._data + x[:, 0]], xp.empty((len(moves), len(x), len(moves)), dtype=x.dtype)
         for t in range(1, x.shape[1]):
-            ways = best[:, :, None] + self.transitions                              # (B, from, to)
-            real = (steps > t)[:, None]
-            back.append(ops.where(real, ops.argmax(ways, 1), ops.arange(self.num_tags)))
-            best = ops.where(real, ops.max(ways, 1) + x[:, t], best)
-        tags = [ops.argmax(best + self.end_transitions, 1)[:, None]]
-        for pointers in reversed(back):
-            tags.append(ops.take_along_axis(pointers, tags[-1], 1))
-        rows = ops.concat(tags[::-1], 1).numpy().tolist()
-        return [row[:n] for row, n in zip(rows, steps.numpy().tolist(), strict=True)]
+            xp.add(best[-1].T[:, :, None], moves[:, None], out=ways)                # (from, B, to)
+            best.append(xp.where(on[:, t, None], ways.max(axis=0) + x[:, t], best[-1]))
+        tags = [xp.argmax(best[-1] + end._data, axis=1)]
+        for t in range(x.shape[1] - 1, 0, -1):
+            came = xp.argmax(best[t - 1] + moves.T[tags[-1]], axis=1)
+            tags.append(xp.where(on[:, t], came, tags[-1]))
+        lost = Tensor(xp.isnan(best[-1] + end._data)).numpy().any(1)
+        for row in np.flatnonzero(lost)[:1]:
+            step = int(Tensor(xp.isnan(xp.stack([b[row] for b in best]))).numpy().any(1).argmax())
+            raise ValueError("CRF.decode: expected scores and transitions that are numbers, but those of row "
+                             f"{row} are NaN at step {step}: look at the network that made them")
+        rows = Tensor(xp.stack(tags[::-1], axis=1)).tolist()
+        return [row[:n] for row, n in zip(rows, Tensor(n).tolist(), strict=True)]
 
-    def _steps(self, x: Tensor, lengths: Like) -> tuple[Tensor, Tensor]:
-        """The lengths (B,) and where steps are real, (B, T)."""
-        if x.ndim != 3 or x.shape[2] != self.num_tags or not x.shape[1]:
-            raise ValueError(f"CRF: expected scores (batch, time, {self.num_tags}) of at least one step, got {x.shape}")
-        steps = ops.like(x, np.full(x.shape[0], x.shape[1]) if lengths is None else lengths)
-        return steps, ops.like(x, length_mask(steps, x.shape[1], len(x)))
+    def _begin(self, where: str, x: Like, lengths: Like) -> tuple[Tensor, Tensor, Tensor, Tensor, Array, Array]:
+        """In float64: x, 0 in the padding, and the start, transition and end scores. The lengths (B,) and where steps
+        are real (B, T), as arrays where the lengths are."""
+        x = ops.asarray(x)
+        if x.ndim != 3 or x.shape[2] != self.num_tags or not x.shape[1] or x.dtype.kind != "f":
+            raise ValueError(f"{where}: expected floating-point scores (batch, time, {self.num_tags}) of at least one "
+                             f"step, got {x.dtype} {x.shape}")
+        batch, time, _ = x.shape
+        steps = functional.checked_lengths(np.full(batch, time) if lengths is None else lengths, time, batch, where)
+        real = namespace(steps).arange(time) < steps[:, None]
+        x = x if lengths is None else ops.where(ops.like(x, real)[..., None], x, 0.0)
+        x, start, moves, end = (a.astype(np.float64) for a in (
+            x, self.start_transitions, self.transitions, self.end_transitions))
+        return x, start, moves, end, steps, real
