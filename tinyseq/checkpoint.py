@@ -9,24 +9,29 @@ A whole training is a nested dictionary, and goes on bit for bit:
     checkpoint.save("run.safetensors", {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                                         "random": ts.random.get_state(), "step": step})
 
-Files are not trusted: a file that is broken, or made to do harm, is a `CheckpointError` and nothing else.
+Files are not trusted: a file that is broken, or made to do harm, is a `CheckpointError` and nothing else. What is read
+takes at most twice the memory of the file, or 32 times where it is compressed, and 256 MiB.
 """
 
 from __future__ import annotations
 
+import errno
+import glob
 import io
 import json
 import math
 import os
 import pickle
 import re
+import secrets
+import stat
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache, reduce
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -38,14 +43,43 @@ Name = str | os.PathLike[str]
 _SAFETENSORS = {"BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "I8": "int8",
                 "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
                 "F32": "float32", "F64": "float64"}
+_CODES = {np.dtype(name): code for code, name in _SAFETENSORS.items() if name != "bfloat16"}
 _TORCH = {f"torch.{name}Storage": dtype for name, dtype in {
     "Bool": "bool", "Byte": "uint8", "Char": "int8", "Short": "int16", "Int": "int32", "Long": "int64",
-    "Half": "float16", "BFloat16": "bfloat16", "Float": "float32", "Double": "float64"}.items()}
-_PICKLE_BYTES = 2**24   # a state_dict takes less than 200 bytes a tensor
+    "Half": "float16", "BFloat16": "bfloat16", "Float": "float32", "Double": "float64"}.items()} | {
+    "torch.storage.UntypedStorage": "uint8"}
+_TORCH_DTYPES = {f"torch.{name}": name for name in ("uint16", "uint32", "uint64")}  # in storages without a type
+_ROOM = 2**28           # bytes of memory that any file may take
+_TEXT_BYTES = 2**24     # of a pickle, a header, the list in a zip file: a state_dict takes less than 200 bytes a tensor
+_DEPTH = 100            # of dictionaries and lists in each other
+_TAGS = ("__tuple__", "__numpy__")  # what JSON has not, in a file's metadata
+
+# What else a file may be, by its first bytes.
+_OTHERS = {
+    rb"\x93NUMPY": "one array (.npy): np.load(path) reads it",
+    rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": "PyTorch's old format: torch.save(torch.load(path), path) in PyTorch "
+                                                  "writes the new one",
+    rb"\x80[\x02-\x05]": "a pickle, which may run code: if you trust it, pickle.load it and np.savez its arrays",
+    rb"\x89HDF\r\n": "HDF5 (.h5, of Keras or MATLAB): h5py.File(path) reads it; nn.convert takes Keras' layers",
+    rb"GGUF": "GGUF: gguf.GGUFReader(path) reads it",
+    rb"\x08.[\x12\x1a\x22\x28\x32\x3a\x42]": "ONNX: onnx.load(path) reads it; nn.convert takes its recurrent layers",
+    rb"[\x81-\x8f\xde\xdf]": "msgpack (of Flax): flax.serialization.msgpack_restore reads its bytes",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd": "a compressed file: unpack it (gunzip, bunzip2, unxz, unzstd)",
+    rb".{257}ustar": "a tar archive: unpack it",
+    rb"version https://git-lfs": "Git LFS's pointer to the file: 'git lfs pull' fetches it",
+    rb"\s*<": "a page of HTML or XML: the download went wrong"}
 
 
 class CheckpointError(ValueError):
     """A file that is no checkpoint, a broken one, or one that holds what cannot be read or written."""
+
+
+class CheckpointOSError(OSError, CheckpointError):
+    """A file that the system does not read or write, such as on a full disk: with its `errno`."""
+
+
+class CheckpointNotFoundError(CheckpointOSError, FileNotFoundError):
+    """A file that is not there, or a folder."""
 
 
 @contextmanager
@@ -54,10 +88,51 @@ def _blame(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.filename:   # no such file, or not ours to read
-            raise
+        if isinstance(error, OSError):
+            both = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else CheckpointOSError
+            raise both(error.errno, f"{where}: {error.strerror or error}") from error
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise CheckpointError(f"{where}: {kind}{str(error)[:1000]}") from error
+
+
+class _Room:
+    """The memory that what is read may take: all that grows with a file's content asks here before it is made."""
+
+    def __init__(self, size: int) -> None:
+        self.left = _ROOM + size
+
+    def take(self, amount: int) -> None:
+        self.left -= amount
+        if self.left < 0:
+            raise ValueError("refused: it unpacks to more than 256 MiB and twice the size of the file (32 times where "
+                             "it is compressed)")
+
+    def text(self, text: bytes) -> bytes:
+        """A JSON text, whose values have room."""
+        self.take(4 * len(text) + 160 * sum(text.count(mark) for mark in b",:[{"))
+        return text
+
+
+class _File(io.FileIO):
+    """A file to read: a regular one, because others may have no end or wait, and never much of it at once."""
+
+    def __init__(self, path: Path) -> None:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path}: expected a regular file")
+        super().__init__(str(path))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        size = self.size - self.tell() if size is None or size < 0 else size
+        if size > _TEXT_BYTES:
+            raise ValueError(f"a header or a list of members of {size} bytes: expected at most {_TEXT_BYTES}")
+        return super().read(size) or b""
+
+
+def _path(function: str, path: Name) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or "\0" in str(path):
+        raise TypeError(f"checkpoint.{function}: expected path to be a string or a Path without NUL, got {path!r}")
+    return Path(path)
 
 
 def load(path: Name) -> dict[str, Any]:
@@ -69,9 +144,10 @@ def load(path: Name) -> dict[str, Any]:
     (`save` does not). NumPy has no bfloat16, so bfloat16 becomes float32 in memory, exactly.
 
     Of PyTorch's files only tensors, dicts, lists, tuples, numbers and strings are read; anything else that a pickle
-    asks for, such as a class or a function, is refused by name. Raises CheckpointError, or OSError for no such file.
+    asks for, such as a class or a function, is refused by name. While `save` replaces the file, what is read is the old
+    one or the new one, whole. Raises CheckpointError, or OSError for no such file.
     """
-    path = Path(path)
+    path = _path("load", path)
     if path.is_dir():
         kinds = ("*.safetensors.index.json", "*.safetensors", "*.index.json", "pytorch_model.bin")
         found = next((files for kind in kinds if (files := sorted(path.glob(kind)))), [])
@@ -79,94 +155,156 @@ def load(path: Name) -> dict[str, Any]:
             raise CheckpointError(f"{path}: expected one *.index.json, *.safetensors or pytorch_model.bin in this "
                                   f"folder, got {[file.name for file in found] or 'none'}: name the file")
         path = found[0]
-    with _blame(str(path)):
-        return _sharded(path) if path.suffix == ".json" else _file(path)
+    with _File(path) as file, _blame(str(path)):
+        return _sharded(file, path) if path.suffix == ".json" else _file(file)
 
 
-def _sharded(index: Path) -> dict[str, Any]:
-    places: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+def _sharded(file: _File, index: Path) -> dict[str, Any]:
+    places: dict[str, str] = json.loads(_Room(0).text(file.read()), object_pairs_hook=_unique)["weight_map"]
     shards = {}
     for name in set(places.values()):
-        with _blame(name):
-            shards[name] = _file(index.with_name(name))     # refuses a name with a folder
+        with _blame(name), _File(index.with_name(name)) as shard:     # refuses a name with a folder
+            shards[name] = _file(shard)
     return {key: shards[name][key] for key, name in places.items()}
 
 
-def _file(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        head = file.read(9)
-    if head[8:] == b"{" or path.suffix == ".safetensors":
-        return _safetensors(path)
+def _file(file: _File) -> dict[str, Any]:
+    head = file.read(512)
+    file.seek(0)
+    if head[8:9] == b"{":
+        return _safetensors(file)
     if head[:2] != b"PK":
-        raise ValueError("expected safetensors, .npz or PyTorch's zip format; if it is of PyTorch's old format, "
-                         "torch.save(torch.load(path), path) in PyTorch writes the new one")
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(info.file_size for info in archive.infolist())
-        if unpacked > 2**28 + 32 * path.stat().st_size:
-            raise ValueError(f"its members unpack to {unpacked} bytes: this looks like a zip bomb")
+        other = next((text for start, text in _OTHERS.items() if re.match(start, head, re.DOTALL)), None)
+        raise ValueError("expected safetensors, .npz or PyTorch's zip format" +
+                         (f", and this seems to be {other}" if other else f", and this begins with {head[:8]!r}"))
+    with _Archive(file) as archive:
         roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
         return _torch(archive, roots[0]) if roots else _npz(archive)
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary of JSON, in which no name hides another."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"it holds the name {Counter(name for name, _ in pairs).most_common(1)[0][0]!r} twice")
+    return found
+
+
+def _widen(raw: Array, out: Array | None = None) -> Array:
+    """bfloat16, the upper half of a float32."""
+    return np.left_shift(raw.view(np.uint16), 16, out=out, dtype=np.uint32).view(np.float32)
+
+
 def _view(raw: Array, dtype: str) -> Array:
-    """Bytes as an array, one-dimensional; bfloat16, the upper half of a float32, is widened."""
-    if dtype == "bfloat16":
-        return np.left_shift(raw.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
+    """Bytes as an array, one-dimensional."""
     array = raw.view(dtype)
     if array.dtype.kind == "b" and raw.max(initial=0) > 1:
         raise ValueError("a bool is neither 0 nor 1")
     return array
 
 
-def _safetensors(path: Path) -> dict[str, Any]:
+def _safetensors(file: _File) -> dict[str, Any]:
     from safetensors import safe_open
 
-    with safe_open(path, framework="numpy"):    # the library vets header, shapes and offsets
-        file, state = np.asarray(np.memmap(path, np.uint8, "r")), {}
-    start = 8 + int.from_bytes(file[:8].tobytes(), "little")
-    header = json.loads(file[8:start].tobytes())
+    room, start = _Room(2 * file.size), 8 + int.from_bytes(file.read(8), "little")
+    text = file.read(start - 8)
+    opened = f"/dev/fd/{file.fileno()}"     # by its name it may be another file by now
+    with safe_open(opened if os.path.exists(opened) else file.name, framework="numpy"):
+        header = json.loads(room.text(text), object_pairs_hook=_unique)   # the library vets header, shapes and offsets
+    raw, state = np.asarray(np.memmap(file, np.uint8, "r")), {}
     extra = (header.pop("__metadata__", None) or {}).get("tinyseq")
     for key, entry in header.items():
         with _blame(key):
             if entry["dtype"] not in _SAFETENSORS:
-                raise ValueError(f"NumPy has no {entry['dtype']}")
+                raise ValueError(f"NumPy has no {entry['dtype']}: save it as float32")
             first, last = entry["data_offsets"]
-            state[key] = _view(file[start + first:start + last], _SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])
-    return state if extra is None else _nested(state | json.loads(extra))
+            data, dtype = raw[start + first:start + last], _SAFETENSORS[entry["dtype"]]
+            state[key] = (_widen(data) if dtype == "bfloat16" else _view(data, dtype)).reshape(entry["shape"])
+    if extra is None:
+        return state
+    rest: dict[str, Any] = json.loads(room.text(extra.encode()), object_pairs_hook=_decoded)
+    return _nested([*state.items(), *rest.items()], room)
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> Array:
-    """The bytes of one member, read-only; its checksum is looked at."""
-    info = archive.getinfo(name)
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):    # others unpack to more than they say
-        raise ValueError(f"{name}: expected it stored or deflated")
-    with archive.open(info) as stream:
-        return np.frombuffer(stream.read(info.file_size), np.uint8)
+class _Archive(zipfile.ZipFile):
+    """A zip file, whose members are read here and nowhere else."""
+
+    def __init__(self, file: _File) -> None:
+        super().__init__(file)
+        infos = self.infolist()
+        packed = any(info.compress_type != zipfile.ZIP_STORED for info in infos)
+        self.room = _Room((32 if packed else 2) * file.size)
+        self.room.take(1024 * len(infos))
+        unpacked = sum(info.file_size for info in infos)
+        if unpacked > self.room.left:
+            raise ValueError(f"its members unpack to {unpacked} bytes: this looks like a zip bomb")
+        if not any(info.CRC for info in infos):     # PyTorch leaves checksums out if told to
+            for info in infos:
+                del info.CRC
+
+    def member(self, name: str, dtype: str = "uint8") -> Array:
+        """The numbers of one member, one-dimensional; its checksum is looked at, and bfloat16 widened."""
+        info, wide = self.getinfo(name), dtype == "bfloat16"
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):    # others may lie
+            raise ValueError(f"{name}: expected it stored or deflated")
+        times = 2 if wide else 1
+        self.room.take(info.file_size * times)
+        raw, end = np.empty(info.file_size * times, np.uint8), 0
+        with self.open(info) as stream:
+            while end < raw.size:
+                part = np.frombuffer(stream.read(2**18), np.uint8)
+                start, end = end, end + part.size * times
+                if not part.size:
+                    raise ValueError(f"{name}: expected {info.file_size} bytes, and the file ends before")
+                if wide:
+                    _widen(part, raw[start:end].view(np.uint32))
+                else:
+                    raw[start:end] = part
+        raw.flags.writeable = False
+        return _view(raw, "float32" if wide else dtype)
 
 
-def _npz(archive: zipfile.ZipFile) -> dict[str, Any]:
-    state = {}
-    for name in archive.namelist():
+def _npz(archive: _Archive) -> dict[str, Any]:
+    names = archive.namelist()
+    if names and not any(name.endswith(".npy") for name in names):
+        raise ValueError(f"expected .npz or PyTorch's zip format, and this is a zip file of {names[:4]}: unpack it, or "
+                         "where it is Keras' (.keras), load it there, and give its weights to nn.convert")
+    state: dict[str, Any] = {}
+    for name in names:
         with _blame(name):
-            raw = _member(archive, name)
+            raw, key = archive.member(name), name.removesuffix(".npy")
             head = io.BytesIO(raw[:2**14].tobytes())
             old = np.lib.format.read_magic(head) == (1, 0)
             read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
             shape, columns_first, dtype = read(head)
             if dtype.kind not in "biuf" or min(shape, default=0) < 0:
-                raise ValueError(f"expected an array of numbers, got dtype {dtype}, shape {shape}")
+                raise ValueError(f"expected an array of numbers, got dtype {dtype}, shape {shape}{_hint(key, dtype)}")
+            if key in state:
+                raise ValueError("another array has this name")
             data = _view(raw[head.tell():], dtype.str)
-            state[name.removesuffix(".npy")] = data.reshape(shape, order="F" if columns_first else "C")
+            state[key] = data.reshape(shape, order="F" if columns_first else "C")
     return state
 
 
-def _torch(archive: zipfile.ZipFile, root: str) -> dict[str, Any]:
+def _hint(key: str, dtype: np.dtype[Any]) -> str:
+    """What an array that holds no numbers may be, and how it is saved."""
+    if dtype.hasobject:
+        return (f": {key!r} holds Python objects, such as None (Chainer's for what is not there), in a pickle, which "
+                "may run code: if you trust the file, np.load(path, allow_pickle=True) and np.savez it without them")
+    if dtype.kind == "V" and dtype.names is None and dtype.itemsize <= 2:
+        kind = "bfloat16" if dtype.itemsize == 2 else "float8"
+        return (f": {key!r} may be {kind} (of JAX, or of MLX's save_weights), which .npz does not know: save "
+                "array.astype(float32), or safetensors")
+    return ""
+
+
+def _torch(archive: _Archive, root: str) -> dict[str, Any]:
     """The object in a file of `torch.save`: a pickle, whose storages are the other members."""
-    order = archive.read(f"{root}byteorder") if f"{root}byteorder" in archive.namelist() else b"little"
+    order = archive.member(f"{root}byteorder")[:20].tobytes() if f"{root}byteorder" in archive.NameToInfo else b"little"
     if order != b"little":
         raise ValueError(f"expected little-endian numbers, got byteorder {order!r}: save it again in PyTorch")
-    if archive.getinfo(f"{root}data.pkl").file_size > _PICKLE_BYTES:
-        raise ValueError(f"data.pkl: expected at most {_PICKLE_BYTES} bytes")
+    if archive.getinfo(f"{root}data.pkl").file_size > _TEXT_BYTES:
+        raise ValueError(f"data.pkl: expected at most {_TEXT_BYTES} bytes")
     state = _Unpickler(archive, root).load()
     return state if type(state) is dict else {"": state}
 
@@ -184,10 +322,25 @@ def _tensor(storage: Array, offset: int, shape: Sequence[int], strides: Sequence
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, [step * n for n in strides])
 
 
+def _tensor_of_dtype(storage: Array, offset: int, shape: Sequence[int], strides: Sequence[int], *more: Any) -> Array:
+    """A tensor in a storage without a type: its dtype is named after the flags."""
+    if len(more) < 3 or type(more[2]) is not str or more[2] not in _TORCH_DTYPES:
+        raise ValueError("expected the dtype of a tensor")
+    return _tensor(storage.view(_TORCH_DTYPES[more[2]]), offset, shape, strides, *more[:2], *more[3:])
+
+
 # All that a pickle may call.
 _CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda: {}, "torch.Size": tuple, "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": lambda data, *flags: data}
+    "collections.OrderedDict": lambda: {}, "collections.Counter": lambda counts: counts,
+    "torch.Size": lambda size: size, "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_dtype, "torch._utils._rebuild_parameter": lambda data, *flags: data}
+
+
+def _counted(instruction: Callable[[Any], None]) -> Callable[[Any], None]:
+    def step(self: _Unpickler) -> None:
+        self.room.take(128)     # a mark, an empty container, an entry of the memo
+        instruction(self)
+    return step
 
 
 class _Unpickler(pickle._Unpickler):
@@ -199,13 +352,17 @@ class _Unpickler(pickle._Unpickler):
 
     stack: list[Any]
 
-    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(io.BytesIO(_member(archive, f"{root}data.pkl").tobytes()))
-        self.storage = cache(lambda kind, key: _view(_member(archive, f"{root}data/{key}"), _TORCH[kind]))
+    def __init__(self, archive: _Archive, root: str) -> None:
+        super().__init__(io.BytesIO(archive.member(f"{root}data.pkl").tobytes()))
+        self.room = archive.room
+        self.storage = cache(lambda kind, key: archive.member(f"{root}data/{key}", _TORCH[kind]))
 
     def find_class(self, module: str, name: str) -> str:
         asked = f"{module}.{name}"
-        if asked not in _CALLS and asked not in _TORCH:
+        if re.fullmatch(r"torch\.(float[48]\w+|complex\d+|u?int[1-7]|q\w+|bits\w+|(Complex|Q)\w+Storage)", asked):
+            raise ValueError(f"refused: it asks for {asked}, numbers that are not read: save others, such as "
+                             "tensor.float() or torch.view_as_real(tensor)")
+        if asked not in _CALLS and asked not in _TORCH and asked not in _TORCH_DTYPES:
             raise ValueError(f"refused: it asks for {asked}; only tensors, dicts, lists, tuples, numbers and strings "
                              "are read: save the model's state_dict()")
         return asked
@@ -218,8 +375,9 @@ class _Unpickler(pickle._Unpickler):
 
     def call(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
-        if type(name) is not str or name not in _CALLS:
+        if type(name) is not str or name not in _CALLS or type(arguments) is not tuple:
             raise ValueError("refused: it calls what is no function")
+        self.room.take(1024)
         self.stack.append(_CALLS[name](*arguments))
 
     def set_items(self, items: list[Any]) -> None:
@@ -231,7 +389,7 @@ class _Unpickler(pickle._Unpickler):
         raise ValueError("refused: the pickle has an instruction that data does not need")
 
     dispatch: ClassVar[dict[int, Any]] = dict.fromkeys(range(256), refuse) | {
-        code: pickle._Unpickler.dispatch[code]
+        code: _counted(pickle._Unpickler.dispatch[code])
         for code in b"\x80\x95.(NGJKMX\x88\x89\x8a\x8c})]t\x85\x86\x87aeqrhjc\x93\x94Q"} | {
         ord("R"): call,
         ord("s"): lambda self: self.set_items([self.stack.pop(-2), self.stack.pop()]),
@@ -242,44 +400,188 @@ class _Unpickler(pickle._Unpickler):
 def save(path: Name, state: Mapping[str, Any]) -> None:
     """Write a dictionary as a safetensors file, whole or not at all: an interrupted save leaves the old file.
 
-    Values are Tensors, arrays, what JSON has (numbers, strings, None, lists; a tuple comes back as a list), and
-    dictionaries of these; keys are strings without "/", and not "__metadata__". All but the arrays goes into the file's
-    metadata. A save that is killed may leave the half of a new file beside the old one, as NAME.PROCESS.tmp: delete it.
-    """
-    from safetensors.numpy import save_file
+    Values are Tensors and arrays of numbers, Python's and NumPy's numbers, strings, None, tuples and lists of these,
+    and dictionaries. They come back as they are, but Tensors as arrays; what would not is refused with its key. Keys
+    are strings without "/", and not "__metadata__". All but the arrays goes into the file's metadata, at most 16 MiB.
+    Raises CheckpointError, which is an OSError too where the system does not write, such as on a full disk.
 
-    target = Path(path)
-    if target.suffix in (".npz", ".pt", ".pth", ".bin"):
+    Several may save to one name: the last one stays. A symbolic link is followed, and the old file's mode is kept. On
+    Linux nothing is left by a save that is killed; where the file system can write no file without a name, it leaves
+    NAME.RANDOM.tmp beside the old file, and the next save to that name removes it.
+    """
+    target = _path("save", path)
+    if not isinstance(state, Mapping):
+        raise TypeError(f"checkpoint.save: expected state to be a dictionary, got {type(state).__name__}")
+    if target.suffix in (".npz", ".pt", ".pth", ".bin", ".json"):
         raise CheckpointError(f"{target}: this writes safetensors: let the name end in .safetensors")
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        with _blame(str(target)):
-            flat = dict(_flat(state))
-            arrays = {k: np.asarray(v._host() if isinstance(v, Tensor) else v, order="C")
-                      for k, v in flat.items() if isinstance(v, (Tensor, np.ndarray))}
-            rest = {k: v.item() if isinstance(v, np.generic) else v for k, v in flat.items() if k not in arrays}
-            save_file(arrays, temporary, {"tinyseq": json.dumps(rest)})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _blame(str(target)):
+        flat = dict(_flat(state))
+        arrays = {k: v for k, v in flat.items() if isinstance(v, (Tensor, np.ndarray))}
+        rest = json.dumps({k: v for k, v in flat.items() if k not in arrays})
+        header: dict[str, Any] = {"__metadata__": {"tinyseq": rest}}
+        arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))    # aligned in the file
+        end = 0
+        for key, value in arrays.items():
+            start, end = end, end + math.prod(value.shape) * value.dtype.itemsize
+            header[key] = {"dtype": _CODES[value.dtype.newbyteorder("=")], "shape": value.shape,
+                           "data_offsets": (start, end)}
+        text = json.dumps(header).encode()
+        if len(text) > _TEXT_BYTES - 8:
+            raise ValueError(f"its names and all that is no array take {len(text)} bytes, expected at most "
+                             f"{_TEXT_BYTES - 8}: make long lists arrays")
+        text += b" " * (-len(text) % 8)
+        room = _Room(0)
+        room.text(text + rest.encode())
+        _nested(flat.items(), room)     # as `load` will count
+
+        def write(file: BinaryIO) -> None:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for value in arrays.values():   # one at a time: a device's are copied here
+                array = np.asarray(value._host() if isinstance(value, Tensor) else value, order="C")
+                file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+        _replace(Path(os.path.realpath(target)), write)
 
 
 def _flat(state: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, array or JSON) of all that is in nested dictionaries, their keys joined by "/"."""
+    if above.count("/") > _DEPTH:
+        raise ValueError(f"{above[:100]}...: expected at most {_DEPTH} dictionaries in each other")
     for key, value in state.items():
-        if not isinstance(key, str) or "/" in key or above + key == "__metadata__":  # safetensors has its own of that
-            raise ValueError(f'keys must be strings without "/", and not "__metadata__", got {above}{key!r}')
-        nested = isinstance(value, Mapping) and value
-        yield from _flat(value, f"{above}{key}/") if nested else [(above + key, value)]
+        if not _is_key(key) or "/" in key or above + key == "__metadata__":     # safetensors has its own of that
+            raise ValueError('keys must be strings of Unicode without "/", and not "__metadata__" or '
+                             f"{' or '.join(_TAGS)}, got {above}{key!r}")
+        name = above + key
+        if isinstance(value, (Tensor, np.ndarray)):
+            if type(value) not in (np.ndarray, np.memmap) and not isinstance(value, Tensor):
+                raise ValueError(f"{name}: expected an array, got a {type(value).__name__}: save np.asarray of it")
+            if value.dtype.newbyteorder("=") not in _CODES:
+                raise ValueError(f"{name}: expected an array of {', '.join(map(str, _CODES))}, got {value.dtype}")
+            yield name, value
+        elif type(value) in (dict, OrderedDict) and value:
+            yield from _flat(value, name + "/")
+        else:
+            yield name, _encoded(value, name)
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def _is_text(value: str) -> bool:
+    return value.isascii() or not re.search("[\ud800-\udfff]", value)     # halves of characters, which JSON would join
+
+
+def _is_key(key: Any) -> bool:
+    return type(key) is str and key not in _TAGS and _is_text(key)
+
+
+def _encoded(value: Any, where: str, depth: int = 0) -> Any:
+    """What JSON gives back as it is; NumPy's numbers and tuples, which it does not know, under a mark."""
+    kind = type(value)
+    if value is None or kind in (bool, float) or (kind is int and value.bit_length() <= 2048) or (
+            kind is str and _is_text(value)):
+        return value
+    if isinstance(value, np.generic) and value.dtype in _CODES:
+        return {"__numpy__": [value.dtype.name, value.item()]}
+    if kind in (list, tuple) and depth < _DEPTH:
+        inside = [_encoded(v, f"{where}[{i}]", depth + 1) for i, v in enumerate(value)]
+        return inside if kind is list else {"__tuple__": inside}
+    if kind in (dict, OrderedDict) and depth < _DEPTH:
+        if wrong := [key for key in value if not _is_key(key)]:
+            raise ValueError(f"keys must be strings of Unicode, and not {', '.join(_TAGS)}, got {where} > {wrong[0]!r}")
+        return {key: _encoded(v, f"{where} > {key}", depth + 1) for key, v in value.items()}
+    raise ValueError(f"{where}: a {kind.__name__} would not come back as it is (a file holds arrays by their keys, "
+                     f"None, bool, int of 2048 bits, float, str in Unicode, NumPy's numbers, and list, tuple and dict, "
+                     f"to a depth of {_DEPTH})")
+
+
+def _decoded(pairs: list[tuple[str, Any]]) -> Any:
+    """The inverse of `_encoded`, for each dictionary of JSON."""
+    found = _unique(pairs)
+    if found.keys() == {"__tuple__"}:
+        return tuple(found["__tuple__"])
+    if found.keys() == {"__numpy__"}:
+        name, value = found["__numpy__"]
+        if np.dtype(name) not in _CODES or type(value) not in (bool, int, float):
+            raise ValueError(f"expected a number of NumPy's, got {name!r}")
+        return np.dtype(name).type(value)
+    return found
+
+
+def _nested(flat: Iterable[tuple[str, Any]], room: _Room) -> dict[str, Any]:
     state: dict[str, Any] = {}
-    for name, value in flat.items():
+    for name, value in flat:
         *above, key = name.split("/")
-        reduce(lambda inner, part: inner.setdefault(part, {}), above, state)[key] = value
+        inner: Any = state
+        for part in above:
+            room.take(256)
+            inner = inner.setdefault(part, {})
+        if type(inner) is not dict or key in inner:
+            raise ValueError(f"{name[:100]!r} hides another entry, or is hidden by one")
+        inner[key] = value
     return state
+
+
+def _locked(file: BinaryIO | _File) -> bool:
+    """Mark an open file as one that a living process writes, for as long as it is open; False where another did."""
+    with suppress(ImportError, OSError):    # Windows; locked by another, or a file system without locks
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _replace(target: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Put what `write` writes in the place of a file, whole or not at all. Of several that do so the last one wins."""
+    old = target.stat() if target.exists() else None
+    if old and not stat.S_ISREG(old.st_mode):
+        raise ValueError("expected the name of a regular file")
+    stem = os.fsencode(target.name)[:255 - 21].decode(errors="ignore")  # with what follows no longer than a name may be
+    for dead in target.parent.glob(f"{glob.escape(stem)}.{'[0-9a-f]' * 16}.tmp"):
+        with suppress(OSError, CheckpointError), _File(dead) as leftover:
+            if _locked(leftover):
+                dead.unlink()
+    # Random, because processes in different containers may have the same number.
+    temporary = target.with_name(f"{stem}.{secrets.token_hex(8)}.tmp")
+    try:
+        for opener in (_nameless, None, None):
+            with open(temporary, "xb", opener=opener) as file:
+                _locked(file)
+                if old and os.chmod in os.supports_fd:
+                    os.chmod(file.fileno(), stat.S_IMODE(old.st_mode))
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                if os.name == "nt":
+                    file.close()    # no open file is renamed there
+                if file.closed or _named(file, temporary):
+                    os.replace(temporary, target)
+                    break
+        else:
+            raise FileNotFoundError(errno.ENOENT, "another process removes what is written", str(temporary))
+    finally:
+        temporary.unlink(missing_ok=True)
+    with suppress(OSError):     # a folder that cannot be opened or synced
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _nameless(path: str, flags: int) -> int:
+    """Open a file that has no name yet, so that whatever ends its process leaves nothing; else one of that name."""
+    try:
+        return os.open(os.path.dirname(path), getattr(os, "O_TMPFILE", 0) | os.O_WRONLY, 0o666)
+    except OSError:     # not of Linux, or of a file system of another machine
+        return os.open(path, flags, 0o666)
+
+
+def _named(file: BinaryIO, path: Path) -> bool:
+    """Give an open file its name where it has none; False where that cannot be, or another save removed it."""
+    if not os.fstat(file.fileno()).st_nlink:
+        try:    # with a folder given, Python follows the link to what is open
+            os.link(f"/proc/self/fd/{file.fileno()}", path, dst_dir_fd=file.fileno(), follow_symlinks=True)
+        except OSError:
+            return False
+    return True
 
 
 def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str | None]) -> dict[str, Any]:
@@ -291,19 +593,23 @@ def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str |
     >>> GPT2 = {"h.{}.attn.c_attn.{}.T": "layers.{}.self_attn.in_proj_{}", "h.{}.attn.bias": None}
     >>> BERT = {("layer.{}.query.{}", "layer.{}.key.{}", "layer.{}.value.{}"): "layers.{}.self_attn.in_proj_{}"}
     """
+    for name, given in (("state", state), ("rules", rules)):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"checkpoint.rename: expected {name} to be a dictionary, got {type(given).__name__}")
     left = dict(state)
     renamed: list[tuple[str, Array]] = []
     for old, new in rules.items():
-        names = (old,) if isinstance(old, str) else old
-        pattern = re.compile(re.escape(names[0].removesuffix(".T")).replace(r"\{\}", r"([^.]+)"))
-        for match in [found for key in left if (found := pattern.fullmatch(key))]:
-            arrays = []
-            for name in (name.format(*match.groups()) for name in names):
-                if (key := name.removesuffix(".T")) not in left:
-                    raise CheckpointError(f"rename: {match.string} is there without {key}")
-                arrays.append(left.pop(key).T if key != name else left.pop(key))
-            if new is not None:
-                renamed.append((new.format(*match.groups()), np.concatenate(arrays) if arrays[1:] else arrays[0]))
+        with _blame(f"rename: {old!r} to {new!r}"):
+            names = (old,) if isinstance(old, str) else old
+            pattern = re.compile(re.escape(names[0].removesuffix(".T")).replace(r"\{\}", r"([^.]+)"))
+            for match in [found for key in left if (found := pattern.fullmatch(key))]:
+                arrays = []
+                for name in (name.format(*match.groups()) for name in names):
+                    if (key := name.removesuffix(".T")) not in left:
+                        raise ValueError(f"{match.string} is there without {key}")
+                    arrays.append(left.pop(key).T if key != name else left.pop(key))
+                if new is not None:
+                    renamed.append((new.format(*match.groups()), np.concatenate(arrays) if arrays[1:] else arrays[0]))
     count = Counter([*left, *(name for name, _ in renamed)])
     if count.total() > len(count):
         raise CheckpointError(f"rename: two tensors come to the name {count.most_common(1)[0][0]}")

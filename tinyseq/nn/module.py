@@ -141,6 +141,9 @@ class Module:
         no array, for wrong shapes and for floats where integers are. Each error names all of them, and then nothing is
         loaded. Values are converted to the dtype and the backend that are here, float64 to float32 too.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"load_state_dict into {type(self).__name__}: expected state to be a dictionary of arrays, "
+                            f"got {type(state).__name__}")
         own = dict(self.named_tensors())
         missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
         if strict and (missing or unexpected):
