@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tinyseq as ts
 import tinyseq.functional as F
-from tinyseq import decode, nn
+from tinyseq import decode, models, nn
 from tinyseq.testing import check_grad
 
 dtypes = st.sampled_from(["float32", "float64"])
@@ -566,6 +566,76 @@ def test_prompts_of_any_length_are_generated_from_at_once() -> None:
     for wrong in ([[1], []], [[1], [1.0, 2.0]], [[1], [True]], [[1], 2], [[1], "a"], [[1], [[1, 2]]]):
         with pytest.raises(ValueError, match=r"prompt 1 is empty or no list of integers: .* one token or more"):
             lm.prompt(wrong)
+
+
+@given(seed=seeds, batch=st.integers(1, 4), reach=st.integers(3, 7), max_length=st.integers(1, 6),
+       wide=st.integers(0, 3))
+def test_a_rows_own_learned_positions_decide(seed: int, batch: int, reach: int, max_length: int, wide: int) -> None:
+    """Each way to use them, up to the last position and past it: a batch is its rows one at a time, refused if one is."""
+    rng = np.random.default_rng(seed)
+    lm = model({"positions": "learned", "max_length": reach})
+    prompts = [rng.integers(0, 11, rng.integers(1, reach + 1)).tolist() for _ in range(batch)]
+    targets = [rng.integers(0, 11, rng.integers(0, reach + 2 - len(p) + (seed % 5 == 0))).tolist() for p in prompts]
+
+    def padded(rows: Any) -> tuple[Any, Any]:
+        sizes = [len(row) for row in rows]
+        return np.array([[*row, *[3] * (max(sizes) + wide - len(row))] for row in rows], int), np.array(sizes)
+
+    def read(rows: Any) -> Any:
+        state = lm.start(*padded([p[:-1] for p in rows]))
+        return state, [p[-1] for p in rows]
+
+    ways: list[Any] = [lambda p, _, decode=way: decode(lm, *read(p), 2, max_length) for way in (
+        decode.greedy, lambda *a: decode.sample(*a, seed=[7] * len(a[2])), decode.beam)]
+
+    def said(found: Any) -> Any:
+        return [h.tokens for h in (found if isinstance(found, list) else [found])]
+
+    ways.append(lambda p, t: (found := decode.score(lm, *read(p), *padded(t), align=True)).total.tolist())
+    ways.append(lambda p, _: decode.greedy(lm, *lm.prompt(p), 2, max_length))
+    for way in ways:
+        alone = []
+        with ts.no_grad():
+            for p, t in zip(prompts, targets, strict=True):
+                try:
+                    alone += way([p], [t])
+                except ValueError as error:
+                    alone.append(str(error))
+            if any(isinstance(x, str) for x in alone):
+                with pytest.raises(ValueError, match=f"learned positions reach max_length = {reach}, not"):
+                    way(prompts, targets)
+            elif isinstance(alone[0], float):
+                close(np.array(way(prompts, targets)), np.array(alone))
+            else:
+                assert [said(x) for x in way(prompts, targets)] == [said(x) for x in alone]
+
+
+@given(seed=seeds, batch=st.integers(1, 3), wide=st.integers(0, 4), kind=st.sampled_from(["decoder", "bert"]))
+def test_padding_may_be_wider_than_an_encoders_positions(seed: int, batch: int, wide: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 5, batch)
+    tokens = rng.integers(0, 11, (batch, 4 + wide))
+    types = rng.integers(0, 2, tokens.shape)
+    layer = nn.TransformerEncoderLayer(16, 2, 8, dtype="float64")
+    embedding = nn.Sequential(nn.Embedding(11, 16, dtype="float64"), nn.LearnedPositions(4, 16, "float64"))
+    whole = nn.EncoderDecoder(embedding, nn.TransformerEncoder(layer, 1), model(KINDS[0], conditional=True)).eval()
+    bert = models.Bert(11, 16, 2, 1, 8, 4, dtype="float64").eval()
+
+    def run(tokens: Any, types: Any, lengths: Any) -> Any:
+        if kind == "bert":
+            return bert(tokens, lengths, types)
+        state = whole.encode(tokens, lengths)
+        assert state.mask.shape == tokens.shape
+        return [whole.decoder(np.array([[1, 2]] * len(tokens)), state)]
+
+    together, listed = run(tokens, types, lengths), run(tokens.tolist() if kind == "bert" else tokens, types, lengths)
+    for i, n in enumerate(lengths):
+        for found, again, alone in zip(together, listed, run(tokens[i : i + 1, :n], types[i : i + 1, :n], [n]),
+                                       strict=True):
+            close(found[i : i + 1, : alone.shape[1]], alone)
+            close(again, found)
+    with pytest.raises((ValueError, IndexError), match="positions|out of range"):
+        run(np.ones((1, 5), int), None, [5])
 
 
 def test_a_step_in_float16_overflows_no_earlier_than_forward() -> None:

@@ -55,11 +55,26 @@ def refuse(module: Module, **given: Any) -> None:
             raise ValueError(f"{type(module).__name__}: {name}= is PyTorch's; {CONVERSIONS[name]}")
 
 
-def length_mask(lengths: Like, steps: int, rows: int | None = None) -> Tensor:
+def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str = "length_mask") -> Tensor:
     """(B,) lengths -> (B, steps) booleans: True at the real positions. On a device nobody looks at the lengths. B is
-    `rows` if given."""
-    data = functional.checked_lengths(lengths, steps, rows)
+    `rows` if given; errors name `where`."""
+    try:
+        data = functional.checked_lengths(lengths, steps, rows)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     return ops.asarray(namespace(data).arange(steps) < data[:, None])
+
+
+def cut_padding(where: str, x: Like, lengths: Like, reach: int) -> tuple[Like, int]:
+    """x (B, S, ...), without the last columns that are padding in all rows if it is wider than `reach`; and how many
+    columns those were. Lengths on a device are looked at only then."""
+    if not hasattr(x, "shape"):
+        with backends.use_backend("numpy"):  # a list
+            x = ops.asarray(x).numpy()
+    if lengths is None or len(x.shape) < 2 or x.shape[1] <= reach:
+        return x, 0
+    longest = int(length_mask(lengths, x.shape[1], x.shape[0], where).numpy().any(0).sum())
+    return x[:, :longest], x.shape[1] - longest
 
 
 def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, lengths: Like = None) -> Tensor | None:
@@ -68,7 +83,7 @@ def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, leng
     `given` is boolean, (B, S), (B, T, S) or (B, heads, T, S), with 1 for axes along which it is the same; the first
     `lengths` (B,) of S take part.
     """
-    real = None if lengths is None else ops.like(x, length_mask(lengths, shape[-1], shape[0]))[:, None, None]
+    real = None if lengths is None else ops.like(x, length_mask(lengths, shape[-1], shape[0], name))[:, None, None]
     if given is None:
         return real
     mask = ops.like(x, given)

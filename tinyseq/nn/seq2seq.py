@@ -14,8 +14,9 @@ from tinyseq import ops, random
 from tinyseq.nn.attention import Attention, masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, Linear
 from tinyseq.nn.module import Module
-from tinyseq.nn.multihead import length_mask
+from tinyseq.nn.multihead import cut_padding, length_mask
 from tinyseq.nn.recurrent import GRU, LSTM, RNN
+from tinyseq.nn.transformer import LearnedPositions
 from tinyseq.tensor import Like, Tensor, namespace
 
 Hidden = Tensor | tuple[Tensor, Tensor]  # s (B, H), or (h, c) of an LSTM
@@ -180,13 +181,18 @@ class EncoderDecoder(Module):
         self.embedding, self.encoder, self.decoder = embedding, encoder, decoder
 
     def encode(self, source: Like, lengths: Like = None) -> Any:
-        """Source (B, S, ...), as the embedding takes it, and lengths (B,) -> the decoder's first state."""
+        """Source (B, S, ...), as the embedding takes it, and lengths (B,) -> the decoder's first state. Padding may be
+        wider than positions that the embedding learns."""
+        reach = [m.weight.shape[0] for _, m in self.embedding.named_modules() if isinstance(m, LearnedPositions)]
+        source, cut = cut_padding("EncoderDecoder", source, lengths, min(reach)) if reach else (source, 0)
         outputs = self.encoder(self.embedding(source), lengths=lengths)
         memory, final = outputs if isinstance(outputs, tuple) else (outputs, ())
+        memory = ops.pad(memory, [(0, 0), (0, cut), (0, 0)]) if cut else memory
         directions = getattr(self.encoder, "directions", 1)
         parts = (final if isinstance(final, tuple) else (final,))[: getattr(self.decoder, "states", 1)]
         hidden = tuple(ops.concat(list(part[-directions:]), -1) for part in parts)
-        mask = None if lengths is None else length_mask(lengths, memory.shape[1]).to(memory.backend)
+        mask = None if lengths is None else length_mask(
+            lengths, memory.shape[1], len(memory), "EncoderDecoder").to(memory.backend)
         return self.decoder.start(memory, hidden if len(hidden) > 1 else (*hidden, None)[0], mask)
 
     def forward(self, source: Like, lengths: Like, target: Like, **options: Any) -> Tensor:

@@ -34,11 +34,11 @@ ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.
                                     "silu": functional.silu, "swiglu": functional.swiglu}
 
 
-def _real(x: Tensor, lengths: Like) -> Tensor:
+def _real(name: str, x: Tensor, lengths: Like) -> Tensor:
     """x (B, T, E) with 0 after each row's length; attention refuses another x."""
     if lengths is None or x.ndim != 3:
         return x
-    return ops.where(ops.like(x, length_mask(lengths, x.shape[1], len(x)))[..., None], x, 0.0)
+    return ops.where(ops.like(x, length_mask(lengths, x.shape[1], len(x), name))[..., None], x, 0.0)
 
 
 @lru_cache
@@ -112,12 +112,13 @@ class TransformerEncoderLayer(Attending):
         between: Between | None = None, look: Sublayer | None = None,
     ) -> Tensor:
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
+        name = type(self).__name__
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
         feed: Sublayer = lambda x: self.linear2(self.dropout(self.activation(self.linear1(x))))
-        x, parts = _real(src, lengths), [attend, feed] if look is None else [attend, look, feed]
+        x, parts = _real(name, src, lengths), [attend, feed] if look is None else [attend, look, feed]
         for norm, part in zip((self.norm1, self.norm2, getattr(self, "norm3", None)), parts, strict=False):
             x = x + self.dropout(part(norm(x))) if self.norm_first else norm(x + self.dropout(part(x)))
-        return _real(x, lengths)
+        return _real(name, x, lengths)
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, memory: Any = None,
              memory_mask: Array | None = None) -> tuple[Array, Array | None]:
@@ -173,7 +174,7 @@ class TransformerEncoder(Attending):
         """src (B, T, E) -> (B, T, E); the arguments are the layers'."""
         for layer in self.layers:
             src = layer(src, *args, **masks)
-        return src if self.norm is None else _real(self.norm(src), masks.get("lengths"))
+        return src if self.norm is None else _real(type(self).__name__, self.norm(src), masks.get("lengths"))
 
 
 class TransformerDecoder(TransformerEncoder):
@@ -261,13 +262,14 @@ def _angles(x: Tensor, ids: Like, frequencies: Any) -> tuple[Tensor, Tensor]:
 
 class LanguageState(NamedTuple):
     """Where a language model stands: all layers' keys and values, cache (B, layers, 2, num_kv_heads, capacity, D), of
-    which `length` positions are read and `filled[0]` written, by this state or one that shares the cache; where in
-    them the text of each row begins, starts (B,), None for 0; of a decoder, each layer's keys and values of the memory,
-    its mask (B, S), and the last step's attention to it (B, S), the last layer's mean over heads."""
+    which `length` positions are read and `filled`, an array (), are written, by this state or one that shares the
+    cache; where in them the text of each row begins, starts (B,), None for 0; of a decoder, each layer's keys and
+    values of the memory, its mask (B, S), and the last step's attention to it (B, S), the last layer's mean over
+    heads."""
 
     cache: Tensor
     length: int
-    filled: list[int]
+    filled: Array
     starts: Tensor | None = None
     memory: tuple[Pair, ...] = ()
     mask: Tensor | None = None
@@ -324,14 +326,15 @@ class LanguageModel(Module):
                 state is not None and state.cache.shape[1] != len(self.layers)):
             raise ValueError(f"{type(self).__name__}: expected a state that its own `start` made")
 
-    def forward(self, tokens: Like, state: LanguageState | None = None) -> Tensor:
+    def forward(self, tokens: Like, state: LanguageState | None = None, lengths: Like = None) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T), after those of `state`, if there is one.
 
-        No token sees a later one, so padding after a row's end changes nothing before it.
+        No token sees a later one, so padding after a row's end changes nothing before it; where learned positions do
+        not reach as far as the padding, `lengths` (B,) say where the rows end.
         """
-        return self.out(self._read(tokens, state)[0])  # type: ignore[no-any-return]
+        return self.out(self._read(tokens, state, lengths)[0])  # type: ignore[no-any-return]
 
-    def _read(self, tokens: Like, state: LanguageState | None) -> tuple[Tensor, list[Pair]]:
+    def _read(self, tokens: Like, state: LanguageState | None, lengths: Like = None) -> tuple[Tensor, list[Pair]]:
         """What the last layer makes of tokens (B, T), and each layer's keys and values of them."""
         if state is not None and state.length and grad_enabled():
             raise RuntimeError(f"{type(self).__name__}: no gradient reaches what a state has read: give all tokens to "
@@ -344,7 +347,7 @@ class LanguageModel(Module):
         if starts is not None:
             ids = ops.maximum(ops.like(x, ids) - starts[:, None], 0)
             mask = ops.like(x, np.arange(n + x.shape[1])) >= starts[:, None]
-        x, turn = self._place(x, ids, n + x.shape[1])
+        x, turn = self._place(x, ids, n + x.shape[1], starts, lengths)
         turn = turn and [ops.expand_dims(angle, -3) for angle in turn]
         kept: list[Pair] = []
 
@@ -364,10 +367,17 @@ class LanguageModel(Module):
             x = layer(x, mask=mask, causal=True, between=between, **more)
         return x if self.norm is None else self.norm(x), kept
 
-    def _place(self, x: Tensor, ids: Like, end: int) -> tuple[Tensor, Any]:
-        """Embeddings (..., E) with their positions, ids below `end`; and cos and sin (..., D/2) of rotary ones."""
+    def _place(self, x: Tensor, ids: Like, end: int, starts: Tensor | None, lengths: Like = None) -> tuple[Tensor, Any]:
+        """Embeddings (..., E) with their positions, ids below `end`; and cos and sin (..., D/2) of rotary ones. A row's
+        own positions, less its start and up to its length, are those that must be there."""
         if isinstance(self.positions, LearnedPositions) and end > (most := self.positions.weight.shape[0]):
-            raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {end} tokens")
+            ends = end - (np.zeros(len(x), int) if starts is None else starts.numpy())
+            if lengths is not None:
+                ends += length_mask(lengths, x.shape[-2], len(x), type(self).__name__).numpy().sum(1) - x.shape[-2]
+            if (reached := ends.max(initial=0)) > most:
+                raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {reached} "
+                                 "tokens")
+            ids = ops.minimum(ops.like(x, ids), most - 1)
         x = x if self._scale == 1 else x * self._scale
         if isinstance(ids, int) and isinstance(self.positions, LearnedPositions):  # a step: short
             x = Tensor(x._data + self.positions.weight._data[ids])
@@ -382,13 +392,14 @@ class LanguageModel(Module):
         with no_grad():
             tokens, starts = ops.like(weight, tokens), None
             if lengths is not None:  # the rows' ends are put side by side
-                starts = ops.sum(ops.like(weight, ~length_mask(lengths, *tokens.shape[::-1])), 1)
+                real = length_mask(lengths, *tokens.shape[::-1], type(self).__name__)
+                starts = ops.sum(ops.like(weight, ~real), 1)
                 places = ops.like(weight, np.arange(tokens.shape[1])) - starts[:, None]
                 tokens = ops.where(places < 0, 0, ops.take_along_axis(tokens, ops.maximum(places, 0), 1))
             state = self._empty(tokens.shape[0])._replace(starts=starts)
             _, kept = self._read(tokens, state)
             cache = ops.stack([ops.stack(pair, 1) for pair in kept], 1)
-        return state._replace(cache=cache, length=tokens.shape[1], filled=[tokens.shape[1]])
+        return state._replace(cache=cache, length=tokens.shape[1], filled=np.array(tokens.shape[1]))
 
     def prompt(self, prompts: Sequence[Sequence[int]]) -> tuple[LanguageState, Any]:
         """What `tinyseq.decode` needs to go on with prompts of any lengths above 0: the state after all but their last
@@ -410,7 +421,7 @@ class LanguageModel(Module):
     def _empty(self, batch: int) -> LanguageState:
         attention, weight = self.layers[0].self_attn, self.embedding.weight._data
         shape = (batch, len(self.layers), 2, attention.num_kv_heads, 0, attention.head_dim)
-        return LanguageState(Tensor(namespace(weight).zeros(shape, dtype=weight.dtype)), 0, [0])
+        return LanguageState(Tensor(namespace(weight).zeros(shape, dtype=weight.dtype)), 0, np.array(0))
 
     @no_grad()
     def step(self, tokens: Like, state: LanguageState) -> tuple[Tensor, LanguageState]:
@@ -418,14 +429,14 @@ class LanguageModel(Module):
         self._check(tokens, 1, state)
         n, cache, filled = state.length, state.cache._data, state.filled
         xp = namespace(cache)
-        if filled[0] != n or n == cache.shape[4]:  # somebody went on from here, or it is full
+        if filled != n or n == cache.shape[4]:  # somebody went on from here, or it is full
             longer = xp.zeros((*cache.shape[:4], max(2 * n, 64), cache.shape[5]), dtype=cache.dtype)
             longer[..., :n, :] = cache[..., :n, :]
-            cache, filled = longer, [n]
-        filled[0] = n + 1
+            cache, filled = longer, np.array(n)
+        filled[...] = n + 1
         mask, ids = (None, n) if state.starts is None else (
             xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts)
-        placed, turn = self._place(self.embedding(tokens), ids, n + 1)
+        placed, turn = self._place(self.embedding(tokens), ids, n + 1, state.starts)
         weights, turn = None, turn and [angle._data[..., None, :] for angle in turn]
         x = placed._data[0] if len(placed) == 1 else placed._data.T  # a batch of one: a vector, which is faster
         looked = None if state.mask is None else state.mask._data
