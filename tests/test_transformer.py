@@ -571,7 +571,7 @@ def test_prompts_of_any_length_are_generated_from_at_once() -> None:
 @given(seed=seeds, batch=st.integers(1, 4), reach=st.integers(3, 7), max_length=st.integers(1, 6),
        wide=st.integers(0, 3))
 def test_a_rows_own_learned_positions_decide(seed: int, batch: int, reach: int, max_length: int, wide: int) -> None:
-    """Each way to use them, up to the last position and past it: a batch is its rows one at a time, refused if one is."""
+    """Each way to use them, to the last position and past it: a batch is its rows one at a time, refused if one is."""
     rng = np.random.default_rng(seed)
     lm = model({"positions": "learned", "max_length": reach})
     prompts = [rng.integers(0, 11, rng.integers(1, reach + 1)).tolist() for _ in range(batch)]
@@ -591,7 +591,7 @@ def test_a_rows_own_learned_positions_decide(seed: int, batch: int, reach: int, 
     def said(found: Any) -> Any:
         return [h.tokens for h in (found if isinstance(found, list) else [found])]
 
-    ways.append(lambda p, t: (found := decode.score(lm, *read(p), *padded(t), align=True)).total.tolist())
+    ways.append(lambda p, t: decode.score(lm, *read(p), *padded(t), align=True).total.tolist())
     ways.append(lambda p, _: decode.greedy(lm, *lm.prompt(p), 2, max_length))
     for way in ways:
         alone = []
@@ -634,7 +634,7 @@ def test_padding_may_be_wider_than_an_encoders_positions(seed: int, batch: int, 
                                        strict=True):
             close(found[i : i + 1, : alone.shape[1]], alone)
             close(again, found)
-    with pytest.raises((ValueError, IndexError), match="positions|out of range"):
+    with pytest.raises((ValueError, IndexError), match=r"positions|out of range"):
         run(np.ones((1, 5), int), None, [5])
 
 
