@@ -20,7 +20,17 @@ from tinyseq.nn import init
 from tinyseq.nn.attention import masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.nn.multihead import Attending, Between, MultiheadAttention, Pair, length_mask, product, refuse
+from tinyseq.nn.multihead import (
+    Attending,
+    Between,
+    MultiheadAttention,
+    Pair,
+    attention_mask,
+    length_mask,
+    product,
+    refuse,
+    vectors,
+)
 from tinyseq.tensor import Array, Like, Tensor, grad_enabled, namespace, no_grad
 
 
@@ -113,6 +123,7 @@ class TransformerEncoderLayer(Attending):
     ) -> Tensor:
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
         name = type(self).__name__
+        vectors(name, self.d_model, self.linear1.weight.dtype, **{"tgt" if self.crosses else "src": src})
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
         feed: Sublayer = lambda x: self.linear2(self.dropout(self.activation(self.linear1(x))))
         x, parts = _real(name, src, lengths), [attend, feed] if look is None else [attend, look, feed]
@@ -155,6 +166,8 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
 
         `memory_mask` and `memory_lengths` are of the attention to the memory, the other options of that to itself.
         """
+        if not isinstance(memory, tuple):
+            vectors(type(self).__name__, self.d_model, self.linear1.weight.dtype, memory=memory)
         look: Sublayer = lambda x: self.multihead_attn(x, memory, mask=memory_mask, lengths=memory_lengths)[0]
         return super().forward(tgt, look=look, **options)
 
@@ -219,6 +232,10 @@ class Transformer(Attending):
         where the decoder looks at it; `causal` hides the future of tgt."""
         if mask is not None and np.ndim(mask) != 2:  # both attentions would take others, if S = T
             raise ValueError(f"Transformer: expected mask (B, S), got {np.ndim(mask)} axes: {self._masks}")
+        vectors("Transformer", None, src=src)
+        if mask is not None:  # 0 times a NaN would be one, in gradients of the encoder
+            real = attention_mask("Transformer", src, (len(src), 1, src.shape[1], src.shape[1]), mask)
+            src = ops.where(real[:, 0, 0, :, None], src, 0.0)  # type: ignore[index]
         memory = self.encoder(src, mask=mask, lengths=lengths)
         return self.decoder(  # type: ignore[no-any-return]
             tgt, memory, memory_mask=mask, memory_lengths=lengths, lengths=tgt_lengths, causal=causal)
@@ -237,6 +254,8 @@ class SinusoidalPositions(Module):
 
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
         """`ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
+        _placed(self, x, self.d_model, ids)
+        x = ops.asarray(x)
         cos, sin = _angles(x, ids, self._frequencies)
         waves = ops.reshape(ops.stack([sin, cos], -1), (*sin.shape[:-1], 2 * sin.shape[-1]))
         return x + waves[..., : self.d_model]
@@ -250,7 +269,22 @@ class LearnedPositions(Module):
 
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
         """`ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
+        most, width = self.weight.shape
+        _placed(self, x, width, ids)
+        if ids is None and x.shape[-2] > most:
+            raise ValueError(f"LearnedPositions: expected at most max_length = {most} positions, got {x.shape[-2]}")
         return x + functional.embedding(np.arange(x.shape[-2]) if ids is None else ids, self.weight)
+
+
+def _placed(module: Module, x: Any, width: int, ids: Like) -> None:
+    """Refuse x that is not (..., d_model), and positions that are not one for each vector."""
+    shape = getattr(x, "shape", None)
+    if not shape or shape[-1] != width or (ids is None and len(shape) < 2):
+        raise (TypeError if shape is None else ValueError)(
+            f"{type(module).__name__}: expected x (B, T, {width}), got {x if shape is None else f'shape {shape}'}")
+    if ids is not None and shape[-1 - np.ndim(ids) : -1] != np.shape(ids):
+        raise ValueError(f"{type(module).__name__}: expected ids (T,) or (B, T) with (B, T) = {shape[:-1]}, got shape "
+                         f"{np.shape(ids)}")
 
 
 def _angles(x: Tensor, ids: Like, frequencies: Any) -> tuple[Tensor, Tensor]:
@@ -317,7 +351,13 @@ class LanguageModel(Module):
 
     def _check(self, tokens: Like, axes: int, state: LanguageState | None = None) -> None:
         """Refuse tokens that are not (B,) or (B, T), with the B of a state, and a state that another kind made."""
-        shape = tokens.shape if hasattr(tokens, "shape") else ops.asarray(tokens).shape
+        if state is not None and not isinstance(state, LanguageState):
+            raise TypeError(f"{type(self).__name__}: expected a state that its own `start` made, got "
+                            f"{type(state).__name__}")
+        try:
+            shape = tokens.shape if hasattr(tokens, "shape") else ops.asarray(tokens).shape
+        except TypeError:
+            raise TypeError(f"{type(self).__name__}: expected tokens as integers, got {tokens!r}") from None
         rows = None if state is None else state.cache.shape[0]
         if len(shape) != axes or (rows is not None and shape[0] != rows):
             raise ValueError(f"{type(self).__name__}: expected tokens ({'B' if rows is None else rows},"
@@ -336,10 +376,10 @@ class LanguageModel(Module):
 
     def _read(self, tokens: Like, state: LanguageState | None, lengths: Like = None) -> tuple[Tensor, list[Pair]]:
         """What the last layer makes of tokens (B, T), and each layer's keys and values of them."""
+        self._check(tokens, 2, state)
         if state is not None and state.length and grad_enabled():
             raise RuntimeError(f"{type(self).__name__}: no gradient reaches what a state has read: give all tokens to "
                                "forward, or read on under ts.no_grad()")
-        self._check(tokens, 2, state)
         x = self.embedding(tokens)
         n, starts = (0, None) if state is None else (state.length, state.starts)
         ids: Like = np.arange(n, n + x.shape[1])
@@ -404,11 +444,14 @@ class LanguageModel(Module):
     def prompt(self, prompts: Sequence[Sequence[int]]) -> tuple[LanguageState, Any]:
         """What `tinyseq.decode` needs to go on with prompts of any lengths above 0: the state after all but their last
         tokens, and those, (B,)."""
-        rows = [np.asarray(p) for p in prompts]
+        if not hasattr(prompts, "__iter__"):
+            raise TypeError(f"{type(self).__name__}: expected prompts as lists of integers, got {prompts!r}")
+        rows = [np.asarray(p.numpy() if isinstance(p, Tensor) else p) for p in prompts]
         for i, p in enumerate(rows):
             if p.ndim != 1 or not p.size or p.dtype.kind not in "iu":
                 raise ValueError(f"{type(self).__name__}: prompt {i} is empty or no list of integers: expected the ids "
                                  f"of one token or more, got {p.dtype} {p.shape}")
+            ops.check_ids(f"{type(self).__name__}: prompt {i}", p, len(self.embedding.weight))
         lengths = np.array([len(p) for p in rows], int)
         tokens = np.zeros((len(rows), lengths.max(initial=1)), np.int64)
         for row, p in zip(tokens, rows, strict=True):
@@ -462,5 +505,7 @@ class ConditionalLanguageModel(LanguageModel):
             raise ValueError(f"{type(self).__name__}: expected no hidden state, got {type(hidden).__name__}: "
                              "start(memory, mask=mask)")
         memory, mask = masked_memory(type(self).__name__, memory, mask)
+        attention = self.layers[0].multihead_attn
+        vectors(type(self).__name__, attention.embed_dim, attention.out_proj.weight.dtype, memory=memory)
         pairs = tuple(layer.multihead_attn.remember(memory) for layer in self.layers)
         return self._empty(memory.shape[0])._replace(memory=pairs, mask=mask)
