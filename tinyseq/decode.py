@@ -275,10 +275,10 @@ def _uniform(where: str, seed: Any, batch: int) -> list[Callable[[], float]]:
 
 def _draw(logs: Tensor, draws: list[float], temperature: float, top_k: int | None, top_p: float, min_p: float) -> Any:
     """A token for each row of log-probabilities (N, V), by a uniform number (N,) each; with what it had: (N, 1)."""
-    data, xp = logs.astype(np.float64).data, namespace(logs.data)
-    with np.errstate(over="ignore", invalid="ignore"):  # less the greatest, which so stays finite at any temperature
-        data = xp.where(data > -np.inf, (data - xp.max(data, axis=-1, keepdims=True)) / temperature, -np.inf)
-    p = functional.softmax(Tensor(data)).data
+    temperature = min(max(temperature, 1e-290), 1e290)  # so that what is greatest stays finite, and -inf no NaN
+    with np.errstate(over="ignore"):
+        p = functional.softmax(logs.astype(np.float64) / temperature).data
+    xp = namespace(p)
     if top_k or top_p < 1:
         ordered = xp.flip(xp.sort(p, axis=-1), axis=-1)[:, :top_k]
         kept = xp.cumulative_sum(ordered, axis=-1) - ordered < top_p * xp.sum(ordered, axis=-1, keepdims=True)

@@ -79,7 +79,8 @@ def booleans(where: str, x: Tensor, mask: Like) -> Tensor:
 def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str = "length_mask") -> Tensor:
     """(B,) lengths -> (B, steps) booleans: True at the real positions. On a device nobody looks at the lengths. B is
     `rows` if given; errors name `where`."""
-    steps = check.integers(where, 0, steps=steps)
+    if type(steps) is not int or steps < 0:  # a shape's needs no check
+        steps = check.integers(where, 0, steps=steps)
     try:
         data = functional.checked_lengths(lengths, steps, rows)
     except ValueError as error:
@@ -199,8 +200,10 @@ class MultiheadAttention(Attending):
         vectors(name, self.embed_dim, self.out_proj.weight.dtype, query=query)
         masked, taking = mask is not None or lengths is not None, None
         if masked and between is None and not isinstance(key, tuple):  # what no query sees is 0: 0 times NaN is NaN
-            key = query if key is None else key
-            self._fits(key, value)
+            if key is None:
+                key = query
+            if key is not query or value is not None:
+                self._fits(key, value)
             scores = (len(query), self.num_heads, query.shape[1], key.shape[1])
             taking = attention_mask(name, query, scores, mask, lengths)
             real = ops.any(taking, (1, 2))[..., None]  # type: ignore[arg-type]
