@@ -753,14 +753,14 @@ def wrong_calls() -> list[tuple[str, Any]]:
                   ("LanguageModel: expected a state", lambda s=state: lm.step([1, 2], s)),
                   ("ConditionalLanguageModel: expected a state", lambda s=state: asked.step([1, 2], s))]
     for tokens in ("a", None, object()):
-        calls += [("LanguageModel: expected tokens as integers", lambda t=tokens: lm(t)),
-                  ("LanguageModel: expected tokens as integers", lambda t=tokens: lm.step(t, lm.start([[1]])))]
+        calls += [("LanguageModel: expected tokens", lambda t=tokens: lm(t)),
+                  ("LanguageModel: expected tokens", lambda t=tokens: lm.step(t, lm.start([[1]])))]
     for prompts in (3, None, [3], [[]], [["a"]], [[1.0]], [[11]], [[-1]], [[2**64 - 1]]):
         calls.append(("LanguageModel: .*(prompt|expected prompts)", lambda p=prompts: lm.prompt(p)))
     for steps in (-1, 2.5, "a", None):
         calls.append(("length_mask: expected an integer 0 <= steps", lambda s=steps: nn.length_mask([1, 2], s)))
     for ids in ([[1]], [1, 2], [[1, 2, 3]]):
-        calls.append(("LearnedPositions: expected ids", lambda i=ids: learned(x, i)))
+        calls.append(("LearnedPositions: expected x .* and ids", lambda i=ids: learned(x, i)))
     return [*calls, ("attention_weights: expected a model", lambda: nn.attention_weights(3)),
             ("LearnedPositions: expected at most max_length = 5", lambda: learned(ts.ones((1, 6, 8))))]
 

@@ -67,18 +67,16 @@ def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
         return state
     if isinstance(state, tuple):
         return getattr(state, "_make", tuple)(_map(where, f, part) for part in state)
-    if isinstance(state, list) and state and all(isinstance(part, _PLAIN[1:]) for part in state):
-        raise TypeError(f"{where}: a list of numbers or text in a decoder's state, {state!r}, may be one a row or not: "
-                        "expected an array (batch first) if it is, a tuple if it is not")
-    if isinstance(state, (list, dict)):
+    mixed = isinstance(state, list) and not (state and all(isinstance(part, _PLAIN[1:]) for part in state))
+    if mixed or isinstance(state, dict):
         state = copy.copy(state)
         for key in state if isinstance(state, dict) else range(len(state)):
             state[key] = _map(where, f, state[key])
         return state
     if not dataclasses.is_dataclass(state) or isinstance(state, type):
         raise TypeError(f"{where}: expected a decoder's state of Tensors and arrays (batch first), numbers, text and "
-                        "None, in tuples, lists, dictionaries and dataclasses, got one with a "
-                        f"{type(state).__name__}: what has no rows is the decoder's to keep")
+                        f"None, in tuples, lists, dictionaries and dataclasses, got {state!r} in it: what has no rows "
+                        "the decoder may keep; numbers or text in a list may be one a row, an array, or not, a tuple")
     found = copy.copy(state)
     for field in dataclasses.fields(state):
         object.__setattr__(found, field.name, _map(where, f, getattr(state, field.name)))  # it may be frozen
@@ -189,8 +187,7 @@ def greedy(decoder: Any, state: Any, start: Like, end: int, max_length: int) -> 
 
 
 def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 1.0, *,
-           top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0,
-           seed: int | Sequence[int] | None = None) -> list[Hypothesis]:
+           top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0, seed: Any = None) -> list[Hypothesis]:
     """A random token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch.
 
     Tokens are drawn as `stream` says. Scores are log-probabilities of the model as it is.

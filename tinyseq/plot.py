@@ -40,8 +40,8 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
         ValueError: there is no map, the three differ in number, or labels do not fit an array's shape.
     """
     maps = [_numbers("attention", "weights", w) for w in _list("attention", "weights", weights)]
-    rows = [_texts("attention", "rows", row) for row in _list("attention", "rows", rows)]
-    columns = [_texts("attention", "columns", column) for column in _list("attention", "columns", columns)]
+    rows = [_list("attention", "rows", row, str) for row in _list("attention", "rows", rows)]
+    columns = [_list("attention", "columns", column, str) for column in _list("attention", "columns", columns)]
     if not maps or not len(maps) == len(rows) == len(columns):
         raise ValueError(f"attention: expected as many weights, rows and columns, at least one; "
                          f"got {len(maps)}, {len(rows)} and {len(columns)}")
@@ -100,7 +100,7 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
         raise ValueError("curves: expected panels, got none: there is no panel to draw")
     figure = Figure(figsize=(5.2 * len(panels), 3.6))
     row = figure.subplots(1, len(panels), squeeze=False)[0]
-    labels = _texts("curves", "x", [x] * len(panels) if isinstance(x, str) else x)
+    labels = _list("curves", "x", [x] * len(panels) if isinstance(x, str) else x, str)
     if len(labels) != len(panels):
         raise ValueError(f"curves: expected x as one text, or one for each of {len(panels)} panels, got {x!r}")
     for axes, (title, lines), label in zip(row, panels.items(), labels, strict=True):
@@ -157,10 +157,10 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
 
 def _curve(axes: Axes, name: str, points: Any, color: str) -> tuple[Artist, NDArray[Any]]:
     """What a legend shows, and xs."""
-    pair = _list("curves", f"curve {name!r}, (xs, ys)", points)
+    pair = [_numbers("curves", f"curve {name!r}", part) for part in _list("curves", f"curve {name!r}", points)]
     if len(pair) != 2:
         raise ValueError(f"curves: curve {name!r}: expected (xs, ys), got {len(pair)} of them")
-    xs, ys = (_numbers("curves", f"curve {name!r}, {part}", values) for part, values in zip("xy", pair, strict=True))
+    xs, ys = pair
     if xs.ndim != 1 or xs.shape != ys.shape:
         raise ValueError(f"curves: curve {name!r}: xs and ys must have one shape (N,); got {xs.shape} and {ys.shape}")
     at = xs
@@ -198,17 +198,11 @@ def _numbers(where: str, name: str, values: Any) -> NDArray[Any]:
     return found
 
 
-def _list(where: str, name: str, values: Any) -> list[Any]:
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
-        raise TypeError(f"{where}: expected {name} in a list, got {values!r}")
-    return list(values)
-
-
-def _texts(where: str, name: str, values: Any) -> list[str]:
-    """Labels; those of a string are its characters."""
-    found = list(values) if isinstance(values, str) else _list(where, name, values)
-    if other := [text for text in found if not isinstance(text, str)]:
-        raise TypeError(f"{where}: expected {name} as texts, got {other[0]!r} among them")
+def _list(where: str, name: str, values: Any, kind: type = object) -> list[Any]:
+    """What is in a list or its like; of a string its characters, if strings are wanted."""
+    found = list(values) if hasattr(values, "__iter__") and (kind is str or not isinstance(values, str)) else None
+    if found is None or not all(isinstance(x, kind) for x in found):
+        raise TypeError(f"{where}: expected {name} as a list{' of str' * (kind is str)}, got {values!r}")
     return found
 
 
@@ -252,9 +246,7 @@ def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str
     Raises:
         ValueError: there is no word, or numbers and words differ in number.
     """
-    if not isinstance(title, str):
-        raise TypeError(f"words: expected title as text, got {title!r}")
-    rows = [_texts("words", "rows", row) for row in _list("words", "rows", rows)]
+    rows = [_list("words", "rows", row, str) for row in _list("words", "rows", rows)]
     numbers = [_numbers("words", "values", part) for part in _list("words", "values", values)]
     if [(len(row),) for row in rows] != [part.shape for part in numbers] or not any(rows):
         raise ValueError(f"words: expected a word at least, and as many values as words in each row, got "
@@ -263,7 +255,7 @@ def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str
     figure = Figure(figsize=(0.095 * width + 0.4, 0.32 * len(rows) + 0.5))
     axes = figure.add_axes((0.02, 0, 0.96, 1), xlim=(0, width), ylim=(len(rows) - 0.4, -1.2))
     axes.set_axis_off()
-    axes.text(0, -0.75, title, color=_INK, va="center", parse_math=False)
+    axes.text(0, -0.75, "".join(_list("words", "title", title, str)), color=_INK, va="center", parse_math=False)
     for y, (row, part) in enumerate(zip(rows, numbers, strict=True)):
         x = 0
         for word, number in zip(row, part, strict=True):

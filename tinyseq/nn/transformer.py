@@ -16,21 +16,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from tinyseq import functional, ops
-from tinyseq.nn import init
+from tinyseq.nn import init, multihead
 from tinyseq.nn.attention import masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.nn.multihead import (
-    Attending,
-    Between,
-    MultiheadAttention,
-    Pair,
-    attention_mask,
-    length_mask,
-    product,
-    refuse,
-    vectors,
-)
+from tinyseq.nn.multihead import Attending, Between, MultiheadAttention, Pair, length_mask, product, refuse
 from tinyseq.tensor import Array, Like, Tensor, grad_enabled, namespace, no_grad
 
 
@@ -123,7 +113,7 @@ class TransformerEncoderLayer(Attending):
     ) -> Tensor:
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
         name = type(self).__name__
-        vectors(name, self.d_model, self.linear1.weight.dtype, **{"tgt" if self.crosses else "src": src})
+        multihead.vectors(name, self.d_model, self.linear1.weight.dtype, **{"tgt" if self.crosses else "src": src})
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
         feed: Sublayer = lambda x: self.linear2(self.dropout(self.activation(self.linear1(x))))
         x, parts = _real(name, src, lengths), [attend, feed] if look is None else [attend, look, feed]
@@ -167,7 +157,7 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         `memory_mask` and `memory_lengths` are of the attention to the memory, the other options of that to itself.
         """
         if not isinstance(memory, tuple):
-            vectors(type(self).__name__, self.d_model, self.linear1.weight.dtype, memory=memory)
+            multihead.vectors(type(self).__name__, self.d_model, self.linear1.weight.dtype, memory=memory)
         look: Sublayer = lambda x: self.multihead_attn(x, memory, mask=memory_mask, lengths=memory_lengths)[0]
         return super().forward(tgt, look=look, **options)
 
@@ -232,9 +222,9 @@ class Transformer(Attending):
         where the decoder looks at it; `causal` hides the future of tgt."""
         if mask is not None and np.ndim(mask) != 2:  # both attentions would take others, if S = T
             raise ValueError(f"Transformer: expected mask (B, S), got {np.ndim(mask)} axes: {self._masks}")
-        vectors("Transformer", None, src=src)
+        multihead.vectors("Transformer", None, src=src)
         if mask is not None:  # 0 times a NaN would be one, in gradients of the encoder
-            real = attention_mask("Transformer", src, (len(src), 1, src.shape[1], src.shape[1]), mask)
+            real = multihead.attention_mask("Transformer", src, (len(src), 1, src.shape[1], src.shape[1]), mask)
             src = ops.where(real[:, 0, 0, :, None], src, 0.0)  # type: ignore[index]
         memory = self.encoder(src, mask=mask, lengths=lengths)
         return self.decoder(  # type: ignore[no-any-return]
@@ -278,13 +268,10 @@ class LearnedPositions(Module):
 
 def _placed(module: Module, x: Any, width: int, ids: Like) -> None:
     """Refuse x that is not (..., d_model), and positions that are not one for each vector."""
-    shape = getattr(x, "shape", None)
-    if not shape or shape[-1] != width or (ids is None and len(shape) < 2):
-        raise (TypeError if shape is None else ValueError)(
-            f"{type(module).__name__}: expected x (B, T, {width}), got {x if shape is None else f'shape {shape}'}")
-    if ids is not None and shape[-1 - np.ndim(ids) : -1] != np.shape(ids):
-        raise ValueError(f"{type(module).__name__}: expected ids (T,) or (B, T) with (B, T) = {shape[:-1]}, got shape "
-                         f"{np.shape(ids)}")
+    shape, given = np.shape(x), () if ids is None else np.shape(ids)
+    if len(shape) < 2 or shape[-1] != width or (given and shape[-1 - len(given) : -1] != given):
+        raise ValueError(f"{type(module).__name__}: expected x (B, T, {width}) and ids (T,) or (B, T), got shapes "
+                         f"{shape} and {given}")
 
 
 def _angles(x: Tensor, ids: Like, frequencies: Any) -> tuple[Tensor, Tensor]:
@@ -354,10 +341,7 @@ class LanguageModel(Module):
         if state is not None and not isinstance(state, LanguageState):
             raise TypeError(f"{type(self).__name__}: expected a state that its own `start` made, got "
                             f"{type(state).__name__}")
-        try:
-            shape = tokens.shape if hasattr(tokens, "shape") else ops.asarray(tokens).shape
-        except TypeError:
-            raise TypeError(f"{type(self).__name__}: expected tokens as integers, got {tokens!r}") from None
+        shape = ops.asarray(tokens).shape if isinstance(tokens, (list, tuple)) else np.shape(tokens)
         rows = None if state is None else state.cache.shape[0]
         if len(shape) != axes or (rows is not None and shape[0] != rows):
             raise ValueError(f"{type(self).__name__}: expected tokens ({'B' if rows is None else rows},"
@@ -432,7 +416,7 @@ class LanguageModel(Module):
         with no_grad():
             tokens, starts = ops.like(weight, tokens), None
             if lengths is not None:  # the rows' ends are put side by side
-                real = length_mask(lengths, *tokens.shape[::-1], type(self).__name__)
+                real = length_mask(lengths, tokens.shape[1], len(tokens), type(self).__name__)
                 starts = ops.sum(ops.like(weight, ~real), 1)
                 places = ops.like(weight, np.arange(tokens.shape[1])) - starts[:, None]
                 tokens = ops.where(places < 0, 0, ops.take_along_axis(tokens, ops.maximum(places, 0), 1))
@@ -506,6 +490,6 @@ class ConditionalLanguageModel(LanguageModel):
                              "start(memory, mask=mask)")
         memory, mask = masked_memory(type(self).__name__, memory, mask)
         attention = self.layers[0].multihead_attn
-        vectors(type(self).__name__, attention.embed_dim, attention.out_proj.weight.dtype, memory=memory)
+        multihead.vectors(type(self).__name__, attention.embed_dim, attention.out_proj.weight.dtype, memory=memory)
         pairs = tuple(layer.multihead_attn.remember(memory) for layer in self.layers)
         return self._empty(memory.shape[0])._replace(memory=pairs, mask=mask)
