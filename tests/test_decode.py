@@ -485,7 +485,8 @@ def test_a_state_may_be_kept_in_anything_that_has_rows(seed: int, batch: int, ki
 
 @pytest.mark.parametrize(("bad", "message"), [
     ({1, 2}, r"got \{1, 2\}"), (lambda: 0, "got <function"), ([1, 2, 3], r"\[1, 2, 3\].* an array, or not, a tuple"),
-    (["a"], r"got \['a'\]"), ((None, {"deep": [object()]}), "got <object object"), (Frozen, "got <class")], ids=str)
+    (["a"], r"got \['a'\]"), ((None, {"deep": [object()]}), "got <object object"), (Frozen, "got <class")],
+    ids=["set", "function", "numbers", "text", "deep", "class"])
 def test_a_state_of_anything_else_is_refused_by_name(bad: Any, message: str) -> None:
     state = (ts.zeros((3, 2)), bad)
     for call, name in ((lambda: greedy(Draws(), state, 0, 1, 5), "greedy"), (lambda: beam(Draws(), state, 0, 1, 5),
