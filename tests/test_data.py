@@ -1,10 +1,13 @@
 """Vocabularies give back what they were given; batches hold every row once, whole, and little padding."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tinyseq as ts
 from tinyseq.data import Vocabulary, batches, pad
 
 symbols = st.lists(st.text(max_size=3), unique=True, max_size=20)
@@ -44,6 +47,19 @@ def test_vocabulary_errors_name_what_is_wrong() -> None:
         vocabulary.decode([-1])
     with pytest.raises(ValueError, match=r"occur more often: 'a'$"):
         Vocabulary("aba")
+    for call, message in ((lambda: Vocabulary([1, 2]), "Vocabulary: expected symbols that are strings, got 1"),
+                          (lambda: Vocabulary(5), "Vocabulary: expected symbols, got 5"),
+                          (lambda: vocabulary.encode(5), "Vocabulary.encode: expected a sequence of symbols, got 5"),
+                          *((lambda ids=ids: vocabulary.decode(ids), "Vocabulary.decode: expected an integer id, got")
+                            for ids in ([2.7], np.array([3.0]), "3", [None], [True], [np.True_])),
+                          (lambda: vocabulary.decode(3), "Vocabulary.decode: expected a sequence of ids, got 3")):
+        with pytest.raises(TypeError, match=message):
+            call()
+    for symbol in (["a"], 1, None):
+        with pytest.raises(ValueError, match=r"Vocabulary.encode: unknown symbol .* at position 1"):
+            vocabulary.encode(["a", symbol])    # type: ignore[list-item]
+    assert vocabulary.decode(ts.tensor([3, 4])) == vocabulary.decode(np.array([3, 4], np.uint8)) == ["a", "b"]
+    assert vocabulary.encode(np.array(["c", "a"])) == [5, 3]
 
 
 @given(sequences)
@@ -56,11 +72,34 @@ def test_pad_keeps_every_sequence_and_adds_only_pad(rows: list[list[int]]) -> No
         assert (padded[length:] == Vocabulary.pad).all()
 
 
+wide = st.integers(-(2**63) - 2, 2**64) | st.sampled_from([2**63 - 1, 2**63, 2**64 - 1, -(2**63), -(2**63) - 1])
+
+
+@given(st.lists(st.lists(wide | st.integers(0, 9), max_size=3), max_size=3), st.sampled_from(["list", "array", "0-d"]))
+def test_pad_keeps_an_integer_or_refuses_it(rows: list[list[int]], kind: str) -> None:
+    """Whatever dtype it comes in, alone or beside others."""
+    given: list[Any] = [[np.array(x) if abs(x) < 2**63 else x for x in row] if kind == "0-d" else
+                        np.array(row or np.zeros(0, int)) if kind == "array" else row for row in rows]
+    if any(isinstance(row, np.ndarray) and row.dtype.kind not in "iu" for row in given):
+        with pytest.raises((TypeError, ValueError), match=r"^pad: expected "):     # float64 or objects, for NumPy
+            pad(given)
+    elif all(-(2**63) <= x < 2**63 for row in rows for x in row):
+        ids, lengths = pad(given)
+        assert [row[:n] for row, n in zip(ids.tolist(), lengths, strict=True)] == rows
+    else:
+        with pytest.raises(ValueError, match=r"^pad: expected integers that int64 has, got"):
+            pad(given)
+
+
 def test_pad_refuses_what_is_not_integer() -> None:
-    with pytest.raises(TypeError, match="float64"):
-        pad([[1, 2], [0.5]])                    # type: ignore[list-item]
-    with pytest.raises(TypeError, match="encode symbols first"):
-        pad(["ab", "c"])                        # type: ignore[list-item]
+    for wrong, message in (([[1, 2], [0.5]], "got 0.5 in one"), (["ab", "c"], "got 'a' in one; encode symbols first"),
+                           ([[True, 5]], "got True in one"), ([np.array([[1, 2]])], r"got \[1, 2\] in one"),
+                           ([np.ones(2)], "got 1.0 in one"), ([[None]], "got None"), ([3], "got 3"), (3, "got 3"),
+                           (None, "got None"), (np.array([1, 2]), "got 1"), ([ts.ones(2)], "got 1.0 in one")):
+        with pytest.raises(TypeError, match=f"^pad: expected .*{message}"):
+            pad(wrong)    # type: ignore[arg-type]
+    ids, lengths = pad([ts.tensor([1, 2]), np.array([200], np.uint8), [ts.tensor(3)], np.zeros(0)])
+    assert ids.tolist() == [[1, 2], [200, 0], [3, 0], [0, 0]] and lengths.tolist() == [2, 1, 1, 0]
 
 
 @given(lengths, sizes, seeds | st.none())
@@ -91,7 +130,18 @@ def test_batches_depend_on_the_seed_alone() -> None:
     assert means != sorted(means)               # short and long batches are mixed
 
 
-@pytest.mark.parametrize(("shape", "size"), [((), 2), ((2, 2, 2), 2), ((3,), 0)])
-def test_batches_refuse_wrong_shapes(shape: tuple[int, ...], size: int) -> None:
-    with pytest.raises(ValueError, match=f"got shape .* and size {size}"):
-        batches(np.ones(shape, dtype=np.int64), size)
+@given(lengths, sizes, st.sampled_from(["int8", "uint8", "uint64"]))
+def test_batches_do_not_depend_on_the_width_of_lengths(rows: list[int], size: int, dtype: str) -> None:
+    found = batches(np.array(rows, dtype), np.dtype(dtype).type(size), 3)
+    assert list(map(list, found)) == list(map(list, batches(rows, size, 3)))
+
+
+@pytest.mark.parametrize(("wrong", "size", "error", "message"), [
+    (1, 2, TypeError, r"lengths \(N,\) or \(N, K\), got 1"), (np.ones((2, 2, 2), int), 2, ValueError, "of shape"),
+    ([1], 0, ValueError, "1 <= size, got 0"), ([1], 1.5, TypeError, "1 <= size, got 1.5"),
+    ([1.0], 2, TypeError, "integers, got float64"), (["a"], 2, TypeError, "integers, got <U1"),
+    ([True], 2, TypeError, "got bool"), ([-1], 2, ValueError, "from 0 on, got -1"), ([[]], 2, ValueError, "of shape"),
+    ([[1], [1, 2]], 2, ValueError, "of shape"), (None, 2, TypeError, "got None")])
+def test_batches_refuse_wrong_lengths_and_sizes(wrong: Any, size: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=f"^batches: expected .*{message}"):
+        batches(wrong, size)

@@ -1,5 +1,6 @@
 """Decoding gives what enumerating, teacher forcing and the model's probabilities say, whatever stands beside a row."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_alignments_are_shares_of_what_is_real(size: Any, seed: int) -> None:
     batch, steps, max_length = size
     model, source, lengths = model_and_sources(seed, batch, steps)
     for found, length in zip(decode(model, source, lengths, max_length), lengths, strict=True):
-        if not found.tokens:
+        if not max_length:                      # nothing was asked
             assert found.alignment is None
             continue
         assert found.alignment is not None and found.alignment.shape == (len(found.tokens), steps)
@@ -437,41 +438,208 @@ def test_rows_of_a_state_come_in_the_order_asked_for() -> None:
     assert type(pair) is tuple and pair[0].numpy().tolist() == [[2, 3]] and pair[1] is None and number == 7
 
 
-def test_what_makes_no_sense_is_refused_by_name() -> None:
-    decoder, state = toy(5, 6, 3)
-    bad = Table(ts.tensor([[0.0, np.nan]]))
-    for call, message in [
-        (lambda: greedy(decoder, state, [0, 1], END, 5), r"start as an integer, or \(3,\), got int64 \(2,\)"),
-        (lambda: greedy(decoder, state, 0.5, END, 5), "got float64"),
-        (lambda: greedy(decoder, state, START, 6, 5), r"V > end = 6, from step, got \(3, 6\)"),
-        *((lambda f=f, end=end: f(decoder, state, START, end, 5), f"an integer end >= -1, .* end = {end}")
-          for f in (greedy, beam, sample) for end in (-2, 1.5)),
-        (lambda: beam(decoder, state, START, END, 5, 2, n_best=3), "n_best=3, width=2"),
-        (lambda: beam(decoder, state, START, END, 5, min_length=6), "min_length=6, max_length=5"),
-        (lambda: sample(decoder, state, START, END, 5, -1.0), "temperature=-1.0"),
-        (lambda: sample(decoder, state, START, END, 5, np.nan), "temperature=nan"),
-        (lambda: sample(decoder, state, START, END, 5, top_k=0), "top_k=0"),
-        (lambda: sample(decoder, state, START, END, 5, top_p=0.0), "top_p=0.0"),
-        (lambda: sample(decoder, state, START, END, 5, min_p=1.5), "min_p=1.5"),
-        (lambda: sample(decoder, state, START, END, 5, seed=[1, 2]), r"one for each of 3 rows, .*got \[1, 2\]"),
-        *((lambda s=seed: sample(decoder, state, START, END, 5, seed=s), "integers >= 0, got")
-          for seed in (-1, 1.5, "a", [1, 2, -3])),
-        *((lambda p=penalty: beam(decoder, state, START, END, 5, length_penalty=p), "length_penalty=(nan|inf)")
-          for penalty in (np.nan, np.inf)),
-        (lambda: greedy(decoder, state, START, END, -1), "max_length=-1"),
-        (lambda: sample(decoder, state, START, END, -1), "max_length=-1"),
-        (lambda: beam(decoder, state, START, END, -1), "max_length=-1"),
-        (lambda: next(stream(decoder, state, START, END, -1)), "max_length=-1"),
-        (lambda: greedy(Draws(), bad, 0, 1, 5), "NaN"), (lambda: beam(Draws(), bad, 0, 1, 5), "NaN"),
-        (lambda: sample(Draws(), bad, 0, 1, 5), "NaN"),
-        (lambda: score(decoder, state, START, [[1, 2]]), r"expected integers \(3, T\)"),
-        (lambda: score(decoder, state, START, np.zeros((3, 2))), "got float64"),
-        (lambda: score(decoder, state, START, 1), r"expected integers \(3, T\) .*got int64 \(\)"),
-        (lambda: score(decoder, state, START, np.zeros((3, 2), int), [1, 2]), "and 2 lengths"),
-        (lambda: score(decoder, state, START, np.zeros((3, 2), int), [1, 2, 3]), "integers from 0 to the 2 steps"),
-    ]:
-        with pytest.raises(ValueError, match=message):
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    inner: Any
+    text: str = "as it is"
+    made: Any = dataclasses.field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "made", self.made if self.made is not None else self.inner)
+
+
+CONTAINERS: dict[str, Any] = {
+    "tuple": (lambda x, h, n: (x, (None, h), n), lambda s: (s[0], s[1][1], s[2])),
+    "list": (lambda x, h, n: [x, [None, h, []], n, [None]], lambda s: (s[0], s[1][1], s[2])),
+    "dictionary": (lambda x, h, n: {"x": x, "more": {"h": [h]}, "n": n},
+                   lambda s: (s["x"], s["more"]["h"][0], s["n"])),
+    "dataclass": (lambda x, h, n: Frozen(Frozen((x, h, n))), lambda s: s.made.inner),
+    "arrays": (lambda x, h, n: (x.numpy(), [h.numpy()], np.array(n)), lambda s: (s[0], s[1][0], int(s[2]))),
+}
+
+
+@given(seeds, st.integers(1, 4), st.sampled_from(sorted(CONTAINERS)))
+def test_a_state_may_be_kept_in_anything_that_has_rows(seed: int, batch: int, kind: str) -> None:
+    plain, state = toy(seed, 5, batch)
+    (source, _), h = state.layers
+    put, get = CONTAINERS[kind]
+
+    class Kept:
+        def step(self, tokens: Any, state: Any) -> Any:
+            source, h, position = get(state)
+            logits, after = plain.step(tokens, ToyState(((ts.asarray(source), None), ts.asarray(h)), position))
+            return logits, put(ts.asarray(source), after.layers[1], after.position)
+
+        def __call__(self, tokens: Any, state: Any) -> Any:
+            source, h, position = get(state)
+            return plain(tokens, ToyState(((ts.asarray(source), None), ts.asarray(h)), position))
+
+    class Wrapped(NamedTuple):
+        decoder: Any
+
+    with ts.no_grad():
+        for ways in (lambda d, s: every_way(Wrapped(d), s, 5, range(batch)),
+                     lambda d, s: score(d, s, START, np.full((batch, 3), 2)).tokens.tolist()):
+            assert str(ways(Kept(), put(source, h, 0))) == str(ways(plain, state))
+
+
+@pytest.mark.parametrize(("bad", "message"), [
+    ({1, 2}, r"got \{1, 2\}"), (lambda: 0, "got <function"), ([1, 2, 3], r"\[1, 2, 3\].* an array, or not, a tuple"),
+    (["a"], r"got \['a'\]"), ((None, {"deep": [object()]}), "got <object object"), (Frozen, "got <class")],
+    ids=["set", "function", "numbers", "text", "deep", "class"])
+def test_a_state_of_anything_else_is_refused_by_name(bad: Any, message: str) -> None:
+    state = (ts.zeros((3, 2)), bad)
+    for call, name in ((lambda: greedy(Draws(), state, 0, 1, 5), "greedy"), (lambda: beam(Draws(), state, 0, 1, 5),
+                       "beam"), (lambda: sample(Draws(), state, 0, 1, 5), "sample"), (lambda: stream(
+                       Draws(), state, 0, 1, 5), "stream"), (lambda: score(toy(0, 3, 1)[0], state, 0, [[1]] * 3),
+                       "score"), (lambda: take_rows(state, [0]), "take_rows")):
+        with pytest.raises(TypeError, match=f"^{name}: .*{message}"):
             call()
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint64", "tensor"])
+def test_integers_of_every_width_count_alike(kind: str) -> None:
+    decoder, state = toy(5, 250, 3)
+    cast = (lambda x: ts.tensor(x)) if kind == "tensor" else lambda x: np.array(x, kind)
+    number = (lambda x: ts.tensor(x)) if kind == "tensor" else np.dtype(kind).type
+    high = 127 if kind == "int8" else 249
+    found = [call(number, cast) for number, cast in ((number, cast), (int, np.array)) for call in (
+        lambda n, c: greedy(decoder, state, c([2, 0, high]), n(high), n(9)),
+        lambda n, c: sample(decoder, state, n(high), n(high), n(9), top_k=n(9), seed=n(3)),
+        lambda n, c: sample(decoder, state, n(high), n(high), n(9), seed=c([3, 4, 5])),
+        lambda n, c: beam(decoder, state, n(high), n(high), n(9), n(4), n_best=n(2), min_length=n(1)),
+        lambda n, c: score(decoder, state, n(high), c([[high, 1]] * 3), c([0, 1, 2])).tokens.tolist())]
+    assert [str(x) for x in found[:5]] == [str(x) for x in found[5:]]
+
+
+def test_all_costs_what_is_said_and_not_what_may_be() -> None:
+    state = Count(ts.tensor([3, 0, 4]))         # 10**12 numbers, or penalties, are more than there is memory for
+    for found in (greedy(Counter(), state, 0, 5, 10**12), sample(Counter(), state, 0, 5, 10**12),
+                  [row[0] for row in beam(Counter(), state, 0, 5, 10**12, length_penalty=0.7)]):
+        assert [h.tokens for h in found] == [[4], [1, 2, 3, 4], []]
+    assert len(next(stream(Counter(), state, 0, 5, 10**12, 1.0)).tokens) == 3
+
+
+def test_a_row_draws_the_numbers_of_its_key() -> None:
+    p = np.array([[0.1, 0.2, 0.3, 0.4]] * 3)
+    found = sample(Draws(), Table(ts.tensor(np.log(p))), 0, -1, 50, seed=9)
+    for row, h in enumerate(found):
+        numbers = np.random.Generator(np.random.Philox(key=np.array([9, row], np.uint64))).random(50)
+        assert h.tokens == np.searchsorted(p[row].cumsum(), numbers, "right").tolist()
+
+
+@given(st.lists(st.sampled_from([-np.inf, -700.0, 0.0, 0.5, 1.0, 1e4]), min_size=1, max_size=5), seeds)
+def test_temperatures_at_their_ends_are_limits(logits: list[float], seed: int) -> None:
+    if max(logits) == -np.inf:
+        logits[0] = 0.0
+    state = Table(ts.tensor(np.array([logits] * 60)))
+    for temperature in (5e-324, 1e-309, 1e-30, np.inf, 1.7e308):
+        right = [i for i, x in enumerate(logits) if (x == max(logits) if temperature < 1 else x > -np.inf)]
+        found = {t for h in sample(Draws(), state, 0, -1, 3, temperature, seed=seed) for t in h.tokens}
+        assert found <= set(right) and (len(found) == 1 or len(right) > 1), (temperature, found, right)
+    found = {t for h in sample(Draws(), state, 0, -1, 3, np.inf, top_k=1, top_p=5e-324, min_p=5e-324, seed=seed)
+             for t in h.tokens}
+    assert all(logits[t] > -np.inf for t in found)
+    assert {t for h in sample(Draws(), state, 0, -1, 3, 1.0, top_p=5e-324, top_k=3, seed=seed) for t in h.tokens} <= {
+        i for i, x in enumerate(logits) if x == max(logits)}
+
+
+def test_an_empty_hypothesis_has_an_empty_alignment() -> None:
+    model, source, lengths = model_and_sources(0, 2, 3)
+    state = model.encode(source, lengths)
+    for row in beam(model.decoder, state, START, END, 4, 5, n_best=5, min_length=0):
+        assert all(h.alignment is not None and h.alignment.shape == (len(h.tokens), 3) for h in row)
+    model.decoder.out.bias.data = np.where(np.arange(TOKENS) == END, 99.0, 0.0)
+    for h in (*greedy(model.decoder, state, START, END, 4), *sample(model.decoder, state, START, END, 4)):
+        assert h.tokens == [] and h.alignment is not None and h.alignment.shape == (0, 3)
+    model.decoder.out.bias.data = np.where(np.arange(TOKENS) == END, 0.0, -np.inf)
+    ((none,), _) = beam(model.decoder, state, START, END, 4, min_length=1)      # nothing is possible
+    assert none.score == -np.inf and none.alignment is not None and none.alignment.shape == (0, 3)
+    found = score(model.decoder, state, START, [[END, 0], [2, END]], [0, 2], align=True).alignment
+    assert found is not None and found.shape == (2, 2, 3) and not found.detach().numpy()[0].any()
+    nothing = score(model.decoder, state, START, [[2, 2], [2, 2]], [0, 0], align=True).alignment
+    assert nothing is not None and nothing.shape == (2, 2, 3) and not nothing.detach().numpy().any()
+
+
+@pytest.mark.parametrize("logits", [[np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf]], ids=str)
+def test_logits_without_a_softmax_are_refused(logits: list[float]) -> None:
+    state = Table(ts.tensor(np.array([[0.0, 1.0], logits])))
+    for temperature in (0.0, 5e-324, 1.0, np.inf):
+        with pytest.raises(ValueError, match=r"^sample: the decoder's logits have no softmax"):
+            sample(Draws(), state, 0, -1, 3, temperature)
+    for width in (1, 2):
+        with pytest.raises(ValueError, match=r"^beam: the decoder's logits have no softmax"):
+            beam(Draws(), state, 0, -1, 3, width)
+
+
+WRONG: list[tuple[str, Any, type[Exception], str]] = [
+    *((name, lambda f, d, s, end=end: f(d, s, START, end, 5), error, f"-1 <= end, got {end!r}")
+      for name in ("greedy", "sample", "stream", "beam")
+      for end, error in ((-2, ValueError), (1.5, TypeError), ("a", TypeError), (None, TypeError), (True, TypeError))),
+    *((name, lambda f, d, s, n=n: f(d, s, START, END, n), error, f"0 <= max_length, got {n!r}")
+      for name in ("greedy", "sample", "stream", "beam")
+      for n, error in ((-1, ValueError), (2.0, TypeError), ("9", TypeError))),
+    *((name, lambda f, d, s, x=x: f(d, s, START, END, 5, x), error, f"0 <= temperature, got {x!r}")
+      for name in ("sample", "stream")
+      for x, error in ((-1.0, ValueError), (np.nan, ValueError), ("x", TypeError), (None, TypeError))),
+    *((name, lambda f, d, s, more=more: f(d, s, START, END, 5, 1.0, **more), error, message)
+      for name in ("sample", "stream") for more, error, message in (
+        ({"top_k": 0}, ValueError, "1 <= top_k, got 0"), ({"top_k": 2.0}, TypeError, "1 <= top_k, got 2.0"),
+        ({"top_p": 0.0}, ValueError, "0 < top_p <= 1, got 0.0"), ({"top_p": 1.5}, ValueError, "got 1.5"),
+        ({"top_p": "1"}, TypeError, "0 < top_p <= 1, got '1'"), ({"min_p": 1.5}, ValueError, "min_p <= 1, got 1.5"),
+        ({"min_p": np.nan}, ValueError, "min_p <= 1, got nan"), ({"seed": -1}, ValueError, "0 <= seed"),
+        ({"seed": 1.5}, TypeError, "0 <= seed"), ({"seed": "a"}, TypeError, "0 <= seed"),
+        ({"seed": 2**64}, ValueError, "0 <= seed"), ({"seed": [1]}, ValueError, "one for each of 3 rows"))),
+    *(("beam", lambda f, d, s, more=more: f(d, s, START, END, 5, **more), error, message) for more, error, message in (
+        ({"width": 0}, ValueError, "1 <= width, got 0"), ({"width": 2.0}, TypeError, "1 <= width, got 2.0"),
+        ({"width": 2, "n_best": 3}, ValueError, "1 <= n_best <= 2, got 3"),
+        ({"n_best": 0}, ValueError, "1 <= n_best <= 4, got 0"),
+        ({"min_length": 6}, ValueError, "0 <= min_length <= 5, got 6"),
+        ({"length_penalty": np.nan}, ValueError, "length_penalty.*got nan"),
+        ({"length_penalty": np.inf}, ValueError, "length_penalty.*got inf"),
+        ({"length_penalty": -1e6}, ValueError, "length_penalty.*got -1000000.0"),
+        ({"length_penalty": "a"}, TypeError, "length_penalty.*got 'a'"))),
+    *((name, lambda f, d, s, x=x: f(d, s, x, END, 5), ValueError, "expected start as an integer, or")
+      for name in ("greedy", "sample", "stream", "beam", "score")
+      for x in (0.5, [0, 1], "a", None, [[0, 1, 2]], [[0], [1, 2]], True, np.array([2**64 - 1] * 3))),
+    *((name, lambda f, d, s: f(3, s, START, END, 5), TypeError, "expected a decoder with step")
+      for name in ("greedy", "sample", "stream", "beam")),
+    *((name, lambda f, d, s: f(d, (*s, ts.zeros((4, 2))), START, [[1]] * 3 if f is score else END, 5),
+       ValueError, "one batch as their first axis, got first axes of 3, 4")
+      for name in ("greedy", "sample", "stream", "beam", "score")),
+    ("score", lambda f, d, s: f(3, s, START, [[1]] * 3), TypeError, "expected a decoder with __call__"),
+    *(("score", lambda f, d, s, x=x: f(d, s, START, x), ValueError, r"expected integers \(3, T\) as target, got")
+      for x in ([[1, 2]], np.zeros((3, 2)), 1, "abc", None, [[1], [1, 2], [1]], np.zeros((3, 1), bool))),
+    *(("score", lambda f, d, s, x=x: f(d, s, START, [[1, 2]] * 3, x), ValueError, "expected lengths as 3 integers")
+      for x in ([1, 2], [1, 2, 3], [1.0, 2.0, 2.0], "abc", 3, [-1, 1, 1])),
+]
+
+
+@pytest.mark.parametrize(("name", "call", "error", "message"), WRONG, ids=lambda x: x if isinstance(x, str) else "")
+def test_wrong_calls_name_function_argument_and_what_was_given(name: str, call: Any, error: Any, message: str) -> None:
+    decoder, state = toy(5, 6, 3)
+    with pytest.raises(error, match=f"^{name}: .*{message}"):
+        call({"greedy": greedy, "sample": sample, "stream": stream, "beam": beam, "score": score}[name], decoder, state)
+
+
+def test_what_a_step_returns_is_checked() -> None:
+    for wrong, message in ((ts.zeros((3, 4)), r"got float32 \(3, 4\) alone"), ((ts.zeros((2, 4)), ()), r"\(2, 4\)"),
+                           ((ts.zeros(3), ()), r"got float32 \(3,\)"), ((np.zeros((3, 4)), ()), "got ndarray"),
+                           ((ts.zeros((3, 4), ts.int64), ()), r"got int64 \(3, 4\)"), (None, "got NoneType alone")):
+        class Wrong:
+            def step(self, tokens: Any, state: Any, wrong: Any = wrong) -> Any:
+                return wrong
+
+        for decode in (greedy, sample, beam):
+            with pytest.raises(ValueError, match=rf"^{decode.__name__}: expected \(logits, state\) from .*{message}"):
+                decode(Wrong(), None, [0, 1, 2], 1, 5)    # type: ignore[operator]
+
+
+def test_an_end_or_a_target_that_no_logits_reach_is_refused() -> None:
+    decoder, state = toy(5, 6, 3)
+    for decode in (greedy, sample, beam):
+        with pytest.raises(ValueError, match=r"floats \(3, V\), V > end = 6, as logits, got float64 \(3, 6\)"):
+            decode(decoder, state, START, 6, 5)    # type: ignore[operator]
     with pytest.raises(IndexError, match="score: id 6 is out of range"):
         score(decoder, state, START, [[6], [0], [0]])
 

@@ -65,6 +65,22 @@ def test_what_it_cannot_measure_is_refused() -> None:
         lens.gradients_through_time(nn.RNN(1, 2, 2), x, ts.sum)
     with pytest.raises(ValueError, match=r"gate_saturation: expected one layer.*got 2 layers"):
         lens.gate_saturation(nn.GRU(1, 2, 2), x)
+    gru, right = nn.GRU(1, 2), ts.sum
+    for bad, message in ((3, "expected layer"), (None, "expected layer"), (nn.Linear(1, 2), "expected layer")):
+        with pytest.raises(TypeError, match=f"^gradients_through_time: {message}"):
+            lens.gradients_through_time(bad, x, right)
+        with pytest.raises(TypeError, match=f"^gate_saturation: {message}"):
+            lens.gate_saturation(bad, x)
+    for wrong in (3, "a", None, np.zeros((2, 4), np.float32), np.zeros((2, 4, 3), np.float32)):
+        with pytest.raises((TypeError, ValueError), match=r"^gradients_through_time: expected x \(B, T, 1\), got"):
+            lens.gradients_through_time(gru, wrong, right)
+        with pytest.raises((TypeError, ValueError), match=r"^gate_saturation: expected x \(B, T, 1\), got"):
+            lens.gate_saturation(gru, wrong)
+    for loss in (3, lambda y: y, lambda y: 1.0, lambda y: None):
+        with pytest.raises(TypeError, match=r"^gradients_through_time: expected T > 0 and, as loss, a function"):
+            lens.gradients_through_time(gru, x, loss)    # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="got T = 0"):
+        lens.gradients_through_time(gru, x[:, :0], right)
     for lengths in ([1, 5], [-1, 2], [1.5, 2.0], [1], [[1, 2]]):
         for run in (lambda n: lens.gradients_through_time(nn.RNN(1, 2), x, ts.sum, n),
                     lambda n: lens.gate_saturation(nn.GRU(1, 2), x, n)):

@@ -1,11 +1,15 @@
 """Error rates against a plain dynamic programme, and the laws of a distance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tinyseq as ts
 from tinyseq.metrics import sequence_error_rate, span_f1, token_error_rate
 
 pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed (pip install 'tinyseq[examples]')")
@@ -42,6 +46,59 @@ def test_sequence_error_rate_is_its_formula(pairs: list[Item]) -> None:
     assert sequence_error_rate(hypotheses, references) == wrong / len(pairs)
 
 
+class Odd:
+    """Equal where their numbers are, as its hash is not."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __eq__(self, other: object) -> bool:
+        return self.number == other
+
+    __hash__ = object.__hash__
+
+
+KINDS: dict[str, Callable[[int], Any]] = {  # the same numbers as tokens of many kinds, which are ==
+    "int": int, "float": float, "bool or int": lambda n: bool(n) if n < 2 else n, "Decimal": Decimal, "int8": np.int8,
+    "float16": np.float16, "an array": np.array, "Tensor": ts.tensor, "another hash": Odd}
+
+
+@given(items, st.data())
+def test_tokens_are_what_they_equal(pairs: list[Item], data: st.DataObject) -> None:
+    """Not what they hash to: 97 is no "a"; nor where they stand."""
+    def number(token: Any) -> int:
+        return ["K", "AE", "T", "S", "AH"].index(token) + 90 if isinstance(token, str) else token
+
+    def kind(sequence: Any, numbers: bool = True) -> Any:
+        values = [number(t) for t in sequence]
+        whole = data.draw(st.sampled_from(["array", "Tensor", "uint8", "tokens"]))
+        if whole == "tokens":
+            return [KINDS[data.draw(st.sampled_from(sorted(KINDS)))](n) for n in values]
+        return ts.tensor(values) if whole == "Tensor" else np.array(values, "uint8" if whole == "uint8" else "int64")
+
+    plain = [[number(t) for t in h] for h, _ in pairs], [[[number(t) for t in r] for r in right] for _, right in pairs]
+    other = [kind(h) for h, _ in pairs], [[kind(r) for r in right] for _, right in pairs]
+    assert sequence_error_rate(*other) == sequence_error_rate(*plain)
+    if any(any(right) for right in plain[1]):
+        try:
+            expected = token_error_rate(*plain)
+        except ValueError:
+            return
+        assert token_error_rate(*other) == expected
+
+
+@pytest.mark.parametrize("rate", [token_error_rate, sequence_error_rate])
+def test_neither_hashes_nor_containers_are_tokens(rate: Callable[..., float]) -> None:
+    for hypotheses, references in (([[97]], [[["a"]]]), ([["1"]], [[[1]]]), ([[-1]], [[[-2]]]), ([[b"a"]], [[["a"]]]),
+                                   ([[float("nan")]], [[[float("nan")]]]), ([[[1]]], [[[1]]])):
+        assert rate(hypotheses, references) == 1, (hypotheses, references)
+    rows = np.array([[1, 2, 3], [4, 5, 6]])
+    for hypotheses, references in (([ts.tensor([1, 2, 3])], [[[1, 2, 3]]]), (rows, rows[:, None]), (
+            ts.tensor(rows), [rows[:1], rows[1:]]), (rows, ts.tensor(rows[:, None])), ([[[1], {2}]], [[[[1], {2}]]]),
+            (["ab"], [np.array(["ab"])]), ([np.array(["a", "b"])], [[["a", "b"]]]), ([[2**70]], [[[2.0**70]]])):
+        assert rate(hypotheses, references) == 0, (hypotheses, references)
+
+
 @given(items)
 def test_a_right_answer_costs_nothing_and_order_does_not_matter(pairs: list[Item]) -> None:
     references = [[*right, ["K"]] for _, right in pairs]
@@ -69,7 +126,15 @@ def test_errors_name_what_is_wrong(rate: object) -> None:
         rate([["K"], ["T"]], [[["K"]], []])
     with pytest.raises(TypeError, match="item 0: a hypothesis like"):
         rate([["K", "AE"]], [["K", "AE"]])      # the list of references forgotten
-    with pytest.raises(ValueError, match="not defined"):
+    for wrong, message in (((["ab"], ["ab"]), "item 0: expected a list of references, got 'ab'"),
+                           (([[1, 2]], [[1, 2]]), "item 0: expected a sequence of tokens, got 1"),
+                           (([[1, 2]], [np.array([1, 2])]), "item 0: expected a sequence of tokens, got 1"),
+                           ((None, []), "expected a list of hypotheses, got None"), (("ab", ["a", "b"]), "got 'ab'"),
+                           (([1], [[[1]]]), "expected a sequence of tokens, got 1"),
+                           (([[1]], 3), "expected a list of references for each hypothesis, got 3")):
+        with pytest.raises(TypeError, match=f"^{rate.__name__}: .*{message}"):
+            rate(*wrong)
+    with pytest.raises(ValueError, match=f"^{rate.__name__}: .*not defined"):
         rate([], [])
 
 
@@ -106,5 +171,9 @@ def test_span_f1_by_hand() -> None:
     assert span_f1([["B-X", "I-X", "O", "B-X"], ["O"]], true) == 2 * 1 / (2 + 3)    # a wrong kind, one not seen
     assert span_f1([["B-X", "B-X", "O", "B-Y"], ["I-X"]], true) == 2 * 1 / (3 + 3)  # wrong ends, an I- that begins
     assert span_f1([["B-X", "I-X", "I-X", "I-Y"], ["B-X"]], true) == 2 * 1 / (2 + 3)
+    assert span_f1(np.array(true[:1]), np.array(true[:1], object)) == 1
     with pytest.raises(ValueError, match=r"got \[2\] and \[1\]"):
         span_f1([["O", "O"]], [["O"]])
+    for wrong in ([[1, 2]], [[b"B-X"]], [3], ["B-X"], None, "B-X", [None]):
+        with pytest.raises(TypeError, match=r"^span_f1: expected (tags as text|a list of).*, got"):
+            span_f1(wrong, [["B-X", "O"]])    # type: ignore[arg-type]

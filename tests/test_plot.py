@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tinyseq import metrics
 
@@ -40,16 +42,88 @@ def test_pictures_are_written_and_show_what_was_given(tmp_path: Path) -> None:
 def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     from tinyseq import plot
-    with pytest.raises(ValueError, match=r"map 1: weights have shape \(2, 3\), labels \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"^attention: map 1: weights have shape \(2, 3\), labels \(3, 2\)"):
         plot.attention([np.ones((2, 3))] * 2, ["ab", "abc"], ["xyz", "xy"], tmp_path / "a.png")
     with pytest.raises(ValueError, match="at least one; got 0, 0 and 0"):
         plot.attention([], [], [], tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"curve 'train': .* \(2,\) and \(3,\)"):
         plot.curves({"loss": {"train": ([1, 2], [1, 2, 3])}}, "steps", tmp_path / "a.png")
-    with pytest.raises(ValueError, match="shorter"):
-        plot.words([["not", "bad"]], [[0.5]], "opinion", tmp_path / "a.png")
-    with pytest.raises(ValueError, match="no panel"):
-        plot.curves({}, "steps", tmp_path / "a.png")
+    points: Any = ([0, 1], [1, 2])
+    for name, arguments, error, message in (
+            ("words", ([["not", "bad"]], [[0.5]], "t"), ValueError,
+             r"\[2\] words and values of shapes \[\(1,\)\]"),
+            ("words", ([], [], "t"), ValueError, "a word at least"),
+            ("words", ([["a"], ["b"]], [[1]], "t"), ValueError, "row"),
+            ("words", ([[1]], [[1]], "t"), TypeError, "rows as a list of str"),
+            ("words", (3, [], "t"), TypeError, "got 3"),
+            ("words", ([["a"]], [["b"]], "t"), TypeError, "values as an array of numbers, got dtype <U1"),
+            ("words", ([["a"]], [[1]], 3), TypeError, "title as a list of str, got 3"),
+            ("curves", ({}, "x"), ValueError, "no panel"), ("curves", (3, "x"), TypeError, "panels as a dictionary"),
+            ("curves", ({"a": 3}, "x"), TypeError, "a as a dictionary"), ("curves", ({1: {}}, "x"), TypeError, "got"),
+            ("curves", ({"a": {"b": points}}, ["x", "y"]), ValueError, "one for each of 1 panels"),
+            ("curves", ({"a": {"b": points}}, 3), TypeError, "x as a list of str, got 3"),
+            ("curves", ({"a": {"b": [1, 2, 3]}}, "x"), ValueError, "got 3 of them"),
+            ("curves", ({"a": {"b": 3}}, "x"), TypeError, "got 3"),
+            ("curves", ({"a": {"b": (["x"], ["y"])}}, "x"), TypeError, "array of numbers, got dtype <U1"),
+            ("attention", (3, [], []), TypeError, "weights as a list, got 3"),
+            ("attention", ([np.ones((0, 2))], [""], ["ab"]), ValueError, "one of each at least"),
+            ("attention", ([np.ones((1, 1))], [[1]], ["a"]), TypeError, "rows as a list of str"),
+            ("attention", (["a"], ["a"], ["a"]), TypeError, "weights as an array of numbers"),
+            ("attention", ([[[1, 2], [3]]], ["ab"], ["ab"]), ValueError, "lists of different lengths"),
+            ("heads", ("a",), TypeError, "weights as an array of numbers"),
+            ("heads", (np.ones((2, 2)),), ValueError, "got shape"),
+            ("through_time", ({},), TypeError, "one at least"),
+            ("through_time", ({"a": 3},), TypeError, "norms, gates"),
+            ("through_time", ({"a": (np.ones(3), {})},), ValueError, r"norms \(B, T\)"),
+            ("through_time", ({"a": (np.ones((1, 3)), {"r": np.ones(3)})},), ValueError,
+             r"as \(T, 2\), got shape \(3,\)"),
+            ("through_time", ({"a": (np.ones((1, 3)), [1])},), TypeError, "gates of a as a dictionary")):
+        with pytest.raises(error, match=f"^{name}: .*{message}"):
+            getattr(plot, name)(*arguments, tmp_path / "a.png")
+    with pytest.raises(TypeError, match=r"^heads: expected the path of a file, got 3"):
+        plot.heads(np.ones((1, 1, 1)), 3)    # type: ignore[arg-type]
+    assert not (tmp_path / "a.png").exists()
+
+
+LABELS = ["$$", "$6$7", r"\frac{a}$", "_private", "$x_1$", "%#~^{}", "", " ", "<b>&amp;"]
+
+
+def test_labels_are_text_and_every_curve_has_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from tinyseq import plot
+    n = len(LABELS)
+    points = ([0, 1], [1, 2])
+    calls: dict[str, Any] = {
+        "attention": lambda path: plot.attention([np.eye(n)], [LABELS], [LABELS], path),
+        "curves": lambda path: plot.curves({label: {label: points} for label in LABELS}, LABELS, path),
+        "through_time": lambda path: plot.through_time(
+            {label: (np.ones((2, 4)), {label: np.ones((4, 2))}) for label in LABELS}, path),
+        "words": lambda path: plot.words([LABELS], [np.ones(n)], "$$_", path)}
+    for name, draw in calls.items():
+        draw(tmp_path / f"{name}.svg")
+        text = (tmp_path / f"{name}.svg").read_text()
+        for label in LABELS[:6]:                # each text that is drawn stands in a comment, as it was given
+            assert text.count(f"<!-- {label} -->") >= 1 + (name == "attention"), (name, label)
+    plot.curves({"none": {}}, "x", tmp_path / "none.svg")
+
+
+@given(st.lists(st.floats(-5, 5) | st.just(float("nan")), min_size=1, max_size=5), st.booleans())
+def test_no_curve_is_cut_off(ys: list[float], many: bool) -> None:
+    figure = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed")
+    from tinyseq import plot
+    seen: list[Any] = []
+
+    class Spied(figure.Figure):  # type: ignore[misc, name-defined]
+        def savefig(self, path: Any, **options: Any) -> None:
+            seen.extend(self.axes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "Figure", Spied)
+        ys = np.repeat(ys, 99) if many else ys  # type: ignore[assignment]
+        plot.curves({"y": {"a": (np.arange(len(ys)), ys), "b": ([0], [1.0])}}, "x", "never")
+    low, high = seen[0].get_ylim()
+    real = [y for y in (*ys, 1.0) if y == y]
+    assert low <= min(real) and high >= max(real) and (low == 0 or min(real) < 0)
 
 
 def test_missing_libraries_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

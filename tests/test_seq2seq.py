@@ -419,3 +419,38 @@ def test_memories_of_frames_and_regions_are_as_good_as_text() -> None:
     model = nn.EncoderDecoder(nn.Sequential(), Outputs(), d)
     logits = model(ts.asarray(frames), lengths, [[1, 2], [3, 4]])
     close(logits[1:], model(ts.asarray(frames[1:, :2]), None, [[3, 4]]))
+
+
+def test_wrong_calls_are_named() -> None:
+    memory = ts.ones((2, 4, 8))
+    decode = nn.AttentionDecoder(6, 3, 8, nn.DotAttention(8, 8), 8)
+    state = decode.start(memory)
+    whole = nn.EncoderDecoder(nn.Embedding(9, 4), nn.GRU(4, 8), decode)
+    contexts = [nn.DotAttention(8, 8), nn.AdditiveAttention(8, 8, 4), nn.FixedContext(8), nn.MultiheadContext(8, 8, 2)]
+    calls: list[tuple[str, Any]] = []
+    for bad in (3, None, "a", [[1.0]], ts.ones((2, 8))):
+        calls += [("AttentionDecoder: expected memory", lambda b=bad: decode.start(b))]
+        calls += [(f"{type(c).__name__}: expected (query|memory)", lambda c=c, a=a: c(*a)) for c in contexts
+                  for a in ((bad, memory), (memory, bad))]
+    for bad in (ts.ones((2, 4, 7)), np.ones((2, 4, 8)), np.ones((2, 4, 8), int)):
+        calls.append(("AttentionDecoder: expected memory", lambda b=bad: decode.start(b)))
+    for mask in (3, "a", np.ones((2, 4)), np.ones((2, 5), bool), [[1] * 4] * 2):
+        calls += [("AttentionDecoder: expected a boolean mask", lambda m=mask: decode.start(memory, mask=m)),
+                  *((f"{type(c).__name__}: expected a boolean mask", lambda c=c, m=mask: c(memory, memory, m))
+                    for c in contexts)]
+    for hidden in (3, "a", [1], ts.ones((2, 7)), ts.ones((3, 8)), (ts.ones((2, 8)),) * 2, (None,), np.ones(8)):
+        calls.append(("AttentionDecoder: expected at most 1 of a first", lambda h=hidden: decode.start(memory, h)))
+    for tokens in (3, "a", None, [[1]], [1], [[[1]]]):
+        calls += [(r"AttentionDecoder: expected tokens \(2,\)", lambda t=tokens: decode.step(t, state)),
+                  (r"AttentionDecoder: expected tokens \(2, T\)", lambda t=tokens: decode(t, state)),
+                  (r"AttentionDecoder: expected tokens \(2, T\)", lambda t=tokens: whole([[1, 2]] * 2, None, t))]
+    for wrong in (3, "a", (), None, tuple(state)):
+        calls += [("AttentionDecoder: expected a state", lambda s=wrong: decode.step([1, 2], s)),
+                  ("AttentionDecoder: expected a state", lambda s=wrong: decode([[1], [2]], s))]
+    for share in (-0.1, 1.1, "a", None, np.nan, True):
+        calls.append(("AttentionDecoder: expected a number 0 <= sampling <= 1",
+                      lambda s=share: decode([[1], [2]], state, s)))
+    for who, call in calls:
+        with pytest.raises((TypeError, ValueError), match=rf"^{who}.*[\s\S]*got"):
+            call()
+            print(who, call.__defaults__)       # what was not refused

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tinyseq as ts
 import tinyseq.functional as F
-from tinyseq import decode, nn
+from tinyseq import decode, models, nn
 from tinyseq.testing import check_grad
 
 dtypes = st.sampled_from(["float32", "float64"])
@@ -272,10 +272,10 @@ def test_what_pytorch_says_otherwise_is_refused_with_the_conversion() -> None:
                 attending(x, lengths=lengths)
     with pytest.raises(ValueError, match="lengths as 1 integers"):  # not one row three times
         nn.TransformerEncoderLayer(8, 2)(x[:1], lengths=[1, 2, 3])
-    with pytest.raises(ValueError, match="expected a query"):
+    with pytest.raises(ValueError, match=r"expected (src|query)"):
         attend(ts.ones((2, 3, 7)))
     for lengths in (None, [8] * 8):  # (T, E) whose lengths would make a batch of it
-        with pytest.raises(ValueError, match="expected a query"):
+        with pytest.raises(ValueError, match=r"expected (src|query)"):
             nn.TransformerEncoderLayer(8, 2)(ts.ones((8, 8)), lengths=lengths)
     with pytest.raises(ValueError, match="rows in its batch"):
         attend(x, ts.ones((3, 3, 8)))
@@ -434,7 +434,7 @@ def test_weights_of_every_layer_and_head() -> None:
     for w in weights.values():
         close(w.numpy().sum(-1), np.ones(w.shape[:-1]))
     looks = weights["decoder.layers.1.multihead_attn"].numpy()
-    with pytest.raises(ValueError, match="expected a query"):
+    with pytest.raises(ValueError, match=r"expected (src|query)"):
         nn.attention_weights(model.encoder, src[..., :7])
     seen = len(other)
     model.encoder(src)  # nobody watches any more
@@ -568,6 +568,76 @@ def test_prompts_of_any_length_are_generated_from_at_once() -> None:
             lm.prompt(wrong)
 
 
+@given(seed=seeds, batch=st.integers(1, 4), reach=st.integers(3, 7), max_length=st.integers(1, 6),
+       wide=st.integers(0, 3))
+def test_a_rows_own_learned_positions_decide(seed: int, batch: int, reach: int, max_length: int, wide: int) -> None:
+    """Each way to use them, to the last position and past it: a batch is its rows one at a time, refused if one is."""
+    rng = np.random.default_rng(seed)
+    lm = model({"positions": "learned", "max_length": reach})
+    prompts = [rng.integers(0, 11, rng.integers(1, reach + 1)).tolist() for _ in range(batch)]
+    targets = [rng.integers(0, 11, rng.integers(0, reach + 2 - len(p) + (seed % 5 == 0))).tolist() for p in prompts]
+
+    def padded(rows: Any) -> tuple[Any, Any]:
+        sizes = [len(row) for row in rows]
+        return np.array([[*row, *[3] * (max(sizes) + wide - len(row))] for row in rows], int), np.array(sizes)
+
+    def read(rows: Any) -> Any:
+        state = lm.start(*padded([p[:-1] for p in rows]))
+        return state, [p[-1] for p in rows]
+
+    ways: list[Any] = [lambda p, _, decode=way: decode(lm, *read(p), 2, max_length) for way in (
+        decode.greedy, lambda *a: decode.sample(*a, seed=[7] * len(a[2])), decode.beam)]
+
+    def said(found: Any) -> Any:
+        return [h.tokens for h in (found if isinstance(found, list) else [found])]
+
+    ways.append(lambda p, t: decode.score(lm, *read(p), *padded(t), align=True).total.tolist())
+    ways.append(lambda p, _: decode.greedy(lm, *lm.prompt(p), 2, max_length))
+    for way in ways:
+        alone = []
+        with ts.no_grad():
+            for p, t in zip(prompts, targets, strict=True):
+                try:
+                    alone += way([p], [t])
+                except ValueError as error:
+                    alone.append(str(error))
+            if any(isinstance(x, str) for x in alone):
+                with pytest.raises(ValueError, match=f"learned positions reach max_length = {reach}, not"):
+                    way(prompts, targets)
+            elif isinstance(alone[0], float):
+                close(np.array(way(prompts, targets)), np.array(alone))
+            else:
+                assert [said(x) for x in way(prompts, targets)] == [said(x) for x in alone]
+
+
+@given(seed=seeds, batch=st.integers(1, 3), wide=st.integers(0, 4), kind=st.sampled_from(["decoder", "bert"]))
+def test_padding_may_be_wider_than_an_encoders_positions(seed: int, batch: int, wide: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 5, batch)
+    tokens = rng.integers(0, 11, (batch, 4 + wide))
+    types = rng.integers(0, 2, tokens.shape)
+    layer = nn.TransformerEncoderLayer(16, 2, 8, dtype="float64")
+    embedding = nn.Sequential(nn.Embedding(11, 16, dtype="float64"), nn.LearnedPositions(4, 16, "float64"))
+    whole = nn.EncoderDecoder(embedding, nn.TransformerEncoder(layer, 1), model(KINDS[0], conditional=True)).eval()
+    bert = models.Bert(11, 16, 2, 1, 8, 4, dtype="float64").eval()
+
+    def run(tokens: Any, types: Any, lengths: Any) -> Any:
+        if kind == "bert":
+            return bert(tokens, lengths, types)
+        state = whole.encode(tokens, lengths)
+        assert state.mask.shape == tokens.shape
+        return [whole.decoder(np.array([[1, 2]] * len(tokens)), state)]
+
+    together, listed = run(tokens, types, lengths), run(tokens.tolist() if kind == "bert" else tokens, types, lengths)
+    for i, n in enumerate(lengths):
+        for found, again, alone in zip(together, listed, run(tokens[i : i + 1, :n], types[i : i + 1, :n], [n]),
+                                       strict=True):
+            close(found[i : i + 1, : alone.shape[1]], alone)
+            close(again, found)
+    with pytest.raises((ValueError, IndexError), match=r"positions|out of range"):
+        run(np.ones((1, 5), int), None, [5])
+
+
 def test_a_step_in_float16_overflows_no_earlier_than_forward() -> None:
     attend = nn.MultiheadAttention(64, 1, bias=False, dtype="float16")
     attend.load_state_dict({"in_proj_weight": 40 * np.tile(np.eye(64), (3, 1)), "out_proj.weight": np.eye(64)})
@@ -642,3 +712,107 @@ def test_tied_weights_count_once_and_copies_stay_tied() -> None:
     lm = copy.deepcopy(nn.LanguageModel(11, 16, 4, 1, 24))
     assert lm.out.weight is lm.embedding.weight
     assert len(lm.parameters()) == len(list(lm.state_dict())) - 1
+
+
+def wrong_calls() -> list[tuple[str, Any]]:
+    """(who must be named, the call)"""
+    x, memory, nothing = ts.ones((2, 3, 8)), ts.ones((2, 4, 8)), np.zeros((2, 3, 8), int)
+    attend, keyed = nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2, kdim=5, vdim=6)
+    encode, look = nn.TransformerEncoderLayer(8, 2, 16), nn.TransformerDecoderLayer(8, 2, 16)
+    whole, learned, waves = nn.Transformer(8, 2, 1, 1, 16), nn.LearnedPositions(5, 8), nn.SinusoidalPositions(8)
+    lm, asked = nn.LanguageModel(11, 8, 2, 1, 16, max_length=6), nn.ConditionalLanguageModel(11, 8, 2, 1, 16)
+    calls: list[tuple[str, Any]] = []
+    for bad in (3, None, "a", [[1.0]], ts.ones((2, 8)), ts.ones((2, 3, 7)), np.ones((2, 3, 8)), nothing):
+        calls += [("MultiheadAttention: expected query", lambda b=bad: attend(b)),
+                  ("TransformerEncoderLayer: expected src", lambda b=bad: encode(b)),
+                  ("Transformer(EncoderLayer)?: expected src", lambda b=bad: whole(b, x)),
+                  ("TransformerDecoderLayer: expected tgt", lambda b=bad: look(b, memory)),
+                  ("TransformerDecoderLayer: expected tgt", lambda b=bad: whole(x, b)),
+                  ("TransformerDecoderLayer: expected memory", lambda b=bad: look(x, b)),
+                  ("ConditionalLanguageModel: expected memory", lambda b=bad: asked.start(b)),
+                  ("MultiheadAttention: expected key", lambda b=bad: attend.remember(b))]
+        if bad is not None:
+            calls += [("MultiheadAttention: expected key", lambda b=bad: attend(x, b)),
+                      ("MultiheadAttention: expected value", lambda b=bad: attend(x, x, b, lengths=[1, 2])),
+                      ("MultiheadAttention: expected key", lambda b=bad: keyed(x, b, ts.ones((2, 3, 6))))]
+    for bad in (3, None, "a", ts.ones((2, 3, 7))):
+        calls += [("LearnedPositions: expected x", lambda b=bad: learned(b)),
+                  ("SinusoidalPositions: expected x", lambda b=bad: waves(b))]
+    for mask in (3, "a", np.ones((2, 3)), np.ones((2, 5), bool), np.ones(3, bool), [[1, 1, 1]] * 2):
+        calls += [("expected a boolean mask", lambda m=mask: attend(x, mask=m)),
+                  ("expected a boolean mask", lambda m=mask: look(x, x, memory_mask=m)),
+                  ("ConditionalLanguageModel: expected a boolean mask", lambda m=mask: asked.start(x, mask=m))]
+    for lengths in (3, "a", [1.0, 2.0], [1], [9, 1], [-1, 1], [[1, 2]], [True, True], np.array([-1, 1], np.int8)):
+        calls += [("MultiheadAttention: expected lengths", lambda n=lengths: attend(x, lengths=n)),
+                  ("TransformerEncoderLayer: expected lengths", lambda n=lengths: whole(x, x, lengths=n)),
+                  ("MultiheadAttention: expected lengths", lambda n=lengths: look(x, memory, memory_lengths=n)),
+                  ("LanguageModel: expected lengths", lambda n=lengths: lm.start([[1, 2, 3]] * 2, n)),
+                  ("length_mask: expected lengths", lambda n=lengths: nn.length_mask(n, 4, 2))]
+    for state in (3, "a", (), [1]):
+        calls += [("LanguageModel: expected a state", lambda s=state: lm([[1], [2]], s)),
+                  ("LanguageModel: expected a state", lambda s=state: lm.step([1, 2], s)),
+                  ("ConditionalLanguageModel: expected a state", lambda s=state: asked.step([1, 2], s))]
+    for tokens in ("a", None, object()):
+        calls += [("LanguageModel: expected tokens", lambda t=tokens: lm(t)),
+                  ("LanguageModel: expected tokens", lambda t=tokens: lm.step(t, lm.start([[1]])))]
+    for prompts in (3, None, [3], [[]], [["a"]], [[1.0]], [[11]], [[-1]], [[2**64 - 1]]):
+        calls.append(("LanguageModel: .*(prompt|expected prompts)", lambda p=prompts: lm.prompt(p)))
+    for steps in (-1, 2.5, "a", None):
+        calls.append(("length_mask: expected an integer 0 <= steps", lambda s=steps: nn.length_mask([1, 2], s)))
+    for ids in ([[1]], [1, 2], [[1, 2, 3]]):
+        calls.append(("LearnedPositions: expected x .* and ids", lambda i=ids: learned(x, i)))
+    return [*calls, ("attention_weights: expected a model", lambda: nn.attention_weights(3)),
+            ("LearnedPositions: expected at most max_length = 5", lambda: learned(ts.ones((1, 6, 8))))]
+
+
+def test_wrong_calls_are_named() -> None:
+    for who, call in wrong_calls():
+        with pytest.raises((TypeError, ValueError, IndexError), match=rf"{who}[\s\S]*(got|id )") as seen:
+            call()
+            print(who, call.__defaults__)       # what was not refused
+        assert type(seen.value) in (TypeError, ValueError, IndexError)
+
+
+@given(seed=seeds, where=st.sampled_from(["encoder", "decoder", "conditional", "whole"]),
+       bad=st.sampled_from([np.nan, np.inf, 1e4]))
+def test_padding_may_be_nan_in_values_and_gradients(seed: int, where: str, bad: float) -> None:
+    """By lengths and, of a memory, by masks: what zeros there give, of every weight too."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 4, 2)
+    hidden = np.arange(3) >= lengths[:, None]
+    ts.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 8, 0.0, dtype="float64", norm_first=bool(seed % 2))
+    stack = nn.TransformerEncoder(layer, 1, nn.LayerNorm(8, dtype="float64"))
+    whole = nn.Transformer(8, 2, 1, 1, 8, 0.0, dtype="float64")
+    crossing = nn.TransformerDecoderLayer(8, 2, 8, 0.0, dtype="float64")
+    lm = nn.ConditionalLanguageModel(11, 8, 2, 1, 8, 0.0, dtype="float64")
+    found = []
+    for filler in (0.0, bad):
+        values = np.where(hidden[..., None], filler, normal(np.random.default_rng(seed), 2, 3, 8))
+        x = ts.tensor(values, requires_grad=True)
+        plain = ts.tensor(normal(np.random.default_rng(1), 2, 4, 8))
+        for module in (stack, crossing, lm, whole):
+            module.zero_grad()
+        y = (stack(x, lengths=lengths) if where == "encoder" else crossing(plain, x, memory_mask=~hidden)
+             if where == "decoder" else whole(x, plain, mask=~hidden) if where == "whole" else
+             lm([[1, 2], [3, 4]], lm.start(x, mask=~hidden)))
+        ts.sum(y * y).backward()
+        module = {"encoder": stack, "decoder": crossing, "conditional": lm, "whole": whole}[where]
+        found.append([y, x.grad, *(p.grad for p in module.parameters() if p.grad is not None)])
+    for zero, other in zip(*found, strict=True):
+        close(other, zero)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint64"])
+def test_lengths_of_every_width_count_alike(dtype: str) -> None:
+    layer, rng = nn.TransformerEncoderLayer(8, 2, 8, 0.0, dtype="float64"), np.random.default_rng(0)
+    x, lengths = ts.tensor(normal(rng, 3, 200, 8)), np.array([0, 100, 127])
+    lm = nn.LanguageModel(11, 8, 2, 1, 8, max_length=300, dtype="float64").eval()
+    tokens = rng.integers(0, 11, (3, 200))
+    found = []
+    for kind in (dtype, "int64"):
+        n = lengths.astype(kind)
+        state = lm.start(tokens.astype("uint8"), n)
+        found.append([nn.length_mask(n, np.int16(200)), layer(x, lengths=n), lm.step(n % 11, state)[0]])
+    for narrow, wide in zip(*found, strict=True):
+        close(narrow, wide)

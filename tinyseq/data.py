@@ -4,13 +4,13 @@ Everything here is plain Python and NumPy on the host; a batch becomes a tensor 
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
-from typing import ClassVar, SupportsIndex
+from operator import index
+from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinyseq import random
+from tinyseq import check, random
 from tinyseq.random import Generator
 
 __all__ = ["Vocabulary", "batches", "pad"]
@@ -33,6 +33,7 @@ class Vocabulary:
 
     Raises:
         ValueError: a symbol occurs twice.
+        TypeError: a symbol that is no string.
     """
 
     pad: ClassVar[int] = 0
@@ -40,11 +41,13 @@ class Vocabulary:
     end: ClassVar[int] = 2
 
     def __init__(self, symbols: Iterable[str]) -> None:
-        self.symbols = tuple(symbols)
+        self.symbols = _items("Vocabulary", "symbols", symbols)
+        if other := [symbol for symbol in self.symbols if not isinstance(symbol, str)]:
+            raise TypeError(f"Vocabulary: expected symbols that are strings, got {other[0]!r}")
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols, start=3)}
         if len(self._ids) != len(self.symbols):
             twice = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
-            raise ValueError(f"each symbol must occur once, but these occur more often: {_some(twice)}")
+            raise ValueError(f"Vocabulary: each symbol must occur once, but these occur more often: {_some(twice)}")
 
     def __len__(self) -> int:
         return 3 + len(self.symbols)
@@ -58,26 +61,30 @@ class Vocabulary:
         Raises:
             ValueError: a symbol that the vocabulary does not have.
         """
-        symbols = list(sequence)
+        symbols = _items("Vocabulary.encode", "a sequence of symbols", sequence)
         try:
             return [self._ids[symbol] for symbol in symbols]
-        except KeyError:
-            at = next(i for i, symbol in enumerate(symbols) if symbol not in self._ids)
+        except (KeyError, TypeError):
+            at = next(i for i, symbol in enumerate(symbols) if symbol not in self.symbols)
             known = _some(self.symbols)
-            raise ValueError(f"unknown symbol {symbols[at]!r} at position {at}; known are {known}") from None
+            raise ValueError(f"Vocabulary.encode: unknown symbol {symbols[at]!r} at position {at}; known are "
+                             f"{known}") from None
 
     def decode(self, ids: Iterable[SupportsIndex]) -> list[str]:
         """The symbols that ids stand for, up to the first `end`; `pad` and `start` stand for none.
 
         Raises:
             ValueError: an id that is negative or not below `len(self)`.
+            TypeError: an id that is no integer.
         """
         symbols = []
-        for i in map(int, ids):
+        for given in _items("Vocabulary.decode", "a sequence of ids", ids):
+            i = given if type(given) is int else check.integers("Vocabulary.decode", id=given)
             if i == self.end:
                 break
             if not 0 <= i < len(self):
-                raise ValueError(f"unknown id {i}; the ids of this vocabulary are 0 to {len(self) - 1}")
+                raise ValueError(f"Vocabulary.decode: unknown id {i}; the ids of this vocabulary are 0 to "
+                                 f"{len(self) - 1}")
             if i > self.end:
                 symbols.append(self.symbols[i - 3])
         return symbols
@@ -91,25 +98,42 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[
     """One array of sequences of different lengths, filled up with `Vocabulary.pad` at the end.
 
     Args:
-        sequences: B sequences (lists or 1-D arrays) of integers.
+        sequences: B sequences (lists, 1-D arrays or Tensors) of integers.
 
     Returns:
         ids (B, T) and lengths (B,), both int64, where T is the length of the longest sequence.
 
     Raises:
-        TypeError: something other than integers in a sequence.
+        TypeError: something other than integers in a sequence, or no sequences.
+        ValueError: an integer that int64 does not have.
     """
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-    values = np.array(list(chain.from_iterable(sequences)))
-    if values.size and values.dtype.kind not in "iu":
-        raise TypeError(f"pad takes sequences of integers, not {values.dtype}; encode symbols first")
+    rows = [_ids(_items("pad", "sequences of integers", row)) for row in _items("pad", "sequences", sequences)]
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
     ids = np.full((len(lengths), lengths.max(initial=0)), Vocabulary.pad, dtype=np.int64)
-    ids[np.arange(ids.shape[1]) < lengths[:, None]] = values
+    if rows:
+        ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.concatenate(rows)
     return ids, lengths
 
 
-def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = None, *,
-            generator: Generator | None = None) -> list[NDArray[np.int64]]:
+def _ids(row: list[Any]) -> NDArray[np.int64]:
+    if other := [x for x in row if isinstance(x, bool) or not hasattr(x, "__index__")]:
+        raise TypeError(f"pad: expected sequences of integers, got {other[0]!r} in one; encode symbols first")
+    try:
+        return np.array(list(map(index, row)), np.int64)
+    except OverflowError:
+        raise ValueError(f"pad: expected integers that int64 has, got {max(map(index, row), key=abs)}") from None
+
+
+def _items(where: str, expected: str, values: Any) -> list[Any]:
+    """What is in an iterable, or in an array of any library."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not hasattr(values, "__iter__"):
+        raise TypeError(f"{where}: expected {expected}, got {values!r}")
+    return list(values)
+
+
+def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = None
+            ) -> list[NDArray[np.int64]]:
     """Split N sequences into batches of like length, so that little padding is computed.
 
     With a seed, sequences of one length are mixed and the batches come in random order; pass `(seed, epoch)`
@@ -126,12 +150,21 @@ def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = No
         int64 arrays of row numbers; every number from 0 to N-1 occurs once.
 
     Raises:
-        ValueError: lengths of another shape, or a size below 1.
+        ValueError: lengths of another shape or below 0, or a size below 1.
+        TypeError: lengths or a size that are no integers.
     """
-    keys = np.asarray(lengths)
-    if keys.ndim not in (1, 2) or size < 1:
-        raise ValueError(f"expected lengths of shape (N,) or (N, K) and a size of at least 1; "
-                         f"got shape {keys.shape} and size {size}")
+    size = check.integers("batches", 1, size=size)
+    rows = lengths if isinstance(lengths, np.ndarray) else _items("batches", "lengths (N,) or (N, K)", lengths)
+    try:
+        keys = np.asarray(rows)
+    except ValueError:
+        raise ValueError("batches: expected lengths of shape (N,) or (N, K), got lists of other lengths") from None
+    if keys.ndim not in (1, 2) or 0 in keys.shape[1:]:
+        raise ValueError(f"batches: expected lengths of shape (N,) or (N, K), got {keys.shape}")
+    if keys.size and keys.dtype.kind not in "iu":
+        raise TypeError(f"batches: expected lengths as integers, got {keys.dtype}")
+    if keys.min(initial=0) < 0:
+        raise ValueError(f"batches: expected lengths from 0 on, got {keys.min()}")
     columns = np.atleast_2d(keys.T)                     # (K, N)
     rng = np.random.default_rng(seed) if generator is None else random.host_generator(generator)
     mixed = seed is not None or generator is not None

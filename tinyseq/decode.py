@@ -1,22 +1,27 @@
 """From a decoder's probabilities to sequences: written once over `step`, for every decoder (see nn.seq2seq).
 
 What all functions share. `decoder` has `step(tokens (B,), state) -> (logits (B, V), state)`. `state` comes from its
-`start`: a tuple, named or plain, nested as one likes, of Tensors with the batch first; None and plain numbers (a
-position) are handed on as they are. Where it has an attribute `weights` (B, S), these attention weights become the
-alignments. `start` is the first token: an integer, or one a row (B,); a language model that has read its prompts but
-for their last tokens starts from those. The token `end` ends a sequence (-1: nothing does); without it a sequence is
-cut at `max_length` tokens. Rows that have ended leave the batch and cost nothing more, and no result depends on the
-other rows. Each time step waits for the device once. Switch dropout off first: `model.eval()`.
+`start`: Tensors and arrays with the batch first in tuples (named or plain), lists, dictionaries and dataclasses, nested
+as one likes; None, text and plain numbers (a position) among them are handed on as they are; anything else is refused.
+Where it has an attribute `weights` (B, S), these attention weights become the alignments. `start` is the first token:
+an integer, or one a row (B,); a language model that has read its prompts but for their last tokens starts from those.
+The token `end` ends a sequence (-1: nothing does); without it a sequence is cut at `max_length` tokens. Rows that have
+ended leave the batch and cost nothing more, and no result depends on the other rows. Each time step waits for the
+device once. Switch dropout off first: `model.eval()`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyseq import functional, ops, random
+from tinyseq import backends, check, functional, ops, random
 from tinyseq.nn.multihead import length_mask
 from tinyseq.tensor import Like, Tensor, namespace, no_grad
 
@@ -25,7 +30,8 @@ Array = np.ndarray[Any, Any]
 
 class Hypothesis(NamedTuple):
     """What was decoded for one row: token ids without start and end; the attention weights (tokens, S) behind them, if
-    the decoder has any; and the log-probability of the tokens and of the end, if it came."""
+    the decoder has any and was asked (a `max_length` of 0 asks nothing); and the log-probability of the tokens and of
+    the end, if it came."""
 
     tokens: list[int]
     alignment: Array | None
@@ -43,50 +49,103 @@ class Step(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Log-probabilities of given tokens (B, T), 0 in the padding, their sums (B,), and weights (B, T, S) or None."""
+    """Log-probabilities of given tokens (B, T), their sums (B,), and weights (B, T, S) or None; 0 in the padding."""
 
     tokens: Tensor
     total: Tensor
     alignment: Tensor | None
 
 
+_PLAIN = (type(None), int, float, str, bytes, np.generic)
+
+
+def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
+    """A decoder's state with `f` of each Tensor and array in its place."""
+    if isinstance(state, Tensor) or type(state) in backends.arrays:
+        return f(state) if state.ndim else state
+    if isinstance(state, _PLAIN):
+        return state
+    if isinstance(state, tuple):
+        return getattr(state, "_make", tuple)(_map(where, f, part) for part in state)
+    mixed = isinstance(state, list) and not (state and all(isinstance(part, _PLAIN[1:]) for part in state))
+    if mixed or isinstance(state, dict):
+        state = copy.copy(state)
+        for key in state if isinstance(state, dict) else range(len(state)):
+            state[key] = _map(where, f, state[key])
+        return state
+    if not dataclasses.is_dataclass(state) or isinstance(state, type):
+        raise TypeError(f"{where}: expected a decoder's state of Tensors and arrays (batch first), numbers, text and "
+                        f"None, in tuples, lists, dictionaries and dataclasses, got {state!r} in it: what has no rows "
+                        "the decoder may keep; numbers or text in a list may be one a row, an array, or not, a tuple")
+    found = copy.copy(state)
+    for field in dataclasses.fields(state):
+        object.__setattr__(found, field.name, _map(where, f, getattr(state, field.name)))  # it may be frozen
+    return found
+
+
 def take_rows(state: Any, rows: Any) -> Any:
     """A decoder's state for some rows of its batch, in the order given, a row as often as it is named."""
-    if isinstance(state, tuple):
-        return getattr(state, "_make", tuple)(take_rows(part, rows) for part in state)
-    return state[rows] if isinstance(state, Tensor) else state
+    return _map("take_rows", lambda x: x[rows] if isinstance(x, (Tensor, np.ndarray)) else Tensor(x)[rows].data, state)
 
 
-def _batch(state: Any) -> int | None:
-    """How many rows a state has; None where no Tensor tells."""
-    if isinstance(state, tuple):
-        return next((n for n in map(_batch, state) if n is not None), None)
-    return state.shape[0] if isinstance(state, Tensor) else None
+def _host(where: str, expected: str, values: Like) -> Array:
+    """Integers, on the host, as int64."""
+    try:
+        data = np.asarray(values.numpy() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: expected {expected}, got {type(values).__name__}") from None
+    if data.dtype.kind not in "iu" and data.size:
+        raise ValueError(f"{where}: expected {expected}, got {data.dtype} {data.shape}")
+    if data.dtype == np.uint64 and data.size and data.max() >= 2**63:
+        raise ValueError(f"{where}: expected {expected}, below 2**63, got {data.max()}")
+    return data.astype(np.int64)
 
 
-def _first(state: Any, start: Like) -> Array:
+def _first(where: str, decoder: Any, state: Any, start: Like, method: str = "step") -> Array:
     """The first token of each row, (B,)."""
-    tokens, batch = np.asarray(start.numpy() if isinstance(start, Tensor) else start), _batch(state)
-    batch = tokens.size if batch is None else batch
-    if tokens.dtype.kind not in "iu" or tokens.shape not in ((), (batch,)):
-        raise ValueError(f"decode: expected start as an integer, or ({batch},), got {tokens.dtype} {tokens.shape}")
+    sizes: dict[int, None] = {}
+
+    def count(x: Any) -> Any:
+        sizes[len(x)] = None
+        return x
+
+    if not callable(getattr(decoder, method, None)):
+        raise TypeError(f"{where}: expected a decoder with {method}(tokens, state), got {type(decoder).__name__}")
+    _map(where, count, state)
+    if len(sizes) > 1:
+        raise ValueError(f"{where}: expected a state whose Tensors and arrays have one batch as their first axis, got "
+                         f"first axes of {', '.join(map(str, sizes))}")
+    expected = "start as an integer, or " + "".join(f"({n},)" for n in sizes or "B")
+    tokens = _host(where, expected, start)
+    batch = next(iter(sizes), tokens.size)
+    if tokens.shape not in ((), (batch,)):
+        raise ValueError(f"{where}: expected {expected}, got {tokens.dtype} {tokens.shape}")
     return np.broadcast_to(tokens, batch)
 
 
-def _step(decoder: Any, tokens: Array, state: Any, end: int) -> tuple[Tensor, Any]:
+def _step(where: str, decoder: Any, tokens: Array, state: Any, end: int) -> tuple[Tensor, Any]:
     """The logits (N, V) of the next token, and the state then."""
-    logits, state = decoder.step(tokens, state)
-    if logits.ndim != 2 or len(logits) != len(tokens) or not -1 <= end < logits.shape[1] or end % 1:
-        raise ValueError(f"decode: expected an integer end >= -1, and logits ({len(tokens)}, V), V > {end = }, from "
-                         f"step, got {logits.shape}")
-    return logits, state
+    found = decoder.step(tokens, state)
+    logits = found[0] if isinstance(found, tuple) and len(found) == 2 else found
+    if logits is found or not isinstance(logits, Tensor) or logits.dtype.kind != "f" or logits.ndim != 2 or (
+            len(logits) != len(tokens)) or not logits.shape[1] > max(end, 0):
+        got = f"{logits.dtype} {logits.shape}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"{where}: expected (logits, state) from step, with floats ({len(tokens)}, V), V > {end = }, "
+                         f"as logits, got {got}{' alone' * (logits is found)}")
+    return found  # type: ignore[no-any-return]
 
 
-def _fetch(values: Any, places: Any) -> tuple[Array, Array]:
-    """Log-probabilities (N, k) and tokens (N, k), where they were computed -> both on the host."""
+def _logs(logits: Tensor) -> Tensor:
+    with np.errstate(invalid="ignore"):  # infinities give NaN, which `_fetch` refuses
+        return functional.log_softmax(logits)
+
+
+def _fetch(where: str, logits: Tensor, values: Any, places: Any) -> tuple[Array, Array]:
+    """Log-probabilities (N, k), the greatest first, and tokens (N, k), where they were computed -> on the host."""
     values, places = Tensor(values).numpy(), Tensor(places).numpy()
-    if np.isnan(values).any():
-        raise ValueError("decode: the decoder's logits have no softmax: they are NaN, +inf, or all -inf")
+    if not (values[:, 0] > -np.inf).all() and (  # else the one token that could come may not
+            np.isnan(values).any() or (Tensor(logits.data.max(axis=1)).numpy() == -np.inf).any()):
+        raise ValueError(f"{where}: the decoder's logits have no softmax: they are NaN, +inf, or all -inf")
     return values.astype(np.float64), places
 
 
@@ -104,7 +163,8 @@ class _Tree:
 
     def hypotheses(self, last: Array, end: int, empty: float = 0.0) -> list[list[Hypothesis]]:
         """What leads to the `last` nodes (B, n) but those of -1; where there is no other, no tokens, scored `empty`."""
-        w, none = [part if part is None else part.numpy() for part in self.weights], Hypothesis([], None, empty)
+        w = [part if part is None else part.numpy() for part in self.weights]
+        none = Hypothesis([], w[0][:0] if w and w[0] is not None else None, empty)
         return [[self._trace(n, w, end) for n in row if n >= 0] or [none] for row in last.tolist()]
 
     def _trace(self, node: int, weights: list[Any], end: int) -> Hypothesis:
@@ -113,8 +173,9 @@ class _Tree:
             path.append(self.nodes[node])
             node = path[-1][0]
         path = [n for n in reversed(path) if n[1] != end]
-        looks = [w[n[3]] for n, w in zip(path, weights, strict=False) if w is not None]
-        return Hypothesis([n[1] for n in path], np.stack(looks) if looks else None, score)
+        looks = [w[n[3]] for n, w in zip(path, weights, strict=False) if w is not None] or weights[0]
+        alignment = looks if looks is None else np.stack(looks)[: len(path)]
+        return Hypothesis([n[1] for n in path], alignment, score)
 
 
 # --- one token after the other -------------------------------------------------------------------------------------
@@ -122,21 +183,18 @@ class _Tree:
 
 def greedy(decoder: Any, state: Any, start: Like, end: int, max_length: int) -> list[Hypothesis]:
     """The most probable token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch."""
-    return sample(decoder, state, start, end, max_length, temperature=0.0)
+    return _collect("greedy", decoder, state, start, end, max_length, 0.0)
 
 
-def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 1.0,
-           **options: Any) -> list[Hypothesis]:
+def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 1.0, *,
+           top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0, seed: Any = None,
+           generator: random.Generator | None = None) -> list[Hypothesis]:
     """A random token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch.
 
-    Tokens are drawn as `stream` says, which names the options. Scores are log-probabilities of the model as it is.
+    Tokens are drawn as `stream` says. Scores are log-probabilities of the model as it is.
     """
-    totals, tree = np.zeros(len(_first(state, start))), _Tree()
-    nodes = np.full(len(totals), -1)
-    for rows, tokens, scores, weights in stream(decoder, state, start, end, max_length, temperature, **options):
-        totals[rows] += scores
-        nodes[rows] = tree.add(nodes[rows], tokens, totals[rows], np.arange(len(rows)), weights)
-    return [row[0] for row in tree.hypotheses(nodes[:, None], end)]
+    return _collect("sample", decoder, state, start, end, max_length, temperature, top_k, top_p, min_p, seed,
+                    generator)
 
 
 def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 0.0, *,
@@ -147,60 +205,89 @@ def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
     Temperature 0 takes the most probable token. Otherwise tokens are drawn from p = softmax(logits / temperature), cut
     down to the `top_k` most probable; of these, to the fewest most probable with at least `top_p` of what they have
     together (Holtzman et al. 2020); of these, to those with at least `min_p` times the greatest p (Nguyen et al. 2024).
-    Tokens as probable as the last one kept stay too.
+    Tokens as probable as the last one kept stay too. An infinite temperature makes all tokens alike but those of
+    logits -inf, which no temperature lets pass.
 
     What is drawn for row i is a function of the integer `seed` and i; where each row has a seed, of seed[i] alone. By
     default the seed is drawn, from `generator` if given.
     """
-    if not (max_length >= 0 <= temperature and (top_k is None or top_k >= 1) and 0 < top_p <= 1 and 0 <= min_p <= 1):
-        raise ValueError("decode: expected max_length and temperature >= 0, top_k >= 1, 0 < top_p <= 1 and 0 <= min_p "
-                         f"<= 1, got {max_length=}, {temperature=}, {top_k=}, {top_p=}, {min_p=}")
-    last = _first(state, start)
-    rows, draws = np.arange(len(last)), _uniform(seed, len(last), max_length, generator) if temperature else None
-    for t in range(max_length):
-        if not len(rows):
-            break
-        with no_grad():
-            logits, state = _step(decoder, last, state, end)
-            scores, tokens = _best(logits) if draws is None else _draw(
-                functional.log_softmax(logits), draws[rows, t], temperature, top_k, top_p, min_p)
-        last = tokens[:, 0]
-        yield Step(rows, last, scores[:, 0], getattr(state, "weights", None))
-        going = np.flatnonzero(last != end)
-        if len(going) < len(rows):
-            rows, last, state = rows[going], last[going], take_rows(state, going)
+    return _stream("stream", decoder, state, start, end, max_length, temperature, top_k, top_p, min_p, seed,
+                    generator)
 
 
-def _best(logits: Tensor) -> tuple[Array, Array]:
-    """The greatest log-probability of each row of logits (N, V), and where it stands: (N, 1), on the host."""
+def _collect(where: str, decoder: Any, state: Any, start: Like, end: int, *options: Any) -> list[Hypothesis]:
+    """What `_stream` says, row by row."""
+    totals, tree = np.zeros(len(_first(where, decoder, state, start))), _Tree()
+    nodes = np.full(len(totals), -1)
+    for rows, tokens, scores, weights in _stream(where, decoder, state, start, end, *options):
+        totals[rows] += scores
+        nodes[rows] = tree.add(nodes[rows], tokens, totals[rows], np.arange(len(rows)), weights)
+    return [row[0] for row in tree.hypotheses(nodes[:, None], end)]
+
+
+def _stream(where: str, decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float,
+            top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0, seed: Any = None) -> Iterator[Step]:
+    """`stream` in the name of `where`: it checks when it is called, the iterator decodes."""
+    first = _first(where, decoder, state, start)
+    end, max_length = check.integers(where, -1, end=end), check.integers(where, 0, max_length=max_length)
+    temperature = check.numbers(where, least=0, temperature=temperature)
+    top_k = None if top_k is None else check.integers(where, 1, top_k=top_k)
+    top_p = check.numbers(where, above=0, most=1, top_p=top_p)
+    min_p = check.numbers(where, least=0, most=1, min_p=min_p)
+    draws = _uniform(where, seed, len(first), generator) if temperature else []
+
+    def steps(last: Array, state: Any) -> Iterator[Step]:
+        rows = np.arange(len(last))
+        for _ in range(max_length):
+            if not len(rows):
+                break
+            with no_grad():
+                logits, state = _step(where, decoder, last, state, end)
+                found = _draw(_logs(logits), [draws[row]() for row in rows], temperature, top_k, top_p, min_p) if (
+                    draws) else _best(logits)
+                scores, tokens = _fetch(where, logits, *found)
+            last = tokens[:, 0]
+            yield Step(rows, last, scores[:, 0], getattr(state, "weights", None))
+            going = np.flatnonzero(last != end)
+            if len(going) < len(rows):
+                rows, last, state = rows[going], last[going], take_rows(state, going)
+
+    return steps(first, state)
+
+
+def _best(logits: Tensor) -> tuple[Any, Any]:
+    """The greatest log-probability of each row of logits (N, V), and where it stands: (N, 1)."""
     data, xp = logits.data, namespace(logits.data)
-    with np.errstate(invalid="ignore"):  # infinities give NaN, which `_fetch` refuses
+    with np.errstate(invalid="ignore"):
         total = xp.exp(data - data.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)
-    return _fetch(-xp.log(total), data.argmax(axis=1, keepdims=True))
+    return -xp.log(total), data.argmax(axis=1, keepdims=True)
 
 
-def _uniform(seed: Any, batch: int, steps: int, generator: random.Generator | None) -> Array:
-    """Uniform numbers (B, steps), of each row a sequence of its own."""
+def _uniform(where: str, seed: Any, batch: int, generator: random.Generator | None) -> list[Callable[[], float]]:
+    """For each row of the batch what draws its uniform numbers, a sequence of its own."""
     seed = int(random.host_generator(generator).integers(2**63)) if seed is None else seed
     pairs = [(seed, i) for i in range(batch)] if np.ndim(seed) == 0 else [(s, 0) for s in seed]
-    if len(pairs) != batch or not all(isinstance(s, (int, np.integer)) and s >= 0 for s, _ in pairs):
-        raise ValueError(f"decode: expected one seed, or one for each of {batch} rows, integers >= 0, got {seed!r}")
-    keys = np.array(pairs, np.uint64)
-    return np.array([np.random.Generator(np.random.Philox(key=key)).random(steps) for key in keys])
+    if len(pairs) != batch:
+        raise ValueError(f"{where}: expected one seed, or one for each of {batch} rows, got {seed!r}")
+    keys = np.array([(check.integers(where, 0, 2**64 - 1, seed=s), i) for s, i in pairs], np.uint64)
+    return [np.random.Generator(np.random.Philox(key=key)).random for key in keys]
 
 
-def _draw(logs: Tensor, draws: Array, temperature: float, top_k: int | None, top_p: float, min_p: float) -> Any:
+def _draw(logs: Tensor, draws: list[float], temperature: float, top_k: int | None, top_p: float, min_p: float) -> Any:
     """A token for each row of log-probabilities (N, V), by a uniform number (N,) each; with what it had: (N, 1)."""
-    p = functional.softmax(logs.astype(np.float64) / temperature).data
+    temperature = min(max(temperature, 1e-290), 1e290)  # so that what is greatest stays finite, and -inf no NaN
+    with np.errstate(over="ignore"):
+        p = functional.softmax(logs.astype(np.float64) / temperature).data
     xp = namespace(p)
     if top_k or top_p < 1:
         ordered = xp.flip(xp.sort(p, axis=-1), axis=-1)[:, :top_k]
         kept = xp.cumulative_sum(ordered, axis=-1) - ordered < top_p * xp.sum(ordered, axis=-1, keepdims=True)
+        kept |= ordered == ordered[:, :1]  # if top_p of it all is no more than 0
         p = xp.where(p >= xp.min(xp.where(kept, ordered, 1.0), axis=-1, keepdims=True), p, 0.0)
     p = xp.where(p >= min_p * xp.max(p, axis=-1, keepdims=True), p, 0.0)
     reached = xp.cumulative_sum(p, axis=-1)
-    chosen = xp.argmax(reached > ops.like(logs, draws[:, None]).data * reached[:, -1:], axis=-1)
-    return _fetch(logs.data[xp.arange(len(p)), chosen][:, None], chosen[:, None])
+    chosen = xp.argmax(reached > ops.like(logs, np.array(draws)[:, None]).data * reached[:, -1:], axis=-1)
+    return logs.data[xp.arange(len(p)), chosen][:, None], chosen[:, None]
 
 
 # --- beam search ---------------------------------------------------------------------------------------------------
@@ -214,25 +301,31 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
 
     At each step the `width` best extensions by one token are kept; those that end leave the beam. Hypotheses Y are
     ranked by score / ((5 + |Y|) / 6)^length_penalty (Wu et al. 2016, equation 14), where |Y| counts the end, among
-    those of at least `min_length` tokens. A row is done when nothing in its beam can overtake its n best any more, so
-    that stopping early changes no result.
+    those of at least `min_length` tokens. A length_penalty whose power no float holds is refused. A row
+    is done when nothing in its beam can overtake its n best any more, so that stopping early changes no result.
     """
-    if not (1 <= n_best <= width and 0 <= min_length <= max_length and np.isfinite(length_penalty)):
-        raise ValueError("beam: expected 1 <= n_best <= width, 0 <= min_length <= max_length and a finite "
-                         f"length_penalty, got {n_best=}, {width=}, {min_length=}, {max_length=}, {length_penalty=}")
-    last, tree = _first(state, start), _Tree()
-    penalty = ((5 + np.minimum(np.arange(max_length + 2), max_length)) / 6) ** length_penalty
+    last, tree = _first("beam", decoder, state, start), _Tree()
+    end, max_length = check.integers("beam", -1, end=end), check.integers("beam", 0, max_length=max_length)
+    width = check.integers("beam", 1, width=width)
+    n_best = check.integers("beam", 1, width, n_best=n_best)
+    min_length = check.integers("beam", 0, max_length, min_length=min_length)
+    most = 600 / max(1.0, math.log(5 + max_length))
+    length_penalty = check.numbers("beam", least=-most, most=most, length_penalty=length_penalty)
+
+    def penalty(n: int) -> float:
+        return float(((5 + min(n, max_length)) / 6) ** length_penalty)
+
     ranks, best = np.full((len(last), n_best), -np.inf), np.full((len(last), n_best), -1)  # of what ended, with nodes
     rows = np.arange(len(last))  # that are not done; and of each one's beam the places in the batch, scores, nodes:
     places, scores, nodes = rows[:, None], np.zeros((len(rows), 1)), np.full((len(rows), 1), -1)
     for t in range(1, max_length + 1):
         if not len(rows):
             break
-        logits, state = _step(decoder, last, state, end)
-        logs = functional.log_softmax(logits)
+        logits, state = _step("beam", decoder, last, state, end)
+        logs = _logs(logits)
         if t <= min_length:
             logs.data[:, end : end + 1] = -np.inf  # an end of -1: nothing
-        values, tokens = _top(logs, width)
+        values, tokens = _fetch("beam", logits, *_top(logs, width))
         totals = (scores[:, :, None] + values[places]).reshape(len(rows), -1)  # (rows, beam k)
         order = np.argsort(-totals, axis=1, kind="stable")[:, :width]
         parents = order // values.shape[1]
@@ -241,27 +334,27 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
         nodes = tree.add(nodes, tokens, scores, places, getattr(state, "weights", None))
         # What has ended, or is cut, competes with the n best so far; what has not goes on if it can still win.
         live = (tokens != end) & (t < max_length) & (scores > -np.inf)
-        rivals = np.concatenate([ranks[rows], np.where(live, -np.inf, scores / penalty[t])], 1)
+        rivals = np.concatenate([ranks[rows], np.where(live, -np.inf, scores / penalty(t))], 1)
         order = np.argsort(-rivals, axis=1, kind="stable")[:, :n_best]
         ranks[rows] = np.take_along_axis(rivals, order, 1)
         best[rows] = np.take_along_axis(np.concatenate([best[rows], nodes], 1), order, 1)
         scores = np.where(live, scores, -np.inf)
-        going = scores.max(1) / penalty[t + 1 :].max() > ranks[rows, -1]
+        going = scores.max(1) / max(penalty(t + 1), penalty(max_length)) > ranks[rows, -1]
         rows, live, scores, nodes = rows[going], live[going], scores[going], nodes[going]
         last, state = tokens[going][live], take_rows(state, places[going][live])
         places = np.where(live, np.cumsum(live).reshape(live.shape) - 1, 0)
     return tree.hypotheses(np.where(ranks > -np.inf, best, -1), end, -np.inf if max_length else 0.0)
 
 
-def _top(logs: Tensor, k: int) -> tuple[Array, Array]:
-    """The k greatest of each row of logs (N, V), greatest first, and where they stand, on the host. It uses logs up."""
+def _top(logs: Tensor, k: int) -> tuple[Any, Any]:
+    """The k greatest of each row of logs (N, V), greatest first, and where they stand. It uses logs up."""
     data, xp = logs.data, namespace(logs.data)
     values, places, rows = [], [], xp.arange(len(data))
     for _ in range(min(k, data.shape[1])):  # for a small k much faster than sorting
         places.append(xp.argmax(data, axis=1))
         values.append(data[rows, places[-1]])
         data[rows, places[-1]] = -np.inf
-    return _fetch(xp.stack(values, axis=1), xp.stack(places, axis=1))
+    return xp.stack(values, axis=1), xp.stack(places, axis=1)
 
 
 # --- given sequences -----------------------------------------------------------------------------------------------
@@ -274,19 +367,40 @@ def score(decoder: Any, state: Any, start: Like, target: Like, lengths: Like = N
     count (all by default), whatever stands behind them. All steps run at once; with `align` they are then taken one by
     one too, for the attention weights.
     """
-    first, target = _first(state, start), np.asarray(target.numpy() if isinstance(target, Tensor) else target)
-    steps = target.shape[-1] if target.ndim else 0
-    real = length_mask(np.full(len(first), steps) if lengths is None else lengths, steps).numpy()
-    if target.shape != (len(first), steps) or target.dtype.kind not in "iu" or len(real) != len(first):
-        raise ValueError(f"score: expected integers ({len(first)}, T) as target and a length for each row, got "
-                         f"{target.dtype} {target.shape} and {len(real)} lengths")
-    target = np.where(real, target, 0)
-    given = np.concatenate([first[:, None], target], 1)[:, :steps]
-    logits = decoder(given, state)
+    first = _first("score", decoder, state, start, "__call__")
+    target = _host("score", f"integers ({len(first)}, T) as target", target)
+    if target.ndim != 2 or len(target) != len(first):
+        raise ValueError(f"score: expected integers ({len(first)}, T) as target, got {target.dtype} {target.shape}")
+    steps = target.shape[1]
+    real = length_mask(np.full(len(first), steps) if lengths is None else lengths, steps, len(first), "score").numpy()
+    counts = real.sum(1)
+    longest = min(steps, int(counts.max(initial=1)))  # what is padding in all rows is not read
+    real, target = real[:, :longest], np.where(real, target, 0)[:, :longest]
+    given = np.concatenate([first[:, None], target], 1)[:, :longest]
+    own = {"lengths": counts} if "lengths" in inspect.signature(getattr(decoder, "forward", decoder)).parameters else {}
+    logits = decoder(given, state, **own)
     ops.check_ids("score", target, logits.shape[-1])
     logs = ops.take_along_axis(functional.log_softmax(logits), ops.like(logits, target[:, :, None]))[:, :, 0]
-    logs, weights = ops.where(ops.like(logits, real), logs, 0.0), []
-    for t in range(steps if align else 0):
-        _, state = decoder.step(given[:, t], state)
-        weights.append(getattr(state, "weights", None))
-    return Scores(logs, ops.sum(logs, 1), ops.stack(weights, 1) if weights and weights[0] is not None else None)
+    logs = ops.pad(ops.where(ops.like(logits, real), logs, 0.0), [(0, 0), (0, steps - longest)])
+    weights = _looks(decoder, state, given, real) if align else None
+    return Scores(logs, ops.sum(logs, 1), weights if weights is None else ops.pad(
+        weights, [(0, 0), (0, steps - longest), (0, 0)]))
+
+
+def _looks(decoder: Any, state: Any, given: Array, real: Array) -> Tensor | None:
+    """The attention weights (B, T, S) of steps over given tokens (B, T), 0 but where they are real; None without any.
+    Rows that have ended leave the batch."""
+    weights, rows = list[Tensor](), np.arange(len(given))
+    for t in range(given.shape[1]):
+        going = np.flatnonzero(real[rows, t])
+        if len(going) < len(rows):
+            rows, state = rows[going], take_rows(state, going)
+        _, state = decoder.step(given[rows, t], state)
+        found = getattr(state, "weights", None)
+        if found is None:
+            return None
+        if len(rows) < len(given):
+            places = np.where(real[:, t], np.cumsum(real[:, t]) - 1, len(rows))  # the last row: of zeros
+            found = ops.pad(found, [(0, 1), (0, 0)])[places]
+        weights.append(found)
+    return ops.stack(weights, 1) if weights else None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyseq import functional, ops
-from tinyseq.nn.multihead import length_mask
+from tinyseq.nn.multihead import length_mask, vectors
 from tinyseq.nn.recurrent import weights_of
 from tinyseq.tensor import Like, Tensor, grad
 
@@ -23,15 +23,18 @@ def gradients_through_time(layer: Any, x: Like, loss: Callable[[Tensor], Tensor]
     (B, T, H). The derivative is the total one, by way of the output at step t and of all later steps: the sequence is
     fed step by step. Past the end of a row it is 0.
     """
-    _single("gradients_through_time", layer.num_layers, layer.bidirectional)
-    x, state = ops.asarray(x), None
-    outputs, states, real = [], [], _real(x, lengths)
+    x, real = _ready("gradients_through_time", layer, x, lengths, getattr(layer, "bidirectional", False))
+    state, outputs, states = None, [], []
     for t in range(x.shape[1]):
         y, state = layer(x[:, t : t + 1], state, lengths=real[:, t].astype(int))
         outputs.append(y)
         states.append(state if isinstance(state, tuple) else (state,))
     columns = [outputs, *(list(part) for part in zip(*states, strict=True))]
-    found = iter(grad(loss(ops.concat(outputs, 1)), [s for column in columns for s in column], allow_unused=True))
+    value = loss(ops.concat(outputs, 1)) if callable(loss) and outputs else loss
+    if not isinstance(value, Tensor) or value.size != 1:
+        raise TypeError("gradients_through_time: expected T > 0 and, as loss, a function of the output (B, T, H) that "
+                        f"gives a Tensor of one number, got T = {len(outputs)} and {value!r}")
+    found = iter(grad(value, [s for column in columns for s in column], allow_unused=True))
     y, h, *rest = (np.stack([np.zeros((len(real), s.shape[-1])) if g is None else g.numpy().reshape(len(real), -1)
                              for s, g in zip(column, found, strict=False)], 1) for column in columns)
     return [np.linalg.norm(g, axis=-1) * real for g in (y + h, *rest)]
@@ -43,8 +46,7 @@ def gate_saturation(layer: Any, x: Like, lengths: Any = None) -> dict[str, Host]
     Over the hidden units of all rows that have not ended; `layer` has one layer, of which the direction forwards
     counts. An RNN has no gates.
     """
-    _single("gate_saturation", layer.num_layers)
-    x, real = ops.asarray(x), _real(x, lengths)
+    x, real = _ready("gate_saturation", layer, x, lengths)
     y = layer(x, lengths=lengths)[0].detach()[:, :-1, : layer.hidden_size]
     before = ops.pad(y, [(0, 0), (1, 0), (0, 0)])
     w_ih, w_hh, b_ih, b_hh = weights_of(layer, "_l0")
@@ -55,14 +57,15 @@ def gate_saturation(layer: Any, x: Like, lengths: Any = None) -> dict[str, Host]
     return {name: fractions[:, i] for name, i in GATES.get(layer.kind, {}).items()}
 
 
-def _real(x: Any, lengths: Any) -> Host:
-    """(B, T), True before the end of each row."""
-    batch, steps, *_ = x.shape
-    return length_mask(np.full(batch, steps) if lengths is None else lengths, steps).numpy()
-
-
-def _single(name: str, layers: int, bidirectional: bool = False) -> None:
-    """Refuse what has other outputs than the states that are asked for."""
-    if layers > 1 or bidirectional:
-        raise ValueError(f"{name}: expected one layer in one direction, whose output is its state; got {layers} "
-                         f"layers, bidirectional={bidirectional}")
+def _ready(where: str, layer: Any, x: Like, lengths: Any, bidirectional: bool = False) -> tuple[Tensor, Host]:
+    """x (B, T, I) as a Tensor, and (B, T), True before the end of each row. Refuses what has other outputs than the
+    states that are asked for."""
+    if not callable(layer) or not hasattr(layer, "num_layers"):
+        raise TypeError(f"{where}: expected layer as an RNN, GRU, LSTM or Scan, got {layer!r}")
+    if layer.num_layers > 1 or bidirectional:
+        raise ValueError(f"{where}: expected one layer in one direction, whose output is its state; got "
+                         f"{layer.num_layers} layers, {bidirectional=}")
+    x = ops.asarray(x) if np.ndim(x) == 3 else x
+    vectors(where, layer.input_size, x=x)
+    batch, steps, _ = x.shape
+    return x, length_mask(np.full(batch, steps) if lengths is None else lengths, steps, batch, where).numpy()

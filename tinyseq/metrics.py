@@ -1,10 +1,15 @@
-"""How far predicted sequences are from right ones, where each may have several right answers."""
+"""How far predicted sequences are from right ones, where each may have several right answers.
 
-from collections.abc import Hashable, Sequence
+Tokens are alike if `==` says so: strings, numbers of any type (NumPy's and Tensors of no axis too), or anything else.
+Sequences are lists, tuples, strings, arrays or Tensors.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 __all__ = ["sequence_error_rate", "span_f1", "token_error_rate"]
 
-Tokens = Sequence[Hashable]
+Tokens = Any  # a sequence of what has ==
 
 
 def token_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
@@ -16,29 +21,28 @@ def token_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Sequence
     the other (Levenshtein, 1966). Where references are equally near, r_i is the first of them.
 
     Args:
-        hypotheses: N sequences of tokens (strings, or integer ids).
-        references: for each hypothesis a list of one or more right sequences.
+        hypotheses: N sequences of tokens.
+        references: for each hypothesis one or more right sequences, in a list or as the rows of an array.
 
     Returns:
         The rate as a fraction, 0 when all is right. It can exceed 1.
 
     Raises:
         ValueError: N differs, an item has no reference, or all r_i are empty.
-        TypeError: one of hypothesis and reference is a string and the other is not.
+        TypeError: no sequences, or one of hypothesis and reference is a string and the other is not.
         ImportError: the rapidfuzz library is not installed.
     """
     try:
         from rapidfuzz.distance import Levenshtein
     except ImportError as error:
         raise ImportError("token_error_rate needs rapidfuzz; run: pip install 'tinyseq[examples]'") from error
-    _check(hypotheses, references)
     edits = tokens = 0
-    for hypothesis, right in zip(hypotheses, references, strict=True):
+    for hypothesis, right in _numbered("token_error_rate", hypotheses, references):
         distances = [Levenshtein.distance(hypothesis, reference) for reference in right]
         edits += min(distances)
         tokens += len(right[distances.index(min(distances))])
     if tokens == 0:
-        raise ValueError("the references hold no token at all, so errors per token are not defined")
+        raise ValueError("token_error_rate: the references hold no token at all, so errors per token are not defined")
     return edits / tokens
 
 
@@ -48,22 +52,21 @@ def sequence_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Seque
         rate = |{i : h_i equals none of its references}| / N
 
     Args:
-        hypotheses: N sequences of tokens (strings, or integer ids).
-        references: for each hypothesis a list of one or more right sequences.
+        hypotheses: N sequences of tokens.
+        references: for each hypothesis one or more right sequences, in a list or as the rows of an array.
 
     Returns:
         A fraction from 0 (all right) to 1.
 
     Raises:
         ValueError: N differs or is 0, or an item has no reference.
-        TypeError: one of hypothesis and reference is a string and the other is not.
+        TypeError: no sequences, or one of hypothesis and reference is a string and the other is not.
     """
-    _check(hypotheses, references)
-    if not hypotheses:
-        raise ValueError("there is no hypothesis, so the share of wrong ones is not defined")
-    wrong = sum(all(list(hypothesis) != list(reference) for reference in right)
-                for hypothesis, right in zip(hypotheses, references, strict=True))
-    return wrong / len(hypotheses)
+    wrong = [hypothesis not in right for hypothesis, right in _numbered(
+        "sequence_error_rate", hypotheses, references)]
+    if not wrong:
+        raise ValueError("sequence_error_rate: there is no hypothesis, so the share of wrong ones is not defined")
+    return sum(wrong) / len(wrong)
 
 
 def span_f1(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> float:
@@ -83,7 +86,12 @@ def span_f1(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[s
 
     Raises:
         ValueError: lengths differ, or there is no span on either side.
+        TypeError: tags that are no text.
     """
+    hypotheses, references = ([_listed("span_f1", "a list of tags", tags) for tags in _listed(
+        "span_f1", "a list of lists of tags", rows)] for rows in (hypotheses, references))
+    if other := [tag for rows in (hypotheses, references) for tags in rows for tag in tags if not isinstance(tag, str)]:
+        raise TypeError(f"span_f1: expected tags as text, like 'B-X', got {other[0]!r}")
     sizes = [len(tags) for tags in hypotheses], [len(tags) for tags in references]
     if sizes[0] != sizes[1]:
         raise ValueError(f"span_f1: expected rows of tags of equal lengths; got {sizes[0]} and {sizes[1]}")
@@ -99,13 +107,39 @@ def _spans(rows: Sequence[Sequence[str]]) -> set[tuple[int, int, int, str]]:
             for row, tags in enumerate(rows) for i, tag in enumerate(tags) if tag.startswith("B-")}
 
 
-def _check(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
+def _listed(where: str, expected: str, values: Any, text: bool = False) -> Any:
+    """The list of what is in a sequence or an array, or the string, if it may be `text`."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(values, str) and text:
+        return values
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise TypeError(f"{where}: expected {expected}, got {values!r}")
+    return [value.tolist() if hasattr(value, "tolist") else value for value in values]
+
+
+def _numbered(where: str, hypotheses: Any, references: Any) -> Iterator[tuple[list[int], list[list[int]]]]:
+    """Each hypothesis and its references with numbers as tokens: one number for those that are ==."""
+    hypotheses = _listed(where, "a list of hypotheses", hypotheses)
+    references = _listed(where, "a list of references for each hypothesis", references)
     if len(hypotheses) != len(references):
-        raise ValueError(f"expected a list of references for each hypothesis; "
+        raise ValueError(f"{where}: expected a list of references for each hypothesis; "
                          f"got {len(hypotheses)} hypotheses and {len(references)} lists")
     for i, (hypothesis, right) in enumerate(zip(hypotheses, references, strict=True)):
+        right = _listed(f"{where}: item {i}", "a list of references", right)
+        rows = [_listed(f"{where}: item {i}", "a sequence of tokens", row, text=True) for row in (hypothesis, *right)]
         if not right:
-            raise ValueError(f"item {i} has no reference; every hypothesis needs at least one right answer")
-        if any(isinstance(reference, str) != isinstance(hypothesis, str) for reference in right):
-            raise TypeError(f"item {i}: a hypothesis like {hypothesis!r} needs a list of sequences of "
+            raise ValueError(f"{where}: item {i} has no reference; every hypothesis needs at least one right answer")
+        if len({isinstance(row, str) for row in rows}) > 1:
+            raise TypeError(f"{where}: item {i}: a hypothesis like {hypothesis!r} needs a list of sequences of "
                             f"the same kind as references; got {right!r}")
+        seen: Any = {} if all(type(token) in (str, int, bool) for row in rows for token in row) else _Equals()
+        first, *others = ([seen.setdefault(token, len(seen)) for token in row] for row in rows)
+        yield first, others
+
+
+class _Equals(list[Any]):
+    """The `setdefault` of a dictionary for keys that have == and perhaps no hash that goes with it."""
+
+    def setdefault(self, key: Any, value: int) -> int:
+        self.append(key)  # its number is that of the first that is ==; of NaN, which is not, its own
+        return next((n for n, other in enumerate(self[:value]) if other == key), value)

@@ -23,6 +23,7 @@ from tinyseq import check, checkpoint, ops
 from tinyseq.nn import init
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear
 from tinyseq.nn.module import Module
+from tinyseq.nn.multihead import cut_padding
 from tinyseq.nn.transformer import (
     LanguageModel,
     LanguageState,
@@ -109,6 +110,8 @@ class Bert(Module):
         self.pooler: Linear | None = Linear(d_model, d_model, dtype=dtype)
 
     def forward(self, tokens: Like, lengths: Like = None, types: Like = None) -> tuple[Tensor, Tensor | None]:
+        tokens, cut = cut_padding("Bert", tokens, lengths, self.positions.weight.shape[0])
+        types = types if types is None or not cut else ops.asarray(types)[:, : tokens.shape[1]]
         words = self.embedding(tokens)
         if words.ndim != 3 or words.shape[1] > self.positions.weight.shape[0]:
             raise ValueError(f"Bert: expected tokens (B, T) of at most {self.positions.weight.shape[0]} positions, got "
@@ -117,7 +120,8 @@ class Bert(Module):
             raise ValueError(f"Bert: expected types {words.shape[:2]}, as the tokens, got shape {np.shape(types)}")
         segments = self.types.weight[0] if types is None else self.types(types)
         hidden: Tensor = self.encoder(self.dropout(self.norm(self.positions(words + segments))), lengths=lengths)
-        return hidden, None if self.pooler is None else ops.tanh(self.pooler(hidden[:, 0]))
+        hidden = ops.pad(hidden, [(0, 0), (0, cut), (0, 0)]) if cut else hidden
+        return hidden, None if self.pooler is None else ops.tanh(self.pooler(ops.sum(hidden[:, :1], 1)))
 
 
 class Headless(LanguageModel):

@@ -1,6 +1,7 @@
 """Pictures of what was learnt, drawn by matplotlib (`pip install 'tinyseq[examples]'`): to import this needs it.
 
-No function opens a window or touches the global state of matplotlib.pyplot.
+No function opens a window or touches the global state of matplotlib.pyplot. Labels, names and titles are drawn as they
+are: a dollar sign begins no formula.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 try:                                            # here, so that a program is told so before it learns for minutes
     from matplotlib import colormaps
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:
@@ -37,13 +39,16 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
     Raises:
         ValueError: there is no map, the three differ in number, or labels do not fit an array's shape.
     """
-    maps = [np.asarray(w) for w in weights]
+    maps = [_numbers("attention", "weights", w) for w in _list("attention", "weights", weights)]
+    rows = [_list("attention", "rows", row, str) for row in _list("attention", "rows", rows)]
+    columns = [_list("attention", "columns", column, str) for column in _list("attention", "columns", columns)]
     if not maps or not len(maps) == len(rows) == len(columns):
-        raise ValueError(f"expected as many weights, rows and columns, at least one; "
+        raise ValueError(f"attention: expected as many weights, rows and columns, at least one; "
                          f"got {len(maps)}, {len(rows)} and {len(columns)}")
     for i, (w, row, column) in enumerate(zip(maps, rows, columns, strict=True)):
-        if w.shape != (len(row), len(column)):
-            raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)})")
+        if w.shape != (len(row), len(column)) or not w.size:
+            raise ValueError(f"attention: map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)}); "
+                             "expected the same, and one of each at least")
 
     # In inches, so that a cell has one size in all maps; maps flow into lines like words, from the top left.
     row_width, column_width = (0.09 * max((len(label) for part in parts for label in part), default=0) + 0.15
@@ -67,17 +72,18 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
         axes = figure.add_axes((x / width, 1 - (y + r * cell) / height, c * cell / width, r * cell / height))
         axes.pcolormesh(w, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
         axes.invert_yaxis()
-        axes.set_xticks(np.arange(c) + 0.5, column)
-        axes.set_yticks(np.arange(r) + 0.5, row)
+        axes.set_xticks(np.arange(c) + 0.5, column, parse_math=False)
+        axes.set_yticks(np.arange(r) + 0.5, row, parse_math=False)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=_INK)
         axes.tick_params("x", rotation=90 if upright else 0)
         axes.spines[:].set_color(_FAINT)
-    figure.savefig(path, dpi=150)
+    _save("attention", figure, path)
 
 
 def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: str | Sequence[str],
            path: str | PathLike[str]) -> None:
-    """Curves in panels side by side; where there are many points, smoothed too.
+    """Curves in panels side by side; where there are many points, smoothed too. A vertical axis begins at 0, or below,
+    if a curve goes there.
 
     Args:
         panels: for each panel, by the name of its vertical axis, curves by name, each (xs, ys) of shape (N,).
@@ -85,27 +91,30 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
         path: the file to write; its ending (.png, .svg, .pdf) says the format.
 
     Raises:
-        ValueError: there is no panel, or xs and ys of a curve are not two (N,) arrays of the same length.
+        ValueError: there is no panel, or xs and ys of a curve are not two (N,) arrays of numbers of the same length.
 
     >>> curves({"loss": {"train": (seconds, losses)}, "error": {"PER": (at, per), "WER": (at, wer)}},
     ...        "seconds", "learning.png")                                            # doctest: +SKIP
     """
-    if not panels:
-        raise ValueError("there is no panel to draw")
+    if not _mapping("curves", "panels", panels):
+        raise ValueError("curves: expected panels, got none: there is no panel to draw")
     figure = Figure(figsize=(5.2 * len(panels), 3.6))
     row = figure.subplots(1, len(panels), squeeze=False)[0]
-    labels = [x] * len(panels) if isinstance(x, str) else x
+    labels = _list("curves", "x", [x] * len(panels) if isinstance(x, str) else x, str)
+    if len(labels) != len(panels):
+        raise ValueError(f"curves: expected x as one text, or one for each of {len(panels)} panels, got {x!r}")
     for axes, (title, lines), label in zip(row, panels.items(), labels, strict=True):
         whole = True  # numbers of steps, say: no half ones are marked
-        for color, (name, (xs, ys)) in zip(cycle(_LINES), lines.items(), strict=False):
-            at = np.asarray(xs)
-            _curve(axes, name, at, np.asarray(ys), color)
+        names = {}
+        for color, (name, points) in zip(cycle(_LINES), _mapping("curves", title, lines).items(), strict=False):
+            names[name], at = _curve(axes, name, points, color)
             whole &= at.dtype.kind in "iu"
         axes.xaxis.get_major_locator().set_params(integer=whole)
-        axes.set_ylim(bottom=0)
-        _finish(axes, title, label)
+        if not axes.dataLim.y0 < 0:
+            axes.set_ylim(bottom=0)
+        _finish(axes, title, label, names)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    _save("curves", figure, path)
 
 
 def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]], path: str | PathLike[str]) -> None:
@@ -115,40 +124,92 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
         models: by name what `tinyseq.lens` found: norms of gradients (B, T), drawn as the mean over rows on a
             logarithmic axis, and for each gate (T, 2), the fractions below 0.1 (dashed) and above 0.9.
         path: the file to write; its ending (.png, .svg, .pdf) says the format.
+
+    Raises:
+        ValueError: norms or gates of another shape.
     """
-    gated = {name: gates for name, (_, gates) in models.items() if gates}
+    pairs = _mapping("through_time", "models", models).values()
+    if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise TypeError(f"through_time: expected models as {{name: (norms, gates)}}, one at least, got {models!r}")
+    gated = {name: _mapping("through_time", f"gates of {name}", gates) for name, (_, gates) in models.items() if gates}
     figure = Figure(figsize=(4.6 * (1 + len(gated)), 3.6))
     left, *row = figure.subplots(1, 1 + len(gated), squeeze=False)[0]
+    names: dict[str, Artist] = {}
     for color, (name, (norms, _)) in zip(cycle(_LINES), models.items(), strict=False):
-        left.semilogy(np.maximum(np.asarray(norms).mean(0), 1e-30), color=color, linewidth=1.8, label=name)
-    _finish(left, "|∂loss/∂hₜ|, mean over rows", "step t")
+        found = _numbers("through_time", f"norms of {name}", norms)
+        if found.ndim != 2 or not found.size:
+            raise ValueError(f"through_time: expected norms (B, T) of {name!r}, got shape {found.shape}")
+        names[name], = left.semilogy(np.maximum(found.mean(0), 1e-30), color=color, linewidth=1.8)
+    _finish(left, "|∂loss/∂hₜ|, mean over rows", "step t", names)
     for axes, (name, gates) in zip(row, gated.items(), strict=True):
+        names = {}
         for color, (gate, fractions) in zip(cycle(_LINES), gates.items(), strict=False):
+            found = _numbers("through_time", f"gate {gate} of {name}", fractions)
+            if found.ndim != 2 or found.shape[1] != 2:
+                raise ValueError(f"through_time: expected gate {gate!r} of {name!r} as (T, 2), got shape {found.shape}")
             for column, style, word in ((1, "-", "> 0.9"), (0, "--", "< 0.1")):
-                axes.plot(np.asarray(fractions)[:, column], style, color=color, label=f"{gate} {word}", linewidth=1.4)
+                names[f"{gate} {word}"], = axes.plot(found[:, column], style, color=color, linewidth=1.4)
         axes.set_ylim(-0.02, 1.02)
-        _finish(axes, f"{name}: fraction of gates", "step t")
+        _finish(axes, f"{name}: fraction of gates", "step t", names)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    _save("through_time", figure, path)
 
 
-def _curve(axes: Axes, name: str, xs: NDArray[Any], ys: NDArray[Any], color: str) -> None:
+def _curve(axes: Axes, name: str, points: Any, color: str) -> tuple[Artist, NDArray[Any]]:
+    """What a legend shows, and xs."""
+    pair = [_numbers("curves", f"curve {name!r}", part) for part in _list("curves", f"curve {name!r}", points)]
+    if len(pair) != 2:
+        raise ValueError(f"curves: curve {name!r}: expected (xs, ys), got {len(pair)} of them")
+    xs, ys = pair
     if xs.ndim != 1 or xs.shape != ys.shape:
-        raise ValueError(f"curve {name!r}: xs and ys must have one shape (N,); got {xs.shape} and {ys.shape}")
+        raise ValueError(f"curves: curve {name!r}: xs and ys must have one shape (N,); got {xs.shape} and {ys.shape}")
+    at = xs
     if len(xs) > 200:                          # a loss at every step: pale, and a hundred means over it
         axes.plot(xs, ys, color=color, linewidth=0.6, alpha=0.25)
         xs, ys = (np.array([part.mean() for part in np.array_split(values, 100)]) for values in (xs, ys))
-    axes.plot(xs, ys, color=color, linewidth=1.8, label=name)
+    return axes.plot(xs, ys, color=color, linewidth=1.8)[0], at
 
 
-def _finish(axes: Axes, title: str, x: str) -> None:
+def _finish(axes: Axes, title: str, x: str, names: Mapping[str, Artist]) -> None:
     """What a panel of curves has around them: its title, the name of the horizontal axis, a grid, a legend."""
-    axes.set_title(title, loc="left", color=_INK, fontsize=11)
-    axes.set_xlabel(x, color=_INK)
+    axes.set_title(title, loc="left", color=_INK, fontsize=11, parse_math=False)
+    axes.set_xlabel(x, color=_INK, parse_math=False)
     axes.tick_params(length=0, labelcolor=_INK)
     axes.grid(color=_FAINT, linewidth=0.6)
     axes.spines[:].set_visible(False)
-    axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+    legend = axes.legend(names.values(), ["name"] * len(names), frameon=False, labelcolor=_INK, fontsize=9)
+    for text, name in zip(legend.get_texts(), names, strict=True):  # as a label, "_name" would be left out
+        text.set(text=name, parse_math=False)
+
+
+def _save(where: str, figure: Figure, path: str | PathLike[str]) -> None:
+    if not isinstance(path, (str, PathLike)) and not hasattr(path, "write"):
+        raise TypeError(f"{where}: expected the path of a file, got {path!r}")
+    figure.savefig(path, dpi=150)
+
+
+def _numbers(where: str, name: str, values: Any) -> NDArray[Any]:
+    try:
+        found = values.numpy() if hasattr(values, "numpy") else np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{where}: expected {name} as an array of numbers, got lists of different lengths") from None
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"{where}: expected {name} as an array of numbers, got dtype {found.dtype}")
+    return found
+
+
+def _list(where: str, name: str, values: Any, kind: type = object) -> list[Any]:
+    """What is in a list or its like; of a string its characters, if strings are wanted."""
+    found = list(values) if hasattr(values, "__iter__") and (kind is str or not isinstance(values, str)) else None
+    if found is None or not all(isinstance(x, kind) for x in found):
+        raise TypeError(f"{where}: expected {name} as a list{' of str' * (kind is str)}, got {values!r}")
+    return found
+
+
+def _mapping(where: str, name: str, values: Any) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise TypeError(f"{where}: expected {name} as a dictionary by names, got {values!r}")
+    return values
 
 
 def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
@@ -159,7 +220,7 @@ def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
     >>> _, found = nn.attention_weights(model, x)
     >>> heads([w.numpy()[0] for w in found.values()], "heads.png")                   # doctest: +SKIP
     """
-    maps = np.asarray(weights)
+    maps = _numbers("heads", "weights", weights)
     maps = maps[None] if maps.ndim == 3 else maps
     if maps.ndim != 4 or not maps.size:
         raise ValueError(f"heads: expected weights (layers, heads, T, S) or (heads, T, S), got shape {maps.shape}")
@@ -170,7 +231,7 @@ def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
             axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1, aspect="auto")
             axes.set_title(f"layer {layer}, head {head}", color=_INK, fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    _save("heads", figure, path)
 
 
 def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str, path: str | PathLike[str]) -> None:
@@ -183,17 +244,23 @@ def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str
         path: the file to write; its ending (.png, .svg, .pdf) says the format.
 
     Raises:
-        ValueError: numbers and words differ in number.
+        ValueError: there is no word, or numbers and words differ in number.
     """
+    rows = [_list("words", "rows", row, str) for row in _list("words", "rows", rows)]
+    numbers = [_numbers("words", "values", part) for part in _list("words", "values", values)]
+    if [(len(row),) for row in rows] != [part.shape for part in numbers] or not any(rows):
+        raise ValueError(f"words: expected a word at least, and as many values as words in each row, got "
+                         f"{[len(row) for row in rows]} words and values of shapes {[part.shape for part in numbers]}")
     width = max(sum(len(word) + 1 for word in row) for row in rows)
     figure = Figure(figsize=(0.095 * width + 0.4, 0.32 * len(rows) + 0.5))
     axes = figure.add_axes((0.02, 0, 0.96, 1), xlim=(0, width), ylim=(len(rows) - 0.4, -1.2))
     axes.set_axis_off()
-    axes.text(0, -0.75, title, color=_INK, va="center")
-    for y, (row, numbers) in enumerate(zip(rows, values, strict=True)):
+    axes.text(0, -0.75, "".join(_list("words", "title", title, str)), color=_INK, va="center", parse_math=False)
+    for y, (row, part) in enumerate(zip(rows, numbers, strict=True)):
         x = 0
-        for word, number in zip(row, np.asarray(numbers), strict=True):
+        for word, number in zip(row, part, strict=True):
             axes.barh(y, len(word) + 0.8, 0.8, x, color=colormaps["RdBu"](0.2 + 0.6 * float(number)))
-            axes.text(x + len(word) / 2 + 0.4, y, word, family="monospace", color=_INK, ha="center", va="center")
+            axes.text(x + len(word) / 2 + 0.4, y, word, family="monospace", color=_INK, ha="center", va="center",
+                      parse_math=False)
             x += len(word) + 1
-    figure.savefig(path, dpi=150)
+    _save("words", figure, path)

@@ -16,19 +16,21 @@ from tinyseq import functional, ops
 from tinyseq.nn import init
 from tinyseq.nn.layers import Linear
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.nn.multihead import MultiheadAttention
+from tinyseq.nn.multihead import MultiheadAttention, booleans, vectors
 from tinyseq.tensor import Like, Tensor
 
 
 def masked_memory(name: str, memory: Tensor, mask: Like) -> tuple[Tensor, Tensor | None]:
     """A memory (B, S, M), 0 where it takes no part (0 times a NaN would be one), and its mask (B, S), where that lives;
     anything but booleans of that shape is refused."""
-    if memory.ndim != 3:
+    if getattr(memory, "ndim", None) == 4:
         raise ValueError(f"{name}: expected a memory (batch, positions, features), got shape {memory.shape}; an image "
                          "(B, height, width, features) becomes one by memory.reshape((B, height * width, features))")
+    vectors(name, None, memory=memory)
+    memory = ops.asarray(memory)
     if mask is None:
         return memory, None
-    real = ops.like(memory, mask)
+    real = booleans(name, memory, mask)
     if real.dtype != np.bool or real.shape != memory.shape[:2]:
         raise ValueError(f"{name}: expected a boolean mask (B, S) = {memory.shape[:2]}, True where a position takes "
                          f"part (PyTorch's key_padding_mask is ~mask), got shape {real.shape} and dtype {real.dtype}")
@@ -57,10 +59,11 @@ class Attention(Module):
     def forward(
         self, query: Tensor, memory: Tensor, mask: Like = None, keys: Any = None
     ) -> tuple[Tensor, Tensor | None]:
-        if query.ndim != 3 or memory.ndim != 3 or query.shape[0] != memory.shape[0]:
+        vectors(type(self).__name__, None, query=query)
+        memory, mask = masked_memory(type(self).__name__, memory, mask)
+        if query.shape[0] != memory.shape[0]:
             raise ValueError(f"{type(self).__name__}: expected queries (B, T, Q) and memory (B, S, M), got shapes "
                              f"{query.shape} and {memory.shape}")
-        memory, mask = masked_memory(type(self).__name__, memory, mask)
         return self.attend(query, memory, mask, self.keys(memory, mask) if keys is None else keys)
 
 

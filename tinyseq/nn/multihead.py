@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyseq import backends, functional, ops
+from tinyseq import backends, check, functional, ops
 from tinyseq.nn import init
 from tinyseq.nn.layers import Linear
 from tinyseq.nn.module import Module, Parameter
@@ -55,11 +55,46 @@ def refuse(module: Module, **given: Any) -> None:
             raise ValueError(f"{type(module).__name__}: {name}= is PyTorch's; {CONVERSIONS[name]}")
 
 
-def length_mask(lengths: Like, steps: int, rows: int | None = None) -> Tensor:
+def vectors(where: str, size: int | None, dtype: Any = None, /, **given: Any) -> None:
+    """Refuse what is not `given` as vectors (B, T, size), of any size if that is None, and of a dtype."""
+    for name, x in given.items():
+        wanted = f"{name} (B, T, {'E' if size is None else size})"
+        if getattr(x, "ndim", None) != 3 or size not in (None, x.shape[2]):
+            got = f"shape {tuple(x.shape)}" if hasattr(x, "shape") else repr(x)
+            raise (ValueError if hasattr(x, "shape") else TypeError)(f"{where}: expected {wanted}, got {got}")
+        if dtype not in (None, x.dtype):
+            raise TypeError(f"{where}: expected {wanted} of {dtype}, as the weights, got {x.dtype}: convert one of "
+                            f"them, module.to(dtype) or {name}.astype(dtype)")
+
+
+def booleans(where: str, x: Tensor, mask: Like) -> Tensor:
+    """A mask where x lives; its shape is the caller's to check."""
+    try:
+        found = ops.like(x, mask)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{where}: expected a boolean mask, got {mask!r}: {error}") from None
+    return found
+
+
+def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str = "length_mask") -> Tensor:
     """(B,) lengths -> (B, steps) booleans: True at the real positions. On a device nobody looks at the lengths. B is
-    `rows` if given."""
-    data = functional.checked_lengths(lengths, steps, rows, "length_mask")
+    `rows` if given; errors name `where`."""
+    if type(steps) is not int or steps < 0:  # a shape's needs no check
+        steps = check.integers(where, 0, steps=steps)
+    data = functional.checked_lengths(lengths, steps, rows, where)
     return ops.asarray(namespace(data).arange(steps) < data[:, None])
+
+
+def cut_padding(where: str, x: Like, lengths: Like, reach: int) -> tuple[Like, int]:
+    """x (B, S, ...), without the last columns that are padding in all rows if it is wider than `reach`; and how many
+    columns those were. Lengths on a device are looked at only then."""
+    if not hasattr(x, "shape"):
+        with backends.use_backend("numpy"):  # a list
+            x = ops.asarray(x).numpy()
+    if lengths is None or len(x.shape) < 2 or x.shape[1] <= reach:
+        return x, 0
+    longest = int(length_mask(lengths, x.shape[1], x.shape[0], where).numpy().any(0).sum())
+    return x[:, :longest], x.shape[1] - longest
 
 
 def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, lengths: Like = None) -> Tensor | None:
@@ -68,15 +103,15 @@ def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, leng
     `given` is boolean, (B, S), (B, T, S) or (B, heads, T, S), with 1 for axes along which it is the same; the first
     `lengths` (B,) of S take part.
     """
-    real = None if lengths is None else ops.like(x, length_mask(lengths, shape[-1], shape[0]))[:, None, None]
+    real = None if lengths is None else ops.like(x, length_mask(lengths, shape[-1], shape[0], name))[:, None, None]
     if given is None:
         return real
-    mask = ops.like(x, given)
+    mask = booleans(name, x, given)
     wanted = {2: (shape[0], shape[3]), 3: (shape[0], *shape[2:]), 4: tuple(shape)}.get(mask.ndim, ())
     if mask.dtype != np.bool or not wanted or any(m not in (1, n) for m, n in zip(mask.shape, wanted, strict=True)):
         raise ValueError(f"{name}: expected a boolean mask, True where a position takes part, of shape (B, S), "
                          f"(B, T, S) or (B, heads, T, S) with (B, heads, T, S) = {tuple(shape)}, got shape "
-                         f"{mask.shape} and dtype {mask.dtype}")
+                         f"{mask.shape} and dtype {mask.dtype}; of numbers that are added to scores it is mask == 0")
     mask = ops.reshape(mask, (mask.shape[0], *(1,) * (4 - mask.ndim), *mask.shape[1:]))
     return mask if real is None else mask & real
 
@@ -159,11 +194,13 @@ class MultiheadAttention(Attending):
         them (`functional.rotate`), put earlier ones in front.
         """
         name = type(self).__name__
-        if query.ndim != 3 or query.shape[2] != self.embed_dim:
-            raise ValueError(f"{name}: expected a query (B, T, {self.embed_dim}), got shape {query.shape}")
+        vectors(name, self.embed_dim, self.out_proj.weight.dtype, query=query)
         masked, taking = mask is not None or lengths is not None, None
         if masked and between is None and not isinstance(key, tuple):  # what no query sees is 0: 0 times NaN is NaN
-            key = query if key is None else key
+            if key is None:
+                key = query
+            if key is not query or value is not None:
+                self._fits(key, value)
             scores = (len(query), self.num_heads, query.shape[1], key.shape[1])
             taking = attention_mask(name, query, scores, mask, lengths)
             real = ops.any(taking, (1, 2))[..., None]  # type: ignore[arg-type]
@@ -192,11 +229,19 @@ class MultiheadAttention(Attending):
     def remember(self, key: Tensor, value: Tensor | None = None) -> Pair:
         """The heads' keys and values (B, num_kv_heads, S, D) of key (B, S, kdim) and value (B, S, vdim)."""
         value = key if value is None else value
-        if key.ndim != 3 or key.shape[:-1] != value.shape[:-1]:
-            raise ValueError(f"{type(self).__name__}: expected key (B, S, kdim) and value (B, S, vdim), got shapes "
-                             f"{key.shape} and {value.shape}")
+        self._fits(key, value)
         _, (w_k, b_k), (w_v, b_v) = self.parts()
         return self.heads(functional.linear(key, w_k, b_k)), self.heads(functional.linear(value, w_v, b_v))
+
+    def _fits(self, key: Any, value: Any) -> None:
+        """Refuse keys (B, S, kdim) and values (B, S, vdim) that are none."""
+        weights = [self.in_proj_weight] * 2 if self.packed else [self.k_proj_weight, self.v_proj_weight]
+        name, value = type(self).__name__, key if value is None else value
+        for part, x, weight in zip(("key", "value"), (key, value), weights, strict=True):
+            vectors(name, weight.shape[1], weight.dtype, **{part: x})
+        if key.shape[:2] != value.shape[:2]:
+            raise ValueError(f"{name}: expected key (B, S, kdim) and value (B, S, vdim), got shapes {key.shape} and "
+                             f"{value.shape}")
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array:
         """`forward` of one more position to itself and the n before, on arrays: x (E, B), or (E,) of a batch of one, as
@@ -244,6 +289,8 @@ def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, di
 
     A module that hangs in several places gives its uses their names in turn; of more uses than names the last stays.
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"attention_weights: expected a model that is a Module, got {model!r}")
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         names.setdefault(id(module), []).append(name)

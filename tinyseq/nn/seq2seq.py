@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tinyseq import ops, random
+from tinyseq import check, ops, random
 from tinyseq.nn.attention import Attention, masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, Linear
 from tinyseq.nn.module import Module
-from tinyseq.nn.multihead import length_mask
+from tinyseq.nn.multihead import cut_padding, length_mask, vectors
 from tinyseq.nn.recurrent import GRU, LSTM, RNN
+from tinyseq.nn.transformer import LearnedPositions
 from tinyseq.tensor import Like, Tensor, namespace
 
 Hidden = Tensor | tuple[Tensor, Tensor]  # s (B, H), or (h, c) of an LSTM
@@ -66,7 +67,7 @@ class AttentionDecoder(Module):
         if attention is not None and not context_size:
             raise ValueError("AttentionDecoder: expected memory_size, the number of features that attention looks at")
         fed = {None: 0, "attentional": hidden_size, "context": context_size}[feed]
-        self.feed = feed
+        self.feed, self.memory_size = feed, memory_size
         self.embedding = Embedding(vocab_size, embedding_dim)
         self.rnn = cell(embedding_dim + fed, hidden_size)
         self.states = 2 if cell is LSTM else 1
@@ -84,12 +85,15 @@ class AttentionDecoder(Module):
         """The state before the first token: memory (B, S, M), an encoder's or any other; s_0 (B, H), of an LSTM also
         (h, c), zeros unless given; mask (B, S): True where memory is real."""
         memory, real = masked_memory("AttentionDecoder", memory, mask)
+        if self.attention is not None:
+            vectors("AttentionDecoder", self.memory_size or None, self.out.weight.dtype, memory=memory)
         expected = (memory.shape[0], self.rnn.hidden_size)
         zeros = Tensor(namespace(memory._data).zeros(expected, dtype=memory.dtype))
         given: tuple[Tensor, ...] = hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,)
-        if len(given) > self.states or any(part.shape != expected for part in given):
+        if len(given) > self.states or any(getattr(part, "shape", None) != expected for part in given):
             raise ValueError(f"AttentionDecoder: expected at most {self.states} of a first hidden state (B, H) = "
-                             f"{expected}, got {' and '.join(str(part.shape) for part in given)}")
+                             f"{expected}, got "
+                             f"{' and '.join(str(getattr(part, 'shape', part)) for part in given)}")
         h, c, *_ = (*given, zeros, zeros)
         keys = None if self.attention is None else self.attention.keys(memory, real)
         fed = zeros if self.feed == "attentional" else None
@@ -101,14 +105,26 @@ class AttentionDecoder(Module):
         Scheduled sampling (Bengio et al. 2015): with probability `sampling` a step after the first gets, in place of
         the token given, the one that is most probable after the step before.
         """
-        if not 0 <= sampling <= 1:
-            raise ValueError(f"AttentionDecoder: expected 0 <= sampling <= 1, got {sampling}")
-        return self._advance(tokens, state, sampling)[0]
+        sampling = check.numbers("AttentionDecoder", least=0, most=1, sampling=sampling)
+        return self._advance(self._tokens(tokens, state, 2), state, sampling)[0]
 
     def step(self, tokens: Like, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Logits (B, V) of the token after `tokens` (B,), and the state then."""
-        logits, state = self._advance(ops.like(state.memory, tokens)[:, None], state)
+        logits, state = self._advance(self._tokens(tokens, state, 1)[:, None], state)
         return logits[:, 0], state
+
+    def _tokens(self, tokens: Like, state: DecoderState, axes: int) -> Tensor:
+        """Tokens (B,) or (B, T) where the state lives; anything else is refused, and a state that is none."""
+        if not isinstance(state, DecoderState):
+            raise TypeError(f"AttentionDecoder: expected a state that `start` made, got {type(state).__name__}")
+        expected = f"tokens ({len(state.memory)},{' T' * (axes - 1)})"
+        try:
+            found = ops.like(state.memory, tokens)
+        except TypeError:
+            raise TypeError(f"AttentionDecoder: expected {expected} as integers, got {tokens!r}") from None
+        if found.ndim != axes or len(found) != len(state.memory):
+            raise ValueError(f"AttentionDecoder: expected {expected}, got shape {found.shape}")
+        return found
 
     def _advance(self, tokens: Like, state: DecoderState, sampling: float = 0.0) -> tuple[Tensor, DecoderState]:
         x = self.embedding(tokens)
@@ -180,13 +196,18 @@ class EncoderDecoder(Module):
         self.embedding, self.encoder, self.decoder = embedding, encoder, decoder
 
     def encode(self, source: Like, lengths: Like = None) -> Any:
-        """Source (B, S, ...), as the embedding takes it, and lengths (B,) -> the decoder's first state."""
+        """Source (B, S, ...), as the embedding takes it, and lengths (B,) -> the decoder's first state. Padding may be
+        wider than positions that the embedding learns."""
+        reach = [m.weight.shape[0] for _, m in self.embedding.named_modules() if isinstance(m, LearnedPositions)]
+        source, cut = cut_padding("EncoderDecoder", source, lengths, min(reach)) if reach else (source, 0)
         outputs = self.encoder(self.embedding(source), lengths=lengths)
         memory, final = outputs if isinstance(outputs, tuple) else (outputs, ())
+        memory = ops.pad(memory, [(0, 0), (0, cut), (0, 0)]) if cut else memory
         directions = getattr(self.encoder, "directions", 1)
         parts = (final if isinstance(final, tuple) else (final,))[: getattr(self.decoder, "states", 1)]
         hidden = tuple(ops.concat(list(part[-directions:]), -1) for part in parts)
-        mask = None if lengths is None else length_mask(lengths, memory.shape[1]).to(memory.backend)
+        mask = None if lengths is None else length_mask(
+            lengths, memory.shape[1], len(memory), "EncoderDecoder").to(memory.backend)
         return self.decoder.start(memory, hidden if len(hidden) > 1 else (*hidden, None)[0], mask)
 
     def forward(self, source: Like, lengths: Like, target: Like, **options: Any) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from tinyseq import functional, ops
-from tinyseq.nn import init
+from tinyseq.nn import init, multihead
 from tinyseq.nn.attention import masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.module import Module, Parameter
@@ -34,11 +34,11 @@ ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.
                                     "silu": functional.silu, "swiglu": functional.swiglu}
 
 
-def _real(x: Tensor, lengths: Like) -> Tensor:
+def _real(name: str, x: Tensor, lengths: Like) -> Tensor:
     """x (B, T, E) with 0 after each row's length; attention refuses another x."""
     if lengths is None or x.ndim != 3:
         return x
-    return ops.where(ops.like(x, length_mask(lengths, x.shape[1], len(x)))[..., None], x, 0.0)
+    return ops.where(ops.like(x, length_mask(lengths, x.shape[1], len(x), name))[..., None], x, 0.0)
 
 
 @lru_cache
@@ -112,12 +112,14 @@ class TransformerEncoderLayer(Attending):
         between: Between | None = None, look: Sublayer | None = None,
     ) -> Tensor:
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
+        name = type(self).__name__
+        multihead.vectors(name, self.d_model, self.linear1.weight.dtype, **{"tgt" if self.crosses else "src": src})
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
         feed: Sublayer = lambda x: self.linear2(self.dropout(self.activation(self.linear1(x))))
-        x, parts = _real(src, lengths), [attend, feed] if look is None else [attend, look, feed]
+        x, parts = _real(name, src, lengths), [attend, feed] if look is None else [attend, look, feed]
         for norm, part in zip((self.norm1, self.norm2, getattr(self, "norm3", None)), parts, strict=False):
             x = x + self.dropout(part(norm(x))) if self.norm_first else norm(x + self.dropout(part(x)))
-        return _real(x, lengths)
+        return _real(name, x, lengths)
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, memory: Any = None,
              memory_mask: Array | None = None) -> tuple[Array, Array | None]:
@@ -154,6 +156,8 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
 
         `memory_mask` and `memory_lengths` are of the attention to the memory, the other options of that to itself.
         """
+        if not isinstance(memory, tuple):
+            multihead.vectors(type(self).__name__, self.d_model, self.linear1.weight.dtype, memory=memory)
         look: Sublayer = lambda x: self.multihead_attn(x, memory, mask=memory_mask, lengths=memory_lengths)[0]
         return super().forward(tgt, look=look, **options)
 
@@ -173,7 +177,7 @@ class TransformerEncoder(Attending):
         """src (B, T, E) -> (B, T, E); the arguments are the layers'."""
         for layer in self.layers:
             src = layer(src, *args, **masks)
-        return src if self.norm is None else _real(self.norm(src), masks.get("lengths"))
+        return src if self.norm is None else _real(type(self).__name__, self.norm(src), masks.get("lengths"))
 
 
 class TransformerDecoder(TransformerEncoder):
@@ -218,6 +222,10 @@ class Transformer(Attending):
         where the decoder looks at it; `causal` hides the future of tgt."""
         if mask is not None and np.ndim(mask) != 2:  # both attentions would take others, if S = T
             raise ValueError(f"Transformer: expected mask (B, S), got {np.ndim(mask)} axes: {self._masks}")
+        multihead.vectors("Transformer", None, src=src)
+        if mask is not None:  # 0 times a NaN would be one, in gradients of the encoder
+            real = multihead.attention_mask("Transformer", src, (len(src), 1, src.shape[1], src.shape[1]), mask)
+            src = ops.where(real[:, 0, 0, :, None], src, 0.0)  # type: ignore[index]
         memory = self.encoder(src, mask=mask, lengths=lengths)
         return self.decoder(  # type: ignore[no-any-return]
             tgt, memory, memory_mask=mask, memory_lengths=lengths, lengths=tgt_lengths, causal=causal)
@@ -236,6 +244,8 @@ class SinusoidalPositions(Module):
 
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
         """`ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
+        _placed(self, x, self.d_model, ids)
+        x = ops.asarray(x)
         cos, sin = _angles(x, ids, self._frequencies)
         waves = ops.reshape(ops.stack([sin, cos], -1), (*sin.shape[:-1], 2 * sin.shape[-1]))
         return x + waves[..., : self.d_model]
@@ -249,7 +259,19 @@ class LearnedPositions(Module):
 
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
         """`ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
+        most, width = self.weight.shape
+        _placed(self, x, width, ids)
+        if ids is None and x.shape[-2] > most:
+            raise ValueError(f"LearnedPositions: expected at most max_length = {most} positions, got {x.shape[-2]}")
         return x + functional.embedding(np.arange(x.shape[-2]) if ids is None else ids, self.weight)
+
+
+def _placed(module: Module, x: Any, width: int, ids: Like) -> None:
+    """Refuse x that is not (..., d_model), and positions that are not one for each vector."""
+    shape, given = np.shape(x), () if ids is None else np.shape(ids)
+    if len(shape) < 2 or shape[-1] != width or (given and shape[-1 - len(given) : -1] != given):
+        raise ValueError(f"{type(module).__name__}: expected x (B, T, {width}) and ids (T,) or (B, T), got shapes "
+                         f"{shape} and {given}")
 
 
 def _angles(x: Tensor, ids: Like, frequencies: Any) -> tuple[Tensor, Tensor]:
@@ -261,13 +283,14 @@ def _angles(x: Tensor, ids: Like, frequencies: Any) -> tuple[Tensor, Tensor]:
 
 class LanguageState(NamedTuple):
     """Where a language model stands: all layers' keys and values, cache (B, layers, 2, num_kv_heads, capacity, D), of
-    which `length` positions are read and `filled[0]` written, by this state or one that shares the cache; where in
-    them the text of each row begins, starts (B,), None for 0; of a decoder, each layer's keys and values of the memory,
-    its mask (B, S), and the last step's attention to it (B, S), the last layer's mean over heads."""
+    which `length` positions are read and `filled`, an array (), are written, by this state or one that shares the
+    cache; where in them the text of each row begins, starts (B,), None for 0; of a decoder, each layer's keys and
+    values of the memory, its mask (B, S), and the last step's attention to it (B, S), the last layer's mean over
+    heads."""
 
     cache: Tensor
     length: int
-    filled: list[int]
+    filled: Array
     starts: Tensor | None = None
     memory: tuple[Pair, ...] = ()
     mask: Tensor | None = None
@@ -315,7 +338,10 @@ class LanguageModel(Module):
 
     def _check(self, tokens: Like, axes: int, state: LanguageState | None = None) -> None:
         """Refuse tokens that are not (B,) or (B, T), with the B of a state, and a state that another kind made."""
-        shape = tokens.shape if hasattr(tokens, "shape") else ops.asarray(tokens).shape
+        if state is not None and not isinstance(state, LanguageState):
+            raise TypeError(f"{type(self).__name__}: expected a state that its own `start` made, got "
+                            f"{type(state).__name__}")
+        shape = ops.asarray(tokens).shape if isinstance(tokens, (list, tuple)) else np.shape(tokens)
         rows = None if state is None else state.cache.shape[0]
         if len(shape) != axes or (rows is not None and shape[0] != rows):
             raise ValueError(f"{type(self).__name__}: expected tokens ({'B' if rows is None else rows},"
@@ -324,19 +350,20 @@ class LanguageModel(Module):
                 state is not None and state.cache.shape[1] != len(self.layers)):
             raise ValueError(f"{type(self).__name__}: expected a state that its own `start` made")
 
-    def forward(self, tokens: Like, state: LanguageState | None = None) -> Tensor:
+    def forward(self, tokens: Like, state: LanguageState | None = None, lengths: Like = None) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T), after those of `state`, if there is one.
 
-        No token sees a later one, so padding after a row's end changes nothing before it.
+        No token sees a later one, so padding after a row's end changes nothing before it; where learned positions do
+        not reach as far as the padding, `lengths` (B,) say where the rows end.
         """
-        return self.out(self._read(tokens, state)[0])  # type: ignore[no-any-return]
+        return self.out(self._read(tokens, state, lengths)[0])  # type: ignore[no-any-return]
 
-    def _read(self, tokens: Like, state: LanguageState | None) -> tuple[Tensor, list[Pair]]:
+    def _read(self, tokens: Like, state: LanguageState | None, lengths: Like = None) -> tuple[Tensor, list[Pair]]:
         """What the last layer makes of tokens (B, T), and each layer's keys and values of them."""
+        self._check(tokens, 2, state)
         if state is not None and state.length and grad_enabled():
             raise RuntimeError(f"{type(self).__name__}: no gradient reaches what a state has read: give all tokens to "
                                "forward, or read on under ts.no_grad()")
-        self._check(tokens, 2, state)
         x = self.embedding(tokens)
         n, starts = (0, None) if state is None else (state.length, state.starts)
         ids: Like = np.arange(n, n + x.shape[1])
@@ -344,7 +371,7 @@ class LanguageModel(Module):
         if starts is not None:
             ids = ops.maximum(ops.like(x, ids) - starts[:, None], 0)
             mask = ops.like(x, np.arange(n + x.shape[1])) >= starts[:, None]
-        x, turn = self._place(x, ids, n + x.shape[1])
+        x, turn = self._place(x, ids, n + x.shape[1], starts, lengths)
         turn = turn and [ops.expand_dims(angle, -3) for angle in turn]
         kept: list[Pair] = []
 
@@ -364,10 +391,17 @@ class LanguageModel(Module):
             x = layer(x, mask=mask, causal=True, between=between, **more)
         return x if self.norm is None else self.norm(x), kept
 
-    def _place(self, x: Tensor, ids: Like, end: int) -> tuple[Tensor, Any]:
-        """Embeddings (..., E) with their positions, ids below `end`; and cos and sin (..., D/2) of rotary ones."""
+    def _place(self, x: Tensor, ids: Like, end: int, starts: Tensor | None, lengths: Like = None) -> tuple[Tensor, Any]:
+        """Embeddings (..., E) with their positions, ids below `end`; and cos and sin (..., D/2) of rotary ones. A row's
+        own positions, less its start and up to its length, are those that must be there."""
         if isinstance(self.positions, LearnedPositions) and end > (most := self.positions.weight.shape[0]):
-            raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {end} tokens")
+            ends = end - (np.zeros(len(x), int) if starts is None else starts.numpy())
+            if lengths is not None:
+                ends += length_mask(lengths, x.shape[-2], len(x), type(self).__name__).numpy().sum(1) - x.shape[-2]
+            if (reached := ends.max(initial=0)) > most:
+                raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {reached} "
+                                 "tokens")
+            ids = ops.minimum(ops.like(x, ids), most - 1)
         x = x if self._scale == 1 else x * self._scale
         if isinstance(ids, int) and isinstance(self.positions, LearnedPositions):  # a step: short
             x = Tensor(x._data + self.positions.weight._data[ids])
@@ -382,22 +416,26 @@ class LanguageModel(Module):
         with no_grad():
             tokens, starts = ops.like(weight, tokens), None
             if lengths is not None:  # the rows' ends are put side by side
-                starts = ops.sum(ops.like(weight, ~length_mask(lengths, *tokens.shape[::-1])), 1)
+                real = length_mask(lengths, tokens.shape[1], len(tokens), type(self).__name__)
+                starts = ops.sum(ops.like(weight, ~real), 1)
                 places = ops.like(weight, np.arange(tokens.shape[1])) - starts[:, None]
                 tokens = ops.where(places < 0, 0, ops.take_along_axis(tokens, ops.maximum(places, 0), 1))
             state = self._empty(tokens.shape[0])._replace(starts=starts)
             _, kept = self._read(tokens, state)
             cache = ops.stack([ops.stack(pair, 1) for pair in kept], 1)
-        return state._replace(cache=cache, length=tokens.shape[1], filled=[tokens.shape[1]])
+        return state._replace(cache=cache, length=tokens.shape[1], filled=np.array(tokens.shape[1]))
 
     def prompt(self, prompts: Sequence[Sequence[int]]) -> tuple[LanguageState, Any]:
         """What `tinyseq.decode` needs to go on with prompts of any lengths above 0: the state after all but their last
         tokens, and those, (B,)."""
-        rows = [np.asarray(p) for p in prompts]
+        if not hasattr(prompts, "__iter__"):
+            raise TypeError(f"{type(self).__name__}: expected prompts as lists of integers, got {prompts!r}")
+        rows = [np.asarray(p.numpy() if isinstance(p, Tensor) else p) for p in prompts]
         for i, p in enumerate(rows):
             if p.ndim != 1 or not p.size or p.dtype.kind not in "iu":
                 raise ValueError(f"{type(self).__name__}: prompt {i} is empty or no list of integers: expected the ids "
                                  f"of one token or more, got {p.dtype} {p.shape}")
+            ops.check_ids(f"{type(self).__name__}: prompt {i}", p, len(self.embedding.weight))
         lengths = np.array([len(p) for p in rows], int)
         tokens = np.zeros((len(rows), lengths.max(initial=1)), np.int64)
         for row, p in zip(tokens, rows, strict=True):
@@ -410,7 +448,7 @@ class LanguageModel(Module):
     def _empty(self, batch: int) -> LanguageState:
         attention, weight = self.layers[0].self_attn, self.embedding.weight._data
         shape = (batch, len(self.layers), 2, attention.num_kv_heads, 0, attention.head_dim)
-        return LanguageState(Tensor(namespace(weight).zeros(shape, dtype=weight.dtype)), 0, [0])
+        return LanguageState(Tensor(namespace(weight).zeros(shape, dtype=weight.dtype)), 0, np.array(0))
 
     @no_grad()
     def step(self, tokens: Like, state: LanguageState) -> tuple[Tensor, LanguageState]:
@@ -418,14 +456,14 @@ class LanguageModel(Module):
         self._check(tokens, 1, state)
         n, cache, filled = state.length, state.cache._data, state.filled
         xp = namespace(cache)
-        if filled[0] != n or n == cache.shape[4]:  # somebody went on from here, or it is full
+        if filled != n or n == cache.shape[4]:  # somebody went on from here, or it is full
             longer = xp.zeros((*cache.shape[:4], max(2 * n, 64), cache.shape[5]), dtype=cache.dtype)
             longer[..., :n, :] = cache[..., :n, :]
-            cache, filled = longer, [n]
-        filled[0] = n + 1
+            cache, filled = longer, np.array(n)
+        filled[...] = n + 1
         mask, ids = (None, n) if state.starts is None else (
             xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts)
-        placed, turn = self._place(self.embedding(tokens), ids, n + 1)
+        placed, turn = self._place(self.embedding(tokens), ids, n + 1, state.starts)
         weights, turn = None, turn and [angle._data[..., None, :] for angle in turn]
         x = placed._data[0] if len(placed) == 1 else placed._data.T  # a batch of one: a vector, which is faster
         looked = None if state.mask is None else state.mask._data
@@ -451,5 +489,7 @@ class ConditionalLanguageModel(LanguageModel):
             raise ValueError(f"{type(self).__name__}: expected no hidden state, got {type(hidden).__name__}: "
                              "start(memory, mask=mask)")
         memory, mask = masked_memory(type(self).__name__, memory, mask)
+        attention = self.layers[0].multihead_attn
+        multihead.vectors(type(self).__name__, attention.embed_dim, attention.out_proj.weight.dtype, memory=memory)
         pairs = tuple(layer.multihead_attn.remember(memory) for layer in self.layers)
         return self._empty(memory.shape[0])._replace(memory=pairs, mask=mask)
