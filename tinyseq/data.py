@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinyseq import check, random
-from tinyseq.random import Generator
 
 __all__ = ["Vocabulary", "batches", "pad"]
 
@@ -132,8 +131,8 @@ def _items(where: str, expected: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = None
-            ) -> list[NDArray[np.int64]]:
+def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = None, *,
+            generator: random.Generator | None = None) -> list[NDArray[np.int64]]:
     """Split N sequences into batches of like length, so that little padding is computed.
 
     With a seed, sequences of one length are mixed and the batches come in random order; pass `(seed, epoch)`

@@ -226,7 +226,8 @@ def _collect(where: str, decoder: Any, state: Any, start: Like, end: int, *optio
 
 
 def _stream(where: str, decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float,
-            top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0, seed: Any = None) -> Iterator[Step]:
+            top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0, seed: Any = None,
+             generator: random.Generator | None = None) -> Iterator[Step]:
     """`stream` in the name of `where`: it checks when it is called, the iterator decodes."""
     first = _first(where, decoder, state, start)
     end, max_length = check.integers(where, -1, end=end), check.integers(where, 0, max_length=max_length)

@@ -358,19 +358,20 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     if not isinstance(path, (str, os.PathLike)) or not isinstance(config, (Mapping, type(None))):
         raise TypeError(f"models.load: expected path as text or a Path, and config as a dictionary or None, got "
                         f"{type(path).__name__} and {type(config).__name__}")
-    with checkpoint._blame(f"{path}: config"):
+    named = f"{path}: {'config.json' if config is None else 'config'}"
+    with checkpoint._blame(named):
         folder = Path(path).parent if os.path.isfile(path) else Path(path)
         config = _read(folder) if config is None else dict(config)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ValueError(f"models: {path}: expected a model_type of {', '.join(ARCHITECTURES)}, got {kind!r}")
     family = ARCHITECTURES[kind]
-    with checkpoint._blame(f"{path}: config"):
+    with checkpoint._blame(named):
         wrong = [f"{key}={config[key]!r}" for key, value in family.expected.items()
                  if config.get(key, value) != value and (value is not None or config[key])]
     if wrong:
         raise ValueError(f"models: {path}: {kind} is not implemented here with {', '.join(wrong)}")
-    with checkpoint._blame(f"{path}: config"):
+    with checkpoint._blame(named):
         arguments, tied = family.arguments(config), config.get("tie_word_embeddings", family.tied)
         check.choice(kind, (True, False), tie_word_embeddings=tied)
     state = checkpoint.load(path)
@@ -382,7 +383,7 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
         raise checkpoint.CheckpointError(f"{path}: tensors come with {family.prefix!r} before their names, and without")
     with checkpoint._blame(str(path)):
         state = checkpoint.rename(own, family.names)
-    with checkpoint._blame(f"{path}: config"):
+    with checkpoint._blame(named):
         module: Any = family.module
         if module is LanguageModel:
             head = _head(state, tied, config)
