@@ -182,8 +182,10 @@ class CupyBackend(NumpyBackend):
     # ---- functions that CuPy lacks, or has with other arguments
 
     def sum(self, x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:
-        wide = np.float64 if x.dtype.char == "f" else None  # each thread adds a stretch one after another
-        return cp.sum(x, axis=axis, dtype=wide, keepdims=keepdims).astype(x.dtype if wide else None, copy=False)
+        if x.dtype.char != "f":
+            return cp.sum(x, axis=axis, keepdims=keepdims)
+        # in float64, as each thread adds a stretch one after another
+        return cp.sum(x, axis=axis, dtype=np.float64, keepdims=keepdims).astype(np.float32)
 
     def cumulative_sum(self, x: Array, /, *, axis: int) -> Array:
         return cp.cumsum(x, axis=axis)

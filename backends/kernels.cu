@@ -137,9 +137,9 @@ extern "C" __global__ void tinyseq_layer_norm_backward(const T* g, const T* x, c
 // Sums of g n and of g over stretches of rows: `sums` (2, stretches, n). Blocks of 32 columns by 8 rows.
 extern "C" __global__ void tinyseq_layer_norm_columns(const T* g, const T* x, const T* moments, I rows, I n,
                                                       I stretch, T* sums) {
-  __shared__ T part[2][8][32];
+  __shared__ double part[2][8][32];                 // of many rows, one after another
   const I column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * stretch;
-  T weight = 0, bias = 0;
+  double weight = 0, bias = 0;
   for (I r = first + threadIdx.y; column < n && r < rows && r < first + stretch; r += 8) {
     const T d = g[r * n + column];
     weight += d * (x[r * n + column] - moments[2 * r]) * moments[2 * r + 1];
@@ -149,7 +149,7 @@ extern "C" __global__ void tinyseq_layer_norm_columns(const T* g, const T* x, co
   part[1][threadIdx.y][threadIdx.x] = bias;
   __syncthreads();
   if (threadIdx.y > 1 || column >= n) return;
-  T sum = 0;
+  double sum = 0;
   for (int k = 0; k < 8; k++) sum += part[threadIdx.y][k][threadIdx.x];
   sums[(threadIdx.y * (I)gridDim.y + blockIdx.y) * n + column] = sum;
 }

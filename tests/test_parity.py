@@ -150,3 +150,12 @@ def test_gradients_of_gradients_and_recomputation(other: Any) -> None:
         slope = ts.grad(ts.functional.softmax(ts.recompute(ts.tanh, x) * x)[0], x, create_graph=True)
         (slope * slope).sum().backward()
     assert np.isfinite(ts.Tensor(x.grad.data).numpy()).all()
+
+
+def test_backends_agree_in_float16_past_2048_rows(other: Any) -> None:
+    layer, norm = nn.Linear(3, 2, dtype="float16"), nn.LayerNorm(2, dtype="float16")
+    x = ts.tensor(RNG.standard_normal((8192, 3)), np.float16)
+    with parity():
+        y = norm(layer(x))
+        y.backward(ts.ones_like(y))
+    assert norm.bias.grad is not None and norm.bias.grad.tolist() == [8192, 8192]

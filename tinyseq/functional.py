@@ -73,13 +73,11 @@ def silu(x: Tensor) -> Out:
     return x * s, (lambda g: g * (s * (1 + x * (1 - s))),)
 
 
-@wide
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), right for any x."""
     return ops.logaddexp(x, 0.0)
 
 
-@wide
 def log_sigmoid(x: Tensor) -> Tensor:
     """log(sigmoid(x)), right for any x."""
     return -softplus(-x)

@@ -574,7 +574,7 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     """log of the sum of exp(x), without overflow; -inf (gradient 0) where every entry is -inf."""
     xp, expand = namespace(x), _expander(x, axis, keepdims)
     top = xp.max(x, axis=axis, keepdims=True) if x.size else xp.sum(x, axis=axis, keepdims=True) - math.inf
-    shift = xp.where(top == -math.inf, 0, xp.minimum(top, float(np.finfo(x.dtype).max)))
+    shift = xp.where(top == -math.inf, 0, xp.minimum(top, np.finfo(x.dtype).max))
     shares = xp.exp(xp.where(x == math.inf, 0, x - shift))  # beside an infinite entry, which counts 1, others are 0
     total = xp.sum(shares, axis=axis, keepdims=True)
     safe = xp.where(total == 0, 1, total)

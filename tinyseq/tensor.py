@@ -460,7 +460,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
         for a in args:
             if isinstance(a, Tensor):
                 x = a._data
-                if wide and x.dtype.char == "e":
+                if wide and x.itemsize == 2 and x.dtype.kind == "f":  # float16, at the least cost
                     return _in_float32(functools.partial(op, definition=definition)(body), args, kwargs)
                 raw.append(x)
                 parents.append(a.node)
@@ -505,7 +505,7 @@ def wide(fn: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         for a in args:
-            if isinstance(a, Tensor) and a._data.dtype.char == "e":
+            if isinstance(a, Tensor) and a._data.itemsize == 2 and a.dtype.kind == "f":
                 return _in_float32(fn, args, kwargs)
         return fn(*args, **kwargs)
 
@@ -577,9 +577,9 @@ class _Slots(list[Any]):
 def _moved(args: Sequence[Any]) -> list[Any] | None:
     """The arguments of an op on a device with NumPy's arrays among them put there; None if there are none."""
     here = next((a for a in args if isinstance(a, Tensor) and not isinstance(a._data, np.ndarray)), None)
-    if here is None or not any(isinstance(a, np.ndarray) for a in args):
+    if here is None or not any(isinstance(a, np.ndarray) and a.ndim for a in args):
         return None
-    return [ops.like(here, a)._data if isinstance(a, np.ndarray) else a for a in args]
+    return [ops.like(here, a)._data if isinstance(a, np.ndarray) and a.ndim else a for a in args]
 
 
 def _unwrap(a: Any, args: Sequence[Any]) -> tuple[Any, list[Node | None]]:
