@@ -57,6 +57,8 @@ def load(name: str) -> Backend:
 
     Raises ValueError for an unknown name and ImportError or RuntimeError, in one sentence, where it cannot run here.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"load: expected name to be a backend's, such as 'numpy', got {name!r}")
     if name not in _loaded:
         backend = _find(name)()
         for kind in backend.array_types:
@@ -76,7 +78,8 @@ def _find(name: str) -> Any:
     for entry in entry_points(group="tinyseq.backends"):
         if entry.name == name:
             return entry.load()
-    raise ValueError(f"unknown backend {name!r}: expected one of {', '.join(BUILT_IN)}, or an installed plug-in's name")
+    raise ValueError(f"load: expected name to be a backend's, one of {', '.join(BUILT_IN)} or an installed plug-in's; "
+                     f"unknown backend {name!r}")
 
 
 class _Active(threading.local):
@@ -102,7 +105,10 @@ class use_backend:
 
     def __init__(self, name: str) -> None:
         self._before = _active.backend
-        _active.backend = load(name)
+        try:
+            _active.backend = load(name)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"use_backend: {str(error).removeprefix('load: ')}") from None
 
     def __enter__(self) -> Backend:
         return active()

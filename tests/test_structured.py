@@ -77,8 +77,8 @@ def test_ctc_refuses_what_it_cannot_spell(targets: list, frames: list, counts: l
 
 
 def test_ctc_refuses_a_blank_that_is_no_class() -> None:
-    with pytest.raises(ValueError, match="blank from 0 to 2, got -1"):
-        nn.CTCLoss(-1)(F.log_softmax(draw(0, 1, 4, 3)), [[1]], [4], [1])
+    with pytest.raises(ValueError, match="blank from 0 to 2, got 3"):
+        nn.CTCLoss(3)(F.log_softmax(draw(0, 1, 4, 3)), [[1]], [4], [1])
 
 
 def test_ctc_of_tensors_costs_inf_where_frames_do_not_suffice() -> None:

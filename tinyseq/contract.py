@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tinyseq.check import explained
 from tinyseq.ops import asarray, permute_dims, reshape, squeeze, sum
 from tinyseq.tensor import Like, Tensor, namespace
 
 
+@explained
 def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
     """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
     a, b = asarray(a), asarray(b)
@@ -23,6 +25,7 @@ def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[in
     return einsum("{},{}->{}".format(*map("".join, (*names, output))), a, b)
 
 
+@explained
 def einsum(subscripts: str, *operands: Like) -> Tensor:
     """Einstein's summation, as `numpy.einsum`: "bij,bjk->bik". An index twice in one operand takes its diagonal.
 

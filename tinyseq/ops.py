@@ -10,12 +10,14 @@ from __future__ import annotations
 import builtins
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from tinyseq import backends
+from tinyseq import backends, check
+from tinyseq.check import explain, explained
 from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, namespace, op
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
@@ -42,25 +44,48 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
 
 def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
     backend = backends.active()
-    if isinstance(data, Tensor):
-        data, backend = data._data, backends.of(data._data)
-    elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
-        raise TypeError("tensor(): expected numbers, got Tensors in a list: ts.stack joins them")
-    elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
-        backend = backends.of(data)
-    elif isinstance(data, np.generic) or not hasattr(data, "__array__"):  # numbers
-        try:
-            data = data.item() if isinstance(data, np.generic) else data
-            data = np.asarray(data)
-        except ValueError as error:
-            raise ValueError(f"tensor(): expected numbers, in lists of equal lengths: {error}") from error
-        if data.dtype == np.float64 and dtype is None:
-            dtype = np.float32
-    data = data if isinstance(data, backend.array_types) else np.asarray(data)
-    wanted = np.dtype(data.dtype if dtype is None else dtype)
-    if wanted.kind not in "biuf":
-        raise TypeError(f"tensor(): expected real numbers or booleans, got dtype {wanted}")
-    return backend.asarray(data, dtype=dtype, copy=copy)
+    try:
+        if isinstance(data, Tensor):
+            data, backend = data._data, backends.of(data._data)
+        elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
+            raise TypeError("expected numbers, got Tensors in a list: ts.stack joins them")
+        elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
+            backend = backends.of(data)
+        elif isinstance(data, np.generic) or not hasattr(data, "__array__"):  # numbers
+            data = _numbers(data.item() if isinstance(data, np.generic) else data)
+            if data.dtype == np.float64 and dtype is None:
+                dtype = np.float32
+        data = data if isinstance(data, backend.array_types) else np.asarray(data)
+        if data.dtype.kind not in "biuf":
+            raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
+        if dtype is not None:
+            _fit(data, _dtype(dtype))
+        return backend.asarray(data, dtype=dtype, copy=copy)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise explain(error) from error
+
+
+def _numbers(data: Any) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(data)
+    except ValueError as error:
+        raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
+
+
+def _dtype(dtype: Any) -> np.dtype[Any]:
+    """A dtype of real numbers or booleans."""
+    found = np.dtype(dtype)
+    if dtype is None or found.kind not in "biuf":
+        raise TypeError(f"expected a dtype of real numbers or booleans, got {dtype}")
+    return found
+
+
+def _fit(data: Any, dtype: np.dtype[Any]) -> None:
+    """Refuse numbers on the host that a narrower integer type does not hold: they would be others."""
+    if dtype.kind in "iu" and isinstance(data, np.ndarray) and data.size and not np.can_cast(data.dtype, dtype):
+        low, high, most = data.min(), data.max(), np.iinfo(dtype)
+        if not (low >= most.min and high <= most.max):  # not of a NaN
+            raise ValueError(f"expected numbers from {most.min} to {most.max} for {dtype}, got {low} to {high}")
 
 
 def like(x: Tensor, data: Any) -> Tensor:
@@ -71,6 +96,7 @@ def like(x: Tensor, data: Any) -> Tensor:
         return asarray(data)
 
 
+@explained
 def from_dlpack(x: Any) -> Tensor:
     """A tensor that shares the memory of another library's (PyTorch, JAX, CuPy, ...)."""
     return Tensor(backends.active().xp.from_dlpack(x))
@@ -78,10 +104,10 @@ def from_dlpack(x: Any) -> Tensor:
 
 def _new(name: str, *args: Any, dtype: Any, **more: Any) -> Array:
     """What the active backend's function `name` makes, float32 unless said otherwise."""
-    dtype = np.dtype(np.float32 if dtype is None else dtype)
-    if dtype.kind not in "biuf":
-        raise TypeError(f"{name}(): expected a dtype of real numbers or booleans, got {dtype}")
-    return getattr(backends.active().xp, name)(*args, dtype=dtype, **more)
+    try:
+        return getattr(backends.active().xp, name)(*args, dtype=_dtype(np.float32 if dtype is None else dtype), **more)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise explain(error) from error
 
 
 def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
@@ -98,24 +124,41 @@ def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool
     """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does."""
     value = fill_value.item() if isinstance(fill_value, np.generic) else fill_value
     dtype = dtype or {int: np.int64, bool: np.bool}.get(type(value))
-    return Tensor(_new("full", shape, value, dtype=dtype), requires_grad)
+    return Tensor(_new("full", shape, _scalar(value), dtype=dtype), requires_grad)
+
+
+def _scalar(value: Any) -> Any:
+    """Refuse what is no number: NumPy makes NaN of None, and broadcasts lists."""
+    if not isinstance(value, (int, float)) and getattr(value, "ndim", 1):
+        raise explain(TypeError("expected a number"))
+    return value
+
+
+def _new_like(name: str, x: Like, *fill: Any, dtype: Any) -> Tensor:
+    """What the function `name` of x's backend makes, of x's dtype unless said otherwise."""
+    try:
+        data = raw(x)
+        return Tensor(getattr(namespace(data), name)(data, *fill, dtype=dtype if dtype is None else _dtype(dtype)))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise explain(error) from error
 
 
 def zeros_like(x: Like, dtype: Any = None) -> Tensor:
     """Zeros of x's shape and, unless given, dtype, where x lives."""
-    return Tensor(namespace(raw(x)).zeros_like(raw(x), dtype=dtype))
+    return _new_like("zeros_like", x, dtype=dtype)
 
 
 def ones_like(x: Like, dtype: Any = None) -> Tensor:
     """Ones of x's shape and, unless given, dtype, where x lives."""
-    return Tensor(namespace(raw(x)).ones_like(raw(x), dtype=dtype))
+    return _new_like("ones_like", x, dtype=dtype)
 
 
 def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
     """`fill_value` in x's shape and, unless given, dtype, where x lives."""
-    return Tensor(namespace(raw(x)).full_like(raw(x), fill_value, dtype=dtype))
+    return _new_like("full_like", x, _scalar(fill_value), dtype=dtype)
 
 
+@explained
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
     """`arange(n)` is 0 .. n-1. int64 for integers, float32 if any argument is a float."""
     if dtype is None:
@@ -127,21 +170,26 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
 
 def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpoint: bool = True) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False."""
+    start, stop = check.numbers("linspace", start=start, stop=stop)
+    num = check.integers("linspace", 0, num=num)
     return Tensor(_new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint))
 
 
 def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.float32) -> Tensor:
     """(n_rows, n_cols) with ones on the k-th diagonal."""
+    n_rows, n_cols = check.integers("eye", 0, n_rows=n_rows, n_cols=n_rows if n_cols is None else n_cols)
+    k = check.integers("eye", k=k)
     return Tensor(_new("eye", n_rows, n_cols, k=k, dtype=dtype))
 
 
 @op
 def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
     """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
-    check_ids("one_hot", ids, num_classes)
+    num_classes = check.integers("one_hot", 0, num_classes=num_classes)
     ids = raw(_integers(ids))
+    check_ids("one_hot", ids, num_classes)
     xp = namespace(ids)
-    return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(dtype), None
+    return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(_dtype(dtype)), None
 
 
 def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> None:
@@ -234,7 +282,7 @@ def floor_divide(a: Like, b: Like) -> Out:
 def remainder(a: Like, b: Like) -> Out:
     """a - b * floor(a / b): the sign is b's."""
     xp = namespace(a, b)
-    return a % b, (lambda g: g, lambda g: -g * xp.floor_divide(a, b))
+    return xp.remainder(a, b), (lambda g: g, lambda g: -g * xp.floor_divide(a, b))
 
 
 def reciprocal(x: Like) -> Tensor:
@@ -361,7 +409,10 @@ def where(condition: Like, a: Like, b: Like) -> Out:
 @op
 def astype(x: Tensor, dtype: Any) -> Out:
     """Converted to `dtype`; gradients pass between floating-point types."""
-    return x.astype(dtype), (lambda g: g,)
+    y = x.astype(dtype)
+    if dtype is None or y.dtype.kind not in "biuf":
+        raise TypeError("expected a dtype of real numbers or booleans")
+    return y, (lambda g: g,)
 
 
 @op
@@ -382,6 +433,15 @@ def _compare(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
     return _named(name, doc, lambda a, b: (getattr(namespace(a, b), name)(a, b), None))
 
 
+def _logic(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
+    def body(a: Like, b: Like) -> Out:
+        if builtins.any(x is None or isinstance(x, str) for x in (a, b)):  # which NumPy finds true or false
+            raise TypeError("expected numbers")
+        return getattr(namespace(a, b), name)(a, b), None
+
+    return _named(name, doc, body)
+
+
 def _test(name: str, doc: str) -> Callable[[Tensor], Tensor]:
     return _named(name, doc, lambda x: (getattr(namespace(x), name)(x), None))
 
@@ -392,9 +452,9 @@ less = _compare("less", "a < b.")
 less_equal = _compare("less_equal", "a <= b.")
 greater = _compare("greater", "a > b.")
 greater_equal = _compare("greater_equal", "a >= b.")
-logical_and = _compare("logical_and", "Both true: what is not 0 is true.")
-logical_or = _compare("logical_or", "One true, or both.")
-logical_xor = _compare("logical_xor", "One true, not both.")
+logical_and = _logic("logical_and", "Both true: what is not 0 is true.")
+logical_or = _logic("logical_or", "One true, or both.")
+logical_xor = _logic("logical_xor", "One true, not both.")
 bitwise_and = _compare("bitwise_and", "Of booleans, both; of integers, bit by bit.")
 bitwise_or = _compare("bitwise_or", "Of booleans, one or both; of integers, bit by bit.")
 bitwise_xor = _compare("bitwise_xor", "Of booleans, one, not both; of integers, bit by bit.")
@@ -408,9 +468,16 @@ isfinite = _test("isfinite", "Neither NaN nor an infinity.")
 # --- reductions ----------------------------------------------------------------------------------------------------
 
 
+def no_flag(axis: Any) -> Any:
+    """An axis, which Python's booleans, 0 and 1 to NumPy, are not: a flag stands in its place."""
+    if type(axis) is bool:
+        raise TypeError("expected an axis")
+    return axis
+
+
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """`axis` as a tuple of axes counted from the front; all of them for None."""
-    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = range(ndim) if axis is None else (axis,) if type(axis) is int else tuple(axis)  # type: ignore[arg-type]
     if builtins.any(not -ndim <= i < ndim for i in axes):
         raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
     return tuple(i % ndim for i in axes)
@@ -560,9 +627,11 @@ def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
     return take_along_axis(x, argsort(x, axis, descending), axis)
 
 
+@explained
 def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
     """The k largest (or smallest) entries along `axis`, sorted, and their places; of tied ones the first."""
     places = argsort(x, axis, largest)
+    k = check.integers("topk", k=k)
     if not 0 <= k <= places.shape[axis]:
         raise ValueError(f"topk: k = {k} is out of range for axis {axis} of shape {x.shape}")
     places = getitem(places, _along(axis, x.ndim, slice(0, k)))
@@ -617,6 +686,7 @@ def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
     return sum(multiply(a, b), axis)
 
 
+@explained
 def outer(a: Like, b: Like) -> Tensor:
     """(n,), (m,) -> (n, m): every product."""
     a, b = asarray(a), asarray(b)
@@ -625,6 +695,7 @@ def outer(a: Like, b: Like) -> Tensor:
     return multiply(expand_dims(a, 1), b)
 
 
+@explained
 def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The gradient at 0 is 0."""
     if not ord > 0:
@@ -642,7 +713,10 @@ def reshape(x: Tensor, shape: Shape) -> Out:
     """The same entries in the same order; one length may be -1."""
     xp, before = namespace(x), x.shape
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    return xp.reshape(x, shape), (lambda g: xp.reshape(g, before),)
+    y = xp.reshape(x, shape)
+    if y.shape != shape and -1 not in shape:  # NumPy takes any number below 0 for one
+        raise ValueError("expected lengths, of which one may be -1")
+    return y, (lambda g: xp.reshape(g, before),)
 
 
 @op
@@ -671,7 +745,7 @@ def matrix_transpose(x: Tensor) -> Out:
 @op
 def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Out:
     """The axes at `source` moved to `destination`, the others kept in their order."""
-    xp = namespace(x)
+    xp, source, destination = namespace(x), no_flag(source), no_flag(destination)
     return xp.moveaxis(x, source, destination), (lambda g: xp.moveaxis(g, destination, source),)
 
 
@@ -679,7 +753,7 @@ def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence
 def expand_dims(x: Tensor, axis: Axis = 0) -> Out:
     """A new axis of length 1 at `axis` of the result."""
     xp, before = namespace(x), x.shape
-    return xp.expand_dims(x, axis), (lambda g: xp.reshape(g, before),)
+    return xp.expand_dims(x, no_flag(axis)), (lambda g: xp.reshape(g, before),)
 
 
 @op
@@ -708,7 +782,7 @@ def concat(tensors: Sequence[Like], axis: int = 0) -> Out:
 def stack(tensors: Sequence[Like], axis: int = 0) -> Out:
     """Joined along a new axis."""
     xp = namespace(*tensors)
-    return xp.stack(tensors, axis=axis), lambda g, needs: xp.unstack(g, axis=axis)
+    return xp.stack(tensors, axis=no_flag(axis)), lambda g, needs: xp.unstack(g, axis=axis)
 
 
 def _along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
@@ -720,7 +794,7 @@ def _along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
 def unstack(x: Tensor, axis: int = 0) -> Outs:
     """The slices along `axis`, without that axis."""
     xp = namespace(x)
-    return tuple(xp.unstack(x, axis=axis)), (lambda g: xp.stack(g, axis=axis),)
+    return tuple(xp.unstack(x, axis=no_flag(axis))), (lambda g: xp.stack(g, axis=axis),)
 
 
 @op
@@ -739,7 +813,7 @@ def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> Outs:
 def flip(x: Tensor, axis: Axis = None) -> Out:
     """Reversed along an axis, several, or all."""
     xp = namespace(x)
-    return xp.flip(x, axis=axis), (lambda g: xp.flip(g, axis=axis),)
+    return xp.flip(x, axis=no_flag(axis)), (lambda g: xp.flip(g, axis=axis),)
 
 
 @op
@@ -757,8 +831,11 @@ def repeat(x: Tensor, repeats: int, axis: int) -> Out:
     return xp.repeat(x, repeats, axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)
 
 
+@explained
 def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
     """The whole tensor `repetitions` times along each axis (missing leading entries of either are 1)."""
+    for n in repetitions:
+        check.integers("tile", 0, repetitions=n)
     times = (*(1,) * (x.ndim - len(repetitions)), *repetitions)
     shape = (*(1,) * (len(times) - x.ndim), *x.shape)
     pairs = [m for pair in zip(times, shape, strict=True) for m in pair]
@@ -771,6 +848,7 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float 
     """`pad_width[i]` = (before, after) entries of `constant_values` around axis i."""
     if len(pad_width) != x.ndim or builtins.any(w < 0 for pair in pad_width for w in pair):
         raise ValueError(f"expected {x.ndim} pairs of widths >= 0")
+    _scalar(constant_values)
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
     return namespace(x).pad(x, pad_width, constant_values=constant_values), (lambda g: g[inside],)
 
@@ -779,14 +857,14 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float 
 def tril(x: Tensor, k: int = 0) -> Out:
     """Zero above the k-th diagonal of each matrix."""
     xp = _of_matrices(x)
-    return xp.tril(x, k=k), (lambda g: xp.tril(g, k=k),)
+    return xp.tril(x, k=operator.index(k)), (lambda g: xp.tril(g, k=k),)
 
 
 @op
 def triu(x: Tensor, k: int = 0) -> Out:
     """Zero below the k-th diagonal of each matrix."""
     xp = _of_matrices(x)
-    return xp.triu(x, k=k), (lambda g: xp.triu(g, k=k),)
+    return xp.triu(x, k=operator.index(k)), (lambda g: xp.triu(g, k=k),)
 
 
 # --- indexing ------------------------------------------------------------------------------------------------------

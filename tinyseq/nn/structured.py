@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import functional, ops
+from tinyseq import check, functional, ops
 from tinyseq.nn import init
 from tinyseq.nn.module import Module, Parameter
 from tinyseq.nn.multihead import length_mask
@@ -35,9 +35,8 @@ class CTCLoss(Module):
     """
 
     def __init__(self, blank: int = 0, reduction: str = "mean") -> None:
-        if reduction not in ("none", "sum", "mean"):
-            raise ValueError(f"CTCLoss: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-        self.blank, self.reduction = blank, reduction
+        check.choice("CTCLoss", ("mean", "sum", "none"), reduction=reduction)
+        self.blank, self.reduction = check.integers("CTCLoss", 0, blank=blank), reduction
 
     def forward(self, log_probs: Tensor, targets: Like, input_lengths: Like, target_lengths: Like) -> Tensor:
         self._check(log_probs, targets, input_lengths, target_lengths)
@@ -102,7 +101,7 @@ class CRF(Module):
     """
 
     def __init__(self, num_tags: int, dtype: Any = np.float32) -> None:
-        self.num_tags = num_tags
+        self.num_tags = num_tags = check.integers("CRF", 1, num_tags=num_tags)
         self.start_transitions = init.uniform_(Parameter(ops.zeros((num_tags,), dtype)), -0.1, 0.1)
         self.end_transitions = init.uniform_(Parameter(ops.zeros((num_tags,), dtype)), -0.1, 0.1)
         self.transitions = init.uniform_(Parameter(ops.zeros((num_tags, num_tags), dtype)), -0.1, 0.1)

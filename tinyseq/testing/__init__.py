@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from tinyseq import backends
-from tinyseq.tensor import Tensor, describe, grad
+from tinyseq.check import describe
+from tinyseq.tensor import Tensor, grad
 from tinyseq.testing.compare import parity as parity
 from tinyseq.testing.laws import check_sequence_layer as check_sequence_layer
 

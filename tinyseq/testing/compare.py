@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from tinyseq import backends
+from tinyseq.check import describe
 from tinyseq.debug import flat
-from tinyseq.tensor import describe, joint, users_line, watching
+from tinyseq.tensor import joint, users_line, watching
 
 
 class parity(watching):
