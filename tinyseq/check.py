@@ -73,6 +73,13 @@ def choice(where: str, among: Sequence[Any], **given: Any) -> None:
             raise ValueError(f"{where}: expected {name} to be one of {', '.join(map(repr, among))}, got {value!r}")
 
 
+def function(where: str, **given: Any) -> None:
+    """Refuse, with a TypeError, what cannot be called."""
+    for name, value in given.items():
+        if not callable(value):
+            raise TypeError(f"{where}: expected {name} to be a function, got {describe(value)}")
+
+
 def _message(where: str, kind: str, name: str, value: Any, least: Any, most: Any, above: Any = None,
              below: Any = None) -> str:
     low = f"{least} <= " if least is not None else f"{above} < " if above is not None else ""
@@ -171,8 +178,8 @@ def explain(
         code, values = above.f_code, above.f_locals
         count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & CO_VARARGS)
         given = {name: values[name] for name in code.co_varnames[:count] if name in values}
-        outer = getattr(type(values.get("self")), code.co_name, None) or above.f_globals[code.co_name]
-        text = _told(error, text, outer, (), given)
+        outer = getattr(type(values.get("self")), code.co_name, None) or above.f_globals.get(code.co_name)
+        text = _told(error, text, getattr(outer, "fget", outer), (), given)  # of a property, what it calls
     text = f"{owner}: {text}" if owner and not text.startswith(f"{owner}: ") else text
     # NumPy has subclasses; an attribute that is missing means that the argument is no tensor
     bases = {AttributeError: TypeError, TypeError: TypeError, IndexError: IndexError}

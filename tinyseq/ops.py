@@ -32,7 +32,7 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 
     Python floats become float32, integers int64, booleans bool; arrays keep their dtype (and their backend).
     """
-    return Tensor(_array(data, dtype, copy=True), requires_grad)
+    return _made(_array(data, dtype, copy=True), requires_grad)
 
 
 def asarray(data: Any, dtype: Any = None) -> Tensor:
@@ -40,6 +40,13 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
     if isinstance(data, Tensor):
         return data if dtype is None else data.astype(dtype)
     return Tensor(_array(data, dtype, copy=None))
+
+
+def _made(data: Array, requires_grad: bool) -> Tensor:
+    try:
+        return Tensor(data, requires_grad)
+    except TypeError as error:  # of integers
+        raise explain(error) from error
 
 
 def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
@@ -112,19 +119,19 @@ def _new(name: str, *args: Any, dtype: Any, **more: Any) -> Array:
 
 def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 0."""
-    return Tensor(_new("zeros", shape, dtype=dtype), requires_grad)
+    return _made(_new("zeros", shape, dtype=dtype), requires_grad)
 
 
 def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 1."""
-    return Tensor(_new("ones", shape, dtype=dtype), requires_grad)
+    return _made(_new("ones", shape, dtype=dtype), requires_grad)
 
 
 def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does."""
     value = fill_value.item() if isinstance(fill_value, np.generic) else fill_value
     dtype = dtype or {int: np.int64, bool: np.bool}.get(type(value))
-    return Tensor(_new("full", shape, _scalar(value), dtype=dtype), requires_grad)
+    return _made(_new("full", shape, _scalar(value), dtype=dtype), requires_grad)
 
 
 def _scalar(value: Any) -> Any:
@@ -161,6 +168,8 @@ def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
 @explained
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
     """`arange(n)` is 0 .. n-1. int64 for integers, float32 if any argument is a float."""
+    if not step:  # None is 1 to NumPy
+        raise ValueError(f"expected step to be a number other than 0, got {step}")
     if dtype is None:
         fractions = builtins.any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
         dtype = np.float32 if fractions else np.int64

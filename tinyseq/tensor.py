@@ -27,7 +27,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 import numpy as np
 
-from tinyseq import backends
+from tinyseq import backends, check
 from tinyseq.check import describe, explain
 
 Array = Any
@@ -442,9 +442,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None) -> Any
     """
     if body is None and callable(definition):
         return functools.partial(op, definition=definition)
-    if not callable(body) or not (definition is None or callable(definition)):
-        raise TypeError(f"op: expected body and definition to be functions, got body={describe(body)}, "
-                        f"definition={describe(definition)}")
+    check.function("op", body=body, **{} if definition is None else {"definition": definition})
 
     @functools.wraps(body)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -674,7 +672,7 @@ def grad(
     seeds = [grad_outputs] * len(roots) if grad_outputs is None or alone else list(grad_outputs)
     for i, x in enumerate(wanted):
         if x.node is None:
-            raise ValueError(f"input {i}, of shape {x.shape}, does not require a gradient")
+            raise ValueError(f"grad: input {i}, of shape {x.shape}, does not require a gradient")
     found = pull_back(roots, seeds, {x.node for x in wanted}, create_graph, retain_graph or create_graph)
     results: list[Tensor | None] = []
     for i, x in enumerate(wanted):
@@ -704,10 +702,9 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     `fn` returns a one-element Tensor, or a tuple of which the first entry is one. Nests for higher orders.
     """
 
-    whole = [argnums] if isinstance(argnums, int) else argnums
-    if not callable(fn) or not isinstance(whole, Sequence) or not all(type(i) is int for i in whole):
-        raise TypeError("value_and_grad: expected fn to be a function and argnums an integer or several, got "
-                        f"fn={describe(fn)}, argnums={describe(argnums)}")
+    check.function("value_and_grad", fn=fn)
+    whole = [check.integers("value_and_grad", argnums=i) for i in (
+        argnums if isinstance(argnums, (list, tuple)) else [argnums])]
 
     def wrapped(*args: Any) -> tuple[Any, Any]:
         arguments, outer = list(args), grad_enabled()
@@ -741,7 +738,8 @@ def pull_back(
     grads: dict[Node, Any] = {}
     for y, seed in zip(outputs, seeds, strict=True):
         if y.node is None:
-            raise ValueError(f"this tensor of shape {y.shape} was not computed from one that requires a gradient")
+            raise ValueError(f"backward or grad: this tensor of shape {y.shape} was not computed from one that "
+                             "requires a gradient")
         g = _seed(y, seed, create_graph)
         grads[y.node] = grads[y.node] + g if y.node in grads else g
     order = _order(list(grads), known)

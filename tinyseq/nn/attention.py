@@ -23,8 +23,9 @@ from tinyseq.tensor import Like, Tensor
 def masked_memory(name: str, memory: Tensor, mask: Like) -> tuple[Tensor, Tensor | None]:
     """A memory (B, S, M), 0 where it takes no part (0 times a NaN would be one), and its mask (B, S), where that lives;
     anything but booleans of that shape is refused."""
-    if memory.ndim != 3:
-        raise ValueError(f"{name}: expected a memory (batch, positions, features), got shape {memory.shape}; an image "
+    if getattr(memory, "ndim", 0) != 3:
+        shape = getattr(memory, "shape", check.describe(memory))
+        raise ValueError(f"{name}: expected a memory (batch, positions, features), got shape {shape}; an image "
                          "(B, height, width, features) becomes one by memory.reshape((B, height * width, features))")
     if mask is None:
         return memory, None
@@ -57,9 +58,9 @@ class Attention(Module):
     def forward(
         self, query: Tensor, memory: Tensor, mask: Like = None, keys: Any = None
     ) -> tuple[Tensor, Tensor | None]:
-        if query.ndim != 3 or memory.ndim != 3 or query.shape[0] != memory.shape[0]:
-            raise ValueError(f"{type(self).__name__}: expected queries (B, T, Q) and memory (B, S, M), got shapes "
-                             f"{query.shape} and {memory.shape}")
+        if {getattr(x, "ndim", 0) for x in (query, memory)} != {3} or query.shape[0] != memory.shape[0]:
+            given = " and ".join(str(getattr(x, "shape", check.describe(x))) for x in (query, memory))
+            raise ValueError(f"{type(self).__name__}: expected query (B, T, Q) and memory (B, S, M), got {given}")
         memory, mask = masked_memory(type(self).__name__, memory, mask)
         return self.attend(query, memory, mask, self.keys(memory, mask) if keys is None else keys)
 

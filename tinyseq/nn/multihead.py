@@ -164,8 +164,9 @@ class MultiheadAttention(Attending):
         them (`functional.rotate`), put earlier ones in front.
         """
         name = type(self).__name__
-        if query.ndim != 3 or query.shape[2] != self.embed_dim:
-            raise ValueError(f"{name}: expected a query (B, T, {self.embed_dim}), got shape {query.shape}")
+        if not isinstance(query, Tensor) or query.ndim != 3 or query.shape[2] != self.embed_dim:
+            raise (ValueError if isinstance(query, Tensor) else TypeError)(
+                f"{name}: expected a query (B, T, {self.embed_dim}), got {check.describe(query)}")
         masked, taking = mask is not None or lengths is not None, None
         if masked and between is None and not isinstance(key, tuple):  # what no query sees is 0: 0 times NaN is NaN
             key = query if key is None else key

@@ -228,6 +228,8 @@ class Transformer(Attending):
         _sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation)
         first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
         second = TransformerDecoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
+        check.function("Transformer", **{name: part for name, part in (
+            ("custom_encoder", custom_encoder), ("custom_decoder", custom_decoder)) if part is not None})
         self.encoder = custom_encoder or TransformerEncoder(first, num_encoder_layers, copy.deepcopy(first.norm1))
         self.decoder = custom_decoder or TransformerDecoder(second, num_decoder_layers, copy.deepcopy(second.norm1))
         for parameter in self.parameters():
