@@ -57,9 +57,7 @@ def load(name: str) -> Backend:
 
     Raises ValueError for an unknown name and ImportError or RuntimeError, in one sentence, where it cannot run here.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"load: expected name to be a backend's, such as 'numpy', got {name!r}")
-    if name not in _loaded:
+    if not isinstance(name, str) or name not in _loaded:
         backend = _find(name)()
         for kind in backend.array_types:
             _owners.setdefault(kind, backend)
@@ -71,15 +69,15 @@ def load(name: str) -> Backend:
 
 def _find(name: str) -> Any:
     """The class of a backend: ours by name, others through the entry-point group `tinyseq.backends`."""
-    if name in BUILT_IN:
+    if isinstance(name, str) and name in BUILT_IN:
         return getattr(importlib.import_module(f"{__name__}.{name}"), BUILT_IN[name])
     from importlib.metadata import entry_points  # costs tens of milliseconds, so only for names that are not ours
 
     for entry in entry_points(group="tinyseq.backends"):
         if entry.name == name:
             return entry.load()
-    raise ValueError(f"load: expected name to be a backend's, one of {', '.join(BUILT_IN)} or an installed plug-in's; "
-                     f"unknown backend {name!r}")
+    raise ValueError(f"load, use_backend: unknown backend {name!r}: expected name to be one of {', '.join(BUILT_IN)}, "
+                     "or an installed plug-in's")
 
 
 class _Active(threading.local):
@@ -105,10 +103,7 @@ class use_backend:
 
     def __init__(self, name: str) -> None:
         self._before = _active.backend
-        try:
-            _active.backend = load(name)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"use_backend: {str(error).removeprefix('load: ')}") from None
+        _active.backend = load(name)
 
     def __enter__(self) -> Backend:
         return active()

@@ -592,7 +592,7 @@ UNSWEPT = """ts.Tensor ts.bool ts.debug ts.no_grad ts.enable_grad nn.Module nn.A
     nn.DecoderState nn.LanguageState init.skip F.checked_lengths decode.Hypothesis decode.Step decode.Scores
     decode.take_rows optim.Optimizer checkpoint.CheckpointError models.Architecture models.load random.get_state
     random.next_stream random.recording random.replaying random.host_generator testing.check_sequence_layer X.numpy
-    X.item X.tolist X.detach X.written X.flatten X.reshape X.permute_dims""".split()  # without arguments, inner, or in ROWS
+    X.item X.tolist X.detach X.written X.flatten X.reshape X.permute_dims""".split()  # no arguments, inner, or in ROWS
 NOT_TRIED = {"self", "device", "add_bias_kv", "add_zero_attn", "enable_nested_tensor", "mask_check"}  # in ROWS, unused
 DTYPES = {np.dtype(name).type for name in "float16 float32 float64 int8 int16 int32 int64 uint8".split()}
 

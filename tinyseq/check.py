@@ -36,7 +36,7 @@ def integers(where: str, least: int | None = None, most: int | None = None, /, *
     values = []
     for name, value in given.items():
         try:
-            number = operator.index(None if isinstance(value, (bool, np.bool)) else value)
+            number = operator.index("" if isinstance(value, (bool, np.bool)) else value)  # type: ignore[arg-type]
         except TypeError:
             raise TypeError(_message(where, "an integer", name, value, least, most)) from None
         if (least is not None and number < least) or (most is not None and number > most):
@@ -78,6 +78,46 @@ def function(where: str, **given: Any) -> None:
     for name, value in given.items():
         if not callable(value):
             raise TypeError(f"{where}: expected {name} to be a function, got {describe(value)}")
+
+
+REAL = frozenset({np.float32, np.float64, np.float16, np.int64, np.bool})  # dtypes that need no look
+
+
+def dtype(value: Any) -> Any:
+    """A dtype of real numbers or booleans; what is none is a TypeError."""
+    if value is None or (value not in REAL and np.dtype(value).kind not in "biuf"):
+        raise TypeError(f"expected a dtype of real numbers or booleans, got {value}")
+    return value
+
+
+def fitting(data: Any, dtype: Any) -> None:
+    """Refuse numbers on the host that a narrower integer dtype does not hold: they would be others."""
+    narrow = np.dtype(dtype).kind in "iu" and not np.can_cast(data.dtype, dtype)
+    if narrow and isinstance(data, np.ndarray) and data.size:
+        low, high, most = data.min(), data.max(), np.iinfo(dtype)
+        if not (low >= most.min and high <= most.max):  # not of a NaN
+            raise ValueError(f"expected numbers from {most.min} to {most.max} for {most.dtype}, got {low} to {high}")
+
+
+def scalar(value: Any) -> Any:
+    """Refuse what is no number: NumPy makes NaN of None, and broadcasts lists."""
+    if not isinstance(value, (int, float)) and getattr(value, "ndim", 1) != 0:
+        raise TypeError("expected a number")
+    return value
+
+
+def operand(x: Any) -> Any:
+    """Refuse None and text, which NumPy's logic finds false or true."""
+    if x is None or isinstance(x, str):
+        raise TypeError("expected numbers")
+    return x
+
+
+def no_flag(axis: Any) -> Any:
+    """Refuse a boolean, which is 0 or 1 to NumPy, as an axis: a flag stands in its place."""
+    if type(axis) is bool:
+        raise TypeError("expected an axis")
+    return axis
 
 
 def _message(where: str, kind: str, name: str, value: Any, least: Any, most: Any, above: Any = None,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyseq import backends, ops, random
-from tinyseq.check import explained
+from tinyseq.check import explained, no_flag
 from tinyseq.ops import Out
 from tinyseq.tensor import Like, Tensor, namespace, op
 
@@ -116,7 +116,7 @@ def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
     The others get 0. Where every entry is masked, or -inf, all are 0, and so is the gradient.
     """
     backend = _floats(x)
-    y = backend.softmax(x, ops.no_flag(axis), None if mask is None else backend.asarray(mask))
+    y = backend.softmax(x, no_flag(axis), None if mask is None else backend.asarray(mask))
     return y, (lambda g: backend.softmax_backward(g, y, axis),)
 
 
@@ -129,7 +129,7 @@ def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
 def log_softmax(x: Tensor, axis: int = -1) -> Out:
     """log(softmax(x)) without underflow."""
     backend = _floats(x)
-    y = backend.softmax(x, ops.no_flag(axis), log=True)
+    y = backend.softmax(x, no_flag(axis), log=True)
     return y, (lambda g: backend.softmax_backward(g, y, axis, log=True),)
 
 

@@ -30,27 +30,21 @@ Shape = int | Sequence[int]
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A new tensor with a copy of `data`: a number, nested lists, an array or a Tensor.
 
-    Python floats become float32, integers int64, booleans bool; arrays keep their dtype (and their backend).
+    Python floats become float32, integers int64, booleans bool; arrays keep their dtype (and their backend). Numbers
+    that a narrower integer dtype does not hold are a ValueError.
     """
-    return _made(_array(data, dtype, copy=True), requires_grad)
+    return _tensor(data, dtype, True, requires_grad)
 
 
 def asarray(data: Any, dtype: Any = None) -> Tensor:
     """Like `tensor`, but shares memory where it can; a Tensor is returned as it is."""
     if isinstance(data, Tensor):
         return data if dtype is None else data.astype(dtype)
-    return Tensor(_array(data, dtype, copy=None))
+    return _tensor(data, dtype, None)
 
 
-def _made(data: Array, requires_grad: bool) -> Tensor:
-    try:
-        return Tensor(data, requires_grad)
-    except TypeError as error:  # of integers
-        raise explain(error) from error
-
-
-def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
-    backend = backends.active()
+def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = False) -> Tensor:
+    backend, numbers = backends.active(), False
     try:
         if isinstance(data, Tensor):
             data, backend = data._data, backends.of(data._data)
@@ -58,41 +52,22 @@ def _array(data: Any, dtype: Any, copy: bool | None) -> Array:
             raise TypeError("expected numbers, got Tensors in a list: ts.stack joins them")
         elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
             backend = backends.of(data)
-        elif isinstance(data, np.generic) or not hasattr(data, "__array__"):  # numbers
-            data = _numbers(data.item() if isinstance(data, np.generic) else data)
-            if data.dtype == np.float64 and dtype is None:
-                dtype = np.float32
+        elif isinstance(data, np.generic) or not hasattr(data, "__array__"):
+            numbers = True
+            try:
+                data = np.asarray(data.item() if isinstance(data, np.generic) else data)
+            except ValueError as error:
+                raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
         data = data if isinstance(data, backend.array_types) else np.asarray(data)
         if data.dtype.kind not in "biuf":
             raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
         if dtype is not None:
-            _fit(data, _dtype(dtype))
-        return backend.asarray(data, dtype=dtype, copy=copy)
+            check.fitting(data, check.dtype(dtype))
+        elif numbers and data.dtype == np.float64:
+            dtype = np.float32
+        return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
     except (TypeError, ValueError, OverflowError) as error:
         raise explain(error) from error
-
-
-def _numbers(data: Any) -> np.ndarray[Any, Any]:
-    try:
-        return np.asarray(data)
-    except ValueError as error:
-        raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
-
-
-def _dtype(dtype: Any) -> np.dtype[Any]:
-    """A dtype of real numbers or booleans."""
-    found = np.dtype(dtype)
-    if dtype is None or found.kind not in "biuf":
-        raise TypeError(f"expected a dtype of real numbers or booleans, got {dtype}")
-    return found
-
-
-def _fit(data: Any, dtype: np.dtype[Any]) -> None:
-    """Refuse numbers on the host that a narrower integer type does not hold: they would be others."""
-    if dtype.kind in "iu" and isinstance(data, np.ndarray) and data.size and not np.can_cast(data.dtype, dtype):
-        low, high, most = data.min(), data.max(), np.iinfo(dtype)
-        if not (low >= most.min and high <= most.max):  # not of a NaN
-            raise ValueError(f"expected numbers from {most.min} to {most.max} for {dtype}, got {low} to {high}")
 
 
 def like(x: Tensor, data: Any) -> Tensor:
@@ -109,60 +84,50 @@ def from_dlpack(x: Any) -> Tensor:
     return Tensor(backends.active().xp.from_dlpack(x))
 
 
-def _new(name: str, *args: Any, dtype: Any, **more: Any) -> Array:
-    """What the active backend's function `name` makes, float32 unless said otherwise."""
+def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more: Any) -> Tensor:
+    """What the active backend's function `name` makes, float32 unless said otherwise; or that of the array given."""
     try:
-        return getattr(backends.active().xp, name)(*args, dtype=_dtype(np.float32 if dtype is None else dtype), **more)
+        like = name.endswith("_like")
+        xp = namespace(args[0]) if like else backends.active().xp
+        dtype = np.float32 if dtype is None and not like else dtype
+        data = getattr(xp, name)(*args, dtype=dtype if dtype is None else check.dtype(dtype), **more)
+        return Tensor(data, requires_grad)
     except (TypeError, ValueError, OverflowError) as error:
         raise explain(error) from error
 
 
 def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 0."""
-    return _made(_new("zeros", shape, dtype=dtype), requires_grad)
+    return _new("zeros", shape, dtype=dtype, requires_grad=requires_grad)
 
 
 def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 1."""
-    return _made(_new("ones", shape, dtype=dtype), requires_grad)
+    return _new("ones", shape, dtype=dtype, requires_grad=requires_grad)
 
 
+@explained
 def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does."""
-    value = fill_value.item() if isinstance(fill_value, np.generic) else fill_value
+    value = check.scalar(fill_value.item() if isinstance(fill_value, np.generic) else fill_value)
     dtype = dtype or {int: np.int64, bool: np.bool}.get(type(value))
-    return _made(_new("full", shape, _scalar(value), dtype=dtype), requires_grad)
-
-
-def _scalar(value: Any) -> Any:
-    """Refuse what is no number: NumPy makes NaN of None, and broadcasts lists."""
-    if not isinstance(value, (int, float)) and getattr(value, "ndim", 1):
-        raise explain(TypeError("expected a number"))
-    return value
-
-
-def _new_like(name: str, x: Like, *fill: Any, dtype: Any) -> Tensor:
-    """What the function `name` of x's backend makes, of x's dtype unless said otherwise."""
-    try:
-        data = raw(x)
-        return Tensor(getattr(namespace(data), name)(data, *fill, dtype=dtype if dtype is None else _dtype(dtype)))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise explain(error) from error
+    return _new("full", shape, value, dtype=dtype, requires_grad=requires_grad)
 
 
 def zeros_like(x: Like, dtype: Any = None) -> Tensor:
     """Zeros of x's shape and, unless given, dtype, where x lives."""
-    return _new_like("zeros_like", x, dtype=dtype)
+    return _new("zeros_like", raw(x), dtype=dtype)
 
 
 def ones_like(x: Like, dtype: Any = None) -> Tensor:
     """Ones of x's shape and, unless given, dtype, where x lives."""
-    return _new_like("ones_like", x, dtype=dtype)
+    return _new("ones_like", raw(x), dtype=dtype)
 
 
+@explained
 def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
     """`fill_value` in x's shape and, unless given, dtype, where x lives."""
-    return _new_like("full_like", x, _scalar(fill_value), dtype=dtype)
+    return _new("full_like", raw(x), check.scalar(fill_value), dtype=dtype)
 
 
 @explained
@@ -174,21 +139,21 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
         fractions = builtins.any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
         dtype = np.float32 if fractions else np.int64
     start, stop = (0, start) if stop is None else (start, stop)
-    return Tensor(_new("arange", start, stop, step, dtype=dtype))
+    return _new("arange", start, stop, step, dtype=dtype)
 
 
 def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpoint: bool = True) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False."""
     start, stop = check.numbers("linspace", start=start, stop=stop)
     num = check.integers("linspace", 0, num=num)
-    return Tensor(_new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint))
+    return _new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint)
 
 
 def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.float32) -> Tensor:
     """(n_rows, n_cols) with ones on the k-th diagonal."""
     n_rows, n_cols = check.integers("eye", 0, n_rows=n_rows, n_cols=n_rows if n_cols is None else n_cols)
     k = check.integers("eye", k=k)
-    return Tensor(_new("eye", n_rows, n_cols, k=k, dtype=dtype))
+    return _new("eye", n_rows, n_cols, k=k, dtype=dtype)
 
 
 @op
@@ -198,7 +163,7 @@ def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
     ids = raw(_integers(ids))
     check_ids("one_hot", ids, num_classes)
     xp = namespace(ids)
-    return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(_dtype(dtype)), None
+    return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(check.dtype(dtype)), None
 
 
 def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> None:
@@ -418,10 +383,7 @@ def where(condition: Like, a: Like, b: Like) -> Out:
 @op
 def astype(x: Tensor, dtype: Any) -> Out:
     """Converted to `dtype`; gradients pass between floating-point types."""
-    y = x.astype(dtype)
-    if dtype is None or y.dtype.kind not in "biuf":
-        raise TypeError("expected a dtype of real numbers or booleans")
-    return y, (lambda g: g,)
+    return x.astype(check.dtype(dtype)), (lambda g: g,)
 
 
 @op
@@ -443,12 +405,8 @@ def _compare(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
 
 
 def _logic(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
-    def body(a: Like, b: Like) -> Out:
-        if builtins.any(x is None or isinstance(x, str) for x in (a, b)):  # which NumPy finds true or false
-            raise TypeError("expected numbers")
-        return getattr(namespace(a, b), name)(a, b), None
-
-    return _named(name, doc, body)
+    return _named(name, doc, lambda a, b: (
+        getattr(namespace(a, b), name)(check.operand(a), check.operand(b)), None))
 
 
 def _test(name: str, doc: str) -> Callable[[Tensor], Tensor]:
@@ -475,13 +433,6 @@ isfinite = _test("isfinite", "Neither NaN nor an infinity.")
 
 
 # --- reductions ----------------------------------------------------------------------------------------------------
-
-
-def no_flag(axis: Any) -> Any:
-    """An axis, which Python's booleans, 0 and 1 to NumPy, are not: a flag stands in its place."""
-    if type(axis) is bool:
-        raise TypeError("expected an axis")
-    return axis
 
 
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -754,7 +705,7 @@ def matrix_transpose(x: Tensor) -> Out:
 @op
 def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Out:
     """The axes at `source` moved to `destination`, the others kept in their order."""
-    xp, source, destination = namespace(x), no_flag(source), no_flag(destination)
+    xp, source, destination = namespace(x), check.no_flag(source), check.no_flag(destination)
     return xp.moveaxis(x, source, destination), (lambda g: xp.moveaxis(g, destination, source),)
 
 
@@ -762,7 +713,7 @@ def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence
 def expand_dims(x: Tensor, axis: Axis = 0) -> Out:
     """A new axis of length 1 at `axis` of the result."""
     xp, before = namespace(x), x.shape
-    return xp.expand_dims(x, no_flag(axis)), (lambda g: xp.reshape(g, before),)
+    return xp.expand_dims(x, check.no_flag(axis)), (lambda g: xp.reshape(g, before),)
 
 
 @op
@@ -791,7 +742,7 @@ def concat(tensors: Sequence[Like], axis: int = 0) -> Out:
 def stack(tensors: Sequence[Like], axis: int = 0) -> Out:
     """Joined along a new axis."""
     xp = namespace(*tensors)
-    return xp.stack(tensors, axis=no_flag(axis)), lambda g, needs: xp.unstack(g, axis=axis)
+    return xp.stack(tensors, axis=check.no_flag(axis)), lambda g, needs: xp.unstack(g, axis=axis)
 
 
 def _along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
@@ -803,7 +754,7 @@ def _along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
 def unstack(x: Tensor, axis: int = 0) -> Outs:
     """The slices along `axis`, without that axis."""
     xp = namespace(x)
-    return tuple(xp.unstack(x, axis=no_flag(axis))), (lambda g: xp.stack(g, axis=axis),)
+    return tuple(xp.unstack(x, axis=check.no_flag(axis))), (lambda g: xp.stack(g, axis=axis),)
 
 
 @op
@@ -822,7 +773,7 @@ def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> Outs:
 def flip(x: Tensor, axis: Axis = None) -> Out:
     """Reversed along an axis, several, or all."""
     xp = namespace(x)
-    return xp.flip(x, axis=no_flag(axis)), (lambda g: xp.flip(g, axis=axis),)
+    return xp.flip(x, axis=check.no_flag(axis)), (lambda g: xp.flip(g, axis=axis),)
 
 
 @op
@@ -857,7 +808,7 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float 
     """`pad_width[i]` = (before, after) entries of `constant_values` around axis i."""
     if len(pad_width) != x.ndim or builtins.any(w < 0 for pair in pad_width for w in pair):
         raise ValueError(f"expected {x.ndim} pairs of widths >= 0")
-    _scalar(constant_values)
+    check.scalar(constant_values)
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
     return namespace(x).pad(x, pad_width, constant_values=constant_values), (lambda g: g[inside],)
 
