@@ -62,7 +62,7 @@ def load(name: str) -> Backend:
 
     Raises ValueError for an unknown name and ImportError or RuntimeError, in one sentence, where it cannot run here.
     """
-    if name not in _loaded:
+    if not isinstance(name, str) or name not in _loaded:
         with _loading: return _loaded.get(name) or _register(name)  # noqa: E701 (no tracer can raise in between)
     return _loaded[name]
 
@@ -79,14 +79,15 @@ def _register(name: str) -> Backend:
 
 def _find(name: str) -> Any:
     """The class of a backend: ours by name, others through the entry-point group `tinyseq.backends`."""
-    if name in BUILT_IN:
+    if isinstance(name, str) and name in BUILT_IN:
         return getattr(importlib.import_module(f"{__name__}.{name}"), BUILT_IN[name])
     from importlib.metadata import entry_points  # costs tens of milliseconds, so only for names that are not ours
 
     for entry in entry_points(group="tinyseq.backends"):
         if entry.name == name:
             return entry.load()
-    raise ValueError(f"unknown backend {name!r}: expected one of {', '.join(BUILT_IN)}, or an installed plug-in's name")
+    raise ValueError(f"load, use_backend: unknown backend {name!r}: expected name to be one of {', '.join(BUILT_IN)}, "
+                     "or an installed plug-in's")
 
 
 class _Choice(NamedTuple):

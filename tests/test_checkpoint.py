@@ -794,7 +794,7 @@ def test_loading_holds_one_tensor_more_than_the_model(tmp_path: Path) -> None:
 def test_a_module_takes_a_file_whole_or_not_at_all(folder: Path, strict: bool, data: st.DataObject) -> None:
     model, other = (nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)) for _ in range(2))
     for i, module in enumerate((model, other)):
-        module[1].count = ts.tensor([i])
+        module[1].count = nn.Buffer([i])
     before, state = ({k: v.numpy() for k, v in m.state_dict().items()} for m in (model, other))
     path = folder / "part.safetensors"
     lost = data.draw(st.lists(st.sampled_from(list(state)), max_size=1))
@@ -823,7 +823,7 @@ def test_numbers_are_converted_but_integers_are_not_rounded(tmp_path: Path) -> N
     for dtype in ("float16", "float64", "int8"):
         layer.load_state_dict({"weight": np.ones((1, 2), dtype), "bias": np.zeros(1, dtype)})
         assert layer.weight.dtype == "float32" and (layer.weight.detach().numpy() == 1).all()
-    layer.count = ts.tensor([1])
+    layer.count = nn.Buffer([1])
     with pytest.raises(ValueError, match=r"wrong dtypes: count: float64 given, int64 here"):
         layer.load_state_dict({"weight": np.ones((1, 2)), "bias": np.zeros(1), "count": np.array([1.5])})
     layer.load_state_dict({"weight": np.asfortranarray(np.ones((2, 1))).T, "bias": np.zeros(1), "count": np.array([2])})

@@ -1,8 +1,10 @@
 """Layers: PyTorch's weights, outputs, gradients; the laws of sequence layers; what a module holds, saves and says."""
 
 import copy
+import inspect
 import math
 import pickle
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,11 +298,12 @@ def test_wrong_lengths_and_states_are_named(bad: dict[str, Any], message: str) -
 
 def test_wrong_recurrent_layers_are_named() -> None:
     for kind, sizes, options, message in (
-        (nn.GRU, (2, 3), {"batch_first": False}, "permute_dims"), (nn.RNN, (2, 0), {}, "at least 1"),
+        (nn.GRU, (2, 3), {"batch_first": False}, "permute_dims"), (nn.RNN, (2, 0), {}, "1 <= hidden_size, got 0"),
+        (nn.GRU, (0, 3), {}, "1 <= input_size, got 0"),
         (nn.RNN, (2, 3), {"nonlinearity": "gelu"}, "'gelu'"), (nn.GRU, (2, 3), {"reset": "never"}, "'never'"),
-        (nn.GRU, (2, 3), {"dropout": 1.0}, "GRU: expected 0 <= dropout < 1, got 1.0"),
-        (nn.Scan, (nn.GRUCell, 2, 3), {"dropout": -0.1}, "Scan: expected 0 <= dropout < 1, got -0.1"),
-        (nn.LSTM, (2, 3), {"recurrent_dropout": 1}, "LSTM: expected 0 <= recurrent_dropout < 1, got 1"),
+        (nn.GRU, (2, 3), {"dropout": 1.0}, "GRU: expected a number 0 <= dropout < 1, got 1.0"),
+        (nn.Scan, (nn.GRUCell, 2, 3), {"dropout": -0.1}, "Scan: expected a number 0 <= dropout < 1, got -0.1"),
+        (nn.LSTM, (2, 3), {"recurrent_dropout": 1}, "LSTM: expected a number 0 <= recurrent_dropout < 1, got 1"),
     ):
         with pytest.raises(ValueError, match=message):
             kind(*sizes, **options)
@@ -451,7 +454,7 @@ class Nested(nn.Module):
         self.layers = [nn.Linear(2, 2), {"in": (nn.Linear(2, 2, bias=False), nn.Dropout())}]
         self.scale = nn.Parameter(ts.tensor(2.0))
         self.tied = self.layers[0].weight
-        self.count = ts.tensor([3])
+        self.count = nn.Buffer([3])
         self._cache = nn.Parameter(ts.ones(3))
         self.name = "nested"
 
@@ -609,6 +612,34 @@ def test_only_parameters_are_trained_and_what_was_computed_is_not_kept() -> None
             ask()
 
 
+class Averaging(nn.Module):
+    """A running mean, and the last input kept to be looked at."""
+
+    def __init__(self) -> None:
+        self.mean, self.out = nn.Buffer(ts.zeros(2)), nn.Linear(2, 2)
+
+    def forward(self, x: Any) -> Any:
+        self.last, self.all = x * 1.0, {"x": [x * 1.0]}
+        self.mean = 0.5 * self.mean + 0.5 * ts.mean(self.out(x), 0)
+        return self.out(x - self.mean)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_a_forward_computes_never_becomes_a_buffer(recorded: bool) -> None:
+    model = Averaging()
+    before = {k: v.numpy().copy() for k, v in model.state_dict().items()}
+    assert list(before) == ["mean", "out.weight", "out.bias"]
+    with ts.enable_grad() if recorded else ts.no_grad():
+        model(ts.ones((3, 2)))
+    after = model.state_dict()
+    assert list(after) == list(before) and (after["mean"].numpy() != before["mean"]).all()
+    assert type(model.mean) is nn.Buffer and not model.mean.requires_grad and len(model.parameters()) == 2
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model))).to(ts.float64)
+    assert twin.mean.dtype == "float64" and type(twin.mean) is nn.Buffer and twin.last.dtype == "float32"
+    twin.load_state_dict(before)
+    assert twin.mean.tolist() == [0, 0]
+
+
 def test_a_module_may_know_its_parent() -> None:
     parent = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
     names = list(parent.state_dict())
@@ -630,6 +661,39 @@ def test_embedding_pads_with_zeros_and_names_wrong_ids() -> None:
         nn.Embedding(4, 3, padding_idx=4)
     with pytest.raises(ValueError, match=r"0 <= p < 1, got 1"):
         nn.Dropout(1)
+
+
+@pytest.mark.reference
+def test_constructors_and_inits_take_arguments_in_torchs_order() -> None:
+    """What can be given by place stands where PyTorch has it; what PyTorch has not there goes by name alone."""
+    torch = pytest.importorskip("torch")
+    ours = {"low": "a", "high": "b", "value": "val"}  # other names for the same
+    walked = set()
+    for here, there in ((nn, torch.nn), (init, torch.nn.init)):
+        for name, made in vars(here).items():
+            theirs = getattr(there, name, None)
+            if not getattr(made, "__module__", "").startswith("tinyseq.nn") or not callable(theirs) or name == "Module":
+                continue
+            known = theirs.__init__ if inspect.isclass(theirs) else theirs
+            written = typing.get_overloads(known) if inspect.isfunction(known) else []
+            order = [p for p in inspect.signature(written[0] if written else theirs).parameters if p != "self"]
+            places = [ours.get(p.name, p.name) for p in inspect.signature(made).parameters.values()
+                      if p.kind is p.POSITIONAL_OR_KEYWORD]
+            assert places == order[: len(places)], name
+            walked.add(name)
+    assert walked >= {"Linear", "RNN", "GRUCell", "LeakyReLU", "RMSNorm", "MultiheadAttention", "Transformer",
+                      "kaiming_uniform_", "uniform_"} and len(walked) > 35
+
+
+def test_activations_take_their_options_by_place_and_no_others() -> None:
+    x = ts.tensor([-1.0, 2.0])
+    same(nn.LeakyReLU(0.2)(x), F.leaky_relu(x, 0.2))
+    same(nn.ELU(0.5)(x), F.elu(x, 0.5))
+    same(nn.GELU("tanh")(x), F.gelu(x, "tanh"))
+    for wrong, message in ((lambda: nn.ReLU(inplace=True), r"ReLU: expected options of \[\], got inplace=True"),
+                           (lambda: nn.Softplus(2.0), r"Softplus: expected options of \[\], got 2.0")):
+        with pytest.raises(TypeError, match=message):
+            wrong()
 
 
 # --- how parameters begin ------------------------------------------------------------------------------------------

@@ -677,10 +677,13 @@ def test_a_language_model_says_what_it_cannot_do() -> None:
     _, state = lm.step([1], state)
     with pytest.raises(ValueError, match="max_length = 3, not 4 tokens"):
         lm.step([1], state)
-    for heads, layers, positions in ((4, 1, "relative"), (4, 0, None), (16, 1, "rotary")):
-        with pytest.raises(ValueError, match=r"positions must be .* layers one or more, got"):
+    for heads, layers, positions, message in (
+        (4, 1, "relative", "positions .*, got 'relative'"), (4, 0, None, "1 <= num_layers"),
+        (16, 1, "rotary", "even width .*= 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
             nn.LanguageModel(11, 16, heads, layers, positions=positions)
-    with pytest.raises(ValueError, match="multiple of num_heads"):
+    with pytest.raises(ValueError, match="1 <= nhead, got 0"):
         nn.LanguageModel(11, 16, 0, 1)
     with pytest.raises(ValueError, match=r"tokens \(B, T\)"):
         lm([1, 2])

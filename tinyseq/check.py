@@ -1,20 +1,31 @@
-"""Arguments that are numbers, checked in one way: what was given, what was expected, in whose call.
+"""Wrong calls: how arguments are checked, and how an error says in whose call, what was given, what was expected.
 
     size, layers = check.integers("GRU", 1, input_size=input_size, num_layers=num_layers)
     p = check.numbers("Dropout", least=0, below=1, p=p)
     check.choice("RNN", ("tanh", "relu"), nonlinearity=nonlinearity)
 
-Each returns plain Python numbers, so that what came as a narrow NumPy integer is not reckoned with in its width.
+`integers` and `numbers` return plain Python numbers, so that what came as a narrow NumPy integer is not reckoned with
+in its width. `explain` costs nothing before there is an error: it reads the names of the arguments, and what they
+should be, from the signature of the public function that was called.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Sequence
-from typing import Any
+import reprlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from inspect import CO_VARARGS, Parameter, signature
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def integers(where: str, least: int | None = None, most: int | None = None, /, **given: Any) -> Any:
@@ -25,7 +36,7 @@ def integers(where: str, least: int | None = None, most: int | None = None, /, *
     values = []
     for name, value in given.items():
         try:
-            number = operator.index(None if isinstance(value, (bool, np.bool)) else value)
+            number = operator.index("" if isinstance(value, (bool, np.bool)) else value)  # type: ignore[arg-type]
         except TypeError:
             raise TypeError(_message(where, "an integer", name, value, least, most)) from None
         if (least is not None and number < least) or (most is not None and number > most):
@@ -62,9 +73,181 @@ def choice(where: str, among: Sequence[Any], **given: Any) -> None:
             raise ValueError(f"{where}: expected {name} to be one of {', '.join(map(repr, among))}, got {value!r}")
 
 
+def function(where: str, **given: Any) -> None:
+    """Refuse, with a TypeError, what cannot be called."""
+    for name, value in given.items():
+        if not callable(value):
+            raise TypeError(f"{where}: expected {name} to be a function, got {describe(value)}")
+
+
+REAL = frozenset({np.float32, np.float64, np.float16, np.int64, np.bool})  # dtypes that need no look
+
+
+def dtype(value: Any) -> Any:
+    """A dtype of real numbers or booleans; what is none is a TypeError."""
+    if value is None or (value not in REAL and np.dtype(value).kind not in "biuf"):
+        raise TypeError(f"expected a dtype of real numbers or booleans, got {value}")
+    return value
+
+
+def fitting(data: Any, dtype: Any) -> None:
+    """Refuse numbers on the host that a narrower integer dtype does not hold: they would be others."""
+    narrow = np.dtype(dtype).kind in "iu" and not np.can_cast(data.dtype, dtype)
+    if narrow and isinstance(data, np.ndarray) and data.size:
+        low, high, most = data.min(), data.max(), np.iinfo(dtype)
+        if not (low >= most.min and high <= most.max):  # not of a NaN
+            raise ValueError(f"expected numbers from {most.min} to {most.max} for {most.dtype}, got {low} to {high}")
+
+
+def scalar(value: Any) -> Any:
+    """Refuse what is no number: NumPy makes NaN of None, and broadcasts lists."""
+    if not isinstance(value, (int, float)) and getattr(value, "ndim", 1) != 0:
+        raise TypeError("expected a number")
+    return value
+
+
+def operand(x: Any) -> Any:
+    """Refuse None and text, which NumPy's logic finds false or true."""
+    if x is None or isinstance(x, str):
+        raise TypeError("expected numbers")
+    return x
+
+
+def no_flag(axis: Any) -> Any:
+    """Refuse a boolean, which is 0 or 1 to NumPy, as an axis: a flag stands in its place."""
+    if type(axis) is bool:
+        raise TypeError("expected an axis")
+    return axis
+
+
 def _message(where: str, kind: str, name: str, value: Any, least: Any, most: Any, above: Any = None,
              below: Any = None) -> str:
     low = f"{least} <= " if least is not None else f"{above} < " if above is not None else ""
     high = f" <= {most}" if most is not None else f" < {below}" if below is not None else ""
-    got = type(value).__name__ if hasattr(value, "__array__") and getattr(value, "ndim", 0) else repr(value)
-    return f"{where}: expected {kind} {low}{name}{high}, got {got}"
+    return f"{where}: expected {kind} {low}{name}{high}, got {describe(value)}"
+
+
+# --- what an error says ----------------------------------------------------------------------------------------------
+
+
+def describe(a: Any) -> str:
+    """An argument in an error: dtype and shape of an array, a short form of what is plain, the type of what is not."""
+    if isinstance(a, type):
+        return a.__name__
+    if hasattr(a, "dtype") and hasattr(a, "shape"):
+        return f"{a.dtype}{list(a.shape)}" if a.shape or not isinstance(a, np.generic) else repr(a)
+    if isinstance(a, (list, tuple)) and any(hasattr(x, "dtype") for x in a):
+        return "[" + ", ".join(map(describe, a)) + "]"
+    plain = (list, tuple, dict, set, str, bytes, int, float, complex, slice, np.dtype, type(None), type(...))
+    return reprlib.repr(a) if isinstance(a, plain) else type(a).__name__
+
+
+def _array(a: Any) -> bool:
+    return hasattr(a, "dtype") and hasattr(a, "shape") and not isinstance(a, type)
+
+
+def _number(a: Any) -> bool:
+    return isinstance(a, (int, float, np.number)) or (_array(a) and not a.shape)
+
+
+def _integer(a: Any) -> bool:
+    return hasattr(a, "__index__") and not isinstance(a, (bool, np.bool))
+
+
+def _integers(a: Any) -> bool:
+    return isinstance(a, (list, tuple, range, np.ndarray)) and all(map(_integer, a))
+
+
+def _dtype(a: Any) -> bool:
+    try:
+        return a is not None and np.dtype(a).kind in "biuf"
+    except TypeError:
+        return False
+
+
+_FITTING: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by annotation: what to call it, and what it is
+    "Tensor": ("a Tensor or an array", _array),
+    "Like": ("a Tensor, an array or a number", lambda a: _array(a) or _number(a) or isinstance(a, (list, tuple))),
+    "Sequence[Like]": ("a list or tuple of Tensors", lambda a: isinstance(a, (list, tuple)) and any(map(_array, a))),
+    "Axis": ("an integer, a tuple of integers or None", lambda a: a is None or _integer(a) or _integers(a)),
+    "Shape": ("an integer or a sequence of integers", lambda a: _integer(a) or _integers(a)),
+    "Sequence[int]": ("a sequence of integers", _integers),
+    "int": ("an integer", _integer),
+    "float": ("a number", _number),
+    "str": ("text", lambda a: isinstance(a, str)),
+    "dtype": ("a dtype of real numbers or booleans", _dtype),
+}
+_FITTING["int | Sequence[int]"] = _FITTING["Shape"]
+
+
+def explained(function: Callable[P, R]) -> Callable[P, R]:
+    """A public function that is made of others: its errors name it and its arguments, as an op's do."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise explain(error, function, args, kwargs) from error
+
+    return call
+
+
+def explain(
+    error: Exception, function: Any = None, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = _NONE,
+) -> Exception:
+    """An `error` with the name and the arguments of the public function that was called, and of the class or function
+    of another kind that called that: `function` with its arguments, or what stands above it and is made of it."""
+    above, owner = None, ""
+    frame = sys._getframe(2)
+    while frame and frame.f_globals.get("__name__", "").startswith("tinyseq"):
+        room, path = frame.f_globals["__name__"].partition(".")[2], frame.f_code.co_qualname.split(".")
+        public = not any(part.startswith(("_", "<")) for part in path)
+        if room in ("ops", "functional", "contract") or path[0] == "Tensor":
+            above = frame if public and not owner else above
+        elif room == "tensor":
+            if public:  # the engine on its way back
+                break
+        elif "self" in frame.f_locals or public:
+            owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else path[-1]
+        frame = frame.f_back  # type: ignore[assignment]
+    text = str(error)
+    if function is not None:
+        text = _told(error, text, function, args, kwargs)
+    if above is not None:
+        code, values = above.f_code, above.f_locals
+        count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & CO_VARARGS)
+        given = {name: values[name] for name in code.co_varnames[:count] if name in values}
+        outer = getattr(type(values.get("self")), code.co_name, None) or above.f_globals.get(code.co_name)
+        text = _told(error, text, getattr(outer, "fget", outer), (), given)  # of a property, what it calls
+    text = f"{owner}: {text}" if owner and not text.startswith(f"{owner}: ") else text
+    # NumPy has subclasses; an attribute that is missing means that the argument is no tensor
+    bases = {AttributeError: TypeError, TypeError: TypeError, IndexError: IndexError}
+    kind = next((bases[base] for base in type(error).__mro__ if base in bases), ValueError)
+    return kind(text)
+
+
+def _told(error: Exception, text: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """What an error says, with the call of a function in front of it, unless it is there."""
+    name, parameters = function.__name__.lstrip("_"), signature(function).parameters
+    if text.startswith(f"{name}("):
+        return text
+    named = {**dict(zip(parameters, args, strict=False)), **kwargs}
+    shown = ", ".join(f"{'x' if key == 'self' else key}={describe(a)}" for key, a in named.items())
+    misfit = "" if isinstance(error, IndexError) else _misfit(named, parameters, error)
+    return f"{name}({shown}): {misfit or text.removeprefix(f'{name}: ')}"
+
+
+def _misfit(named: Mapping[str, Any], parameters: Mapping[str, Any], error: Exception) -> str:
+    """Which argument is not what its annotation says, in words; or nothing."""
+    for name, value in named.items():
+        kind = parameters[name].annotation if name in parameters else ""
+        if value is None and (not kind or parameters[name].default is None or str(kind).endswith("None")):
+            continue
+        kind = name if name == "dtype" else "Like" if kind is Parameter.empty else str(kind).removesuffix(" | None")
+        words, fits = _FITTING.get(kind, ("", lambda a: True))
+        if isinstance(error, AttributeError) and getattr(error, "obj", error) is value:
+            words, fits = _FITTING["Tensor"][0], lambda a: False
+        if not fits(value):
+            return f"expected {name} to be {words}, got {describe(value)}"
+    return ""

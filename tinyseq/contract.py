@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tinyseq.check import explained
 from tinyseq.ops import operand, permute_dims, reshape, squeeze, sum
 from tinyseq.tensor import Like, Tensor, wide
 
 
+@explained
 def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
     """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
     a, b = operand(a), operand(b)
@@ -25,6 +27,7 @@ def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[in
     return einsum("{},{}->{}".format(*map("".join, (*names, output))), a, b)
 
 
+@explained
 def einsum(subscripts: str, *operands: Like) -> Tensor:
     """Einstein's summation, as `numpy.einsum`: "bij,bjk->bik". An index twice in one operand takes its diagonal.
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tinyseq.tensor import Array, describe, joint, namespace, users_line, watching
+from tinyseq.check import describe
+from tinyseq.tensor import Array, joint, namespace, users_line, watching
 
 
 class debug(watching):

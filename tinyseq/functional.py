@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from tinyseq import backends, check, ops, random
+from tinyseq.check import explained, no_flag
 from tinyseq.ops import Out
 from tinyseq.tensor import Like, P, Tensor, namespace, op, wide
 
@@ -78,6 +79,7 @@ def softplus(x: Tensor) -> Tensor:
     return ops.logaddexp(x, 0.0)
 
 
+@explained
 def log_sigmoid(x: Tensor) -> Tensor:
     """log(sigmoid(x)), right for any x."""
     return -softplus(-x)
@@ -126,7 +128,7 @@ def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
     The others get 0. Where every entry is masked, or -inf, all are 0, and so is the gradient.
     """
     backend = _floats(x)
-    y = backend.softmax(x, axis, None if mask is None else backend.asarray(mask))
+    y = backend.softmax(x, no_flag(axis), None if mask is None else backend.asarray(mask))
     return y, (lambda g: backend.softmax_backward(g, y, axis),)
 
 
@@ -139,7 +141,7 @@ def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
 def log_softmax(x: Tensor, axis: int = -1) -> Out:
     """log(softmax(x)) without underflow."""
     backend = _floats(x)
-    y = backend.softmax(x, axis, log=True)
+    y = backend.softmax(x, no_flag(axis), log=True)
     return y, (lambda g: backend.softmax_backward(g, y, axis, log=True),)
 
 
@@ -169,6 +171,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
     return y, (lambda g: ops.times(g, weight), lambda g: ops.times_over_rows(g, x), lambda g: g)
 
 
+@explained
 def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """Rows of weight (V, E) at integer ids (...): (..., E). The row `padding_idx`, from -V to V - 1, gets no gradient.
 
@@ -212,8 +215,10 @@ def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int
     return y, lambda g, needs: backend.layer_norm_backward(g, saved, weight)
 
 
-def _trailing(name: str, x: Tensor, shape: int | Sequence[int], **parameters: Tensor | None) -> int:
+def _trailing(name: str, x: Tensor, shape: int | Sequence[int], eps: float, **parameters: Tensor | None) -> int:
     """How many trailing axes of x, and all of each parameter, have the normalized shape `shape`."""
+    if not eps >= 0:
+        raise ValueError(f"{name}: expected eps >= 0, got {eps}")
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"{name}: x of shape {x.shape} does not end in normalized_shape {shape}")
@@ -223,6 +228,7 @@ def _trailing(name: str, x: Tensor, shape: int | Sequence[int], **parameters: Te
     return len(shape)
 
 
+@explained
 def layer_norm(
     x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
     eps: float = 1e-5,
@@ -231,7 +237,8 @@ def layer_norm(
 
     `normalized_shape` is those axes' shape, and that of weight and bias.
     """
-    return _layer_norm(x, weight, bias, _trailing("layer_norm", x, normalized_shape, weight=weight, bias=bias), eps)
+    ndim = _trailing("layer_norm", x, normalized_shape, eps, weight=weight, bias=bias)
+    return _layer_norm(x, weight, bias, ndim, eps)
 
 
 @op(wide=True)
@@ -248,13 +255,14 @@ def _rms_norm(x: Tensor, weight: Tensor | None, axes: tuple[int, ...], eps: floa
     return normal if weight is None else normal * weight, (pull_x, lambda g: g * normal)
 
 
+@explained
 def rms_norm(
     x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the trailing axes, times weight, of those axes' shape `normalized_shape`
     (Zhang & Sennrich 2019). `eps` is the dtype's unless given."""
-    axes = tuple(range(-_trailing("rms_norm", x, normalized_shape, weight=weight), 0))
-    return _rms_norm(x, weight, axes, float(np.finfo(x.dtype).eps) if eps is None else eps)
+    ndim = _trailing("rms_norm", x, normalized_shape, 0 if eps is None else eps, weight=weight)
+    return _rms_norm(x, weight, tuple(range(-ndim, 0)), float(np.finfo(x.dtype).eps) if eps is None else eps)
 
 
 @op(wide=True)
@@ -271,6 +279,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
     return turn(x, sin), (lambda g: turn(g, -sin), None, None)
 
 
+@explained
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: random.Generator | None = None) -> Tensor:
     """Entries 0 with probability p, the others divided by 1 - p; x itself unless `training` (Srivastava et al. 2014).
 
@@ -278,7 +287,8 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: rand
     backend.
     """
     if not 0 <= p < 1:
-        raise ValueError(f"dropout: expected 0 <= p < 1, got {p}")
+        raise ValueError(f"expected 0 <= p < 1, got {p}")
+    namespace(x)  # or an error, where nothing is dropped too
     return _dropout(x, p, *random.next_stream(generator)) if training and p > 0 else x
 
 
@@ -313,6 +323,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, c
     return y, lambda g, needs: backend.attention_backward(g, saved)
 
 
+@explained
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, causal: bool = False,
               scale: float | None = None, dropout: float = 0.0, *,
               generator: random.Generator | None = None) -> Tensor:
@@ -333,6 +344,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     return ops.reshape(_attention(query, key, value, mask, causal, scale, dropout, *drawn), shape)
 
 
+@explained
 @wide
 def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: bool = False,
                       scale: float | None = None) -> Tensor:
@@ -377,6 +389,7 @@ def _apart(x: Tensor, heads: int) -> Tensor:
 # --- recurrence ----------------------------------------------------------------------------------------------------
 
 
+@explained
 @wide
 def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
              nonlinearity: str = "tanh") -> Tensor:
@@ -386,6 +399,7 @@ def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
 
 
+@explained
 @wide
 def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
               b_hh: Any = None) -> tuple[Tensor, Tensor]:
@@ -398,6 +412,7 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih:
     return ops.sigmoid(o) * ops.tanh(c), c
 
 
+@explained
 @wide
 def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
              reset: str = "after", dropped: Tensor | None = None) -> Tensor:
@@ -513,6 +528,7 @@ def checked_lengths(lengths: Like, steps: int, rows: int | None = None, where: s
     return data.astype(np.int64, copy=False)
 
 
+@explained
 def scan(
     cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
     b_hh: Tensor | None = None, lengths: Like = None, reverse: bool = False, h_mask: Like = None,

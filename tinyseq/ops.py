@@ -10,12 +10,14 @@ from __future__ import annotations
 import builtins
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from tinyseq import backends, check
+from tinyseq.check import explain, explained
 from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, grad_enabled, namespace, op, wide
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
@@ -28,48 +30,45 @@ Shape = int | Sequence[int]
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A new tensor with a copy of `data`: a number, nested lists, an array or a Tensor.
 
-    Python floats become float32, integers int64, booleans bool; arrays keep their dtype (and their backend).
+    Python floats become float32, integers int64, booleans bool; arrays keep their dtype (and their backend). Numbers
+    that a narrower integer dtype does not hold are a ValueError.
     """
-    return Tensor(_array(data, dtype, copy=True), requires_grad)
+    return _tensor(data, dtype, True, requires_grad)
 
 
 def asarray(data: Any, dtype: Any = None) -> Tensor:
     """Like `tensor`, but shares memory where it can; a Tensor is returned as it is."""
     if isinstance(data, Tensor):
         return data if dtype is None else data.astype(dtype)
-    return Tensor(_array(data, dtype, copy=None))
+    return _tensor(data, dtype, None)
 
 
-def _array(data: Any, dtype: Any, copy: bool | None, backend: backends.Backend | None = None) -> Array:
-    backend = backend or backends.active()
-    if isinstance(data, Tensor):
-        data, backend = data._data, backends.of(data._data)
-    elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
-        raise TypeError("tensor(): expected numbers, got Tensors in a list: ts.stack joins them")
-    elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
-        backend = backends.of(data)
-    elif isinstance(data, np.generic) or not hasattr(data, "__array__"):  # numbers
-        try:
-            data = data.item() if isinstance(data, np.generic) else data
-            data = np.asarray(data)
-        except ValueError as error:
-            raise ValueError(f"tensor(): expected numbers, in lists of equal lengths: {error}") from error
-        if data.dtype == np.float64 and dtype is None:
+def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = False,
+            backend: backends.Backend | None = None) -> Tensor:
+    backend, numbers = backend or backends.active(), False
+    try:
+        if isinstance(data, Tensor):
+            data, backend = data._data, backends.of(data._data)
+        elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
+            raise TypeError("expected numbers, got Tensors in a list: ts.stack joins them")
+        elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
+            backend = backends.of(data)
+        elif isinstance(data, np.generic) or not hasattr(data, "__array__"):
+            numbers = True
+            try:
+                data = np.asarray(data.item() if isinstance(data, np.generic) else data)
+            except ValueError as error:
+                raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
+        data = data if isinstance(data, backend.array_types) else np.asarray(data)
+        if data.dtype.kind not in "biuf":
+            raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
+        if dtype is not None:
+            check.fitting(data, check.dtype(dtype))
+        elif numbers and data.dtype == np.float64:
             dtype = np.float32
-        _refuse_overflow(data, np.dtype(dtype or data.dtype))
-    data = data if isinstance(data, backend.array_types) else np.asarray(data)
-    wanted = np.dtype(data.dtype if dtype is None else dtype)
-    if wanted.kind not in "biuf":
-        raise TypeError(f"tensor(): expected real numbers or booleans, got dtype {wanted}")
-    return backend.asarray(data, dtype=dtype, copy=copy)
-
-
-def _refuse_overflow(data: Any, wanted: Any) -> None:
-    if data.dtype.kind in "iu" and wanted.kind in "iu" and data.size:
-        limits = np.iinfo(wanted)
-        if data.min() < limits.min or data.max() > limits.max:
-            bad = data.min() if data.min() < limits.min else data.max()
-            raise ValueError(f"tensor(): {bad} does not fit {wanted}, from {limits.min} to {limits.max}")
+        return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise explain(error) from error
 
 
 def like(x: Tensor, data: Any) -> Tensor:
@@ -82,79 +81,94 @@ def operand(data: Any, backend: backends.Backend | None = None) -> Tensor:
     if isinstance(data, Tensor):
         return data
     shared = not grad_enabled() or (type(data) in backends.arrays and not isinstance(data, np.ndarray))
-    return Tensor(_array(data, None, None if shared else True, backend))
+    return _tensor(data, None, None if shared else True, backend=backend)
 
 
+@explained
 def from_dlpack(x: Any) -> Tensor:
     """A tensor that shares the memory of another library's (PyTorch, JAX, CuPy, ...)."""
     return Tensor(backends.active().xp.from_dlpack(x))
 
 
-def _new(name: str, *args: Any, dtype: Any, **more: Any) -> Array:
-    """What the active backend's function `name` makes, float32 unless said otherwise."""
-    dtype = np.dtype(np.float32 if dtype is None else dtype)
-    if dtype.kind not in "biuf":
-        raise TypeError(f"{name}(): expected a dtype of real numbers or booleans, got {dtype}")
-    return getattr(backends.active().xp, name)(*args, dtype=dtype, **more)
+def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more: Any) -> Tensor:
+    """What the active backend's function `name` makes, float32 unless said otherwise; or that of the array given."""
+    try:
+        like = name.endswith("_like")
+        xp = namespace(args[0]) if like else backends.active().xp
+        dtype = np.float32 if dtype is None and not like else dtype
+        data = getattr(xp, name)(*args, dtype=dtype if dtype is None else check.dtype(dtype), **more)
+        return Tensor(data, requires_grad)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise explain(error) from error
 
 
 def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 0."""
-    return Tensor(_new("zeros", shape, dtype=dtype), requires_grad)
+    return _new("zeros", shape, dtype=dtype, requires_grad=requires_grad)
 
 
 def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 1."""
-    return Tensor(_new("ones", shape, dtype=dtype), requires_grad)
+    return _new("ones", shape, dtype=dtype, requires_grad=requires_grad)
 
 
+@explained
 def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does."""
-    value = fill_value.item() if isinstance(fill_value, np.generic) else fill_value
+    value = check.scalar(fill_value.item() if isinstance(fill_value, np.generic) else fill_value)
     dtype = dtype or {int: np.int64, bool: np.bool}.get(type(value))
-    return Tensor(_new("full", shape, value, dtype=dtype), requires_grad)
+    return _new("full", shape, value, dtype=dtype, requires_grad=requires_grad)
 
 
 def zeros_like(x: Like, dtype: Any = None) -> Tensor:
     """Zeros of x's shape and, unless given, dtype, where x lives."""
-    return Tensor(namespace(raw(x)).zeros_like(raw(x), dtype=dtype))
+    return _new("zeros_like", raw(x), dtype=dtype)
 
 
 def ones_like(x: Like, dtype: Any = None) -> Tensor:
     """Ones of x's shape and, unless given, dtype, where x lives."""
-    return Tensor(namespace(raw(x)).ones_like(raw(x), dtype=dtype))
+    return _new("ones_like", raw(x), dtype=dtype)
 
 
+@explained
 def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
     """`fill_value` in x's shape and, unless given, dtype, where x lives."""
-    return Tensor(namespace(raw(x)).full_like(raw(x), fill_value, dtype=dtype))
+    return _new("full_like", raw(x), check.scalar(fill_value), dtype=dtype)
 
 
+@explained
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
     """`arange(n)` is 0 .. n-1. int64 for integers, float32 if any argument is a float."""
+    if not step:  # None is 1 to NumPy
+        raise ValueError(f"expected step to be a number other than 0, got {step}")
     if dtype is None:
         fractions = builtins.any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
         dtype = np.float32 if fractions else np.int64
     start, stop = (0, start) if stop is None else (start, stop)
-    return Tensor(_new("arange", start, stop, step, dtype=dtype))
+    return _new("arange", start, stop, step, dtype=dtype)
 
 
 def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpoint: bool = True) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False."""
-    return Tensor(_new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint))
+    start, stop = check.numbers("linspace", start=start, stop=stop)
+    num = check.integers("linspace", 0, num=num)
+    return _new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint)
 
 
 def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.float32) -> Tensor:
     """(n_rows, n_cols) with ones on the k-th diagonal."""
-    return Tensor(_new("eye", n_rows, n_cols, k=k, dtype=dtype))
+    n_rows, n_cols = check.integers("eye", 0, n_rows=n_rows, n_cols=n_rows if n_cols is None else n_cols)
+    k = check.integers("eye", k=k)
+    return _new("eye", n_rows, n_cols, k=k, dtype=dtype)
 
 
 @op
 def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
     """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
+    num_classes = check.integers("one_hot", 0, num_classes=num_classes)
     ids = raw(check_ids("one_hot", ids, num_classes))
     xp = namespace(ids)
-    return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(dtype), None
+    return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(check.dtype(dtype)), None
 
 
 def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> Array:
@@ -260,7 +274,7 @@ def floor_divide(a: Like, b: Like) -> Out:
 def remainder(a: Like, b: Like) -> Out:
     """a - b * floor(a / b): the sign is b's."""
     xp = namespace(a, b)
-    return a % b, (lambda g: g, lambda g: -g * xp.floor_divide(a, b))
+    return xp.remainder(a, b), (lambda g: g, lambda g: -g * xp.floor_divide(a, b))
 
 
 def reciprocal(x: Like) -> Tensor:
@@ -403,7 +417,7 @@ def where(condition: Like, a: Like, b: Like) -> Out:
 @op
 def astype(x: Tensor, dtype: Any) -> Out:
     """Converted to `dtype`; gradients pass between floating-point types."""
-    return x.astype(dtype), (lambda g: g,)
+    return x.astype(check.dtype(dtype)), (lambda g: g,)
 
 
 @op
@@ -424,6 +438,11 @@ def _compare(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
     return _named(name, doc, lambda a, b: (getattr(namespace(a, b), name)(a, b), None))
 
 
+def _logic(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
+    return _named(name, doc, lambda a, b: (
+        getattr(namespace(a, b), name)(check.operand(a), check.operand(b)), None))
+
+
 def _test(name: str, doc: str) -> Callable[[Tensor], Tensor]:
     return _named(name, doc, lambda x: (getattr(namespace(x), name)(x), None))
 
@@ -434,9 +453,9 @@ less = _compare("less", "a < b.")
 less_equal = _compare("less_equal", "a <= b.")
 greater = _compare("greater", "a > b.")
 greater_equal = _compare("greater_equal", "a >= b.")
-logical_and = _compare("logical_and", "Both true: what is not 0 is true.")
-logical_or = _compare("logical_or", "One true, or both.")
-logical_xor = _compare("logical_xor", "One true, not both.")
+logical_and = _logic("logical_and", "Both true: what is not 0 is true.")
+logical_or = _logic("logical_or", "One true, or both.")
+logical_xor = _logic("logical_xor", "One true, not both.")
 bitwise_and = _compare("bitwise_and", "Of booleans, both; of integers, bit by bit.")
 bitwise_or = _compare("bitwise_or", "Of booleans, one or both; of integers, bit by bit.")
 bitwise_xor = _compare("bitwise_xor", "Of booleans, one, not both; of integers, bit by bit.")
@@ -452,7 +471,7 @@ isfinite = _test("isfinite", "Neither NaN nor an infinity.")
 
 def _axes(axis: Axis, ndim: int, where: str = "") -> tuple[int, ...]:
     """`axis` as a tuple of axes counted from the front; all of them for None."""
-    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = range(ndim) if axis is None else (axis,) if type(axis) is int else tuple(axis)  # type: ignore[arg-type]
     if builtins.any(not -ndim <= i < ndim for i in axes):
         raise IndexError(f"{where}axis {axis} is out of range for {ndim} dimensions")
     return tuple(i % ndim for i in axes)
@@ -624,9 +643,11 @@ def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
     return take_along_axis(x, argsort(x, axis, descending), axis)
 
 
+@explained
 def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
     """The k largest (or smallest) entries along `axis`, sorted, and their places; of tied ones the first."""
     places = argsort(x, axis, largest)
+    k = check.integers("topk", k=k)
     if not 0 <= k <= places.shape[axis]:
         raise ValueError(f"topk: k = {k} is out of range for axis {axis} of shape {x.shape}")
     places = getitem(places, _along(axis, x.ndim, slice(0, k)))
@@ -692,6 +713,7 @@ def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
     return sum(multiply(a, b), axis)
 
 
+@explained
 def outer(a: Like, b: Like) -> Tensor:
     """(n,), (m,) -> (n, m): every product."""
     a, b = _both(a, b)
@@ -700,6 +722,7 @@ def outer(a: Like, b: Like) -> Tensor:
     return multiply(expand_dims(a, 1), b)
 
 
+@explained
 @wide
 def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The gradient at 0 is 0."""
@@ -723,7 +746,10 @@ def reshape(x: Tensor, shape: Shape) -> Out:
     """The same entries in the same order; one length may be -1."""
     xp, before = namespace(x), x.shape
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    return xp.reshape(x, shape), (lambda g: xp.reshape(g, before),)
+    y = xp.reshape(x, shape)
+    if y.shape != shape and -1 not in shape:  # NumPy takes any number below 0 for one
+        raise ValueError("expected lengths, of which one may be -1")
+    return y, (lambda g: xp.reshape(g, before),)
 
 
 @op
@@ -752,7 +778,7 @@ def matrix_transpose(x: Tensor) -> Out:
 @op
 def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Out:
     """The axes at `source` moved to `destination`, the others kept in their order."""
-    xp = namespace(x)
+    xp, source, destination = namespace(x), check.no_flag(source), check.no_flag(destination)
     return xp.moveaxis(x, source, destination), (lambda g: xp.moveaxis(g, destination, source),)
 
 
@@ -760,7 +786,7 @@ def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence
 def expand_dims(x: Tensor, axis: Axis = 0) -> Out:
     """A new axis of length 1 at `axis` of the result."""
     xp, before = namespace(x), x.shape
-    return xp.expand_dims(x, axis), (lambda g: xp.reshape(g, before),)
+    return xp.expand_dims(x, check.no_flag(axis)), (lambda g: xp.reshape(g, before),)
 
 
 @op
@@ -793,7 +819,7 @@ def concat(tensors: Sequence[Like], axis: int | None = 0) -> Out:
 def stack(tensors: Sequence[Like], axis: int = 0) -> Out:
     """Joined along a new axis."""
     xp = namespace(*tensors)
-    return xp.stack(tensors, axis=axis), lambda g, needs: xp.unstack(g, axis=axis)
+    return xp.stack(tensors, axis=check.no_flag(axis)), lambda g, needs: xp.unstack(g, axis=axis)
 
 
 def _along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
@@ -805,7 +831,7 @@ def _along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
 def unstack(x: Tensor, axis: int = 0) -> Outs:
     """The slices along `axis`, without that axis."""
     xp = namespace(x)
-    return tuple(xp.unstack(x, axis=axis)), (lambda g: xp.stack(g, axis=axis),)
+    return tuple(xp.unstack(x, axis=check.no_flag(axis))), (lambda g: xp.stack(g, axis=axis),)
 
 
 @op
@@ -824,7 +850,7 @@ def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> Outs:
 def flip(x: Tensor, axis: Axis = None) -> Out:
     """Reversed along an axis, several, or all."""
     xp = namespace(x)
-    return xp.flip(x, axis=axis), (lambda g: xp.flip(g, axis=axis),)
+    return xp.flip(x, axis=check.no_flag(axis)), (lambda g: xp.flip(g, axis=axis),)
 
 
 @op
@@ -846,8 +872,11 @@ def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
     return xp.repeat(x, repeats, axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)
 
 
+@explained
 def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
     """The whole tensor `repetitions` times along each axis (missing leading entries of either are 1)."""
+    for n in repetitions:
+        check.integers("tile", 0, repetitions=n)
     times = (*(1,) * (x.ndim - len(repetitions)), *repetitions)
     shape = (*(1,) * (len(times) - x.ndim), *x.shape)
     pairs = [m for pair in zip(times, shape, strict=True) for m in pair]
@@ -860,6 +889,7 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float 
     """`pad_width[i]` = (before, after) entries of `constant_values` around axis i."""
     if len(pad_width) != x.ndim or builtins.any(w < 0 for pair in pad_width for w in pair):
         raise ValueError(f"expected {x.ndim} pairs of widths >= 0")
+    check.scalar(constant_values)
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
     return namespace(x).pad(x, pad_width, constant_values=constant_values), (lambda g: g[inside],)
 
@@ -868,14 +898,14 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float 
 def tril(x: Tensor, k: int = 0) -> Out:
     """Zero above the k-th diagonal of each matrix."""
     xp = _of_matrices(x)
-    return xp.tril(x, k=k), (lambda g: xp.tril(g, k=k),)
+    return xp.tril(x, k=operator.index(k)), (lambda g: xp.tril(g, k=k),)
 
 
 @op
 def triu(x: Tensor, k: int = 0) -> Out:
     """Zero below the k-th diagonal of each matrix."""
     xp = _of_matrices(x)
-    return xp.triu(x, k=k), (lambda g: xp.triu(g, k=k),)
+    return xp.triu(x, k=operator.index(k)), (lambda g: xp.triu(g, k=k),)
 
 
 # --- indexing ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 import numpy as np
 
-from tinyseq import backends
+from tinyseq import backends, check
+from tinyseq.check import describe, explain
 from tinyseq.interrupts import together
 from tinyseq.scope import Scope
 
@@ -265,7 +266,7 @@ class Tensor:
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
             raise RuntimeError(f"only leaves can be copied, not what {name_of(self.node)} computed: .detach() it")
-        copy = type(self)(backends.of(self._data).asarray(self._data, copy=True), self.requires_grad)
+        copy = type(self)(backends.of(self._data).asarray(self._data, copy=True), requires_grad=self.requires_grad)
         copy.grad = None if self.grad is None else self.grad.detach().__deepcopy__(memo)
         return copy
 
@@ -408,7 +409,7 @@ Axis = int | tuple[int, ...] | None
 
 
 def _unpickle(kind: type[Tensor], backend: str, data: Any, requires_grad: bool) -> Tensor:
-    return kind(backends.load(backend).asarray(data), requires_grad)
+    return kind(backends.load(backend).asarray(data), requires_grad=requires_grad)
 
 
 def name_of(node: Node | None) -> str:
@@ -447,8 +448,9 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
     ... def cube(x):
     ...     return x**3, (lambda g: 3 * g * x**2,)
     """
-    if body is None:
+    if body is None and callable(definition):
         return functools.partial(op, definition=definition, wide=wide)
+    check.function("op", body=body, **{} if definition is None else {"definition": definition})
     made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)  # `call` would hold itself
 
     @functools.wraps(body)
@@ -480,10 +482,10 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
             kwargs = {name: frozen(x) for name, x in kwargs.items()}
         try:
             result = body(*raw, **kwargs)
-        except (TypeError, ValueError, IndexError, AttributeError) as error:
+        except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             if isinstance(error, TypeError) and (moved := _moved(args)):
                 return functools.partial(op, definition=definition, wide=wide)(body)(*moved, **kwargs)
-            raise _explain(body.__name__, raw, error) from error
+            raise explain(_elsewhere(raw, error), body, raw) from error
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
         out, pulls = result
@@ -629,25 +631,13 @@ def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any
         raise TypeError(f"{body.__name__}() missing its argument {name}") from None
 
 
-def describe(a: Any) -> str:
-    if hasattr(a, "dtype") and not isinstance(a, type):  # float32 has a dtype too
-        return f"{a.dtype}{list(a.shape)}"
-    if isinstance(a, (list, tuple)) and any(hasattr(x, "dtype") for x in a):
-        return "[" + ", ".join(map(describe, a)) + "]"
-    return repr(a) if type(a) in (*_PLAIN, list, tuple) else type(a).__name__
-
-
-def _explain(name: str, raw: list[Any], error: Exception) -> Exception:
-    """An error of a body, with the op's name and what it was given."""
-    given = ", ".join(map(describe, raw))
+def _elsewhere(raw: list[Any], error: Exception) -> Exception:
+    """The error of a body, or what explains it: that its arguments live on different backends."""
     flat = [x for a in raw for x in (a if type(a) is _Slots else [a])]
     places = sorted({backends.of(a).name for a in flat if type(a) in backends.arrays})
     if len(places) > 1 and (isinstance(error, TypeError) or "numpy.ndarray" in str(error)):
-        error = TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')
-    # NumPy has subclasses; an attribute that is missing means that the argument is no tensor
-    bases = {AttributeError: TypeError, TypeError: TypeError, IndexError: IndexError}
-    kind = next((bases[base] for base in type(error).__mro__ if base in bases), ValueError)
-    return kind(f"{name.lstrip('_')}({given}): {error}")
+        return TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')
+    return error
 
 
 def grad_enabled() -> bool:
@@ -731,12 +721,12 @@ def grad(
     single, alone = isinstance(inputs, Tensor), isinstance(outputs, Tensor)
     if callable(outputs):
         raise TypeError("grad takes the tensor to differentiate; for a function there is value_and_grad(fn)(*args)")
-    wanted = [cast(Tensor, inputs)] if single else list(inputs)
-    roots = [cast(Tensor, outputs)] if alone else list(outputs)
+    wanted, roots = ([x] if isinstance(x, Tensor) else _several(name, x)
+                     for name, x in (("inputs", inputs), ("outputs", outputs)))
     seeds = [grad_outputs] * len(roots) if grad_outputs is None or alone else list(grad_outputs)
     for i, x in enumerate(wanted):
         if x.node is None:
-            raise ValueError(f"input {i}, of shape {x.shape}, does not require a gradient")
+            raise ValueError(f"grad: input {i}, of shape {x.shape}, does not require a gradient")
     found = pull_back(roots, seeds, {x.node for x in wanted}, create_graph, retain_graph or create_graph)
     results: list[Tensor | None] = []
     for i, x in enumerate(wanted):
@@ -748,6 +738,10 @@ def grad(
     return results[0] if single else results
 
 
+def _several(name: str, given: Any) -> list[Tensor]:
+    if not isinstance(given, (list, tuple)) or not all(isinstance(x, Tensor) for x in given):
+        raise TypeError(f"grad: expected {name} to be a Tensor or a list of them, got {describe(given)}")
+    return list(given)
 _swapping = threading.Lock()
 
 
@@ -772,19 +766,22 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     `fn` returns a one-element Tensor, or a tuple of which the first entry is one. Nests for higher orders.
     """
 
+    check.function("value_and_grad", fn=fn)
+    whole = [check.integers("value_and_grad", argnums=i) for i in (
+        argnums if isinstance(argnums, (list, tuple)) else [argnums])]
+
     def wrapped(*args: Any) -> tuple[Any, Any]:
-        places = [argnums] if isinstance(argnums, int) else list(argnums)
         arguments, outer = list(args), grad_enabled()
         with enable_grad():
-            for i in places:
+            for i in whole:
                 x = ops.asarray(args[i])
                 arguments[i] = ops.identity(x) if x.requires_grad and outer else Tensor(x._data, True)
             value = fn(*arguments)
             loss = value[0] if isinstance(value, tuple) else value
-            own = {arguments[i].node for i in places}
+            own = {arguments[i].node for i in whole}
             graph = _order([loss.node], {}) if loss.node is not None else []
             outside = any(type(node) is Leaf and node not in own for node in graph)  # the gradient depends on these too
-            grads = grad(loss, [arguments[i] for i in places], create_graph=outer and outside)
+            grads = grad(loss, [arguments[i] for i in whole], create_graph=outer and outside)
         return value, grads[0] if isinstance(argnums, int) else grads
 
     return wrapped
@@ -805,7 +802,8 @@ def pull_back(
     grads: dict[Node, Any] = {}
     for y, seed in zip(outputs, seeds, strict=True):
         if y.node is None:
-            raise ValueError(f"this tensor of shape {y.shape} was not computed from one that requires a gradient")
+            raise ValueError(f"backward or grad: this tensor of shape {y.shape} was not computed from one that "
+                             "requires a gradient")
         g = _seed(y, seed, create_graph)
         grads[y.node] = grads[y.node] + g if y.node in grads else g
     order = _order(list(grads), known)
@@ -870,12 +868,18 @@ def _seed(y: Tensor, seed: Like, create_graph: bool) -> Any:
     xp = namespaces[type(y._data)]
     if seed is None:
         if y.size != 1:
-            raise ValueError(f"an output of shape {y.shape} needs its gradient given, as it has not just one element")
+            raise ValueError(f"backward or grad: an output of shape {y.shape} needs its gradient given (grad, "
+                             "grad_outputs), as it has not just one element, got None")
         g = xp.ones(y.shape, dtype=y.dtype)
     else:
-        g = backends.of(y._data).asarray(seed._data if isinstance(seed, Tensor) else seed, dtype=y.dtype)
+        try:
+            g = backends.of(y._data).asarray(seed._data if isinstance(seed, Tensor) else seed, dtype=y.dtype)
+        except (TypeError, ValueError):
+            raise TypeError("backward or grad: expected the gradient of an output (grad, grad_outputs) to be a Tensor "
+                            f"or an array, got {describe(seed)}") from None
         if g.shape != y.shape:
-            raise ValueError(f"the gradient of an output of shape {y.shape} must have that shape, got {g.shape}")
+            raise ValueError(f"backward or grad: the gradient of an output of shape {y.shape} must have that shape, "
+                             f"got {g.shape}")
     if not create_graph:
         return g
     return seed.astype(y.dtype) if isinstance(seed, Tensor) else Tensor(g)

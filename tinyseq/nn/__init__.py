@@ -6,7 +6,7 @@ from tinyseq.nn.layers import (
     ELU, GELU, Activation, Dropout, Embedding, LayerNorm, LeakyReLU, Linear, ReLU, RMSNorm, Sequential, Sigmoid, SiLU,
     Softplus, Tanh,
 )
-from tinyseq.nn.module import Module, Parameter
+from tinyseq.nn.module import Buffer, Module, Parameter
 from tinyseq.nn.multihead import MultiheadAttention, attention_weights, length_mask
 from tinyseq.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, Scan
 from tinyseq.nn.seq2seq import AttentionDecoder, DecoderState, EncoderDecoder
@@ -17,7 +17,7 @@ from tinyseq.nn.transformer import (
 )
 
 __all__ = [  # what type checkers let users take from here
-    "Activation", "AdditiveAttention", "Attention", "AttentionDecoder", "CRF", "CTCLoss",
+    "Activation", "AdditiveAttention", "Attention", "AttentionDecoder", "Buffer", "CRF", "CTCLoss",
     "ConditionalLanguageModel", "DecoderState", "DotAttention", "Dropout", "ELU", "Embedding", "EncoderDecoder",
     "FixedContext", "GELU", "GRU", "GRUCell", "LSTM", "LSTMCell", "LanguageModel", "LanguageState", "LayerNorm",
     "LeakyReLU", "LearnedPositions", "Linear", "Module", "MultiheadAttention", "MultiheadContext", "Parameter",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import functional, ops
+from tinyseq import check, functional, ops
 from tinyseq.nn import init
 from tinyseq.nn.layers import Linear
 from tinyseq.nn.module import Module, Parameter
@@ -74,10 +74,11 @@ class DotAttention(Attention):
     """
 
     def __init__(self, query_size: int, memory_size: int, projected: bool | None = None, scale: bool = False) -> None:
+        query_size, memory_size = check.integers("DotAttention", 1, query_size=query_size, memory_size=memory_size)
         projected = query_size != memory_size if projected is None else projected
         if not projected and query_size != memory_size:
-            raise ValueError(f"DotAttention: queries of {query_size} and memory of {memory_size} features have no dot "
-                             "product: pass projected=True")
+            raise ValueError(f"DotAttention: queries of query_size {query_size} and memory of memory_size {memory_size}"
+                             " have no dot product: pass projected=True")
         self.projection = Linear(memory_size, query_size, bias=False) if projected else None
         self.scale = 1 / math.sqrt(query_size) if scale else 1.0
 
@@ -92,6 +93,8 @@ class AdditiveAttention(Attention):
     """score = v . tanh(W q + U m), the small network of Bahdanau et al. 2015."""
 
     def __init__(self, query_size: int, memory_size: int, hidden_size: int) -> None:
+        query_size, memory_size, hidden_size = check.integers(
+            "AdditiveAttention", 1, query_size=query_size, memory_size=memory_size, hidden_size=hidden_size)
         self.query = Linear(query_size, hidden_size, bias=False)
         self.memory = Linear(memory_size, hidden_size)
         bound = 1 / math.sqrt(hidden_size)
@@ -126,9 +129,11 @@ class FixedContext(Attention):
     fixed = True
 
     def __init__(self, memory_size: int, pool: str = "last", size: int | None = None) -> None:
-        if pool not in ("last", "both", "mean", "max") or (pool == "both" and memory_size % 2):
-            raise ValueError("FixedContext: pool must be 'last', 'both' (of an even memory_size), 'mean' or 'max', "
-                             f"got {pool!r} and memory_size {memory_size}")
+        memory_size = check.integers("FixedContext", 1, memory_size=memory_size)
+        size = None if size is None else check.integers("FixedContext", 1, size=size)
+        check.choice("FixedContext", ("last", "both", "mean", "max"), pool=pool)
+        if pool == "both" and memory_size % 2:
+            raise ValueError(f"FixedContext: expected an even memory_size with pool='both', got {memory_size}")
         self.pool, self.context_size = pool, size
         self.projection = None if size is None else Linear(memory_size, size)
 
@@ -163,6 +168,11 @@ class MultiheadContext(Attention):
     """
 
     def __init__(self, query_size: int, memory_size: int, num_heads: int = 1) -> None:
+        query_size, memory_size, num_heads = check.integers(
+            "MultiheadContext", 1, query_size=query_size, memory_size=memory_size, num_heads=num_heads)
+        if query_size % num_heads:
+            raise ValueError("MultiheadContext: expected query_size to be a multiple of num_heads, got "
+                             f"{query_size} and {num_heads}")
         self.context_size = query_size
         self.multihead = MultiheadAttention(query_size, num_heads, bias=False, kdim=memory_size, vdim=memory_size)
 

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tinyseq import backends, random
+from tinyseq import backends, check, random
+from tinyseq.check import describe, explained
 from tinyseq.nn.module import Module
 from tinyseq.random import Generator
 from tinyseq.tensor import Tensor
@@ -35,10 +36,14 @@ def skip() -> Iterator[None]:
 
 
 def _draw(tensor: Tensor, of: Callable[[np.random.Generator], Any], generator: Generator | None) -> Tensor:
+    if tensor.dtype.kind != "f":
+        raise TypeError(f"expected tensor to be of a floating-point dtype, got {describe(tensor)}")
     return tensor if _skipped.get() else _fill(tensor, of(random.host_generator(generator)))
 
 
 def _fill(tensor: Tensor, values: Any) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"expected tensor to be a Tensor, got {describe(tensor)}")
     if _skipped.get():
         return tensor
     values = np.broadcast_to(np.asarray(values, dtype=tensor.dtype), tensor.shape)
@@ -49,61 +54,76 @@ def _fill(tensor: Tensor, values: Any) -> Tensor:
 def _fans(tensor: Tensor) -> tuple[int, int]:
     """(inputs, outputs) of a weight (O, I, ...)."""
     if tensor.ndim < 2:
-        raise ValueError(f"this initialisation needs a weight (O, I, ...), got shape {tensor.shape}")
+        raise ValueError(f"expected tensor to be a weight (O, I, ...), got shape {tensor.shape}")
     receptive = math.prod(tensor.shape[2:])
-    return tensor.shape[1] * receptive, tensor.shape[0] * receptive
+    return max(1, tensor.shape[1] * receptive), max(1, tensor.shape[0] * receptive)
 
 
+@explained
 def zeros_(tensor: Tensor) -> Tensor:
     """All entries 0."""
     return _fill(tensor, 0.0)
 
 
+@explained
 def ones_(tensor: Tensor) -> Tensor:
     """All entries 1."""
     return _fill(tensor, 1.0)
 
 
+@explained
 def constant_(tensor: Tensor, value: float) -> Tensor:
     """All entries `value`."""
-    return _fill(tensor, value)
+    return _fill(tensor, check.numbers("constant_", value=value))
 
 
+@explained
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Uniformly distributed from `low` to `high`."""
+    low, high = check.numbers("uniform_", low=low, high=high)
     return _draw(tensor, lambda rng: rng.uniform(low, high, tensor.shape), generator)
 
 
+@explained
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Normally distributed, of that mean and standard deviation."""
+    mean, std = check.numbers("normal_", mean=mean), check.numbers("normal_", least=0, std=std)
     return _draw(tensor, lambda rng: mean + std * rng.standard_normal(tensor.shape), generator)
 
 
+@explained
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Uniform on +-gain sqrt(6 / (inputs + outputs)) (Glorot & Bengio 2010)."""
-    bound = gain * math.sqrt(6 / sum(_fans(tensor)))
+    bound = check.numbers("xavier_uniform_", gain=gain) * math.sqrt(6 / sum(_fans(tensor)))
     return uniform_(tensor, -bound, bound, generator=generator)
 
 
+@explained
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Normal with standard deviation gain sqrt(2 / (inputs + outputs)) (Glorot & Bengio 2010)."""
-    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(_fans(tensor))), generator=generator)
+    std = abs(check.numbers("xavier_normal_", gain=gain)) * math.sqrt(2 / sum(_fans(tensor)))
+    return normal_(tensor, 0.0, std, generator=generator)
 
 
-def kaiming_uniform_(tensor: Tensor, gain: float = math.sqrt(2), *, generator: Generator | None = None) -> Tensor:
+@explained
+def kaiming_uniform_(tensor: Tensor, *, gain: float = math.sqrt(2), generator: Generator | None = None) -> Tensor:
     """Uniform on +-gain sqrt(3 / inputs); the default gain is that for ReLU (He et al. 2015)."""
-    bound = gain * math.sqrt(3 / _fans(tensor)[0])
+    bound = check.numbers("kaiming_uniform_", gain=gain) * math.sqrt(3 / _fans(tensor)[0])
     return uniform_(tensor, -bound, bound, generator=generator)
 
 
-def kaiming_normal_(tensor: Tensor, gain: float = math.sqrt(2), *, generator: Generator | None = None) -> Tensor:
+@explained
+def kaiming_normal_(tensor: Tensor, *, gain: float = math.sqrt(2), generator: Generator | None = None) -> Tensor:
     """Normal with standard deviation gain / sqrt(inputs); the default gain is that for ReLU (He et al. 2015)."""
-    return normal_(tensor, 0.0, gain / math.sqrt(_fans(tensor)[0]), generator=generator)
+    std = abs(check.numbers("kaiming_normal_", gain=gain)) / math.sqrt(_fans(tensor)[0])
+    return normal_(tensor, 0.0, std, generator=generator)
 
 
+@explained
 def orthogonal_(tensor: Tensor, gain: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """A matrix with orthonormal rows or columns, whichever are fewer, times gain (Saxe et al. 2014)."""
     _fans(tensor)
+    gain = check.numbers("orthogonal_", gain=gain)
     rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
 
     def draw(rng: np.random.Generator) -> Any:
@@ -124,6 +144,8 @@ def recurrent_(module: M, *, generator: Generator | None = None) -> M:
 
     Raises ValueError where nothing is named as PyTorch's recurrent weights: weight_ih..., weight_hh....
     """
+    if not isinstance(module, Module):
+        raise TypeError(f"recurrent_: expected module to be a Module, got {describe(module)}")
     own = dict(module.named_parameters())
     names = [name.rsplit("weight_hh", 1) for name in own if name.rpartition(".")[2].startswith("weight_hh")]
     if not names:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from tinyseq.tensor import Like, Tensor
 class Linear(Module):
     """x (..., in_features) -> x weight^T + bias (..., out_features). weight (out, in), bias (out,)."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype: Any = np.float32) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
+        in_features, out_features = check.integers("Linear", 0, in_features=in_features, out_features=out_features)
         bound = 1 / math.sqrt(in_features) if in_features else 0.0
         self.in_features, self.out_features = in_features, out_features
         self.weight = Parameter(ops.zeros((out_features, in_features), dtype))
@@ -42,8 +44,10 @@ class Embedding(Module):
     """
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, dtype: Any = np.float32
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *, dtype: Any = np.float32
     ) -> None:
+        num_embeddings, embedding_dim = check.integers("Embedding", 0, num_embeddings=num_embeddings,
+                                                       embedding_dim=embedding_dim)
         if padding_idx is not None:
             padding_idx = check.integers("Embedding", -num_embeddings, num_embeddings - 1, padding_idx=padding_idx)
         self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
@@ -60,15 +64,21 @@ class Embedding(Module):
             "" if self.padding_idx is None else f", padding_idx={self.padding_idx}")
 
 
+def _shape(where: str, normalized_shape: Any) -> tuple[int, ...]:
+    """The trailing axes that a norm is over: one length or several."""
+    many = isinstance(normalized_shape, (tuple, list)) and normalized_shape
+    return tuple(check.integers(where, 0, normalized_shape=n) for n in (many or [normalized_shape]))
+
+
 class LayerNorm(Module):
     """Trailing axes `normalized_shape` are given mean 0 and variance 1, then scaled and shifted (Ba et al. 2016)."""
 
     def __init__(
         self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
-        bias: bool = True, dtype: Any = np.float32,
+        bias: bool = True, *, dtype: Any = np.float32,
     ) -> None:
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        self.normalized_shape, self.eps = shape, eps
+        shape = _shape("LayerNorm", normalized_shape)
+        self.normalized_shape, self.eps = shape, check.numbers("LayerNorm", least=0, eps=eps)
         self.weight = Parameter(ops.ones(shape, dtype)) if elementwise_affine else None
         self.bias = Parameter(ops.zeros(shape, dtype)) if elementwise_affine and bias else None
 
@@ -84,11 +94,11 @@ class RMSNorm(Module):
     2019). `eps` is the dtype's unless given."""
 
     def __init__(
-        self, normalized_shape: int | Sequence[int], eps: float | None = None, elementwise_affine: bool = True,
+        self, normalized_shape: int | Sequence[int], eps: float | None = None, elementwise_affine: bool = True, *,
         dtype: Any = np.float32,
     ) -> None:
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        self.normalized_shape, self.eps = shape, eps
+        shape = _shape("RMSNorm", normalized_shape)
+        self.normalized_shape, self.eps = shape, None if eps is None else check.numbers("RMSNorm", least=0, eps=eps)
         self.weight = Parameter(ops.ones(shape, dtype)) if elementwise_affine else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,9 +115,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p < 1:
-            raise ValueError(f"Dropout: expected 0 <= p < 1, got {p}")
-        self.p = p
+        self.p = check.numbers("Dropout", least=0, below=1, p=p)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.p, self.training)
@@ -117,12 +125,19 @@ class Dropout(Module):
 
 
 class Activation(Module):
-    """A function of `tinyseq.functional` as a module, with its options: what `Sequential` and its key names need."""
+    """A function of `tinyseq.functional` as a module, with its options, by place or by name: what `Sequential` and its
+    key names need. An option that the function does not have is a TypeError when the module is made."""
 
     function: Callable[..., Tensor]
 
-    def __init__(self, **options: Any) -> None:
-        self.options = options
+    def __init__(self, *args: Any, **options: Any) -> None:
+        takes = signature(type(self).function)
+        try:
+            self.options = dict([*takes.bind(None, *args, **options).arguments.items()][1:])
+        except TypeError:
+            given = ", ".join([*map(repr, args), *(f"{k}={v!r}" for k, v in options.items())])
+            raise TypeError(f"{type(self).__name__}: expected options of {[*takes.parameters][1:]}, got "
+                            f"{given}") from None
 
     def forward(self, x: Tensor) -> Tensor:
         return type(self).function(x, **self.options)
@@ -138,21 +153,31 @@ class ReLU(Activation):
 
 
 class LeakyReLU(Activation):
-    """x where it is positive, else `negative_slope` x (0.01 unless given)."""
+    """x where it is positive, else `negative_slope` x."""
 
     function = functional.leaky_relu
 
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__(check.numbers("LeakyReLU", negative_slope=negative_slope))
+
 
 class ELU(Activation):
-    """x where it is positive, else `alpha` (exp(x) - 1), with alpha 1 unless given (Clevert et al. 2016)."""
+    """x where it is positive, else `alpha` (exp(x) - 1) (Clevert et al. 2016)."""
 
     function = functional.elu
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__(check.numbers("ELU", alpha=alpha))
 
 
 class GELU(Activation):
     """x times the normal distribution function of x, or `approximate="tanh"` (Hendrycks & Gimpel 2016)."""
 
     function = functional.gelu
+
+    def __init__(self, approximate: str = "none") -> None:
+        check.choice("GELU", ("none", "tanh"), approximate=approximate)
+        super().__init__(approximate)
 
 
 class SiLU(Activation):
@@ -185,7 +210,8 @@ class Sequential(Module):
     def __init__(self, *layers: Module) -> None:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Module):
-                raise TypeError(f"Sequential: layer {i} is a {type(layer).__name__}, expected a Module: nn.ReLU(), ...")
+                raise TypeError(f"Sequential: of layers, layer {i} is a {type(layer).__name__}, expected a Module: "
+                                "nn.ReLU(), ...")
             setattr(self, str(i), layer)
 
     def forward(self, x: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from tinyseq import backends, ops
+from tinyseq.check import describe, explain
 from tinyseq.interrupts import together
 from tinyseq.tensor import Tensor
 
@@ -20,6 +21,18 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        try:
+            super().__init__(ops.tensor(data)._data, requires_grad)
+        except TypeError as error:
+            raise explain(error, type(self), (data, requires_grad)) from error
+
+
+class Buffer(Tensor):
+    """A tensor that a Module saves and moves with its parameters, and does not train. A copy."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, *, requires_grad: bool = False) -> None:
         super().__init__(ops.tensor(data)._data, requires_grad)
 
 
@@ -33,10 +46,12 @@ class IncompatibleKeys(NamedTuple):
 class Module:
     """The base of all layers: subclass it, make parameters and layers in `__init__`, compute in `forward`.
 
-    Whatever hangs on an attribute is found by walking them, through lists, tuples and dicts: a `Parameter` is trained,
-    any other Tensor is a buffer (saved, not trained), a Module is walked in turn. Names that begin with an underscore
-    are private and skipped, as is what an op computed from a parameter. A parameter that hangs in two places counts
-    once, and a module that hangs below itself is not entered again.
+    Whatever hangs on an attribute is found by walking them, through lists, tuples and dicts: a `Parameter` is trained
+    and saved, a `Buffer` saved, a Module is walked in turn. Any other Tensor, such as one that `forward` keeps to be
+    looked at, is neither saved nor moved, so that a state_dict has the same names after a forward as before it. A
+    Tensor that is assigned to a buffer's name becomes the buffer, without its history: `self.mean = 0.9 * self.mean +
+    ...`. Names that begin with an underscore are private and skipped. A parameter that hangs in two places counts once,
+    and a module that hangs below itself is not entered again.
 
     >>> class Classifier(nn.Module):
     ...     def __init__(self):
@@ -53,6 +68,11 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and type(vars(self).get(name)) is Buffer and type(value) is Tensor:
+            value = Buffer(value)
+        super().__setattr__(name, value)
 
     # --- what it holds
     def children(self) -> Iterator[tuple[str, Module]]:
@@ -73,14 +93,14 @@ class Module:
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every parameter and buffer; one that hangs in several places comes under each name.
 
-        A plain Tensor that requires a gradient is a TypeError: nobody would train it.
+        A plain leaf Tensor that requires a gradient is a TypeError: nobody would train it.
         """
         for name, value in _walk(self):
-            if isinstance(value, Tensor):
-                if value.requires_grad and not isinstance(value, Parameter):
-                    raise TypeError(f"{type(self).__name__}: {name} is a plain Tensor that requires a gradient: wrap "
-                                    "it in nn.Parameter to train it, or let its name begin with an underscore")
+            if isinstance(value, (Parameter, Buffer)):
                 yield name, value
+            elif isinstance(value, Tensor) and value.requires_grad:
+                raise TypeError(f"{type(self).__name__}: {name} is a plain Tensor that requires a gradient: wrap "
+                                "it in nn.Parameter to train it, or let its name begin with an underscore")
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(name, parameter), each parameter once, under its first name."""
@@ -117,10 +137,14 @@ class Module:
             parameter.grad = None
 
     def to(self, target: Any) -> Self:
-        """Move every parameter and buffer to a backend (`"cupy"`), or convert the floating-point ones to a dtype.
+        """Move every parameter and buffer to a backend (`"cupy"`), or convert the floating-point ones to a dtype of
+        floating-point numbers.
 
         In place, all or none: optimizers made before keep their own moments where they are, so move first.
         """
+        if (not isinstance(target, str) or hasattr(np, target)) and not _floating(target):
+            raise TypeError(f"{type(self).__name__}.to: expected target to be a backend's name or a floating-point "
+                            f"dtype, got {describe(target)}")
         changes: list[tuple[Any, str, Any]] = []
         for tensor in {id(t): t for _, t in self.named_tensors()}.values():
             moved = tensor.detach().to(target)
@@ -143,7 +167,7 @@ class Module:
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"load_state_dict into {type(self).__name__}: expected state to be a dictionary of arrays, "
-                            f"got {type(state).__name__}")
+                            f"got {describe(state)}")
         own = dict(self.named_tensors())
         missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
         if strict and (missing or unexpected):
@@ -199,6 +223,13 @@ class Module:
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""
         return ""
+
+
+def _floating(dtype: Any) -> bool:
+    try:
+        return dtype is not None and np.dtype(dtype).kind == "f"
+    except TypeError:
+        return False
 
 
 def _entries(module: Module) -> Iterator[tuple[str, Any]]:

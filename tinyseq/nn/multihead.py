@@ -163,10 +163,15 @@ class MultiheadAttention(Attending):
         refuse(self, batch_first=not batch_first, device=device is not None, add_bias_kv=add_bias_kv,
                add_zero_attn=add_zero_attn)
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        if min(num_heads, kv_heads) < 1 or embed_dim % num_heads or num_heads % kv_heads:
-            raise ValueError(f"MultiheadAttention: embed_dim must be a multiple of num_heads, and that of "
+        embed_dim, num_heads, kv_heads = check.integers("MultiheadAttention", 1, embed_dim=embed_dim,
+                                                        num_heads=num_heads, num_kv_heads=kv_heads)
+        kdim, vdim = (size if size is None else check.integers("MultiheadAttention", 1, **{name: size})
+                      for name, size in (("kdim", kdim), ("vdim", vdim)))
+        if embed_dim % num_heads or num_heads % kv_heads:
+            raise ValueError(f"MultiheadAttention: expected embed_dim to be a multiple of num_heads, and that of "
                              f"num_kv_heads, got {embed_dim}, {num_heads} and {kv_heads}")
-        self.embed_dim, self.num_heads, self.num_kv_heads, self.dropout = embed_dim, num_heads, kv_heads, dropout
+        self.embed_dim, self.num_heads, self.num_kv_heads = embed_dim, num_heads, kv_heads
+        self.dropout = check.numbers("MultiheadAttention", least=0, below=1, dropout=dropout)
         self.head_dim = embed_dim // num_heads
         narrow = self.head_dim * kv_heads
         self._rows = [embed_dim, embed_dim + narrow]  # where the rows of K and of V begin
@@ -177,7 +182,7 @@ class MultiheadAttention(Attending):
         for name, shape in shapes.items():
             setattr(self, name, init.xavier_uniform_(Parameter(ops.zeros(shape, dtype))))
         self.in_proj_bias = Parameter(ops.zeros((embed_dim + 2 * narrow,), dtype)) if bias else None
-        self.out_proj = Linear(embed_dim, embed_dim, bias, dtype)
+        self.out_proj = Linear(embed_dim, embed_dim, bias, dtype=dtype)
         if self.out_proj.bias is not None:
             init.zeros_(self.out_proj.bias)
 
@@ -285,13 +290,13 @@ class MultiheadAttention(Attending):
 
 def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
     """`model(*args, **kwargs)`, and the weights (B, heads, T, S) of each `MultiheadAttention` in it by its name, as
-    "layers.0.self_attn": before dropout, in the order of use. `tinyseq.plot.heads` draws them.
+    "layers.0.self_attn" ("" of the model itself): before dropout, in the order of use. `tinyseq.plot.heads` draws them.
 
     A module that hangs in several places gives its uses their names in turn; of more uses than names the last stays.
     """
     if not isinstance(model, Module):
-        raise TypeError(f"attention_weights: expected a model that is a Module, got {model!r}")
-    names: dict[int, list[str]] = {}
+        raise TypeError(f"attention_weights: expected model to be a Module, got {check.describe(model)}")
+    names: dict[int, list[str]] = {id(model): [""]}
     for name, module in model.named_modules():
         names.setdefault(id(module), []).append(name)
     seen: list[tuple[Module, Tensor]] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import functional, ops
+from tinyseq import check, functional, ops
 from tinyseq.nn import init
 from tinyseq.nn.module import Module, Parameter
 from tinyseq.nn.multihead import refuse
@@ -26,9 +26,8 @@ KINDS = {"tanh": "rnn_tanh", "relu": "rnn_relu", "after": "gru", "before": "gru_
 
 def _kind(module: Module, option: str, value: str, *choices: str) -> str:
     """The name in `functional.GATES` of what one option chooses; the module keeps it under its own name."""
+    check.choice(type(module).__name__, choices, **{option: value})
     setattr(module, option, value)
-    if value not in choices:
-        raise ValueError(f"{type(module).__name__}: {option} must be {choices[0]!r} or {choices[1]!r}, got {value!r}")
     return KINDS[value]
 
 
@@ -72,15 +71,11 @@ class _Recurrent(Module):
     recurrent_dropout: float
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool, **p: float) -> None:
-        if num_layers < 1 or hidden_size < 1:
-            raise ValueError(f"{type(self).__name__}: num_layers and hidden_size must be at least 1, not {num_layers}, "
-                             f"{hidden_size}")
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.input_size, self.hidden_size, self.num_layers = check.integers(
+            type(self).__name__, 1, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         self.bidirectional = bidirectional
         for name, value in p.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{type(self).__name__}: expected 0 <= {name} < 1, got {value}")
-            setattr(self, name, value)
+            setattr(self, name, check.numbers(type(self).__name__, least=0, below=1, **{name: value}))
 
     @property
     def directions(self) -> int:
@@ -128,11 +123,11 @@ class _Fused(_Recurrent):
         refuse(self, batch_first=not batch_first)
         super().__init__(input_size, hidden_size, num_layers, bidirectional, dropout=dropout,
                          recurrent_dropout=recurrent_dropout)
-        self.sizes = (hidden_size,) * (2 if self.kind == "lstm" else 1)
-        self._suffixes = [f"_l{k}{way}" for k in range(num_layers) for way in ("", "_reverse")[: self.directions]]
+        self.sizes = (self.hidden_size,) * (2 if self.kind == "lstm" else 1)
+        self._suffixes = [f"_l{k}{way}" for k in range(self.num_layers) for way in ("", "_reverse")[: self.directions]]
         for k, suffix in enumerate(self._suffixes):
-            width = input_size if k < self.directions else hidden_size * self.directions
-            _add_weights(self, self.kind, width, hidden_size, bias, dtype, suffix)
+            width = self.input_size if k < self.directions else self.hidden_size * self.directions
+            _add_weights(self, self.kind, width, self.hidden_size, bias, dtype, suffix)
 
     def _scan(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         dropping = self.training and self.recurrent_dropout
@@ -159,9 +154,9 @@ class Scan(_Recurrent):
         self, cell: Callable[[int, int], Module], input_size: int, hidden_size: int, num_layers: int = 1,
         dropout: float = 0.0, bidirectional: bool = False,
     ) -> None:
-        if isinstance(cell, Module):
-            raise TypeError("Scan: expected a class or function that makes the cell of each layer and direction, "
-                            f"cell(I, H), got a module: {cell!r}")
+        if isinstance(cell, Module) or not callable(cell):
+            raise TypeError("Scan: expected cell to be a class or function that makes the cell of each layer and "
+                            f"direction, cell(I, H), got {'a module: ' * isinstance(cell, Module)}{cell!r}")
         super().__init__(input_size, hidden_size, num_layers, bidirectional, dropout=dropout)
         self.cells: list[Module] = []
         for _ in range(num_layers):
@@ -193,8 +188,8 @@ class RNN(_Plain):
 
     x (B, T, I), `h0` (layers x directions, B, H) or None for zeros, `lengths` (B,) or None ->
     y (B, T, directions x H), the last layer's states by step, and h_n, of h0's shape. In training, `dropout` acts
-    between layers, and `recurrent_dropout` on h_{t-1} where it enters the product with W_hh, with one mask a layer,
-    direction and row over all time (Gal & Ghahramani 2016).
+    between layers, so that with one layer it changes nothing, and `recurrent_dropout` on h_{t-1} where it enters the
+    product with W_hh, with one mask a layer, direction and row over all time (Gal & Ghahramani 2016).
 
     A sequence may come in pieces, each begun with the last one's final state, detached (`h.detach()`) where
     backpropagation through time is to be cut.
@@ -239,9 +234,10 @@ class _Cell(Module):
     kind = "lstm"
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
-        self.input_size, self.hidden_size = input_size, hidden_size
-        self.state_size = (hidden_size,) * (2 if self.kind == "lstm" else 1)
-        _add_weights(self, self.kind, input_size, hidden_size, bias, dtype)
+        self.input_size, self.hidden_size = check.integers(type(self).__name__, 1, input_size=input_size,
+                                                           hidden_size=hidden_size)
+        self.state_size = (self.hidden_size,) * (2 if self.kind == "lstm" else 1)
+        _add_weights(self, self.kind, self.input_size, self.hidden_size, bias, dtype)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}"

@@ -60,12 +60,22 @@ class AttentionDecoder(Module):
         self, vocab_size: int, embedding_dim: int, hidden_size: int, attention: Attention | None, memory_size: int = 0,
         dropout: float = 0.0, cell: type[GRU | LSTM | RNN] = GRU, feed: str | None = None,
     ) -> None:
-        if feed not in (None, "attentional", "context") or (feed and attention is None):
-            raise ValueError("AttentionDecoder: feed must be None, 'attentional' or 'context', and None without "
-                             f"attention; got feed={feed!r}, attention={attention}")
+        check.choice("AttentionDecoder", (None, "attentional", "context"), feed=feed)
+        if not callable(cell) or isinstance(cell, Module):
+            raise TypeError("AttentionDecoder: expected cell to be nn.GRU, nn.LSTM or nn.RNN, got "
+                            f"{check.describe(cell)}")
+        if not isinstance(attention, Attention | None) or (feed and attention is None):
+            raise (ValueError if attention is None else TypeError)(
+                "AttentionDecoder: expected attention to be an nn.Attention, or None and with it feed=None; got "
+                f"attention={check.describe(attention)}, feed={feed!r}")
+        vocab_size, embedding_dim, hidden_size = check.integers(
+            "AttentionDecoder", 1, vocab_size=vocab_size, embedding_dim=embedding_dim, hidden_size=hidden_size)
+        memory_size = check.integers("AttentionDecoder", 0, memory_size=memory_size)
+        dropout = check.numbers("AttentionDecoder", least=0, below=1, dropout=dropout)
         context_size = 0 if attention is None else attention.context_size or memory_size
         if attention is not None and not context_size:
-            raise ValueError("AttentionDecoder: expected memory_size, the number of features that attention looks at")
+            raise ValueError("AttentionDecoder: expected memory_size, the number of features that attention looks at, "
+                             "got 0")
         fed = {None: 0, "attentional": hidden_size, "context": context_size}[feed]
         self.feed, self.memory_size = feed, memory_size
         self.embedding = Embedding(vocab_size, embedding_dim)
@@ -193,6 +203,9 @@ class EncoderDecoder(Module):
     """
 
     def __init__(self, embedding: Module, encoder: Any, decoder: Any) -> None:
+        for name, part in (("embedding", embedding), ("encoder", encoder), ("decoder", decoder)):
+            if not callable(part) or isinstance(part, type):
+                raise TypeError(f"EncoderDecoder: expected {name} to be a module, got {check.describe(part)}")
         self.embedding, self.encoder, self.decoder = embedding, encoder, decoder
 
     def encode(self, source: Like, lengths: Like = None) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from tinyseq import functional, ops
+from tinyseq import check, functional, ops
 from tinyseq.nn import init, multihead
 from tinyseq.nn.attention import masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
@@ -74,6 +74,20 @@ def _gelu_tanh(x: Array) -> Array:
     return u
 
 
+def _sizes(name: str, d_model: int, nhead: int, dim_feedforward: int, dropout: float,
+           activation: str | Sublayer = "relu") -> tuple[int, int]:
+    """d_model and dim_feedforward, checked with what else a layer has, in the name of who was asked for it."""
+    d_model, nhead, dim_feedforward = check.integers(name, 1, d_model=d_model, nhead=nhead,
+                                                     dim_feedforward=dim_feedforward)
+    if d_model % nhead:
+        raise ValueError(f"{name}: expected d_model to be a multiple of nhead, got {d_model} and {nhead}")
+    check.numbers(name, least=0, below=1, dropout=dropout)
+    if isinstance(activation, type) or (activation not in ACTIVATIONS and not callable(activation)):
+        raise ValueError(f"{name}: expected activation to be one of {', '.join(ACTIVATIONS)}, or a function, got "
+                         f"{check.describe(activation)}")
+    return d_model, dim_feedforward
+
+
 class TransformerEncoderLayer(Attending):
     """Self-attention, then the same two linear layers at each position, each added to what it was given.
 
@@ -89,16 +103,20 @@ class TransformerEncoderLayer(Attending):
         norm: str = "layer", num_kv_heads: int | None = None,
     ) -> None:
         refuse(self, batch_first=not batch_first, device=device is not None)
-        if norm not in ("layer", "rms") or (isinstance(activation, str) and activation not in ACTIVATIONS):
-            raise ValueError(f"{type(self).__name__}: expected activation of {', '.join(ACTIVATIONS)}, or a function, "
-                             f"and norm of layer, rms; got {activation!r} and {norm!r}")
+        name = type(self).__name__
+        check.choice(name, ("layer", "rms"), norm=norm)
+        d_model, dim_feedforward = _sizes(name, d_model, nhead, dim_feedforward, dropout, activation)
+        if layer_norm_eps is not None or norm == "layer":  # None is RMSNorm's own
+            check.numbers(name, least=0, layer_norm_eps=layer_norm_eps)
+        if num_kv_heads is not None:
+            check.integers(name, 1, num_kv_heads=num_kv_heads)
         self.norm_first, self.d_model = norm_first, d_model
         self.activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
         self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, num_kv_heads=num_kv_heads, dtype=dtype)
         if self.crosses:
             self.multihead_attn = MultiheadAttention(d_model, nhead, dropout, bias, dtype=dtype)
-        self.linear1 = Linear(d_model, dim_feedforward * (2 if activation == "swiglu" else 1), bias, dtype)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, dtype)
+        self.linear1 = Linear(d_model, dim_feedforward * (2 if activation == "swiglu" else 1), bias, dtype=dtype)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, dtype=dtype)
         kind: Any = RMSNorm if norm == "rms" else partial(LayerNorm, bias=bias)
         self.norm1, self.norm2 = (kind(d_model, layer_norm_eps, dtype=dtype) for _ in range(2))
         if self.crosses:
@@ -170,7 +188,11 @@ class TransformerEncoder(Attending):
         self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None,
         enable_nested_tensor: bool = True, mask_check: bool = True,
     ) -> None:
-        self.layers = [copy.deepcopy(encoder_layer) for _ in range(num_layers)]
+        name, layer = type(self).__name__, "decoder_layer" if isinstance(self, TransformerDecoder) else "encoder_layer"
+        for given, module in ((layer, encoder_layer), *((("norm", norm),) if norm is not None else ())):
+            if not isinstance(module, Module):
+                raise TypeError(f"{name}: expected {given} to be a module, got {check.describe(module)}")
+        self.layers = [copy.deepcopy(encoder_layer) for _ in range(check.integers(name, 1, num_layers=num_layers))]
         self.norm = norm
 
     def forward(self, src: Tensor, *args: Any, **masks: Any) -> Tensor:
@@ -206,8 +228,12 @@ class Transformer(Attending):
         dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu",
         custom_encoder: Any = None, custom_decoder: Any = None, **options: Any,
     ) -> None:
+        check.integers("Transformer", 1, num_encoder_layers=num_encoder_layers, num_decoder_layers=num_decoder_layers)
+        _sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation)
         first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
         second = TransformerDecoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
+        check.function("Transformer", **{name: part for name, part in (
+            ("custom_encoder", custom_encoder), ("custom_decoder", custom_decoder)) if part is not None})
         self.encoder = custom_encoder or TransformerEncoder(first, num_encoder_layers, copy.deepcopy(first.norm1))
         self.decoder = custom_decoder or TransformerDecoder(second, num_decoder_layers, copy.deepcopy(second.norm1))
         for parameter in self.parameters():
@@ -239,8 +265,8 @@ class SinusoidalPositions(Module):
     2017, section 3.5). Of any length; there is nothing to learn."""
 
     def __init__(self, d_model: int) -> None:
+        self.d_model = d_model = check.integers("SinusoidalPositions", 1, d_model=d_model)
         self._frequencies = 10000.0 ** (-np.arange(0, d_model, 2) / d_model)
-        self.d_model = d_model
 
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
         """`ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
@@ -255,6 +281,7 @@ class LearnedPositions(Module):
     """x (B, T, d_model) plus rows of weight (max_length, d_model): one a position, for max_length positions."""
 
     def __init__(self, max_length: int, d_model: int, dtype: Any = np.float32) -> None:
+        max_length, d_model = check.integers("LearnedPositions", 1, max_length=max_length, d_model=d_model)
         self.weight = init.normal_(Parameter(ops.zeros((max_length, d_model), dtype)), std=0.02)
 
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
@@ -317,11 +344,15 @@ class LanguageModel(Module):
         dropout: float = 0.1, *, positions: str | None = "learned", max_length: int = 1024, rotary_base: float = 1e4,
         tied: bool = True, norm_first: bool = True, dtype: Any = np.float32, **options: Any,
     ) -> None:
-        width = d_model // (nhead or 1)  # attention refuses 0
-        if positions not in ("learned", "sinusoidal", "rotary", None) or num_layers < 1 or (
-                positions == "rotary" and width % 2):
-            raise ValueError(f"LanguageModel: positions must be 'learned', 'sinusoidal', 'rotary' (of heads of even "
-                             f"width) or None, and layers one or more, got {positions!r}, {width=}, {num_layers=}")
+        name = type(self).__name__
+        check.choice(name, ("learned", "sinusoidal", "rotary", None), positions=positions)
+        vocab_size, num_layers, max_length = check.integers(name, 1, vocab_size=vocab_size, num_layers=num_layers,
+                                                            max_length=max_length)
+        d_model, dim_feedforward = _sizes(name, d_model, nhead, dim_feedforward, dropout)
+        rotary_base, width = check.numbers(name, above=0, rotary_base=rotary_base), d_model // nhead
+        if positions == "rotary" and width % 2:
+            raise ValueError(f"{name}: expected heads of even width with positions='rotary', got d_model / nhead = "
+                             f"{width}")
         self.embedding = Embedding(vocab_size, d_model, dtype=dtype)
         self._scale = math.sqrt(d_model) if positions == "sinusoidal" else 1.0
         init.normal_(self.embedding.weight, std=0.02 if self._scale == 1 else 1 / self._scale)
@@ -332,7 +363,7 @@ class LanguageModel(Module):
         options |= {"norm_first": norm_first, "dtype": dtype}
         self.layers = [self.layer(d_model, nhead, dim_feedforward, dropout, **options) for _ in range(num_layers)]
         self.norm = copy.deepcopy(self.layers[0].norm1) if norm_first else None
-        self.out = Linear(d_model, vocab_size, False, dtype)
+        self.out = Linear(d_model, vocab_size, False, dtype=dtype)
         if tied:
             self.out.weight = self.embedding.weight  # type: ignore[assignment]
 

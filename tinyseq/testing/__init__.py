@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import backends
-from tinyseq.tensor import Tensor, describe, grad
+from tinyseq import backends, check
+from tinyseq.check import describe
+from tinyseq.tensor import Tensor, grad
 from tinyseq.testing.compare import parity as parity
 from tinyseq.testing.laws import check_sequence_layer as check_sequence_layer
 
@@ -33,9 +34,13 @@ def check_grad(fn: Function, *inputs: Any, order: int = 1, step: float = 1e-5, t
     same way the gradient as a function of the inputs and the weights (through `create_graph`). Choose inputs where
     `fn` is smooth: not at a tie, not at a jump. Inputs that are no floating-point Tensors are passed on as they are.
     """
+    check.function("check_grad", fn=fn)
+    check.numbers("check_grad", above=0, step=step, tolerance=tolerance)
     places = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.dtype.kind == "f"]
-    if order not in (1, 2) or not places:
-        raise ValueError(f"check_grad: expected order 1 or 2 and a floating-point Tensor, got {order=} and {inputs}")
+    check.choice("check_grad", (1, 2), order=order)
+    seed = check.integers("check_grad", 0, seed=seed)
+    if not places:
+        raise ValueError(f"check_grad: expected a floating-point Tensor among the inputs, got {inputs}")
     leaves = [inputs[i] if inputs[i].dtype == np.float64 else inputs[i].astype(np.float64) for i in places]
 
     def of_floats(*floats: Tensor) -> Any:
@@ -65,6 +70,7 @@ def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None,
     For several outputs, nested or not, `shape` is the list of their shapes in order. The error for wrong arguments is
     a TypeError, ValueError or IndexError whose message names the shape of every Tensor among them.
     """
+    check.function("check_shapes", fn=fn)
     outputs = list(_flat(fn(*inputs)))
     found, declared = [y.shape for y in outputs], list(shape) if isinstance(shape, list) else [shape]
     given = f"{_name(fn)}({', '.join(map(describe, inputs))})"

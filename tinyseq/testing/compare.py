@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import backends
+from tinyseq import backends, check
+from tinyseq.check import describe
 from tinyseq.debug import flat
-from tinyseq.tensor import describe, joint, users_line, watching
+from tinyseq.tensor import joint, users_line, watching
 
 
 class parity(watching):
@@ -30,7 +31,7 @@ class parity(watching):
     """
 
     def __init__(self, tolerance: float = 200.0) -> None:
-        self.tolerance, self.compared = tolerance, 0
+        self.tolerance, self.compared = check.numbers("parity", above=0, tolerance=tolerance), 0
         self.numpy = backends.load("numpy")
 
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:

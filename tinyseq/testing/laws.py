@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyseq import ops
+from tinyseq import check, ops
 from tinyseq.debug import flat
 from tinyseq.tensor import Tensor, grad
 
@@ -42,10 +42,12 @@ def check_sequence_layer(layer: Any, features: int | None = None, *, call: Calla
     Equal is what differs by 1e-10 (float64) or 1e-5 at most, of the largest entry, or of 1. Hypothesis' profile
     says how many examples a law is tried on.
     """
-    tried = _Layer(layer, layer.input_size if features is None else features, call, causal)
+    check.function("check_sequence_layer", layer=layer, **{} if call is None else {"call": call})
+    width = getattr(layer, "input_size", None) if features is None else features
+    tried = _Layer(layer, check.integers("check_sequence_layer", 1, features=width), call, causal)
     for laws, padded in ((WHOLE, False), (PADDED, True)):
-        for law, check in laws.items():
-            _try(tried, law, check, padded)
+        for law, of in laws.items():
+            _try(tried, law, of, padded)
 
 
 class Case(NamedTuple):
@@ -133,7 +135,7 @@ class _Layer:
         return {name: np.zeros(p.shape) if g is None else g._host() for (name, p), g in found}
 
 
-def _try(layer: _Layer, law: str, check: Check, padded: bool) -> None:
+def _try(layer: _Layer, law: str, of: Check, padded: bool) -> None:
     """Let hypothesis look for a case in which the law is broken."""
     try:
         from hypothesis import HealthCheck, given, settings
@@ -148,7 +150,7 @@ def _try(layer: _Layer, law: str, check: Check, padded: bool) -> None:
         rng, rows = np.random.default_rng(seed), len(lengths)
         x, before = (rng.uniform(-2, 2, (rows, n, layer.width)).round(1) for n in (steps, begun))
         case = Case(x, np.minimum(lengths if padded else steps, [steps] * rows), before, min(cut, steps))
-        found, expected, when = check(layer, case)
+        found, expected, when = of(layer, case)
         for name in expected:
             wrong = _differ(name, found[name], expected[name], case)
             if wrong:

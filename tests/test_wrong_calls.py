@@ -1,0 +1,747 @@
+"""Wrong calls: each is an error that names the public function or class, the argument and what was given.
+
+`GOOD` has one right call of every public function and class, its arguments by name. The sweep puts nonsense
+(`NONSENSE`), chosen by the kind of argument (`KINDS`), in the place of one argument after the other. `ROWS` are single
+calls that the sweep does not reach. What is taken though it looks like nonsense stands in `TAKEN`, with the reason;
+what is not yet told as it should be, in `PENDING`, by module.
+"""
+
+import ast
+import inspect
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinyseq as ts
+from tinyseq import (
+    backends,
+    checkpoint,
+    data,
+    decode,
+    functional,
+    lens,
+    metrics,
+    models,
+    nn,
+    ops,
+    optim,
+    plot,
+    random,
+    testing,
+)
+from tinyseq.nn import convert, init
+
+pytest.importorskip("matplotlib")  # for plot
+
+# --- right calls ---------------------------------------------------------------------------------------------------
+# X (2, 3) and V (3,) are floats, I (2,) and J (2, 3) integers, S (2, 3, 4) a batch of sequences.
+
+UNARY = """square sqrt exp expm1 log log1p log2 log10 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf
+sigmoid abs sign floor ceil trunc round negative reciprocal logical_not isnan isinf isfinite matrix_transpose""".split()
+BINARY = """add subtract multiply divide pow floor_divide remainder atan2 logaddexp maximum minimum equal not_equal less
+less_equal greater greater_equal logical_and logical_or logical_xor""".split()
+BITWISE = ["bitwise_and", "bitwise_or", "bitwise_xor"]
+REDUCING = ["sum", "mean", "prod", "max", "min", "any", "all", "argmax", "argmin", "logsumexp"]
+METHODS = ["abs", "exp", "log", "sqrt", "square", "sin", "cos", "tanh", "sigmoid"]
+
+GOOD = [
+    *[f"ts.{name}(x=X)" for name in UNARY], "ts.bitwise_invert(x=J)",
+    *[f"ts.{name}(a=X, b=X)" for name in BINARY], *[f"ts.{name}(a=J, b=J)" for name in BITWISE],
+    *[f"ts.{name}(x=X, axis=0, keepdims=True)" for name in REDUCING],
+    "ts.tensor(data=[1.0], dtype=ts.float32, requires_grad=True)",
+    "ts.asarray(data=[1.0], dtype=ts.float32)",
+    "ts.from_dlpack(x=X)",
+    "ts.zeros(shape=(2, 3), dtype=ts.float32, requires_grad=True)",
+    "ts.ones(shape=(2, 3), dtype=ts.float32, requires_grad=True)",
+    "ts.full(shape=(2, 3), fill_value=1.5, dtype=ts.float32, requires_grad=True)",
+    "ts.zeros_like(x=X, dtype=ts.float32)",
+    "ts.ones_like(x=X, dtype=ts.float32)",
+    "ts.full_like(x=X, fill_value=1.5, dtype=ts.float32)",
+    "ts.arange(start=0, stop=5, step=2, dtype=ts.int64)",
+    "ts.linspace(start=0, stop=5, num=3, dtype=ts.float32, endpoint=True)",
+    "ts.eye(n_rows=2, n_cols=3, k=1, dtype=ts.float32)",
+    "ts.one_hot(ids=I, num_classes=4, dtype=ts.float32)",
+    "ts.clip(x=X, min=0.0, max=1.0)",
+    "ts.where(condition=X > 0, a=X, b=X)",
+    "ts.astype(x=X, dtype=ts.float64)",
+    "ts.var(x=X, axis=0, correction=1, keepdims=True)",
+    "ts.std(x=X, axis=0, correction=1, keepdims=True)",
+    "ts.cumulative_sum(x=X, axis=0)",
+    "ts.argsort(x=X, axis=0, descending=True)",
+    "ts.sort(x=X, axis=0, descending=True)",
+    "ts.topk(x=X, k=2, axis=1, largest=True)",
+    "ts.matmul(a=X, b=X.T)",
+    "ts.vecdot(a=X, b=X, axis=1)",
+    "ts.outer(a=V, b=V)",
+    "ts.vector_norm(x=X, axis=0, keepdims=True, ord=3)",
+    "ts.tensordot(a=X, b=X.T, axes=1)",
+    "ts.reshape(x=X, shape=(3, 2))",
+    "ts.permute_dims(x=X, axes=(1, 0))",
+    "ts.moveaxis(x=X, source=0, destination=1)",
+    "ts.expand_dims(x=X, axis=0)",
+    "ts.squeeze(x=X[None], axis=0)",
+    "ts.broadcast_to(x=V, shape=(2, 3))",
+    "ts.concat(tensors=[X, X], axis=0)",
+    "ts.stack(tensors=[X, X], axis=0)",
+    "ts.unstack(x=X, axis=0)",
+    "ts.split(x=X, sections=2, axis=0)",
+    "ts.flip(x=X, axis=0)",
+    "ts.roll(x=X, shift=1, axis=0)",
+    "ts.repeat(x=X, repeats=2, axis=0)",
+    "ts.tile(x=X, repetitions=(2, 1))",
+    "ts.pad(x=V, pad_width=[(1, 1)], constant_values=1.0)",
+    "ts.tril(x=X, k=1)",
+    "ts.triu(x=X, k=1)",
+    "ts.take(x=X, indices=I, axis=0)",
+    "ts.take_along_axis(x=X, indices=J, axis=0)",
+    "ts.index_add(x=X, indices=I, values=X, axis=0)",
+    "ts.use_backend(name='numpy')",
+    "ts.manual_seed(seed=1)", "random.manual_seed(seed=1)",
+    "ts.grad(outputs=Y, inputs=W, grad_outputs=X, create_graph=True, retain_graph=True, allow_unused=True)",
+    "ts.value_and_grad(fn=ts.sum, argnums=0)",
+    "ts.recompute(lambda y: y, X)",
+    "ts.einsum('ij->ji', X)",
+    "ts.op(body=lambda x: (x, None), definition=ts.abs)",
+    # methods
+    *[f"X.{name}()" for name in METHODS],
+    *[f"X.{name}(axis=0, keepdims=True)" for name in REDUCING if name != "logsumexp"],
+    *[f"X.{name}(axis=0, correction=1, keepdims=True)" for name in ("var", "std")],
+    *[f"X.{name}(axis=0, descending=True)" for name in ("sort", "argsort")],
+    "X.clip(min=0.0, max=1.0)", "X.astype(dtype=ts.float64)", "X.to(target=ts.float64)", "X.expand_dims(axis=0)",
+    "X[None].squeeze(axis=0)", "X.take(indices=I, axis=0)",
+    "Y.backward(grad=X, retain_graph=True, create_graph=True)",
+    # functions
+    *[f"F.{name}(x=X)" for name in ("relu", "silu", "softplus", "log_sigmoid")],
+    "F.swiglu(x=S)",
+    "F.leaky_relu(x=X, negative_slope=0.1)",
+    "F.elu(x=X, alpha=1.5)",
+    "F.gelu(x=X, approximate='tanh')",
+    "F.glu(x=S, axis=-1)",
+    "F.softmax(x=X, axis=0, mask=X > 0)",
+    "F.log_softmax(x=X, axis=0)",
+    "F.linear(x=X, weight=X, bias=V[:2])",
+    "F.embedding(ids=I, weight=X, padding_idx=0)",
+    "F.layer_norm(x=X, normalized_shape=3, weight=V, bias=V, eps=1e-5)",
+    "F.rms_norm(x=X, normalized_shape=3, weight=V, eps=1e-5)",
+    "F.rotate(x=S, cos=S[..., :2], sin=S[..., :2])",
+    "F.dropout(x=X, p=0.5, training=True)",
+    "F.attention(query=S, key=S, value=S, mask=M, causal=True, scale=1.0, dropout=0.1)",
+    "F.attention_weights(query=S, key=S, mask=M, causal=True, scale=1.0)",
+    "F.rnn_cell(x=X, h=X, w_ih=Q, w_hh=Q, b_ih=V, b_hh=V, nonlinearity='relu')",
+    "F.lstm_cell(x=X, h=X, c=X, w_ih=Q4, w_hh=Q4, b_ih=V4, b_hh=V4)",
+    "F.gru_cell(x=X, h=X, w_ih=Q3, w_hh=Q3, b_ih=V3, b_hh=V3, reset='before', dropped=X)",
+    "F.unroll(step=lambda x, s: s, x=S, state=(X,), lengths=L, reverse=True)",
+    "F.scan(cell='lstm', x=T, h0=X, c0=X, w_ih=Q4, w_hh=Q4, b_ih=V4, b_hh=V4, lengths=L, reverse=True, h_mask=X)",
+    "F.cross_entropy(logits=X, targets=I, weight=V, ignore_index=-1, reduction='sum', label_smoothing=0.1)",
+    "F.nll_loss(log_probs=X, targets=I, weight=V, ignore_index=-1, reduction='sum')",
+    "F.mse_loss(x=X, target=X, reduction='sum')",
+    "F.l1_loss(x=X, target=X, reduction='sum')",
+    "F.huber_loss(x=X, target=X, reduction='sum', delta=1.0)",
+    "F.binary_cross_entropy(probs=X, target=X, reduction='sum')",
+    "F.binary_cross_entropy_with_logits(x=X, target=X, reduction='sum', pos_weight=V)",
+    "F.kl_div(log_probs=X, target=X, reduction='sum', log_target=True)",
+    # layers
+    "nn.Linear(in_features=2, out_features=3, bias=True, dtype=ts.float32)",
+    "nn.Embedding(num_embeddings=2, embedding_dim=3, padding_idx=0, dtype=ts.float32)",
+    "nn.LayerNorm(normalized_shape=3, eps=1e-5, elementwise_affine=True, bias=True, dtype=ts.float32)",
+    "nn.RMSNorm(normalized_shape=3, eps=1e-5, elementwise_affine=True, dtype=ts.float32)",
+    "nn.Dropout(p=0.5)",
+    *[f"nn.{name}()" for name in ("ReLU", "SiLU", "Tanh", "Sigmoid", "Softplus")],
+    "nn.Sequential(nn.ReLU())",
+    "nn.Buffer(data=[1.0], requires_grad=False)",
+    "nn.LeakyReLU(negative_slope=0.1)", "nn.ELU(alpha=1.5)", "nn.GELU(approximate='tanh')",
+    "nn.Parameter(data=[1.0], requires_grad=True)",
+    "nn.RNN(input_size=2, hidden_size=3, num_layers=2, nonlinearity='relu', bias=True, batch_first=True, dropout=0.1, "
+    "bidirectional=True, recurrent_dropout=0.1, dtype=ts.float32)",
+    "nn.GRU(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, bidirectional=True, "
+    "reset='before', recurrent_dropout=0.1, dtype=ts.float32)",
+    "nn.LSTM(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, bidirectional=True, "
+    "recurrent_dropout=0.1, dtype=ts.float32)",
+    "nn.RNNCell(input_size=2, hidden_size=3, bias=True, nonlinearity='relu', dtype=ts.float32)",
+    "nn.GRUCell(input_size=2, hidden_size=3, bias=True, reset='before', dtype=ts.float32)",
+    "nn.LSTMCell(input_size=2, hidden_size=3, bias=True, dtype=ts.float32)",
+    "nn.Scan(cell=nn.GRUCell, input_size=2, hidden_size=3, num_layers=2, dropout=0.1, bidirectional=True)",
+    "nn.MultiheadAttention(embed_dim=4, num_heads=2, dropout=0.1, bias=True, kdim=3, vdim=3, batch_first=True, "
+    "dtype=ts.float32, num_kv_heads=1)",
+    "nn.AdditiveAttention(query_size=2, memory_size=3, hidden_size=4)",
+    "nn.DotAttention(query_size=2, memory_size=3, projected=True, scale=True)",
+    "nn.FixedContext(memory_size=4, pool='both', size=3)",
+    "nn.MultiheadContext(query_size=4, memory_size=3, num_heads=2)",
+    "nn.TransformerEncoderLayer(d_model=4, nhead=2, dim_feedforward=3, dropout=0.1, activation='gelu', "
+    "layer_norm_eps=1e-5, batch_first=True, norm_first=True, bias=True, dtype=ts.float32, norm='rms', num_kv_heads=1)",
+    "nn.TransformerDecoderLayer(d_model=4, nhead=2, dim_feedforward=3, dropout=0.1, activation='gelu', "
+    "layer_norm_eps=1e-5, batch_first=True, norm_first=True, bias=True, dtype=ts.float32, norm='rms', num_kv_heads=1)",
+    "nn.TransformerEncoder(encoder_layer=ENCODER, num_layers=2, norm=nn.LayerNorm(4))",
+    "nn.TransformerDecoder(decoder_layer=DECODER, num_layers=2, norm=nn.LayerNorm(4))",
+    "nn.Transformer(d_model=4, nhead=2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=3, dropout=0.1, "
+    "activation='gelu', custom_encoder=ENCODER, custom_decoder=DECODER)",
+    "nn.SinusoidalPositions(d_model=4)",
+    "nn.LearnedPositions(max_length=4, d_model=4, dtype=ts.float32)",
+    *[f"nn.{name}(vocab_size=5, d_model=4, nhead=2, num_layers=1, dim_feedforward=3, dropout=0.1, positions='rotary', "
+      "max_length=6, rotary_base=1e3, tied=True, norm_first=True, dtype=ts.float32)"
+      for name in ("LanguageModel", "ConditionalLanguageModel")],
+    "nn.AttentionDecoder(vocab_size=5, embedding_dim=2, hidden_size=3, attention=nn.DotAttention(3, 4), memory_size=4, "
+    "dropout=0.1, cell=nn.LSTM, feed='context')",
+    "nn.EncoderDecoder(embedding=nn.Embedding(5, 2), encoder=nn.GRU(2, 3), decoder=MODEL)",
+    "nn.CTCLoss(blank=0, reduction='sum')",
+    "nn.CRF(num_tags=3, dtype=ts.float32)",
+    "nn.length_mask(lengths=L, steps=5, rows=2)",
+    "nn.attention_weights(model=ENCODER, src=S)",
+    "models.Bert(vocab_size=5, d_model=4, nhead=2, num_layers=1, dim_feedforward=3, max_length=6, segments=2, "
+    "activation='gelu', layer_norm_eps=1e-5, dropout=0.1, dtype=ts.float32)",
+    # modules' methods
+    "nn.Linear(2, 3).to(target=ts.float64)", "nn.Linear(2, 3).load_state_dict(state=STATE, strict=True)",
+    "nn.Linear(2, 3).save(path=TMP / 'a.safetensors')", "nn.Linear(2, 3).load(path=TMP / 'w.safetensors', strict=True)",
+    # init
+    "init.zeros_(tensor=P)", "init.ones_(tensor=P)", "init.constant_(tensor=P, value=1.5)",
+    "init.uniform_(tensor=P, low=0.0, high=1.0)", "init.normal_(tensor=P, mean=0.0, std=1.0)",
+    *[f"init.{name}(tensor=P, gain=1.0)" for name in ("xavier_uniform_", "xavier_normal_", "orthogonal_")],
+    *[f"init.{name}(tensor=P, gain=1.0)" for name in ("kaiming_uniform_", "kaiming_normal_")],
+    "init.recurrent_(module=nn.GRU(2, 3))",
+    "convert.from_onnx(layer=nn.GRU(2, 3, reset='before'), W=np.ones((1, 9, 2)), R=np.ones((1, 9, 3)))",
+    "convert.from_torch(layer=nn.GRU(2, 3), state=nn.GRU(2, 3).state_dict())",
+    # optimizers
+    "optim.SGD(parameters=[P], lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True)",
+    "optim.Adam(parameters=[P], lr=0.1, betas=(0.9, 0.9), eps=1e-8, weight_decay=0.1)",
+    "optim.AdamW(parameters=[P], lr=0.1, betas=(0.9, 0.9), eps=1e-8, weight_decay=0.1)",
+    "optim.clip_grad_norm_(parameters=[G], max_norm=1.0)",
+    # decoding
+    "decode.greedy(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, end=0, max_length=3)",
+    "decode.sample(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, end=0, max_length=3, temperature=0.5, "
+    "top_k=2, top_p=0.9, min_p=0.1, seed=1)",
+    "list(decode.stream(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, end=0, max_length=3, "
+    "temperature=0.5, top_k=2, top_p=0.9, min_p=0.1, seed=1))",
+    "decode.beam(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, end=0, max_length=3, width=2, n_best=2, "
+    "length_penalty=0.5, min_length=1)",
+    "decode.score(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, target=J, lengths=L, "
+    "align=False)",
+    # data, metrics, plot
+    "data.Vocabulary(symbols=['a', 'b'])",
+    "data.pad(sequences=[[1, 2], [3]])",
+    "data.batches(lengths=[3, 1, 2], size=2, seed=1)",
+    "metrics.token_error_rate(hypotheses=[['a']], references=[[['a']]])",
+    "metrics.sequence_error_rate(hypotheses=[['a']], references=[[['a']]])",
+    "metrics.span_f1(hypotheses=[['B-x']], references=[['B-x']])",
+    "plot.attention(weights=[[[1.0]]], rows=[['a']], columns=[['b']], path=TMP / 'a.png')",
+    "plot.curves(panels={'loss': {'train': ([1, 2], [3, 4])}}, x='seconds', path=TMP / 'a.png')",
+    "plot.through_time(models={'gru': ([[1.0]], {})}, path=TMP / 'a.png')",
+    "plot.heads(weights=[[[1.0]]], path=TMP / 'a.png')",
+    "plot.words(rows=[['a']], values=[[0.5]], title='t', path=TMP / 'a.png')",
+    # files
+    "checkpoint.save(path=TMP / 'a.safetensors', state={'a': X})",
+    "checkpoint.load(path=TMP / 'w.safetensors')",
+    "checkpoint.rename(state={'a': X}, rules={'a': 'b'})",
+    # the rest
+    "lens.gradients_through_time(layer=nn.GRU(4, 3), x=S, loss=ts.sum, lengths=L)",
+    "lens.gate_saturation(layer=nn.GRU(4, 3), x=S, lengths=L)",
+    "testing.check_grad(ts.exp, X, order=1, step=1e-5, tolerance=1e-6, seed=0)",
+    "testing.parity(tolerance=200.0)",
+    "testing.check_shapes(fn=lambda: X, shape=(2, 3), dtype=ts.float32, wrong=())",
+    "random.normal(shape=(2, 3), mean=0.0, std=1.0, dtype=ts.float32)",
+    "random.uniform(shape=(2, 3), low=0.0, high=1.0, dtype=ts.float32)",
+    "random.integers(shape=(2, 3), low=0, high=5)",
+    "random.permutation(n=4)",
+    "random.set_state(state=(1, 2))",
+    "backends.load(name='numpy')",
+]
+
+
+# --- single calls --------------------------------------------------------------------------------------------------
+# (the call, what its error names: the function or class, the argument, what was given)
+
+ROWS = [
+    # creation
+    ("ts.tensor(['a'])", "tensor", "data", "'a'"),
+    ("ts.tensor([[1.0], [1.0, 2.0]])", "tensor", "data", "[1.0, 2.0]"),
+    ("ts.tensor([X, X])", "tensor", "data", "float32[2, 3]"),
+    ("ts.tensor(1j)", "tensor", "data", "1j"),
+    ("ts.tensor([300], dtype=ts.int8)", "tensor", "data", "300"),
+    ("ts.tensor([-1], dtype=ts.uint8)", "tensor", "data", "-1"),
+    ("ts.tensor([math.nan], dtype=ts.int64)", "tensor", "data", "nan"),
+    ("ts.tensor([1e10], dtype=ts.int32)", "tensor", "data", "10000000000.0"),
+    ("ts.tensor(np.array([300]), dtype='int8')", "tensor", "data", "int64[1]"),
+    ("ts.asarray([2**40], ts.int32)", "asarray", "data", "1099511627776"),
+    ("ts.tensor([1], dtype=ts.int64, requires_grad=True)", "tensor", "dtype", "int64"),
+    ("ts.zeros((-1,))", "zeros", "shape", "(-1,)"),
+    ("ts.ones((2, -1))", "ones", "shape", "(2, -1)"),
+    ("ts.ones(3, requires_grad=True, dtype='int32')", "ones", "dtype", "int32"),
+    ("ts.full(3, 300, 'int8')", "full", "fill_value", "300"),
+    ("ts.full(3, None)", "full", "fill_value", "None"),
+    ("ts.arange(0, 10, 0)", "arange", "step", "0"),
+    ("ts.arange(math.inf)", "arange", "start", "inf"),
+    ("ts.linspace(0, 1, -3)", "linspace", "num", "-3"),
+    ("ts.one_hot([0, 1], 2.5)", "one_hot", "num_classes", "2.5"),
+    ("ts.one_hot([0, 5], 2)", "one_hot", "ids", "id 5"),
+    ("ts.one_hot([0.5], 2)", "one_hot", "ids", "0.5"),
+    ("ts.from_dlpack([1])", "from_dlpack", "x", "[1]"),
+    # elementwise
+    ("X + 'text'", "add", "b", "'text'"),
+    ("X + None", "add", "b", "None"),
+    ("X * {}", "multiply", "b", "{}"),
+    ("X - X[:, :2]", "subtract", "b", "float32[2, 2]"),
+    ("X @ 3", "matmul", "b", "3"),
+    ("2.0 @ X", "matmul", "a", "2.0"),
+    ("X @ X", "matmul", "b", "float32[2, 3]"),
+    ("X & X", "bitwise_and", "a", "float32[2, 3]"),
+    ("~X", "bitwise_invert", "x", "float32[2, 3]"),
+    ("ts.exp([1.0])", "exp", "x", "[1.0]"),
+    ("ts.maximum(X, V[:2])", "maximum", "b", "float32[2]"),
+    ("ts.logical_and(X, 'text')", "logical_and", "b", "'text'"),
+    ("X < 'text'", "less", "b", "'text'"),
+    ("X.clip('low')", "clip", "min", "'low'"),
+    ("X.to(None)", "to", "target", "None"),
+    ("X.to('cuda')", "to", "target", "'cuda'"),
+    ("X.to('complex64')", "to", "target", "'complex64'"),
+    ("X.astype(None)", "astype", "dtype", "None"),
+    # reductions and sorting
+    ("ts.sum(X, 2)", "sum", "axis", "2"),
+    ("ts.sum(X, (0, 0))", "sum", "axis", "(0, 0)"),
+    ("ts.sum(X, dim=0)", "sum", "axis", "dim"),
+    ("X.mean((0, 5))", "mean", "axis", "(0, 5)"),
+    ("ts.max(X[:0])", "max", "x", "float32[0, 3]"),
+    ("ts.argmax(X, (0, 1))", "argmax", "axis", "(0, 1)"),
+    ("ts.sort(X, 'a')", "sort", "axis", "'a'"),
+    ("ts.sort(X, 2)", "sort", "axis", "2"),
+    ("X.sort(True)", "sort", "axis", "True"),
+    ("X.argsort(5)", "argsort", "axis", "5"),
+    ("ts.topk(X, 4)", "topk", "k", "4"),
+    ("ts.topk(X, -1)", "topk", "k", "-1"),
+    ("ts.topk(X, 1, axis=2)", "topk", "axis", "2"),
+    ("ts.cumulative_sum(X, None)", "cumulative_sum", "axis", "None"),
+    ("ts.vector_norm(X, ord=0)", "vector_norm", "ord", "0"),
+    # products
+    ("ts.outer(X, V)", "outer", "a", "float32[2, 3]"),
+    ("ts.tensordot(X, X, 1)", "tensordot", "axes", "1"),
+    ("ts.einsum('ij,jk', X, X)", "einsum", "subscripts", "ij,jk"),
+    ("ts.einsum('ijk', X)", "einsum", "subscripts", "ijk"),
+    ("ts.einsum(3, X)", "einsum", "subscripts", "3"),
+    # shapes
+    ("X.reshape(4, 2)", "reshape", "shape", "(4, 2)"),
+    ("X.reshape(-2, 3)", "reshape", "shape", "(-2, 3)"),
+    ("X.reshape(-1, -1)", "reshape", "shape", "(-1, -1)"),
+    ("X.permute_dims(0)", "permute_dims", "axes", "(0,)"),
+    ("X.permute_dims(0, 0)", "permute_dims", "axes", "(0, 0)"),
+    ("V.T", ".T", "shape", "(3,)"),
+    ("V.mT", "matrix_transpose", "x", "float32[3]"),
+    ("ts.squeeze(X, 0)", "squeeze", "axis", "0"),
+    ("ts.expand_dims(X, 5)", "expand_dims", "axis", "5"),
+    ("ts.broadcast_to(X, (3, 2))", "broadcast_to", "shape", "(3, 2)"),
+    ("ts.concat([])", "concat", "tensors", "[]"),
+    ("ts.concat([X, V])", "concat", "tensors", "float32[3]"),
+    ("ts.concat(X, X)", "concat", "axis", "float32[2, 3]"),
+    ("ts.stack([])", "stack", "tensors", "[]"),
+    ("ts.stack([X, V])", "stack", "tensors", "float32[3]"),
+    ("ts.split(X, 2, 1)", "split", "sections", "2"),
+    ("ts.split(X, 0)", "split", "sections", "0"),
+    ("ts.tile(X, 2)", "tile", "repetitions", "2"),
+    ("ts.tile(X, (1, -1))", "tile", "repetitions", "-1"),
+    ("ts.pad(X, [(1, 1)])", "pad", "pad_width", "[(1, 1)]"),
+    ("ts.pad(X, [(1, 1), (-1, 0)])", "pad", "pad_width", "-1"),
+    ("ts.repeat(X, -1, 0)", "repeat", "repeats", "-1"),
+    ("ts.tril(V)", "tril", "x", "float32[3]"),
+    # indexing
+    ("X[5]", "getitem", "index", "5"),
+    ("X['text']", "getitem", "index", "'text'"),
+    ("X[0.5]", "getitem", "index", "0.5"),
+    ("X[0, 0, 0]", "getitem", "index", "(0, 0, 0)"),
+    ("X[V > 0]", "getitem", "index", "bool[3]"),
+    ("ts.take(X, [5])", "take", "indices", "[5]"),
+    ("ts.take(X, V)", "take", "indices", "float32[3]"),
+    ("ts.take_along_axis(X, I)", "take_along_axis", "indices", "int64[2]"),
+    ("ts.index_add(X, [0, 1], V)", "index_add", "values", "float32[3]"),
+    # gradients
+    ("X.backward()", "backward", "gradient", "(2, 3)"),
+    ("X.detach().sum().backward()", "backward", "computed", "()"),
+    ("Y.backward()", "backward", "grad", "None"),
+    ("Y.backward(ts.ones(4))", "backward", "gradient", "(4,)"),
+    ("ts.grad(ts.sum, W)", "grad", "tensor", "function"),
+    ("ts.grad(ts.sum(Y), X)", "grad", "input", "(2, 3)"),
+    ("ts.value_and_grad(X)", "value_and_grad", "fn", "float32[2, 3]"),
+    ("ts.op(3)", "op", "body", "3"),
+    # functions
+    ("F.glu(X)", "glu", "x", "float32[2, 3]"),
+    ("F.swiglu(X)", "swiglu", "x", "float32[2, 3]"),
+    ("F.gelu(X, 'exact')", "gelu", "approximate", "'exact'"),
+    ("F.gelu(J)", "gelu", "x", "int64[2, 3]"),
+    ("F.softmax(J)", "softmax", "x", "int64[2, 3]"),
+    ("F.softmax(X, 2)", "softmax", "axis", "2"),
+    ("F.linear(X, X[:, :2])", "linear", "weight", "float32[2, 2]"),
+    ("F.linear(X, X, V)", "linear", "bias", "float32[3]"),
+    ("F.linear(X, X.astype(ts.float64))", "linear", "weight", "float64"),
+    ("F.layer_norm(X, 2)", "layer_norm", "normalized_shape", "2"),
+    ("F.layer_norm(X, 3, V[:2])", "layer_norm", "weight", "(2,)"),
+    ("F.layer_norm(X, 3, eps=-1.0)", "layer_norm", "eps", "-1.0"),
+    ("F.dropout(X, 1.0)", "dropout", "p", "1.0"),
+    ("F.dropout('text', training=False)", "dropout", "x", "'text'"),
+    ("F.attention(S, S, X)", "attention", "value", "float32[2, 3]"),
+    ("F.attention(S, S, S, np.ones((2, 3, 3)))", "attention", "mask", "float64"),
+    ("F.attention(S, S, S, dropout=1.0)", "attention", "dropout", "1.0"),
+    ("F.embedding([5], X)", "embedding", "ids", "5"),
+    ("F.embedding([0.5], X)", "embedding", "ids", "float32"),
+    ("F.lstm_cell(X, X, X, Q, Q)", "lstm_cell", "w_ih", "float32[3, 3]"),
+    ("F.gru_cell(X, X, Q3, Q3, reset='never')", "gru_cell", "reset", "'never'"),
+    ("F.scan('gru2', T, X, None, Q3, Q3)", "scan", "cell", "'gru2'"),
+    ("F.scan('gru', T, X, None, Q4, Q3)", "scan", "w_ih", "float32[12, 3]"),
+    # layers
+    ("nn.Linear(-1, 2)", "Linear", "in_features", "-1"),
+    ("nn.Linear(2, 3)(S)", "linear", "weight", "float32[3, 2]"),
+    ("nn.Linear(2, 3)('text')", "linear", "x", "'text'"),
+    ("nn.Linear(2, 3, dtype=ts.int64)", "Linear", "dtype", "int64"),
+    ("nn.Linear(2, 3).to(ts.int64)", "Linear", "target", "int64"),
+    ("nn.Linear(2, 3).to(None)", "Linear", "target", "None"),
+    ("nn.Linear(2, 3).load_state_dict(None)", "load_state_dict", "state", "None"),
+    ("nn.Linear(2, 3).load_state_dict({'weight': [[1.0]]}, strict=False)", "load_state_dict", "weight", "list"),
+    ("nn.Linear(2, 3).load_state_dict({})", "load_state_dict", "missing", "weight"),
+    ("nn.Embedding(4, 3, padding_idx=4)", "Embedding", "padding_idx", "4"),
+    ("nn.Embedding(4, 3)([4])", "embedding", "ids", "[4]"),
+    ("nn.LayerNorm(())", "LayerNorm", "normalized_shape", "()"),
+    ("nn.LayerNorm((2, 'a'))", "LayerNorm", "normalized_shape", "'a'"),
+    ("nn.Dropout('a')", "Dropout", "p", "'a'"),
+    ("nn.Dropout(1)", "Dropout", "p", "1"),
+    ("nn.ReLU(inplace=True)", "ReLU", "inplace", "True"),
+    ("nn.SiLU(0.5)", "SiLU", "options", "0.5"),
+    ("nn.Softplus(beta=2)", "Softplus", "beta", "2"),
+    ("nn.LeakyReLU('a')", "LeakyReLU", "negative_slope", "'a'"),
+    ("nn.GELU('exact')", "GELU", "approximate", "'exact'"),
+    ("nn.Sequential(nn.ReLU)", "Sequential", "layers", "type"),
+    ("nn.Sequential(nn.ReLU(), F.relu)", "Sequential", "layer 1", "function"),
+    ("nn.Parameter([1, 2])", "Parameter", "data", "[1, 2]"),
+    ("nn.GRU(0, 3)", "GRU", "input_size", "0"),
+    ("nn.GRU(2, 3, 1, True, False)", "GRU", "batch_first", "permute_dims"),
+    ("nn.RNN(2, 3, nonlinearity='gelu')", "RNN", "nonlinearity", "'gelu'"),
+    ("nn.GRU(2, 3, dropout=1.0)", "GRU", "dropout", "1.0"),
+    ("nn.LSTM(2, 3)(S, X)", "LSTM", "state", "one tensor"),
+    ("nn.GRU(2, 3)(S)", "GRU", "x", "(2, 3, 4)"),
+    ("nn.GRU(4, 3)(S, X)", "GRU", "state", "(2, 3)"),
+    ("nn.GRUCell(2, 3)(S)", "GRUCell", "x", "(2, 3, 4)"),
+    ("nn.Scan(nn.GRUCell(2, 3), 2, 3)", "Scan", "cell", "GRUCell(2, 3)"),
+    ("nn.MultiheadAttention(6, 4)", "MultiheadAttention", "num_heads", "4"),
+    ("nn.MultiheadAttention(6, 0)", "MultiheadAttention", "num_heads", "0"),
+    ("nn.MultiheadAttention(8, 4, num_kv_heads=3)", "MultiheadAttention", "num_kv_heads", "3"),
+    ("nn.MultiheadAttention(4, 2, add_bias_kv=True)", "MultiheadAttention", "add_bias_kv", "between"),
+    ("nn.MultiheadAttention(4, 2)('text')", "MultiheadAttention", "query", "'text'"),
+    ("nn.MultiheadAttention(4, 2)(X)", "MultiheadAttention", "query", "float32[2, 3]"),
+    ("nn.MultiheadAttention(4, 2)(S, attn_mask=None)", "MultiheadAttention", "attn_mask", "PyTorch"),
+    ("nn.MultiheadContext(4, 3, 3)", "MultiheadContext", "num_heads", "3"),
+    ("nn.DotAttention(2, 3, projected=False)", "DotAttention", "query_size", "2"),
+    ("nn.DotAttention(4, 4)('text', S)", "DotAttention", "query", "'text'"),
+    ("nn.FixedContext(5, 'both')", "FixedContext", "memory_size", "5"),
+    ("nn.TransformerEncoderLayer(6, 4)", "TransformerEncoderLayer", "nhead", "4"),
+    ("nn.TransformerEncoderLayer(4, 2, activation=nn.ReLU)", "TransformerEncoderLayer", "activation", "ReLU"),
+    ("nn.TransformerEncoder(ENCODER, -1)", "TransformerEncoder", "num_layers", "-1"),
+    ("nn.TransformerEncoder(nn.TransformerEncoderLayer, 2)", "TransformerEncoder", "encoder_layer",
+     "TransformerEncoderLayer"),
+    ("nn.TransformerDecoder(None, 2)", "TransformerDecoder", "decoder_layer", "None"),
+    ("nn.TransformerEncoder(ENCODER, 2, nn.LayerNorm)", "TransformerEncoder", "norm", "LayerNorm"),
+    ("nn.LanguageModel(5, 6, 4, 1)", "LanguageModel", "nhead", "4"),
+    ("nn.LanguageModel(5, 3, 1, 1, positions='rotary')", "LanguageModel", "positions", "3"),
+    ("nn.AttentionDecoder(5, 2, 3, nn.DotAttention, 4)", "AttentionDecoder", "attention", "DotAttention"),
+    ("nn.AttentionDecoder(5, 2, 3, nn.DotAttention(3, 4))", "AttentionDecoder", "memory_size", "0"),
+    ("nn.AttentionDecoder(5, 2, 3, None, feed='context')", "AttentionDecoder", "feed", "'context'"),
+    ("nn.EncoderDecoder(nn.Embedding, nn.GRU(2, 3), MODEL)", "EncoderDecoder", "embedding", "Embedding"),
+    ("nn.CTCLoss(reduction='max')", "CTCLoss", "reduction", "'max'"),
+    ("nn.CRF(0)", "CRF", "num_tags", "0"),
+    ("nn.CRF(3)(X, J)", "CRF", "scores", "(2, 3)"),
+    ("nn.attention_weights(nn.GRU, S)", "attention_weights", "model", "GRU"),
+    # initial values
+    ("init.xavier_uniform_(V)", "xavier_uniform_", "tensor", "(3,)"),
+    ("init.kaiming_uniform_(P, 0.5)", "kaiming_uniform_", "argument", "2"),
+    ("init.uniform_(J)", "uniform_", "tensor", "int64[2, 3]"),
+    ("init.normal_(P, std=-1.0)", "normal_", "std", "-1.0"),
+    ("init.zeros_(np.ones(3))", "zeros_", "tensor", "float64[3]"),
+    ("init.recurrent_(nn.Linear(2, 3))", "recurrent_", "weight_hh", "Linear"),
+    # optimizers
+    ("optim.SGD(nn.Linear(2, 3))", "SGD", "parameters", "Linear"),
+    ("optim.SGD([])", "SGD", "parameters", "no"),
+    ("optim.SGD([Y])", "SGD", "parameter", "computed Tensor"),
+    ("optim.SGD([P, P])", "SGD", "parameter", "twice"),
+    ("optim.Adam([P], lr='0.1')", "Adam", "lr", "'0.1'"),
+    ("optim.Adam([P], betas=(0.9,))", "Adam", "betas", "(0.9,)"),
+    ("optim.Adam([P], betas=(0.9, 1.5))", "Adam", "betas", "1.5"),
+    ("optim.SGD([P], lr=math.nan)", "SGD", "lr", "nan"),
+    ("optim.SGD([P], lr=-1.0)", "SGD", "lr", "-1.0"),
+    ("optim.clip_grad_norm_([G], -1.0)", "clip_grad_norm_", "max_norm", "-1.0"),
+    # the rest
+    ("random.set_state((1, 2, 3))", "set_state", "state", "(1, 2, 3)"),
+    ("random.set_state((-1, 0))", "set_state", "state", "-1"),
+    ("ts.manual_seed(2**64)", "manual_seed", "seed", str(2**64)),
+    ("random.integers(3, 5, 5)", "integers", "high", "5"),
+    ("ts.use_backend('cuda')", "use_backend", "name", "'cuda'"),
+    ("backends.load([])", "load", "name", "[]"),
+    ("decode.greedy(MODEL, None, 'text', 0, 3)", "greedy", "start", "text"),
+    ("decode.beam(MODEL, MODEL.start(J), I, 0, 3, width=0)", "beam", "width", "0"),
+    ("decode.sample(MODEL, MODEL.start(J), I, 0, 3, temperature=-1.0)", "sample", "temperature", "-1.0"),
+    ("decode.sample(MODEL, MODEL.start(J), I, 0, 3, top_p=1.5)", "sample", "top_p", "1.5"),
+    ("data.pad([['a']])", "pad", "sequences", "'a'"),
+    ("data.batches([1, 2], 0)", "batches", "size", "0"),
+    ("checkpoint.save(TMP / 'a.safetensors', [1])", "save", "state", "[1]"),
+    ("checkpoint.save(TMP / 'a.safetensors', {'a': object})", "save", "a", "type"),
+    ("checkpoint.load(TMP / 'none.safetensors')", "load", "path", "none.safetensors"),
+    ("testing.check_grad(ts.exp, X, order=3)", "check_grad", "order", "3"),
+    ("testing.check_grad(None, X)", "check_grad", "fn", "None"),
+    ("testing.check_grad(ts.exp, X, step=0.0)", "check_grad", "step", "0.0"),
+    ("testing.check_sequence_layer(nn.Linear(2, 3))", "check_sequence_layer", "features", "None"),
+    ("testing.parity('a')", "parity", "tolerance", "'a'"),
+]
+PENDING_ROWS = [  # of ROWS, those that are not yet told as they should be
+    "optim.Adam([P], lr='0.1')",
+    "optim.Adam([P], betas=(0.9,))",
+    "optim.Adam([P], betas=(0.9, 1.5))",
+    "optim.SGD([P], lr=math.nan)",
+    "optim.SGD([P], lr=-1.0)",
+    "optim.clip_grad_norm_([G], -1.0)",
+    "random.set_state((1, 2, 3))",
+    "random.set_state((-1, 0))",
+    "ts.manual_seed(2**64)",
+    "random.integers(3, 5, 5)",
+    "decode.greedy(MODEL, None, 'text', 0, 3)",
+    "decode.sample(MODEL, MODEL.start(J), I, 0, 3, temperature=-1.0)",
+    "decode.sample(MODEL, MODEL.start(J), I, 0, 3, top_p=1.5)",
+    "data.pad([['a']])",
+    "data.batches([1, 2], 0)",
+    "checkpoint.save(TMP / 'a.safetensors', [1])",
+    "checkpoint.save(TMP / 'a.safetensors', {'a': object})",
+    "checkpoint.load(TMP / 'none.safetensors')",
+]
+
+# --- nonsense ------------------------------------------------------------------------------------------------------
+
+
+class Thing:
+    """What no argument can be."""
+
+    def __repr__(self) -> str:
+        return "<a thing>"
+
+
+THING = Thing()
+NONSENSE: dict[str, list[Any]] = {
+    "tensor": ["text", None, THING],
+    "axis": ["text", 1.5, 9, THING, True],
+    "size": ["text", None, THING, 2.5, -1, True],
+    "integer": ["text", None, THING, 2.5],
+    "number": ["text", None, THING, [1.0, 2.0]],
+    "at least 0": ["text", None, THING, math.nan, -0.1],
+    "probability": ["text", None, THING, math.nan, -0.1, 1.5],
+    "shape": ["text", None, THING, 2.5, (2, -3), (2, 1.5)],
+    "dtype": ["text", THING, "complex64"],
+    "choice": ["text", None, THING, 7],
+    "function": ["text", None, 7],
+    "thing": ["text", None, THING, 7],
+    "path": [None, THING, "/no/such/folder/file.safetensors"],
+    "seed": ["text", 1.5, -1, THING],
+    "flag": [],  # anything is true or false to Python
+    "passed on": [],
+}
+KINDS = {  # of arguments, by name, or by function and name
+    "tensor": """x a b values query key value weight F.linear.bias F.layer_norm.bias logits probs log_probs target
+        targets condition cos sin h c w_ih w_hh h0 c0 tensor ids indices tensors grad grad_outputs outputs inputs mask
+        pos_weight h_mask lengths b_ih b_hh dropped data start min max""",
+    "axis": "axis source destination axes",
+    "size": """num num_classes n_rows n_cols topk.k in_features out_features num_embeddings embedding_dim input_size
+        hidden_size num_layers embed_dim num_heads num_kv_heads kdim vdim query_size memory_size d_model nhead
+        dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments width
+        n_best min_length top_k n batches.size FixedContext.size normalized_shape order""",
+    "integer": """k shift repeats padding_idx ignore_index blank end random.integers.low random.integers.high sections
+        argnums""",
+    "number": """fill_value correction ord negative_slope alpha stop step scale mean low high constant_values
+        init.constant_.value gain length_penalty ts.arange.start ts.linspace.start""",
+    "at least 0": """eps layer_norm_eps rotary_base std lr weight_decay delta max_norm temperature tolerance
+        check_grad.step""",
+    "probability": "p dropout recurrent_dropout momentum label_smoothing top_p min_p",
+    "shape": "shape repetitions pad_width",
+    "dtype": "dtype",
+    "choice": "approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm",
+    "function": "fn F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder",
+    "thing": """state layer module model parameters encoder_layer decoder_layer betas cell attention decoder encoder W R
+        embedding symbols sequences hypotheses references weights columns plot.attention.rows plot.words.rows
+        plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target""",
+    "path": "path",
+    "seed": "seed",
+    "flag": """keepdims requires_grad endpoint descending largest create_graph retain_graph allow_unused causal
+        training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
+        norm_first nesterov strict align""",
+    "passed on": "src config title wrong plot.curves.x testing.check_shapes.shape",
+}
+BY_NAME = {key: kind for kind, keys in KINDS.items() for key in keys.split()}
+
+TAKEN = {  # the reason: arguments, and the values if not all that are tried
+    "anything may be compared, and no number equals it": "ts.equal.a ts.equal.b ts.not_equal.a ts.not_equal.b",
+    "None is RMSNorm's own": "nn.TransformerEncoderLayer.layer_norm_eps nn.TransformerDecoderLayer.layer_norm_eps",
+    "a check answers with AssertionError": "testing.check_shapes.dtype",
+}
+PENDING = {  # by module; a function alone stands for all its arguments
+    "numerics": "ts.where ts.tensordot.axes ts.roll.shift ts.roll.axis ts.repeat.repeats",
+    "losses": """F.embedding.padding_idx F.unroll F.cross_entropy F.nll_loss F.mse_loss F.l1_loss F.huber_loss
+        F.binary_cross_entropy F.binary_cross_entropy_with_logits F.kl_div nn.length_mask""",
+    "random": """ts.manual_seed random.manual_seed random.normal random.uniform random.integers random.permutation
+        random.set_state""",
+    "optim": "optim.SGD optim.Adam optim.AdamW optim.clip_grad_norm_",
+    "decode": """decode.greedy decode.sample decode.stream decode.beam decode.score data.Vocabulary data.pad
+        data.batches metrics.token_error_rate metrics.sequence_error_rate metrics.span_f1 plot.attention plot.curves
+        plot.through_time plot.heads plot.words lens.gradients_through_time lens.gate_saturation""",
+    "files": "checkpoint.save checkpoint.load checkpoint.rename Module.save Module.load",
+    "models": "models.Bert convert.from_torch convert.from_onnx",
+}
+UNSWEPT = """ts.Tensor ts.bool ts.debug ts.no_grad ts.enable_grad nn.Module nn.Attention nn.Activation
+    nn.DecoderState nn.LanguageState init.skip F.checked_lengths decode.Hypothesis decode.Step decode.Scores
+    decode.take_rows optim.Optimizer checkpoint.CheckpointError models.Architecture models.load random.get_state
+    random.next_stream random.recording random.replaying random.host_generator testing.check_sequence_layer X.numpy
+    X.item X.tolist X.detach X.written X.flatten X.reshape X.permute_dims""".split()  # no arguments, inner, or in ROWS
+NOT_TRIED = {"self", "device", "add_bias_kv", "add_zero_attn", "enable_nested_tensor", "mask_check"}  # in ROWS, unused
+DTYPES = {np.dtype(name).type for name in "float16 float32 float64 int8 int16 int32 int64 uint8".split()}
+
+
+def among(listed: dict[str, str], function: str, argument: str) -> bool:
+    """Whether a function, or one argument of it, is listed."""
+    words = set(" ".join(listed.values()).split())
+    return function in words or f"{function}.{argument}" in words
+
+
+def kind_of(function: str, argument: str) -> str:
+    """The kind of an argument: what is said of it in one function counts before what is said of its name."""
+    keys = (f"{function}.{argument}", f"{function.rpartition('.')[2]}.{argument}", argument)
+    return next(BY_NAME[key] for key in keys if key in BY_NAME)
+
+
+def world(folder: Path) -> dict[str, Any]:
+    """The names that calls are written with."""
+    x = ts.tensor(np.random.default_rng(0).uniform(0.1, 0.9, (2, 3)).astype("float32"))
+    w, grown = ts.ones((2, 3), requires_grad=True), nn.Parameter(ts.ones((2, 3)))
+    grown.grad = ts.ones((2, 3))
+    nn.Linear(2, 3).save(folder / "w.safetensors")
+    return {
+        "ts": ts, "np": np, "math": math, "F": functional, "nn": nn, "init": init, "convert": convert, "optim": optim,
+        "decode": decode, "data": data, "metrics": metrics, "plot": plot, "checkpoint": checkpoint, "models": models,
+        "lens": lens, "testing": testing, "random": random, "backends": backends, "ops": ops, "TMP": folder,
+        "X": x, "V": ts.ones(3), "I": ts.tensor([0, 1]), "J": ts.tensor([[0, 1, 0], [1, 0, 1]]),
+        "S": ts.ones((2, 3, 4)), "L": np.array([3, 2]), "M": np.ones((2, 3, 3), bool), "T": ts.ones((2, 3, 3)),
+        "Q": ts.ones((3, 3)), "Q3": ts.ones((9, 3)), "Q4": ts.ones((12, 3)), "V3": ts.ones(9), "V4": ts.ones(12),
+        "P": nn.Parameter(ts.ones((2, 3))), "G": grown, "W": w, "Y": w * 2.0, "STATE": nn.Linear(2, 3).state_dict(),
+        "MODEL": nn.LanguageModel(5, 4, 2, 1, 3, max_length=9).eval(), "THING": THING,
+        "ENCODER": nn.TransformerEncoderLayer(4, 2, 3), "DECODER": nn.TransformerDecoderLayer(4, 2, 3),
+    }
+
+
+def parts(text: str) -> tuple[str, str, list[str]]:
+    """The function of a call as it is written, its name here, and its arguments by name."""
+    call: Any = ast.parse(text, mode="eval").body
+    call = call.args[0] if ast.unparse(call.func) == "list" else call  # of what is lazy
+    written = ast.unparse(call.func)
+    owner, _, name = written.rpartition(".")
+    known = "X" if owner[0] in "XY" else owner if owner.isidentifier() else "Module"
+    return written, f"{known}.{name}", [k.arg for k in call.keywords]
+
+
+def told(error: Exception, name: str, argument: str, given: set[str]) -> str:
+    """What an error lacks: the name of the function, that of the argument, what was given; or nothing."""
+    text = str(error)
+    if not isinstance(error, (TypeError, ValueError, KeyError, IndexError, OSError)):
+        return f"is a {type(error).__name__}"
+    if not re.search(rf"(?<!\w){re.escape(name)}\b", text):
+        return f"does not name {name}"
+    if not re.search(rf"\b{re.escape(argument)}\b" + ("(?=[=:,]| to be)" if argument == "a" else ""), text):
+        return f"does not name {argument}"
+    return "" if any(g in text for g in given) else f"does not say {min(given, key=len)}"
+
+
+def wrong_of(text: str, names: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
+    """The wrong calls made of a right one: its function, an argument, and what is put there."""
+    written, function, arguments = parts(text)
+    parameters = inspect.signature(eval(written, names)).parameters
+    for argument in arguments:
+        parameter = parameters.get(argument)
+        optional = parameter is not None and (parameter.default is None or str(parameter.annotation).endswith("None"))
+        for value in NONSENSE[kind_of(function, argument)]:
+            if not (value is None and optional) and not among(TAKEN, function, argument):
+                yield text, function, argument, value
+
+
+def failing(text: str, names: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The wrong calls made of a right one that are taken, or not told as they should be: who, which argument, how."""
+    for _, function, argument, value in wrong_of(text, names):
+        tree = ast.parse(text, mode="eval")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == argument:
+                node.value = ast.copy_location(ast.Name("NONSENSE", ast.Load()), node.value)
+        call = ast.unparse(tree).replace("NONSENSE", repr(value))
+        try:
+            eval(compile(tree, text, "eval"), names | {"NONSENSE": value})
+        except Exception as error:
+            given = {repr(value), str(value), type(value).__name__} - {"tuple", "list"}
+            lack = told(error, function.rpartition(".")[2], argument, given)
+            if lack:
+                yield function, argument, f"{call}: {type(error).__name__} {lack}: {error}"
+        else:
+            yield function, argument, f"{call} is taken"
+
+
+@pytest.fixture(autouse=True)
+def _random_state() -> Iterator[None]:
+    before = random.get_state()
+    yield
+    random.set_state(before)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return world(tmp_path_factory.mktemp("calls"))
+
+
+@pytest.mark.parametrize("text", GOOD, ids=lambda text: parts(text)[1])
+@pytest.mark.filterwarnings("ignore")
+def test_nonsense_in_the_place_of_each_argument_is_named(text: str, names: dict[str, Any]) -> None:
+    eval(text, names)
+    found = [how for function, argument, how in failing(text, names) if not among(PENDING, function, argument)]
+    assert not found, "\n".join(found)
+
+
+def test_the_sweep_is_wide(names: dict[str, Any]) -> None:
+    assert sum(1 for text in GOOD for _ in wrong_of(text, names)) > 2500 and len(ROWS) > 120
+    listed = {parts(text)[1] for text in GOOD}
+    known = listed | {f"{parts(text)[1]}.{argument}" for text in GOOD for argument in parts(text)[2]}
+    assert set(" ".join([*TAKEN.values(), *PENDING.values()]).split()) <= known
+
+
+def test_every_public_name_and_argument_is_called() -> None:
+    """So that a function that is not yet written, or an argument that is not yet there, comes into the sweep."""
+    called: dict[str, set[str]] = {}
+    for text in GOOD:
+        _, function, arguments = parts(text)
+        called.setdefault(function, set()).update(arguments)
+    rooms = {"ts": ts, "F": functional, "nn": nn, "init": init, "optim": optim, "decode": decode, "data": data,
+             "metrics": metrics, "plot": plot, "checkpoint": checkpoint, "lens": lens, "testing": testing,
+             "models": models, "random": random, "X": ts.Tensor}
+    missing = []
+    for room, module in rooms.items():
+        for name, f in vars(module).items():
+            owner = getattr(f, "__module__", "") or ""
+            here = name in ts.__all__ if module is ts else owner.startswith(module.__name__) or module is ts.Tensor
+            if name.startswith("_") or not callable(f) or not here or f"{room}.{name}" in UNSWEPT or f in DTYPES:
+                continue
+            parameters = inspect.signature(f).parameters.values()
+            several = any(p.kind is p.VAR_POSITIONAL for p in parameters)  # what comes before goes by place
+            wanted = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY or (
+                p.kind is p.POSITIONAL_OR_KEYWORD and not several)} - NOT_TRIED
+            given = called.get(f"{room}.{name}")
+            if given is None or not wanted <= given:
+                missing.append(f"{room}.{name}: {sorted(wanted - (given or set())) or 'not called'}")
+    assert not missing, "\n".join(missing)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+@pytest.mark.filterwarnings("ignore")
+def test_a_wrong_call_is_named(row: tuple[str, str, str, str], names: dict[str, Any]) -> None:
+    call, name, argument, given = row
+    try:
+        eval(call, names)
+    except Exception as error:
+        lack = told(error, name, argument, {given})
+        assert not lack or call in PENDING_ROWS, f"{type(error).__name__} {lack}: {error}"
+    else:
+        assert call in PENDING_ROWS, f"{call} is taken"
