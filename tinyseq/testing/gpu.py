@@ -73,7 +73,7 @@ def exercise(dtype: str, extent: Extent) -> None:
     mask, ids = ops.tensor(rng.random((rows, columns)) < 0.7), ops.tensor(rng.integers(0, rows, shape))
     targets = ops.tensor(np.where(np.arange(rows) % 5, np.arange(rows), -100))
     run(x @ weight, x @ some(rows, columns).mT, a @ b.mT, ops.erf(3 * x), ops.sigmoid(3 * x))
-    run(functional.gelu(3 * x), functional.gelu(3 * x, "tanh"), functional.dropout(x, 0.3))
+    run(ops.mean(x, 0), functional.gelu(3 * x), functional.gelu(3 * x, "tanh"), functional.dropout(x, 0.3))
     run(functional.layer_norm(x, columns, weight, bias), functional.layer_norm(x, columns))
     for axis in (0, 1):
         run(functional.softmax(x, axis, mask), functional.log_softmax(x, axis))
