@@ -62,7 +62,9 @@ def load(name: str) -> Backend:
 
     Raises ValueError for an unknown name and ImportError or RuntimeError, in one sentence, where it cannot run here.
     """
-    if not isinstance(name, str) or name not in _loaded:
+    if not isinstance(name, str):
+        _find(name)  # or an error
+    if name not in _loaded:
         with _loading: return _loaded.get(name) or _register(name)  # noqa: E701 (no tracer can raise in between)
     return _loaded[name]
 

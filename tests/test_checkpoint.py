@@ -160,8 +160,8 @@ def test_the_library_reads_what_was_saved(folder: Path, state: dict[str, Any]) -
     (lambda: checkpoint.load("a\0b"), "checkpoint.load: expected path .* NUL"),
     (lambda: checkpoint.rename([], {}), "checkpoint.rename: expected state to be a dictionary, got list"),
     (lambda: checkpoint.rename({}, None), "checkpoint.rename: expected rules to be a dictionary, got NoneType"),
-    (lambda: nn.Linear(1, 1).load_state_dict(None), "load_state_dict into Linear: expected state .* got NoneType"),
-    (lambda: nn.Linear(1, 1).load_state_dict([1]), "load_state_dict into Linear: expected state .* got list"),
+    (lambda: nn.Linear(1, 1).load_state_dict(None), "load_state_dict into Linear: expected state .* got None"),
+    (lambda: nn.Linear(1, 1).load_state_dict([1]), "load_state_dict into Linear: expected state .* got \\[1\\]"),
     (lambda: nn.Linear(1, 1).load(None), "checkpoint.load: expected path"),
     (lambda: nn.Linear(1, 1).save(1.5), "checkpoint.save: expected path")])
 def test_wrong_calls_are_named(call: Callable[[], Any], says: str) -> None:

@@ -24,7 +24,8 @@ KERNELS = {name for name in dir(NumpyBackend) if name[0] != "_" and callable(get
 KERNELS -= set("namespace asarray asnumpy synchronize unstack cumulative_sum".split())
 OP_OF = {  # where it has another name than its kernel
     "rnn_forward": "scan", "rnn_backward": "scan", "unindex": "getitem", "dropout_mask": "dropout",
-    "global_norm": "clip_grad_norm_", "scale": "clip_grad_norm_", "sgd_step": "SGD.step", "adam_step": "AdamW.step",
+    "alignments_forward": "alignments", "chain_forward": "chain", "global_norm": "clip_grad_norm_",
+    "scale": "clip_grad_norm_", "sgd_step": "SGD.step", "adam_step": "AdamW.step",
 }
 
 

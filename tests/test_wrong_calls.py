@@ -425,7 +425,7 @@ ROWS = [
     ("nn.MultiheadAttention(8, 4, num_kv_heads=3)", "MultiheadAttention", "num_kv_heads", "3"),
     ("nn.MultiheadAttention(4, 2, add_bias_kv=True)", "MultiheadAttention", "add_bias_kv", "between"),
     ("nn.MultiheadAttention(4, 2)('text')", "MultiheadAttention", "query", "'text'"),
-    ("nn.MultiheadAttention(4, 2)(X)", "MultiheadAttention", "query", "float32[2, 3]"),
+    ("nn.MultiheadAttention(4, 2)(X)", "MultiheadAttention", "query", "(2, 3)"),
     ("nn.MultiheadAttention(4, 2)(S, attn_mask=None)", "MultiheadAttention", "attn_mask", "PyTorch"),
     ("nn.MultiheadContext(4, 3, 3)", "MultiheadContext", "num_heads", "3"),
     ("nn.DotAttention(2, 3, projected=False)", "DotAttention", "query_size", "2"),

@@ -528,6 +528,7 @@ def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     return y, (lambda g: expand(g) * deviation * 2 / n,)
 
 
+@explained
 @wide
 def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """Standard deviation, the root of `var`; where it is 0 so is the gradient."""
@@ -607,7 +608,7 @@ def cumulative_sum(x: Tensor, axis: int = -1) -> Out:
     """Running sums along `axis`, each including its own entry."""
     xp = namespace(x)
     back = lambda g: xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis)
-    return xp.cumulative_sum(x, axis=axis), (back,)
+    return xp.cumulative_sum(x, axis=check.no_flag(axis)), (back,)
 
 
 def _found(name: str, doc: str) -> _Reduction:
@@ -703,6 +704,7 @@ def _both(a: Like, b: Like) -> tuple[Tensor, Tensor]:
     return like(first, a), like(first, b)
 
 
+@explained
 @wide
 def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
     """Sum of a * b along `axis`, which is as long in both."""

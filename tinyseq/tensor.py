@@ -237,8 +237,6 @@ class Tensor:
         """This tensor on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`), differentiably."""
         if isinstance(target, str) and (target in backends.BUILT_IN or not hasattr(np, target)):
             return self if target == self.backend else ops.to_backend(self, target)
-        if target is None:
-            raise TypeError("to(): expected a backend's name or a dtype, got None")
         return self.astype(target)
 
     def __len__(self) -> int:
@@ -448,9 +446,10 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
     ... def cube(x):
     ...     return x**3, (lambda g: 3 * g * x**2,)
     """
-    if body is None and callable(definition):
+    given = {"body": body, "definition": definition}
+    check.function("op", **{name: f for name, f in given.items() if f is not None})
+    if body is None:
         return functools.partial(op, definition=definition, wide=wide)
-    check.function("op", body=body, **{} if definition is None else {"definition": definition})
     made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)  # `call` would hold itself
 
     @functools.wraps(body)

@@ -86,6 +86,9 @@ def exercise(dtype: str, extent: Extent) -> None:
     for layer in (nn.RNN(24, 40, **of), nn.RNN(24, 40, 1, "relu", bias=False, **of), nn.GRU(24, 40, **of),
                   nn.GRU(24, 40, reset="before", **of), nn.LSTM(24, 40, **of)):
         run(layer(some(batch, 9, 24)), layer(some(batch, 9, 24), lengths=lengths))
+    logs, crf = functional.log_softmax(some(batch, 9, 5)), nn.CRF(5, dtype)
+    run(nn.CTCLoss(reduction="none")(logs, [[1, 1]] * batch, [9] * batch, [2] * batch))
+    run(crf(some(batch, 9, 5), np.resize(np.arange(5), (batch, 9)), lengths))
     parameters = [some(*s) for s in [(rows, columns), *((3000,), (1,), (5, 7)) * arrays][:arrays]]
     for optimizer in (optim.SGD(parameters, 0.1, 0.9, weight_decay=0.01, nesterov=True),
                       optim.Adam(parameters, weight_decay=0.1), optim.AdamW(parameters)):
