@@ -55,6 +55,13 @@ def module(char: str) -> Any:
 
 
 @functools.cache
+def sum_in_double() -> Any:
+    """The sum of float32 times a number: in double, as each thread adds a stretch one after another."""
+    return cp.ReductionKernel("float32 x, float64 factor", "float32 y", "x * factor", "a + b", "y = a", "0",
+                              "tinyseq_sum", reduce_type="double")
+
+
+@functools.cache
 def kernel(name: str, dtype: Any) -> Callable[..., None]:
     """The kernel as a function of (grid, block, arguments). A number, whatever its type, is given as its parameter's:
 
@@ -184,8 +191,14 @@ class CupyBackend(NumpyBackend):
     def sum(self, x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:
         if x.dtype.char != "f":
             return cp.sum(x, axis=axis, keepdims=keepdims)
-        # in float64, as each thread adds a stretch one after another
-        return cp.sum(x, axis=axis, dtype=np.float64, keepdims=keepdims).astype(np.float32)
+        return sum_in_double()(x, 1.0, axis=axis, keepdims=keepdims)
+
+    def mean(self, x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:
+        if x.dtype.char != "f" or not x.size:
+            return cp.mean(x, axis=axis, keepdims=keepdims)
+        axes = (axis,) if isinstance(axis, int) else range(x.ndim) if axis is None else axis
+        n = math.prod(x.shape[i] for i in axes)
+        return sum_in_double()(x, 1 / n, axis=axis, keepdims=keepdims)
 
     def cumulative_sum(self, x: Array, /, *, axis: int) -> Array:
         return cp.cumsum(x, axis=axis)

@@ -128,8 +128,8 @@ def test_a_killed_save_leaves_a_whole_file_and_the_next_one_tidies(size: int, ho
     count = 200 if THOROUGH else 10 if size == 1000 else 6
     figures = force(KILLS, tmp_path, how, count, size)
     assert figures["kills"] == count
-    if how == "nameless":   # but where the kill falls between two system calls
-        assert figures["left"] <= max(1, count // 20)
+    if how == "nameless":   # but where the kill falls between two system calls; of those with names most are left
+        assert figures["left"] < count // 2
 
 
 @pytest.mark.parametrize("how", WAYS)

@@ -764,7 +764,7 @@ def wrong_calls() -> list[tuple[str, Any]]:
         calls.append(("length_mask: expected an integer 0 <= steps", lambda s=steps: nn.length_mask([1, 2], s)))
     for ids in ([[1]], [1, 2], [[1, 2, 3]]):
         calls.append(("LearnedPositions: expected x .* and ids", lambda i=ids: learned(x, i)))
-    return [*calls, ("attention_weights: expected a model", lambda: nn.attention_weights(3)),
+    return [*calls, ("attention_weights: expected model", lambda: nn.attention_weights(3)),
             ("LearnedPositions: expected at most max_length = 5", lambda: learned(ts.ones((1, 6, 8))))]
 
 

@@ -198,7 +198,7 @@ def integers(data: Like, where: str = "") -> Array:
     if data.dtype.kind not in "iu" and data.size:
         raise TypeError(f"{where}expected integers as indices, got dtype {data.dtype} and shape {data.shape}")
     if data.dtype == np.uint64 and isinstance(data, np.ndarray) and data.max(initial=0) > np.iinfo(np.int64).max:
-        raise IndexError(f"{where}{data.max()} is out of range, expected integers that int64 holds")
+        raise IndexError(f"{where}id {data.max()} is out of range, expected integers that int64 holds")
     return data.astype(np.int64)
 
 
