@@ -553,19 +553,20 @@ def scan(
 
 def _loss(fn: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """A loss of its first argument, a floating-point one, and as wide: of float16 computed in float32, rounded once."""
-    first = fn.__code__.co_varnames[0]
+    body = cast(Any, fn)
+    first = body.__code__.co_varnames[0]
 
     @functools.wraps(fn)
-    def call(*args: Any, **kwargs: Any) -> Tensor:
+    def call(*args: Any, **kwargs: Any) -> Any:
         args = args or tuple(kwargs.pop(name) for name in [first] if name in kwargs)
         if not args:
-            return fn(**kwargs)  # which says what is missing
+            return body(**kwargs)  # which says what is missing
         x = ops.operand(args[0])
         if x.dtype.kind != "f":
-            raise TypeError(f"{fn.__name__}: expected floating-point {first}, got {x.dtype}: use x.astype(ts.float32)")
+            raise TypeError(f"{body.__name__}: expected floating-point {first}, got {x.dtype}: use x.astype(ts.float32)")
         if x.dtype != np.float16:
-            return fn(x, *args[1:], **kwargs)
-        return fn(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)
+            return body(x, *args[1:], **kwargs)
+        return body(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)
 
     return cast(Callable[P, Tensor], call)
 

@@ -132,8 +132,8 @@ class Headless(LanguageModel):
         super().__init__(*args, **options)
         del self.out
 
-    def forward(self, tokens: Like, state: LanguageState | None = None) -> Tensor:
-        return self._read(tokens, state)[0]
+    def forward(self, tokens: Like, state: LanguageState | None = None, lengths: Like = None) -> Tensor:
+        return self._read(tokens, state, lengths)[0]
 
     def step(self, tokens: Like, state: LanguageState) -> tuple[Tensor, LanguageState]:
         raise ValueError("Headless: the checkpoint has no language-model head, so there are no next tokens: call the "
