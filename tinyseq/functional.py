@@ -563,7 +563,7 @@ def _loss(fn: Callable[P, Tensor]) -> Callable[P, Tensor]:
             return body(**kwargs)  # which says what is missing
         x = ops.operand(args[0])
         if x.dtype.kind != "f":
-            raise TypeError(f"{body.__name__}: expected floating-point {first}, got {x.dtype}: use x.astype(ts.float32)")
+            raise TypeError(f"{body.__name__}: expected floating-point {first}, got {x.dtype}: x.astype(ts.float32)")
         if x.dtype != np.float16:
             return body(x, *args[1:], **kwargs)
         return body(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)
