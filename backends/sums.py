@@ -36,6 +36,8 @@ class SumKernels:
         n, axes = math.prod([x.shape[i] for i in axes]), tuple([i % x.ndim for i in axes])
         if n <= 2 * self.stretch:
             return reduce(x, axis=axis, keepdims=keepdims)
+        if x.size <= self.few:
+            x = np.ascontiguousarray(x)  # which costs less than to think about it
         shape = [1 if i in axes else m for i, m in enumerate(x.shape)]
         if x.flags.c_contiguous and max(axes) - min(axes) < len(axes):  # neighbours are one axis
             y = self._sum_axis(x.reshape(math.prod(x.shape[:min(axes)]), n, -1), 1).reshape(shape)

@@ -595,11 +595,11 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     xp, expand = namespace(x), _expander(x, axis, keepdims)
     top = xp.max(x, axis=axis, keepdims=True) if x.size else xp.sum(x, axis=axis, keepdims=True) - math.inf
     shift = xp.where(top == -math.inf, 0, xp.minimum(top, np.finfo(x.dtype).max))
-    shares = xp.exp(xp.where(x == math.inf, 0, x - shift))  # beside an infinite entry, which counts 1, others are 0
-    total = xp.sum(shares, axis=axis, keepdims=True)
-    safe = xp.where(total == 0, 1, total)
-    y = xp.where(xp.isinf(top), top, xp.log(safe) + shift)
-    pull = lambda g: expand(g) * (shares / safe)
+    parts = xp.exp(xp.minimum(x - shift, 1))  # at most 0, but for infinite entries, beside which others are nothing
+    total = xp.sum(parts, axis=axis, keepdims=True)
+    total = xp.where(total == 0, 1, total)
+    y = xp.where(xp.isinf(top), top, xp.log(total) + shift)
+    pull = lambda g: expand(g) / total * parts
     return y if keepdims else xp.squeeze(y, axis=axis), (pull,)
 
 
