@@ -205,7 +205,7 @@ def within_float16(got: Any, exact: Any, widest: float = 2.0**-14) -> None:
     fits = np.abs(exact) < 65504
     scale = np.abs(exact[fits]).max(initial=widest)
     assert np.isfinite(got[fits]).all()
-    np.testing.assert_allclose(got[fits], exact[fits], rtol=0, atol=2 * 2.0**-10 * scale + 2.0**-22)  # float32: 1 - y * y
+    np.testing.assert_allclose(got[fits], exact[fits], rtol=0, atol=2 * 2.0**-10 * scale + 2.0**-22)  # float32's own
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if "float32" in r.kinds], ids=lambda r: r.name)
