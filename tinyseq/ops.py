@@ -405,9 +405,7 @@ def clip(x: Tensor, min: Like = None, max: Like = None) -> Out:
 @op
 def where(condition: Like, a: Like, b: Like) -> Out:
     """`a` where the boolean `condition` holds, else `b`."""
-    xp = namespace(a, b, condition)
-    if isinstance(a, str) or isinstance(b, str):
-        raise TypeError("expected tensors or numbers to choose from, got text")
+    xp = namespace(check.operand(a), check.operand(b), check.operand(condition))
     if isinstance(a, (int, float)) and isinstance(b, (int, float)) and float in (type(a), type(b)):
         a = xp.asarray(a, dtype=np.float32)  # two Python numbers make float32, as everywhere
     pull_a, pull_b = (lambda g: xp.where(condition, g, _zero(g))), (lambda g: xp.where(condition, _zero(g), g))
@@ -860,7 +858,7 @@ def roll(x: Tensor, shift: int | Sequence[int], axis: Axis) -> Out:
     """Shifted along an axis, or several by as many shifts, what leaves at one end entering at the other."""
     xp = namespace(x)
     back = -shift if isinstance(shift, int) else tuple([-n for n in shift])
-    return xp.roll(x, shift, axis), (lambda g: xp.roll(g, back, axis),)
+    return xp.roll(x, shift, check.no_flag(axis)), (lambda g: xp.roll(g, back, axis),)
 
 
 @op
@@ -868,7 +866,7 @@ def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
     """Each slice along `axis` `repeats` times in a row, or as often as its own count says."""
     xp, after = namespace(x), _axes(axis, x.ndim)[0] + 1
     if not isinstance(repeats, int):
-        places = np.repeat(np.arange(x.shape[after - 1]), repeats)
+        places = np.repeat(np.arange(x.shape[after - 1]), integers(repeats))
         return _picked(x, _along(axis, x.ndim, places))
     apart = (*x.shape[:after], repeats, *x.shape[after:])
     return xp.repeat(x, repeats, axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)
