@@ -17,7 +17,7 @@ import operator
 import reprlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from inspect import CO_VARARGS, Parameter, signature
+from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
@@ -208,33 +208,19 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def explain(
-    error: Exception, function: Any = None, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = _NONE,
-) -> Exception:
-    """An `error` with the name and the arguments of the public function that was called, and of the class or function
-    of another kind that called that: `function` with its arguments, or what stands above it and is made of it."""
-    above, owner = None, ""
-    frame = sys._getframe(2)
+def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any] = _NONE) -> Exception:
+    """An `error` with the name and the arguments of the public function that was called, and with the class, or the
+    function of another kind, that called that."""
+    owner, frame = "", sys._getframe(2)
     while frame and frame.f_globals.get("__name__", "").startswith("tinyseq"):
         room, path = frame.f_globals["__name__"].partition(".")[2], frame.f_code.co_qualname.split(".")
         public = not any(part.startswith(("_", "<")) for part in path)
-        if room in ("ops", "functional", "contract") or path[0] == "Tensor":
-            above = frame if public and not owner else above
-        elif room == "tensor":
-            if public:  # the engine on its way back
-                break
-        elif "self" in frame.f_locals or public:
+        if room == "tensor" and public and path[0] != "Tensor":  # the engine on its way back
+            break
+        if room not in ("ops", "functional", "contract", "tensor") and (public or "self" in frame.f_locals):
             owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else path[-1]
         frame = frame.f_back  # type: ignore[assignment]
-    text = str(error)
-    if function is not None:
-        text = _told(error, text, function, args, kwargs)
-    if above is not None:
-        code, values = above.f_code, above.f_locals
-        count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & CO_VARARGS)
-        given = {name: values[name] for name in code.co_varnames[:count] if name in values}
-        outer = getattr(type(values.get("self")), code.co_name, None) or above.f_globals.get(code.co_name)
-        text = _told(error, text, getattr(outer, "fget", outer), (), given)  # of a property, what it calls
+    text = _told(error, str(error), function, args, kwargs)
     text = f"{owner}: {text}" if owner and not text.startswith(f"{owner}: ") else text
     # NumPy has subclasses; an attribute that is missing means that the argument is no tensor
     bases = {AttributeError: TypeError, TypeError: TypeError, IndexError: IndexError}

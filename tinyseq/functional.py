@@ -74,6 +74,7 @@ def silu(x: Tensor) -> Out:
     return x * s, (lambda g: g * (s * (1 + x * (1 - s))),)
 
 
+@explained
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), right for any x."""
     return ops.logaddexp(x, 0.0)
@@ -444,9 +445,10 @@ def unroll(
     and what stands in x there is never seen. A state that comes back with other shapes or dtypes is a ValueError.
     """
     check.function("unroll", step=step)
-    if not isinstance(state, (tuple, list)):
-        raise TypeError(f"unroll: expected state to be a tuple of Tensors, got {describe(state)}")
-    x, kinds = ops.operand(x), lambda state: [describe(a) for a in state]
+    if not hasattr(x, "ndim") or not isinstance(state, (tuple, list)):
+        raise TypeError("unroll: expected x to be a Tensor and state a tuple of Tensors, got "
+                        f"{describe(x)} and {describe(state)}")
+    kinds: Callable[[Any], Any] = lambda s: [f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
     lengths, mask = _lengths("unroll", lengths, x), None
     if lengths is not None:
         mask = (ops.like(x, np.arange(x.shape[1])) < ops.expand_dims(ops.like(x, lengths), 1))[..., None]

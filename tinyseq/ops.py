@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import explain, explained
+from tinyseq.check import explained
 from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, grad_enabled, namespace, op, wide
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
@@ -27,6 +27,7 @@ Shape = int | Sequence[int]
 # --- creation: on the active backend, float32 unless said otherwise ------------------------------------------------
 
 
+@explained
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A new tensor with a copy of `data`: a number, nested lists, an array or a Tensor.
 
@@ -36,6 +37,7 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     return _tensor(data, dtype, True, requires_grad)
 
 
+@explained
 def asarray(data: Any, dtype: Any = None) -> Tensor:
     """Like `tensor`, but shares memory where it can; a Tensor is returned as it is."""
     if isinstance(data, Tensor):
@@ -46,29 +48,26 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
 def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = False,
             backend: backends.Backend | None = None) -> Tensor:
     backend, numbers = backend or backends.active(), False
-    try:
-        if isinstance(data, Tensor):
-            data, backend = data._data, backends.of(data._data)
-        elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
-            raise TypeError("expected numbers, got Tensors in a list: ts.stack joins them")
-        elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
-            backend = backends.of(data)
-        elif isinstance(data, np.generic) or not hasattr(data, "__array__"):
-            numbers = True
-            try:
-                data = np.asarray(data.item() if isinstance(data, np.generic) else data)
-            except ValueError as error:
-                raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
-        data = data if isinstance(data, backend.array_types) else np.asarray(data)
-        if data.dtype.kind not in "biuf":
-            raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
-        if dtype is not None:
-            check.fitting(data, check.dtype(dtype))
-        elif numbers and data.dtype == np.float64:
-            dtype = np.float32
-        return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise explain(error) from error
+    if isinstance(data, Tensor):
+        data, backend = data._data, backends.of(data._data)
+    elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
+        raise TypeError("expected numbers, got Tensors in a list: ts.stack joins them")
+    elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
+        backend = backends.of(data)
+    elif isinstance(data, np.generic) or not hasattr(data, "__array__"):
+        numbers = True
+        try:
+            data = np.asarray(data.item() if isinstance(data, np.generic) else data)
+        except ValueError as error:
+            raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
+    data = data if isinstance(data, backend.array_types) else np.asarray(data)
+    if data.dtype.kind not in "biuf":
+        raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
+    if dtype is not None:
+        check.fitting(data, check.dtype(dtype))
+    elif numbers and data.dtype == np.float64:
+        dtype = np.float32
+    return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
 
 
 def like(x: Tensor, data: Any) -> Tensor:
@@ -92,21 +91,20 @@ def from_dlpack(x: Any) -> Tensor:
 
 def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more: Any) -> Tensor:
     """What the active backend's function `name` makes, float32 unless said otherwise; or that of the array given."""
-    try:
-        like = name.endswith("_like")
-        xp = namespace(args[0]) if like else backends.active().xp
-        dtype = np.float32 if dtype is None and not like else dtype
-        data = getattr(xp, name)(*args, dtype=dtype if dtype is None else check.dtype(dtype), **more)
-        return Tensor(data, requires_grad)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise explain(error) from error
+    like = name.endswith("_like")
+    xp = namespace(args[0]) if like else backends.active().xp
+    dtype = np.float32 if dtype is None and not like else dtype
+    data = getattr(xp, name)(*args, dtype=dtype if dtype is None else check.dtype(dtype), **more)
+    return Tensor(data, requires_grad)
 
 
+@explained
 def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 0."""
     return _new("zeros", shape, dtype=dtype, requires_grad=requires_grad)
 
 
+@explained
 def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 1."""
     return _new("ones", shape, dtype=dtype, requires_grad=requires_grad)
@@ -120,11 +118,13 @@ def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool
     return _new("full", shape, value, dtype=dtype, requires_grad=requires_grad)
 
 
+@explained
 def zeros_like(x: Like, dtype: Any = None) -> Tensor:
     """Zeros of x's shape and, unless given, dtype, where x lives."""
     return _new("zeros_like", raw(x), dtype=dtype)
 
 
+@explained
 def ones_like(x: Like, dtype: Any = None) -> Tensor:
     """Ones of x's shape and, unless given, dtype, where x lives."""
     return _new("ones_like", raw(x), dtype=dtype)
@@ -148,6 +148,7 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
     return _new("arange", start, stop, step, dtype=dtype)
 
 
+@explained
 def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpoint: bool = True) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False."""
     start, stop = check.numbers("linspace", start=start, stop=stop)
@@ -155,6 +156,7 @@ def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpo
     return _new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint)
 
 
+@explained
 def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.float32) -> Tensor:
     """(n_rows, n_cols) with ones on the k-th diagonal."""
     n_rows, n_cols = check.integers("eye", 0, n_rows=n_rows, n_cols=n_rows if n_cols is None else n_cols)
@@ -277,6 +279,7 @@ def remainder(a: Like, b: Like) -> Out:
     return xp.remainder(a, b), (lambda g: g, lambda g: -g * xp.floor_divide(a, b))
 
 
+@explained
 def reciprocal(x: Like) -> Tensor:
     """1 / x."""
     return divide(1.0, x)
@@ -637,6 +640,7 @@ def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Out:
     return xp.flip(x.shape[axis] - 1 - flipped, axis=axis), None
 
 
+@explained
 def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
     """In ascending (or descending) order; each gradient goes to the entry that stands there, ties in their order."""
     return take_along_axis(x, argsort(x, axis, descending), axis)

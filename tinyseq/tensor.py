@@ -30,7 +30,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import describe, explain
+from tinyseq.check import describe, explain, explained
 from tinyseq.interrupts import together
 from tinyseq.scope import Scope
 
@@ -233,6 +233,7 @@ class Tensor:
         """The same array without its history."""
         return Tensor(self._data)
 
+    @explained
     def to(self, target: Any) -> Tensor:
         """This tensor on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`), differentiably."""
         if isinstance(target, str) and (target in backends.BUILT_IN or not hasattr(np, target)):
