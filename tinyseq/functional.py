@@ -563,7 +563,8 @@ def _loss(fn: Callable[P, Tensor]) -> Callable[P, Tensor]:
         if not args:
             return fn(**kwargs)  # which says what is missing
         x = ops.operand(args[0])
-        _floats(x._data)
+        if x.dtype.kind != "f":
+            _floats(x)  # an error
         if x.dtype != np.float16:
             return fn(x, *args[1:], **kwargs)
         return fn(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)

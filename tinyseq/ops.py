@@ -408,11 +408,14 @@ def clip(x: Tensor, min: Like = None, max: Like = None) -> Out:
 @op
 def where(condition: Like, a: Like, b: Like) -> Out:
     """`a` where the boolean `condition` holds, else `b`."""
-    xp = namespace(check.operand(a), check.operand(b), check.operand(condition))
+    xp = namespace(a, b, condition)
     if isinstance(a, (int, float)) and isinstance(b, (int, float)) and float in (type(a), type(b)):
         a = xp.asarray(a, dtype=np.float32)  # two Python numbers make float32, as everywhere
     pull_a, pull_b = (lambda g: xp.where(condition, g, _zero(g))), (lambda g: xp.where(condition, _zero(g), g))
-    return xp.where(condition, a, b), (None, pull_a, pull_b)
+    y = xp.where(check.operand(condition), a, b)
+    if y.dtype.kind in "OU":  # of None, of text
+        raise TypeError("expected numbers to choose from")
+    return y, (None, pull_a, pull_b)
 
 
 @op
@@ -470,11 +473,11 @@ isfinite = _test("isfinite", "Neither NaN nor an infinity.")
 # --- reductions ----------------------------------------------------------------------------------------------------
 
 
-def _axes(axis: Axis, ndim: int, where: str = "") -> tuple[int, ...]:
+def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """`axis` as a tuple of axes counted from the front; all of them for None."""
     axes = range(ndim) if axis is None else (axis,) if type(axis) is int else tuple(axis)  # type: ignore[arg-type]
     if builtins.any(not -ndim <= i < ndim for i in axes):
-        raise IndexError(f"{where}axis {axis} is out of range for {ndim} dimensions")
+        raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
     return tuple(i % ndim for i in axes)
 
 
@@ -507,13 +510,13 @@ def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     return xp.mean(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g) / n, shape),)
 
 
-def _divisor(name: str, x: Tensor, axis: Axis, correction: float) -> float:
+def _divisor(x: Tensor, axis: Axis, correction: float) -> float:
     """How many numbers count along the axes of a variance."""
-    n = math.prod(x.shape[i] for i in _axes(axis, x.ndim, f"{name}: for shape {x.shape} "))
+    n = _count(x, axis)
     if type(correction) not in (int, float):
-        correction = check.numbers(name, correction=correction)
+        correction = check.numbers("var", correction=correction)
     if correction and not correction < n:
-        raise ValueError(f"{name}: expected correction < {n}, as many numbers as there are along axis {axis} of "
+        raise ValueError(f"expected correction < {n}, as many numbers as there are along axis {axis} of "
                          f"shape {x.shape}, got {correction}")
     return n - correction
 
@@ -521,7 +524,7 @@ def _divisor(name: str, x: Tensor, axis: Axis, correction: float) -> float:
 @op(wide=True)
 def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Out:
     """Variance: squared deviations from the mean, summed and divided by n - `correction` (0, unlike PyTorch's 1)."""
-    xp, expand, n = namespace(x), _expander(x, axis, keepdims), _divisor("var", x, axis, correction)
+    xp, expand, n = namespace(x), _expander(x, axis, keepdims), _divisor(x, axis, correction)
     x = x if x.dtype.kind == "f" else x.astype(np.float64)
     deviation = x - _first(x, _axes(axis, x.ndim))  # which is exactly 0 for equal entries, as from their mean it is not
     deviation -= xp.mean(deviation, axis=axis, keepdims=True)
@@ -533,7 +536,6 @@ def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
 @wide
 def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """Standard deviation, the root of `var`; where it is 0 so is the gradient."""
-    _divisor("std", asarray(x), axis, correction)
     return _root(var(x, axis, correction, keepdims), 2)
 
 
@@ -650,9 +652,7 @@ def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
 def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
     """The k largest (or smallest) entries along `axis`, sorted, and their places; of tied ones the first."""
     places = argsort(x, axis, largest)
-    k = check.integers("topk", k=k)
-    if not 0 <= k <= places.shape[axis]:
-        raise ValueError(f"topk: k = {k} is out of range for axis {axis} of shape {x.shape}")
+    k = check.integers("topk", 0, places.shape[axis], k=k)
     places = getitem(places, _along(axis, x.ndim, slice(0, k)))
     return take_along_axis(x, places, axis), places
 
@@ -711,7 +711,7 @@ def _both(a: Like, b: Like) -> tuple[Tensor, Tensor]:
 def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
     """Sum of a * b along `axis`, which is as long in both."""
     a, b = _both(a, b)
-    i, j = (_axes(axis, n, f"vecdot: for shapes {a.shape} and {b.shape} ")[0] for n in (a.ndim, b.ndim))
+    i, j = (_axes(axis, x.ndim)[0] for x in (a, b))
     if a.shape[i] != b.shape[j]:
         raise ValueError(f"vecdot: expected axis {axis} as long in both, got shapes {a.shape} and {b.shape}")
     return sum(multiply(a, b), axis)
