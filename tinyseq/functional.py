@@ -594,11 +594,6 @@ def _target(x: Tensor, target: Like) -> Tensor:
     return y
 
 
-def _weighed(weights: Tensor, logs: Tensor) -> Tensor:
-    """-weights times logs, where 0 times -inf is 0."""
-    return -weights * ops.where((weights == 0) & (logs == -math.inf), 0.0, logs)
-
-
 def _class_losses(x: Tensor, targets: Like, ignore_index: int) -> tuple[Tensor, Any]:
     """x (..., C) as rows (N, C), and targets (...) as raw integers (N,): checked."""
     shape = np.shape(targets)
@@ -654,20 +649,21 @@ def cross_entropy(
     Targets may be probabilities too, floating-point numbers (..., C): -sum_c w_c t_c log softmax(logits)_c, where 0
     times -inf is 0. No target is ignored then, and the mean is over the rows.
     """
-    smoothing = label_smoothing
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"expected 0 <= label_smoothing <= 1, got {smoothing}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"expected 0 <= label_smoothing <= 1, got {label_smoothing}")
     weight = _class_weight(logits, weight)
     if logits.ndim and np.shape(targets) == logits.shape and ops.like(logits, targets).dtype.kind == "f":
         if check.integers("cross_entropy", ignore_index=ignore_index) >= 0:
             raise ValueError("cross_entropy: expected no ignore_index where targets are probabilities, got "
                              f"{ignore_index}: multiply the losses of reduction='none' by a mask")
         t = _like(logits, targets)
-        t = t if not smoothing else t * (1 - smoothing) + smoothing / logits.shape[-1]
+        t = t if not label_smoothing else t * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
         t = t if weight is None else t * ops.like(logits, weight)
-        return _reduce(ops.sum(_weighed(t, log_softmax(logits)), -1), reduction)
+        logs = log_softmax(logits)
+        logs = ops.where((t == 0) & (logs == -math.inf), 0.0, logs)
+        return _reduce(ops.sum(-t * logs, -1), reduction)
     rows, ids = _class_losses(logits, targets, ignore_index)
-    losses, weights = _cross_entropy(rows, ids, weight, smoothing, ignore_index)
+    losses, weights = _cross_entropy(rows, ids, weight, label_smoothing, ignore_index)
     return _weighted(losses, weights, logits.shape[:-1], reduction)
 
 
