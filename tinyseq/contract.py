@@ -15,8 +15,8 @@ from tinyseq.tensor import Like, Tensor, wide
 @explained
 def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
     """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
-    a, b = operand(a), operand(b)
-    of_a, of_b = (range(-axes, 0), range(axes)) if isinstance(no_flag(axes), int) else axes
+    a, b, axes = operand(a), operand(b), no_flag(axes)
+    of_a, of_b = (range(-axes, 0), range(axes)) if isinstance(axes, int) else axes
     names = [list(_LETTERS[: a.ndim]), list(_LETTERS[a.ndim : a.ndim + b.ndim])]
     try:
         for i, j in zip(of_a, of_b, strict=True):

@@ -9,14 +9,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from tinyseq import backends, check, ops, random
 from tinyseq.check import describe, explained, no_flag
 from tinyseq.ops import Out
-from tinyseq.tensor import Like, P, Tensor, namespace, op, wide
+from tinyseq.tensor import Like, Tensor, namespace, op, wide
+
+F = TypeVar("F", bound=Callable[..., Tensor])
 
 # --- activations ---------------------------------------------------------------------------------------------------
 
@@ -553,7 +555,7 @@ def scan(
 # --- losses --------------------------------------------------------------------------------------------------------
 
 
-def _loss(fn: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def _loss(fn: F) -> F:
     """A loss of its first argument, a floating-point one, and as wide: of float16 computed in float32, rounded once."""
     first = fn.__code__.co_varnames[0]
 
@@ -569,7 +571,7 @@ def _loss(fn: Callable[P, Tensor]) -> Callable[P, Tensor]:
             return fn(x, *args[1:], **kwargs)
         return fn(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)
 
-    return cast(Callable[P, Tensor], explained(call))
+    return cast(F, explained(call))
 
 
 def _reduce(losses: Tensor, reduction: str, *more: str) -> Tensor:

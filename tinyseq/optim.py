@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from tinyseq import backends, check
+from tinyseq.check import describe
 from tinyseq.interrupts import uninterrupted
-from tinyseq.tensor import Array, Tensor, describe, namespace, watcher
+from tinyseq.tensor import Array, Tensor, namespace, watcher
 
 
 class Optimizer:
