@@ -18,14 +18,12 @@ import reprlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, signature
-from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def integers(where: str, least: int | None = None, most: int | None = None, /, **given: Any) -> Any:
@@ -100,9 +98,17 @@ REAL = frozenset({np.float32, np.float64, np.float16, np.int64, np.bool})  # dty
 
 def dtype(value: Any) -> Any:
     """A dtype of real numbers or booleans; what is none is a TypeError."""
-    if value is None or (value not in REAL and np.dtype(value).kind not in "biuf"):
+    if value not in REAL and not is_dtype(value):
         raise TypeError(f"expected a dtype of real numbers or booleans, got {value}")
     return value
+
+
+def is_dtype(value: Any, kinds: str = "biuf") -> bool:
+    """Whether that is a dtype of these kinds."""
+    try:
+        return value is not None and np.dtype(value).kind in kinds
+    except TypeError:
+        return False
 
 
 def fitting(data: Any, dtype: Any) -> None:
@@ -173,13 +179,6 @@ def _integers(a: Any) -> bool:
     return isinstance(a, (list, tuple, range, np.ndarray)) and all(map(_integer, a))
 
 
-def _dtype(a: Any) -> bool:
-    try:
-        return a is not None and np.dtype(a).kind in "biuf"
-    except TypeError:
-        return False
-
-
 _FITTING: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by annotation: what to call it, and what it is
     "Tensor": ("a Tensor or an array", _array),
     "Like": ("a Tensor, an array or a number", lambda a: _array(a) or _number(a) or isinstance(a, (list, tuple))),
@@ -190,7 +189,7 @@ _FITTING: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by annotation: wha
     "int": ("an integer", _integer),
     "float": ("a number", _number),
     "str": ("text", lambda a: isinstance(a, str)),
-    "dtype": ("a dtype of real numbers or booleans", _dtype),
+    "dtype": ("a dtype of real numbers or booleans", is_dtype),
 }
 _FITTING["int | Sequence[int]"] = _FITTING["Shape"]
 
@@ -208,7 +207,7 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any] = _NONE) -> Exception:
+def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:
     """An `error` with the name and the arguments of the public function that was called, and with the class, or the
     function of another kind, that called that."""
     owner, frame = "", sys._getframe(2)

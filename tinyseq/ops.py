@@ -879,8 +879,7 @@ def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
 @explained
 def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
     """The whole tensor `repetitions` times along each axis (missing leading entries of either are 1)."""
-    for n in repetitions:
-        check.integers("tile", 0, repetitions=n)
+    check.integers("tile", 0, **{f"repetitions[{i}]": n for i, n in enumerate(repetitions)})
     times = (*(1,) * (x.ndim - len(repetitions)), *repetitions)
     shape = (*(1,) * (len(times) - x.ndim), *x.shape)
     pairs = [m for pair in zip(times, shape, strict=True) for m in pair]

@@ -487,7 +487,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             if isinstance(error, TypeError) and (moved := _moved(args)):
                 return functools.partial(op, definition=definition, wide=wide)(body)(*moved, **kwargs)
-            raise explain(_elsewhere(raw, error), body, raw) from error
+            raise explain(_elsewhere(raw, error), body, raw, {}) from error
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
         out, pulls = result

@@ -139,7 +139,7 @@ class Module:
 
         In place, all or none: optimizers made before keep their own moments where they are, so move first.
         """
-        if (not isinstance(target, str) or hasattr(np, target)) and not _floating(target):
+        if (not isinstance(target, str) or hasattr(np, target)) and not check.is_dtype(target, "f"):
             raise TypeError(f"{type(self).__name__}.to: expected target to be a backend's name or a floating-point "
                             f"dtype, got {describe(target)}")
         changes: list[tuple[Any, str, Any]] = []
@@ -207,13 +207,6 @@ class Module:
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""
         return ""
-
-
-def _floating(dtype: Any) -> bool:
-    try:
-        return dtype is not None and np.dtype(dtype).kind == "f"
-    except TypeError:
-        return False
 
 
 def _entries(module: Module) -> Iterator[tuple[str, Any]]:
