@@ -16,7 +16,7 @@ class SumKernels:
 
     xp: ModuleType
     block: int
-    stretch = 64  # numbers that are summed one after another, at most twice as many, or in four sums as many again
+    stretch = 64  # numbers that are summed one after another, at most twice as many, or in up to eight sums as many again
     few = 1 << 16  # numbers of which NumPy's own sum is fast enough
     long = 1 << 9  # numbers that a matrix product sums at a time, in several sums side by side
 
@@ -55,7 +55,8 @@ class SumKernels:
         alone, ones = math.prod(inner) == 1, len(inner) == 1 and x.strides[-1] == x.itemsize
         if alone and x.size > self.few and x.flags.c_contiguous:
             return self._row_sum(x.reshape(-1, n)).reshape(*lead, 1, *inner)
-        if alone or n <= (4 if ones else 2) * self.stretch:
+        sums = 8 if ones and inner[0] % 4 == 0 else 4 if ones else 2  # a product of fours keeps more sums at a time
+        if alone or n <= sums * self.stretch:
             return np.matmul(np.ones((1, n), x.dtype), x) if ones else np.add.reduce(x, axis=k, keepdims=True)
         every, stop = (slice(None),) * k, n - n % self.stretch
         y = x[(*every, slice(stop))].reshape(*lead, n // self.stretch, self.stretch, *inner)

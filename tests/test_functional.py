@@ -345,7 +345,7 @@ class_errors = [
     (a, np.zeros(3, int), r"\(2, 3\) and \(3,\)"), (a, np.zeros(2), "float64"), (a, np.array([0, 3]), "id 3 .* < 3"),
     (a, np.array([0, -1]), "id -1"), (a, np.zeros(2, int), {"weight": np.ones(4)}, r"\(3,\).*\(4,\)"),
     (a, np.zeros(2, int), {"reduction": "avg"}, "reduction .* 'avg'"),
-    (a, np.zeros(2, int), {"ignore_index": 0.5}, "an integer ignore_index, got 0.5"),
+    (a, np.zeros(2, int), {"ignore_index": 0.5}, "ignore_index to be an integer, got 0.5"),
     (whole, np.zeros(2, int), "floating-point .*, got int64")]
 
 ROWS = [
@@ -417,7 +417,7 @@ ROWS = [
         ("gru", np.ones((2, 5, 4)), np.ones((2, 2), "float32"), None, *three, "x float64, h0 float32.*astype")]),
     Row("cross_entropy", class_loss(True), cross_entropy, torch_classes("cross_entropy"), [
         *class_errors, (a, np.zeros(2, int), {"label_smoothing": 1.5}, "label_smoothing.*1.5"),
-        (a, np.zeros(2, int), {"label_smoothing": "0.1"}, "cross_entropy: .*label_smoothing.*'0.1'"),
+        (a, np.zeros(2, int), {"label_smoothing": "0.1"}, "cross_entropy.*label_smoothing.*'0.1'"),
         (a, a, {"ignore_index": 1}, "no ignore_index where targets are probabilities, got 1")]),
     Row("cross_entropy", soft_loss, soft_cross_entropy, torch_soft),
     Row("nll_loss", class_loss(False), nll_loss, torch_classes("nll_loss"), class_errors),
@@ -425,7 +425,7 @@ ROWS = [
         two_shapes),
     Row("l1_loss", pair(**REDUCTIONS), lambda x, t, reduction: reduce(abs(x - t), reduction), "l1_loss", two_shapes),
     Row("huber_loss", pair(**REDUCTIONS, delta=[1.0, 0.3]), huber_loss, "huber_loss", [
-        *two_shapes, *((a, a, {"delta": d}, f"huber_loss: .* delta, got {d}") for d in (-1, 0.0))]),
+        *two_shapes, *((a, a, {"delta": d}, f"huber_loss.* delta, got {d}") for d in (-1, 0.0))]),
     Row("binary_cross_entropy", pair(sigmoid, lambda t, **_: sigmoid(t), **REDUCTIONS), binary,
         "binary_cross_entropy", [*two_shapes, (a - 0.5, a, "from 0 to 1, got -0.5 .*with_logits"),
                                  (a + 1.5, a, "got 1.5")]),

@@ -163,7 +163,7 @@ def test_a_wrong_state_loads_nothing() -> None:
         (fewer, state, ValueError, r"Adam over 4 parameters; this is Adam over 3"),
         (adam, optim.Adam(leaves(rng)[:3]).state_dict(), ValueError, r"Adam over 3 parameters; this is Adam over 4"),
         (other, state, ValueError, r"Adam: wrong shapes: 1.m: float64\[5\] given, float32\[4\] here; 1.v"),
-        (same, state | {"1.m": "x"}, ValueError, r"1.m: 'x' given, float64\[5\] here"),
+        (same, state | {"1.m": "x"}, ValueError, "expected arrays, got 1.m: str"),
         (same, state | {"1.m": np.ones(5, complex)}, ValueError, r"1.m: complex128\[5\] given, float64\[5\] here"),
         (same, without("lr", "betas"), KeyError, r"Adam: this state .*missing \['lr', 'betas'\], unexpected nothing"),
         (same, without("0.steps", "1.v"), KeyError, r"missing \['0.steps', '1.v'\]"),
@@ -260,7 +260,7 @@ def test_wrong_optimizers_are_named() -> None:
         (lambda: optim.SGD([]), ValueError, "SGD: no parameters"), (lambda: optim.Adam([p, p]), ValueError, "twice"),
         (lambda: optim.Adam([p, p * 2]), TypeError, "parameter 1"),
         (lambda: optim.AdamW(["w"]), TypeError, "AdamW: parameter 0 is a str"),
-        (lambda: optim.Adam(nn.Linear(2, 2)), TypeError, r"Adam: .* got a Linear: pass its .parameters\(\)"),
+        (lambda: optim.Adam(nn.Linear(2, 2)), TypeError, r"Adam: .* got a Linear: pass a module's .parameters\(\)"),
         (lambda: optim.Adam(nn.Linear(2, 2).named_parameters()), TypeError, r"0 is a tuple.*module's .parameters\(\)"),
         (lambda: optim.SGD([p], nesterov=True), ValueError, "nesterov needs momentum"),
         (lambda: optim.SGD(p), TypeError, "SGD: expected parameters, a list of leaf Tensors, got a Tensor"),
@@ -268,7 +268,7 @@ def test_wrong_optimizers_are_named() -> None:
         (lambda: optim.Adam([{"params": [p]}]), TypeError, "parameter 0 is a dict"),
         (lambda: optim.clip_grad_norm_(p, 1.0), TypeError, "clip_grad_norm_: .* got a Tensor"),
         (lambda: optim.clip_grad_norm_(3, 1.0), TypeError, "clip_grad_norm_: .* got a int"),
-        (lambda: optim.clip_grad_norm_(nn.Linear(2, 2), 1.0), TypeError, r"got a Linear: pass its .parameters\(\)"),
+        (lambda: optim.clip_grad_norm_(nn.Linear(2, 2), 1.0), TypeError, "got a Linear: pass a module's .param"),
         (lambda: optim.clip_grad_norm_([p, "w"], 1.0), TypeError, "clip_grad_norm_: parameter 1 is a str"),
     ):
         with pytest.raises(kind, match=message):
@@ -429,9 +429,7 @@ def test_trainings_in_threads_are_those_of_one() -> None:
     assert len(failed) == 4 and set(w.detach().tolist()) == {40.0}
 
 
-@pytest.mark.parametrize("size", [1.0, pytest.param(1e-4, marks=pytest.mark.xfail(
-    strict=False, reason="the kernels square gradients in float16")), pytest.param(1e3, marks=pytest.mark.xfail(
-        strict=False, reason="the kernels square gradients in float16"))])
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e3])
 @every_case
 def test_float16_steps_are_float32s_rounded(case: str, size: float) -> None:
     """Of small and large gradients, and of 0."""

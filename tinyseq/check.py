@@ -17,15 +17,13 @@ import operator
 import reprlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from inspect import CO_VARARGS, Parameter, signature
-from types import MappingProxyType
+from inspect import Parameter, signature
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def integers(where: str, least: int | None = None, most: int | None = None, /, **given: Any) -> Any:
@@ -80,14 +78,37 @@ def function(where: str, **given: Any) -> None:
             raise TypeError(f"{where}: expected {name} to be a function, got {describe(value)}")
 
 
+def arrays(where: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The `given` Tensors or arrays of any library, by the names of `wanted`, on the host: of the shapes that those
+    have and of dtypes that can become theirs. A ValueError names all that are not."""
+    lists = [f"{k}: {type(given[k]).__name__}" for k in wanted if not hasattr(given[k], "shape")]
+    if lists:  # nested lists in a hostile file are small there and without end as arrays
+        raise ValueError(f"{where}: expected arrays, got {'; '.join(lists)}")
+    found = {k: np.asarray(given[k]._host() if hasattr(given[k], "_host") else given[k], order="C") for k in wanted}
+    shapes = [k for k, x in found.items() if x.shape != wanted[k].shape]
+    dtypes = [k for k, x in found.items() if not np.can_cast(x.dtype, wanted[k].dtype, "same_kind")]
+    if shapes or dtypes:
+        wrong = "; ".join(f"{k}: {describe(found[k])} given, {describe(wanted[k])} here" for k in shapes or dtypes)
+        raise ValueError(f"{where}: wrong {'shapes' if shapes else 'dtypes'}: {wrong}")
+    return found
+
+
 REAL = frozenset({np.float32, np.float64, np.float16, np.int64, np.bool})  # dtypes that need no look
 
 
 def dtype(value: Any) -> Any:
     """A dtype of real numbers or booleans; what is none is a TypeError."""
-    if value is None or (value not in REAL and np.dtype(value).kind not in "biuf"):
+    if value not in REAL and not is_dtype(value):
         raise TypeError(f"expected a dtype of real numbers or booleans, got {value}")
     return value
+
+
+def is_dtype(value: Any, kinds: str = "biuf") -> bool:
+    """Whether that is a dtype of these kinds."""
+    try:
+        return value is not None and np.dtype(value).kind in kinds
+    except TypeError:
+        return False
 
 
 def fitting(data: Any, dtype: Any) -> None:
@@ -158,13 +179,6 @@ def _integers(a: Any) -> bool:
     return isinstance(a, (list, tuple, range, np.ndarray)) and all(map(_integer, a))
 
 
-def _dtype(a: Any) -> bool:
-    try:
-        return a is not None and np.dtype(a).kind in "biuf"
-    except TypeError:
-        return False
-
-
 _FITTING: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by annotation: what to call it, and what it is
     "Tensor": ("a Tensor or an array", _array),
     "Like": ("a Tensor, an array or a number", lambda a: _array(a) or _number(a) or isinstance(a, (list, tuple))),
@@ -175,7 +189,7 @@ _FITTING: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by annotation: wha
     "int": ("an integer", _integer),
     "float": ("a number", _number),
     "str": ("text", lambda a: isinstance(a, str)),
-    "dtype": ("a dtype of real numbers or booleans", _dtype),
+    "dtype": ("a dtype of real numbers or booleans", is_dtype),
 }
 _FITTING["int | Sequence[int]"] = _FITTING["Shape"]
 
@@ -193,33 +207,19 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def explain(
-    error: Exception, function: Any = None, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = _NONE,
-) -> Exception:
-    """An `error` with the name and the arguments of the public function that was called, and of the class or function
-    of another kind that called that: `function` with its arguments, or what stands above it and is made of it."""
-    above, owner = None, ""
-    frame = sys._getframe(2)
+def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:
+    """An `error` with the name and the arguments of the public function that was called, and with the class, or the
+    function of another kind, that called that."""
+    owner, frame = "", sys._getframe(2)
     while frame and frame.f_globals.get("__name__", "").startswith("tinyseq"):
         room, path = frame.f_globals["__name__"].partition(".")[2], frame.f_code.co_qualname.split(".")
         public = not any(part.startswith(("_", "<")) for part in path)
-        if room in ("ops", "functional", "contract") or path[0] == "Tensor":
-            above = frame if public and not owner else above
-        elif room == "tensor":
-            if public:  # the engine on its way back
-                break
-        elif "self" in frame.f_locals or public:
+        if room == "tensor" and public and path[0] != "Tensor":  # the engine on its way back
+            break
+        if room not in ("ops", "functional", "contract", "tensor") and (public or "self" in frame.f_locals):
             owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else path[-1]
         frame = frame.f_back  # type: ignore[assignment]
-    text = str(error)
-    if function is not None:
-        text = _told(error, text, function, args, kwargs)
-    if above is not None:
-        code, values = above.f_code, above.f_locals
-        count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & CO_VARARGS)
-        given = {name: values[name] for name in code.co_varnames[:count] if name in values}
-        outer = getattr(type(values.get("self")), code.co_name, None) or above.f_globals.get(code.co_name)
-        text = _told(error, text, getattr(outer, "fget", outer), (), given)  # of a property, what it calls
+    text = _told(error, str(error), function, args, kwargs)
     text = f"{owner}: {text}" if owner and not text.startswith(f"{owner}: ") else text
     # NumPy has subclasses; an attribute that is missing means that the argument is no tensor
     bases = {AttributeError: TypeError, TypeError: TypeError, IndexError: IndexError}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinyseq.check import explained
+from tinyseq.check import explained, no_flag
 from tinyseq.ops import operand, permute_dims, reshape, squeeze, sum
 from tinyseq.tensor import Like, Tensor, wide
 
@@ -15,7 +15,7 @@ from tinyseq.tensor import Like, Tensor, wide
 @explained
 def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
     """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
-    a, b = operand(a), operand(b)
+    a, b, axes = operand(a), operand(b), no_flag(axes)
     of_a, of_b = (range(-axes, 0), range(axes)) if isinstance(axes, int) else axes
     names = [list(_LETTERS[: a.ndim]), list(_LETTERS[a.ndim : a.ndim + b.ndim])]
     try:

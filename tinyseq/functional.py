@@ -9,14 +9,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from tinyseq import backends, check, ops, random
-from tinyseq.check import explained, no_flag
+from tinyseq.check import describe, explained, no_flag
 from tinyseq.ops import Out
-from tinyseq.tensor import Like, P, Tensor, namespace, op, wide
+from tinyseq.tensor import Like, Tensor, namespace, op, wide
+
+F = TypeVar("F", bound=Callable[..., Tensor])
 
 # --- activations ---------------------------------------------------------------------------------------------------
 
@@ -74,6 +76,7 @@ def silu(x: Tensor) -> Out:
     return x * s, (lambda g: g * (s * (1 + x * (1 - s))),)
 
 
+@explained
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), right for any x."""
     return ops.logaddexp(x, 0.0)
@@ -89,7 +92,7 @@ def log_sigmoid(x: Tensor) -> Tensor:
 @wide
 def swiglu(x: Tensor) -> Tensor:
     """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020."""
-    a, b = _halves("swiglu", x, -1)
+    a, b = _halves(x, -1)
     return silu(a) * b
 
 
@@ -97,16 +100,13 @@ def swiglu(x: Tensor) -> Tensor:
 @wide
 def glu(x: Tensor, axis: int = -1) -> Tensor:
     """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al. 2017)."""
-    a, b = _halves("glu", x, axis)
+    a, b = _halves(x, axis)
     return a * ops.sigmoid(b)
 
 
-def _halves(name: str, x: Tensor, axis: int) -> tuple[Tensor, ...]:
-    x = ops.asarray(x)
-    if type(axis) is not int or not -x.ndim <= axis < x.ndim:
-        axis = check.integers(name, -x.ndim, x.ndim - 1, axis=axis)
-    if x.shape[axis] % 2:
-        raise ValueError(f"{name}: expected x with an even number of entries along axis {axis}, got shape {x.shape}")
+def _halves(x: Tensor, axis: int) -> tuple[Tensor, ...]:
+    if x.shape[no_flag(axis)] % 2:
+        raise ValueError(f"expected x with an even number of entries along axis {axis}, got shape {x.shape}")
     return ops.split(x, 2, axis)
 
 
@@ -181,7 +181,7 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
     """
     weight = ops.asarray(weight)
     if weight.ndim != 2:
-        raise ValueError(f"embedding: expected weight (V, E), got shape {weight.shape}")
+        raise ValueError(f"expected weight (V, E), got shape {weight.shape}")
     height = weight.shape[0]
     if padding_idx is not None:
         padding_idx = check.integers("embedding", -height, height - 1, padding_idx=padding_idx) % height
@@ -217,16 +217,16 @@ def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, ndim: int
     return y, lambda g, needs: backend.layer_norm_backward(g, saved, weight)
 
 
-def _trailing(name: str, x: Tensor, shape: int | Sequence[int], eps: float, **parameters: Tensor | None) -> int:
+def _trailing(x: Tensor, shape: int | Sequence[int], eps: float, **parameters: Tensor | None) -> int:
     """How many trailing axes of x, and all of each parameter, have the normalized shape `shape`."""
     if not eps >= 0:
-        raise ValueError(f"{name}: expected eps >= 0, got {eps}")
+        raise ValueError(f"expected eps >= 0, got {eps}")
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     if not shape or x.shape[-len(shape) :] != shape:
-        raise ValueError(f"{name}: x of shape {x.shape} does not end in normalized_shape {shape}")
+        raise ValueError(f"x of shape {x.shape} does not end in normalized_shape {shape}")
     for given, parameter in parameters.items():
         if parameter is not None and parameter.shape != shape:
-            raise ValueError(f"{name}: {given} of shape {parameter.shape} is not of normalized_shape {shape}")
+            raise ValueError(f"{given} of shape {parameter.shape} is not of normalized_shape {shape}")
     return len(shape)
 
 
@@ -239,7 +239,7 @@ def layer_norm(
 
     `normalized_shape` is those axes' shape, and that of weight and bias.
     """
-    ndim = _trailing("layer_norm", x, normalized_shape, eps, weight=weight, bias=bias)
+    ndim = _trailing(x, normalized_shape, eps, weight=weight, bias=bias)
     return _layer_norm(x, weight, bias, ndim, eps)
 
 
@@ -263,7 +263,7 @@ def rms_norm(
 ) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the trailing axes, times weight, of those axes' shape `normalized_shape`
     (Zhang & Sennrich 2019). `eps` is the dtype's unless given."""
-    ndim = _trailing("rms_norm", x, normalized_shape, 0 if eps is None else eps, weight=weight)
+    ndim = _trailing(x, normalized_shape, 0 if eps is None else eps, weight=weight)
     return _rms_norm(x, weight, tuple(range(-ndim, 0)), float(np.finfo(x.dtype).eps) if eps is None else eps)
 
 
@@ -339,7 +339,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     if given. Memory grows with T + S, as the weights are never there all at once; only gradients of gradients need T S.
     """
     if not 0 <= dropout < 1:
-        raise ValueError(f"attention: expected 0 <= dropout < 1, got {dropout}")
+        raise ValueError(f"expected 0 <= dropout < 1, got {dropout}")
     shape = (*query.shape[:-1], *value.shape[-1:])
     query, key, value, mask, scale = _attention_arguments(query, key, value, mask, scale)
     drawn = random.next_stream(generator) if dropout else (0, 0)
@@ -367,17 +367,17 @@ def _attention_arguments(
     shared = heads and lead[:-1] == key.shape[:-3] and lead[-1] % heads == 0
     if query.ndim < 2 or not (shared or lead == key.shape[:-2]) or (
             query.shape[-1] != key.shape[-1] or key.shape[:-1] != value.shape[:-1]):
-        raise ValueError("attention: expected query (..., T, D), key (..., S, D) and value (..., S, E), alike in front "
+        raise ValueError("expected query (..., T, D), key (..., S, D) and value (..., S, E), alike in front "
                          "but for key and value with a part of the heads of a query (B, H, T, D); got shapes "
                          f"{query.shape}, {key.shape} and {value.shape}")
     _one_dtype(query=query, key=key, value=value)
     if mask is not None:
         mask, shape = ops.like(query, mask), (*query.shape[:-1], key.shape[-2])
         if mask.dtype != np.bool:
-            raise TypeError(f"attention: expected a boolean mask, True takes part, got {mask.dtype}: of one that is "
+            raise TypeError(f"expected a boolean mask, True takes part, got {mask.dtype}: of one that is "
                             "added to the scores, 0 or -inf, pass mask == 0")
         if mask.ndim > len(shape) or any(m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False)):
-            raise ValueError(f"attention: expected a mask that broadcasts to (..., T, S) = {shape}, got {mask.shape}")
+            raise ValueError(f"expected a mask that broadcasts to (..., T, S) = {shape}, got {mask.shape}")
     if lead != key.shape[:-2]:
         query, key, value = _apart(query, heads), ops.expand_dims(key, -3), ops.expand_dims(value, -3)
         mask = mask if mask is None or mask.ndim < 3 else _apart(mask, heads if mask.shape[-3] > 1 else 1)
@@ -397,7 +397,7 @@ def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
              nonlinearity: str = "tanh") -> Tensor:
     """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(., 0) (Elman 1990). x (B, I), h (B, H) -> (B, H)."""
     if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"rnn_cell: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
 
 
@@ -425,7 +425,7 @@ def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     takes the place of h in the products with U.
     """
     if reset not in ("after", "before"):
-        raise ValueError(f"gru_cell: reset must be 'after' or 'before' (the recurrent product), got {reset!r}")
+        raise ValueError(f"reset must be 'after' or 'before' (the recurrent product), got {reset!r}")
     dropped = h if dropped is None else dropped
     x_r, x_z, x_n = ops.split(linear(x, w_ih, b_ih), 3, -1)
     n_rows = slice(2 * h.shape[-1], None)
@@ -446,8 +446,12 @@ def unroll(
     `reverse` are those of `scan`: a row's state stands still where its sequence has no entry, its output there is 0,
     and what stands in x there is never seen. A state that comes back with other shapes or dtypes is a ValueError.
     """
-    lengths, mask = _lengths("unroll", lengths, x), None
+    check.function("unroll", step=step)
+    if not hasattr(x, "ndim") or not isinstance(state, (tuple, list)):
+        raise TypeError("unroll: expected x to be a Tensor and state a tuple of Tensors, got "
+                        f"{describe(x)} and {describe(state)}")
     kinds: Callable[[Any], Any] = lambda s: [f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
+    lengths, mask = _lengths("unroll", lengths, x), None
     if lengths is not None:
         mask = (ops.like(x, np.arange(x.shape[1])) < ops.expand_dims(ops.like(x, lengths), 1))[..., None]
         x = ops.where(mask, x, 0.0)
@@ -551,7 +555,7 @@ def scan(
 # --- losses --------------------------------------------------------------------------------------------------------
 
 
-def _loss(fn: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def _loss(fn: F) -> F:
     """A loss of its first argument, a floating-point one, and as wide: of float16 computed in float32, rounded once."""
     body = cast(Any, fn)
     first = body.__code__.co_varnames[0]
@@ -563,16 +567,24 @@ def _loss(fn: Callable[P, Tensor]) -> Callable[P, Tensor]:
             return body(**kwargs)  # which says what is missing
         x = ops.operand(args[0])
         if x.dtype.kind != "f":
+<<<<<<< HEAD
             raise TypeError(f"{body.__name__}: expected floating-point {first}, got {x.dtype}: x.astype(ts.float32)")
+=======
+            _floats(x)  # an error
+>>>>>>> engine-2
         if x.dtype != np.float16:
             return body(x, *args[1:], **kwargs)
         return body(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)
 
-    return cast(Callable[P, Tensor], call)
+    return cast(F, explained(call))
 
 
-def _reduce(losses: Tensor, reduction: str) -> Tensor:
-    return losses if reduction == "none" else ops.mean(losses) if reduction == "mean" else ops.sum(losses)
+def _reduce(losses: Tensor, reduction: str, *more: str) -> Tensor:
+    """The mean, the losses themselves, or their sum, which is also what any of `more` begins with."""
+    if reduction in ("mean", "none"):
+        return ops.mean(losses) if reduction == "mean" else losses
+    check.choice("loss", ("mean", "sum", "none", *more), reduction=reduction)
+    return ops.sum(losses)
 
 
 def _like(x: Tensor, data: Like) -> Tensor:
@@ -581,45 +593,31 @@ def _like(x: Tensor, data: Like) -> Tensor:
     return y if y.dtype == x.dtype else y.astype(x.dtype)
 
 
-REDUCTIONS = ("mean", "sum", "none")
-
-
-def _reduction(name: str, reduction: str, *more: str) -> None:
-    if reduction not in REDUCTIONS:  # a check takes microseconds, so that what is plain goes by it, here and below
-        check.choice(name, (*REDUCTIONS, *more), reduction=reduction)
-
-
-def _pair(name: str, x: Tensor, target: Like, reduction: str, *more: str) -> Tensor:
+def _target(x: Tensor, target: Like) -> Tensor:
     """The target as a Tensor of x's shape and dtype."""
-    _reduction(name, reduction, *more)
     y = _like(x, target)
     if x.shape != y.shape:
-        raise ValueError(f"{name}: input of shape {x.shape} and target of shape {y.shape} must have one shape")
+        raise ValueError(f"input of shape {x.shape} and target of shape {y.shape} must have one shape")
     return y
 
 
-def _weighed(weights: Tensor, logs: Tensor) -> Tensor:
-    """-weights times logs, where 0 times -inf is 0."""
-    return -weights * ops.where((weights == 0) & (logs == -math.inf), 0.0, logs)
-
-
-def _class_losses(name: str, x: Tensor, targets: Like, ignore_index: int) -> tuple[Tensor, Any]:
+def _class_losses(x: Tensor, targets: Like, ignore_index: int) -> tuple[Tensor, Any]:
     """x (..., C) as rows (N, C), and targets (...) as raw integers (N,): checked."""
     shape = np.shape(targets)
     if x.ndim == 0 or shape != x.shape[:-1]:
-        raise ValueError(f"{name}: expected x (..., C) and targets (...), got shapes {x.shape} and {shape}; classes "
-                         "stand on the last axis")
-    if type(ignore_index) is not int:
-        check.integers(name, ignore_index=ignore_index)
-    ids = ops.raw(ops.like(x, ops.check_ids(name, targets, x.shape[-1], ignore_index))).reshape(-1)
+        raise ValueError(f"expected x (..., C) and targets (...), got shapes {x.shape} and {shape}; classes stand on "
+                         "the last axis")
+    if type(ignore_index) is not int:  # a check costs a microsecond
+        check.integers("loss", ignore_index=ignore_index)
+    ids = ops.raw(ops.like(x, ops.check_ids("targets", targets, x.shape[-1], ignore_index))).reshape(-1)
     return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids
 
 
-def _class_weight(name: str, x: Tensor, weight: Like) -> Any:
+def _class_weight(x: Tensor, weight: Like) -> Any:
     """The raw class weights (C,) or None."""
     weight = None if weight is None else ops.raw(_like(x, weight))
     if weight is not None and weight.shape != x.shape[-1:]:
-        raise ValueError(f"{name}: expected weight of shape {x.shape[-1:]}, one for each class, got {weight.shape}")
+        raise ValueError(f"expected weight of shape {x.shape[-1:]}, one for each class, got {weight.shape}")
     return weight
 
 
@@ -658,22 +656,21 @@ def cross_entropy(
     Targets may be probabilities too, floating-point numbers (..., C): -sum_c w_c t_c log softmax(logits)_c, where 0
     times -inf is 0. No target is ignored then, and the mean is over the rows.
     """
-    _reduction("cross_entropy", reduction)
-    smoothing = label_smoothing
-    if type(smoothing) is not float or not 0 <= smoothing <= 1:
-        smoothing = check.numbers("cross_entropy", least=0, most=1, label_smoothing=label_smoothing)
-    weight = _class_weight("cross_entropy", logits, weight)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"expected 0 <= label_smoothing <= 1, got {label_smoothing}")
+    weight = _class_weight(logits, weight)
     if logits.ndim and np.shape(targets) == logits.shape and ops.like(logits, targets).dtype.kind == "f":
         if check.integers("cross_entropy", ignore_index=ignore_index) >= 0:
             raise ValueError("cross_entropy: expected no ignore_index where targets are probabilities, got "
                              f"{ignore_index}: multiply the losses of reduction='none' by a mask")
         t = _like(logits, targets)
-        t = t if not smoothing else t * (1 - smoothing) + smoothing / logits.shape[-1]
+        t = t if not label_smoothing else t * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
         t = t if weight is None else t * ops.like(logits, weight)
-        losses = ops.sum(_weighed(t, log_softmax(logits)), -1)
-        return _reduce(losses, reduction)
-    rows, ids = _class_losses("cross_entropy", logits, targets, ignore_index)
-    losses, weights = _cross_entropy(rows, ids, weight, smoothing, ignore_index)
+        logs = log_softmax(logits)
+        logs = ops.where((t == 0) & (logs == -math.inf), 0.0, logs)
+        return _reduce(ops.sum(-t * logs, -1), reduction)
+    rows, ids = _class_losses(logits, targets, ignore_index)
+    losses, weights = _cross_entropy(rows, ids, weight, label_smoothing, ignore_index)
     return _weighted(losses, weights, logits.shape[:-1], reduction)
 
 
@@ -698,24 +695,20 @@ def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, igno
 def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
              reduction: str = "mean") -> Tensor:
     """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
-    _reduction("nll_loss", reduction)
-    weight = _class_weight("nll_loss", log_probs, weight)
-    rows, ids = _class_losses("nll_loss", log_probs, targets, ignore_index)
-    return _weighted(*_nll(rows, ids, weight, ignore_index), log_probs.shape[:-1], reduction)
+    rows, ids = _class_losses(log_probs, targets, ignore_index)
+    return _weighted(*_nll(rows, ids, _class_weight(log_probs, weight), ignore_index), log_probs.shape[:-1], reduction)
 
 
 @_loss
 def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """(x - target)^2, of one shape."""
-    target = _pair("mse_loss", x, target, reduction)
-    return _reduce(ops.square(x - target), reduction)
+    return _reduce(ops.square(x - _target(x, target)), reduction)
 
 
 @_loss
 def l1_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
     """|x - target|, of one shape."""
-    target = _pair("l1_loss", x, target, reduction)
-    return _reduce(ops.abs(x - target), reduction)
+    return _reduce(ops.abs(x - _target(x, target)), reduction)
 
 
 @op
@@ -728,8 +721,7 @@ def _huber(d: Tensor, delta: float) -> Out:
 def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target and delta > 0 (Huber 1964)."""
     delta = check.numbers("huber_loss", above=0, delta=delta)
-    target = _pair("huber_loss", x, target, reduction)
-    return _reduce(_huber(x - target, delta), reduction)
+    return _reduce(_huber(x - _target(x, target), delta), reduction)
 
 
 @op(wide=True)
@@ -748,10 +740,9 @@ def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -
 
     Probabilities outside [0, 1] are a ValueError; on a device nobody looks.
     """
-    target = _pair("binary_cross_entropy", probs, target, reduction)
-    data = probs._data
+    data, target = probs._data, _target(probs, target)
     if isinstance(data, np.ndarray) and ((data < 0) | (data > 1)).any():
-        raise ValueError(f"binary_cross_entropy: expected probabilities from 0 to 1, got {data.min()} to {data.max()}; "
+        raise ValueError(f"expected probabilities from 0 to 1, got {data.min()} to {data.max()}; "
                          "for logits there is binary_cross_entropy_with_logits")
     return _reduce(_binary_cross_entropy(probs, target), reduction)
 
@@ -770,7 +761,7 @@ def _binary_cross_entropy_with_logits(x: Tensor, yes: Tensor, no: Tensor) -> Out
 def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "mean",
                                      pos_weight: Like = None) -> Tensor:
     """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight` weights the positive term."""
-    target = _pair("binary_cross_entropy_with_logits", x, target, reduction)
+    target = _target(x, target)
     yes = target if pos_weight is None else target * _like(x, pos_weight)
     return _reduce(_binary_cross_entropy_with_logits(x, yes, 1 - target), reduction)
 
@@ -782,11 +773,9 @@ def kl_div(log_probs: Tensor, target: Like, reduction: str = "mean", log_target:
     `reduction="batchmean"` divides the sum by the first axis' length, which is the divergence's mean over a batch; of a
     number it is the number. With `log_target` the target is given as log-probabilities.
     """
-    target = _pair("kl_div", log_probs, target, reduction, "batchmean")
+    target = _target(log_probs, target)
     probs = ops.exp(target) if log_target else target
     real = probs != 0
     logs = ops.where(real, target, 0.0) if log_target else ops.log(ops.where(real, target, 1.0))
-    losses = probs * ops.where(real, logs - log_probs, 0.0)
-    if reduction == "batchmean":
-        return _reduce(ops.sum(losses) / (*log_probs.shape, 1)[0], "none")
-    return _reduce(losses, reduction)
+    loss = _reduce(probs * ops.where(real, logs - log_probs, 0.0), reduction, "batchmean")
+    return loss / (*log_probs.shape, 1)[0] if reduction == "batchmean" else loss

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import explain, explained
+from tinyseq.check import explained
 from tinyseq.tensor import Array, Axis, Like, P, R, Tensor, grad_enabled, namespace, op, wide
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
@@ -27,6 +27,7 @@ Shape = int | Sequence[int]
 # --- creation: on the active backend, float32 unless said otherwise ------------------------------------------------
 
 
+@explained
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A new tensor with a copy of `data`: a number, nested lists, an array or a Tensor.
 
@@ -36,6 +37,7 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     return _tensor(data, dtype, True, requires_grad)
 
 
+@explained
 def asarray(data: Any, dtype: Any = None) -> Tensor:
     """Like `tensor`, but shares memory where it can; a Tensor is returned as it is."""
     if isinstance(data, Tensor):
@@ -46,29 +48,26 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
 def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = False,
             backend: backends.Backend | None = None) -> Tensor:
     backend, numbers = backend or backends.active(), False
-    try:
-        if isinstance(data, Tensor):
-            data, backend = data._data, backends.of(data._data)
-        elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
-            raise TypeError("expected numbers, got Tensors in a list: ts.stack joins them")
-        elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
-            backend = backends.of(data)
-        elif isinstance(data, np.generic) or not hasattr(data, "__array__"):
-            numbers = True
-            try:
-                data = np.asarray(data.item() if isinstance(data, np.generic) else data)
-            except ValueError as error:
-                raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
-        data = data if isinstance(data, backend.array_types) else np.asarray(data)
-        if data.dtype.kind not in "biuf":
-            raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
-        if dtype is not None:
-            check.fitting(data, check.dtype(dtype))
-        elif numbers and data.dtype == np.float64:
-            dtype = np.float32
-        return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise explain(error) from error
+    if isinstance(data, Tensor):
+        data, backend = data._data, backends.of(data._data)
+    elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
+        raise TypeError("expected numbers, got Tensors in a list: ts.stack joins them")
+    elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
+        backend = backends.of(data)
+    elif isinstance(data, np.generic) or not hasattr(data, "__array__"):
+        numbers = True
+        try:
+            data = np.asarray(data.item() if isinstance(data, np.generic) else data)
+        except ValueError as error:
+            raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
+    data = data if isinstance(data, backend.array_types) else np.asarray(data)
+    if data.dtype.kind not in "biuf":
+        raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
+    if dtype is not None:
+        check.fitting(data, check.dtype(dtype))
+    elif numbers and data.dtype == np.float64:
+        dtype = np.float32
+    return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
 
 
 def like(x: Tensor, data: Any) -> Tensor:
@@ -92,21 +91,20 @@ def from_dlpack(x: Any) -> Tensor:
 
 def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more: Any) -> Tensor:
     """What the active backend's function `name` makes, float32 unless said otherwise; or that of the array given."""
-    try:
-        like = name.endswith("_like")
-        xp = namespace(args[0]) if like else backends.active().xp
-        dtype = np.float32 if dtype is None and not like else dtype
-        data = getattr(xp, name)(*args, dtype=dtype if dtype is None else check.dtype(dtype), **more)
-        return Tensor(data, requires_grad)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise explain(error) from error
+    like = name.endswith("_like")
+    xp = namespace(args[0]) if like else backends.active().xp
+    dtype = np.float32 if dtype is None and not like else dtype
+    data = getattr(xp, name)(*args, dtype=dtype if dtype is None else check.dtype(dtype), **more)
+    return Tensor(data, requires_grad)
 
 
+@explained
 def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 0."""
     return _new("zeros", shape, dtype=dtype, requires_grad=requires_grad)
 
 
+@explained
 def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 1."""
     return _new("ones", shape, dtype=dtype, requires_grad=requires_grad)
@@ -120,11 +118,13 @@ def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool
     return _new("full", shape, value, dtype=dtype, requires_grad=requires_grad)
 
 
+@explained
 def zeros_like(x: Like, dtype: Any = None) -> Tensor:
     """Zeros of x's shape and, unless given, dtype, where x lives."""
     return _new("zeros_like", raw(x), dtype=dtype)
 
 
+@explained
 def ones_like(x: Like, dtype: Any = None) -> Tensor:
     """Ones of x's shape and, unless given, dtype, where x lives."""
     return _new("ones_like", raw(x), dtype=dtype)
@@ -148,6 +148,7 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
     return _new("arange", start, stop, step, dtype=dtype)
 
 
+@explained
 def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpoint: bool = True) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False."""
     start, stop = check.numbers("linspace", start=start, stop=stop)
@@ -155,6 +156,7 @@ def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpo
     return _new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint)
 
 
+@explained
 def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.float32) -> Tensor:
     """(n_rows, n_cols) with ones on the k-th diagonal."""
     n_rows, n_cols = check.integers("eye", 0, n_rows=n_rows, n_cols=n_rows if n_cols is None else n_cols)
@@ -277,6 +279,7 @@ def remainder(a: Like, b: Like) -> Out:
     return xp.remainder(a, b), (lambda g: g, lambda g: -g * xp.floor_divide(a, b))
 
 
+@explained
 def reciprocal(x: Like) -> Tensor:
     """1 / x."""
     return divide(1.0, x)
@@ -406,12 +409,13 @@ def clip(x: Tensor, min: Like = None, max: Like = None) -> Out:
 def where(condition: Like, a: Like, b: Like) -> Out:
     """`a` where the boolean `condition` holds, else `b`."""
     xp = namespace(a, b, condition)
-    if isinstance(a, str) or isinstance(b, str):
-        raise TypeError("expected tensors or numbers to choose from, got text")
     if isinstance(a, (int, float)) and isinstance(b, (int, float)) and float in (type(a), type(b)):
         a = xp.asarray(a, dtype=np.float32)  # two Python numbers make float32, as everywhere
     pull_a, pull_b = (lambda g: xp.where(condition, g, _zero(g))), (lambda g: xp.where(condition, _zero(g), g))
-    return xp.where(condition, a, b), (None, pull_a, pull_b)
+    y = xp.where(check.operand(condition), a, b)
+    if y.dtype.kind in "OU":  # of None, of text
+        raise TypeError("expected numbers to choose from")
+    return y, (None, pull_a, pull_b)
 
 
 @op
@@ -469,11 +473,11 @@ isfinite = _test("isfinite", "Neither NaN nor an infinity.")
 # --- reductions ----------------------------------------------------------------------------------------------------
 
 
-def _axes(axis: Axis, ndim: int, where: str = "") -> tuple[int, ...]:
+def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """`axis` as a tuple of axes counted from the front; all of them for None."""
     axes = range(ndim) if axis is None else (axis,) if type(axis) is int else tuple(axis)  # type: ignore[arg-type]
     if builtins.any(not -ndim <= i < ndim for i in axes):
-        raise IndexError(f"{where}axis {axis} is out of range for {ndim} dimensions")
+        raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
     return tuple(i % ndim for i in axes)
 
 
@@ -506,13 +510,13 @@ def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     return xp.mean(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g) / n, shape),)
 
 
-def _divisor(name: str, x: Tensor, axis: Axis, correction: float) -> float:
+def _divisor(x: Tensor, axis: Axis, correction: float) -> float:
     """How many numbers count along the axes of a variance."""
-    n = math.prod(x.shape[i] for i in _axes(axis, x.ndim, f"{name}: for shape {x.shape} "))
+    n = _count(x, axis)
     if type(correction) not in (int, float):
-        correction = check.numbers(name, correction=correction)
+        correction = check.numbers("var", correction=correction)
     if correction and not correction < n:
-        raise ValueError(f"{name}: expected correction < {n}, as many numbers as there are along axis {axis} of "
+        raise ValueError(f"expected correction < {n}, as many numbers as there are along axis {axis} of "
                          f"shape {x.shape}, got {correction}")
     return n - correction
 
@@ -520,7 +524,7 @@ def _divisor(name: str, x: Tensor, axis: Axis, correction: float) -> float:
 @op(wide=True)
 def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Out:
     """Variance: squared deviations from the mean, summed and divided by n - `correction` (0, unlike PyTorch's 1)."""
-    xp, expand, n = namespace(x), _expander(x, axis, keepdims), _divisor("var", x, axis, correction)
+    xp, expand, n = namespace(x), _expander(x, axis, keepdims), _divisor(x, axis, correction)
     x = x if x.dtype.kind == "f" else x.astype(np.float64)
     deviation = x - _first(x, _axes(axis, x.ndim))  # which is exactly 0 for equal entries, as from their mean it is not
     deviation -= xp.mean(deviation, axis=axis, keepdims=True)
@@ -532,7 +536,6 @@ def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
 @wide
 def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """Standard deviation, the root of `var`; where it is 0 so is the gradient."""
-    _divisor("std", asarray(x), axis, correction)
     return _root(var(x, axis, correction, keepdims), 2)
 
 
@@ -639,6 +642,7 @@ def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Out:
     return xp.flip(x.shape[axis] - 1 - flipped, axis=axis), None
 
 
+@explained
 def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
     """In ascending (or descending) order; each gradient goes to the entry that stands there, ties in their order."""
     return take_along_axis(x, argsort(x, axis, descending), axis)
@@ -648,9 +652,7 @@ def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
 def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
     """The k largest (or smallest) entries along `axis`, sorted, and their places; of tied ones the first."""
     places = argsort(x, axis, largest)
-    k = check.integers("topk", k=k)
-    if not 0 <= k <= places.shape[axis]:
-        raise ValueError(f"topk: k = {k} is out of range for axis {axis} of shape {x.shape}")
+    k = check.integers("topk", 0, places.shape[axis], k=k)
     places = getitem(places, _along(axis, x.ndim, slice(0, k)))
     return take_along_axis(x, places, axis), places
 
@@ -709,7 +711,7 @@ def _both(a: Like, b: Like) -> tuple[Tensor, Tensor]:
 def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
     """Sum of a * b along `axis`, which is as long in both."""
     a, b = _both(a, b)
-    i, j = (_axes(axis, n, f"vecdot: for shapes {a.shape} and {b.shape} ")[0] for n in (a.ndim, b.ndim))
+    i, j = (_axes(axis, x.ndim)[0] for x in (a, b))
     if a.shape[i] != b.shape[j]:
         raise ValueError(f"vecdot: expected axis {axis} as long in both, got shapes {a.shape} and {b.shape}")
     return sum(multiply(a, b), axis)
@@ -860,7 +862,7 @@ def roll(x: Tensor, shift: int | Sequence[int], axis: Axis) -> Out:
     """Shifted along an axis, or several by as many shifts, what leaves at one end entering at the other."""
     xp = namespace(x)
     back = -shift if isinstance(shift, int) else tuple([-n for n in shift])
-    return xp.roll(x, shift, axis), (lambda g: xp.roll(g, back, axis),)
+    return xp.roll(x, shift, check.no_flag(axis)), (lambda g: xp.roll(g, back, axis),)
 
 
 @op
@@ -868,7 +870,7 @@ def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
     """Each slice along `axis` `repeats` times in a row, or as often as its own count says."""
     xp, after = namespace(x), _axes(axis, x.ndim)[0] + 1
     if not isinstance(repeats, int):
-        places = np.repeat(np.arange(x.shape[after - 1]), repeats)
+        places = np.repeat(np.arange(x.shape[after - 1]), integers(repeats))
         return _picked(x, _along(axis, x.ndim, places))
     apart = (*x.shape[:after], repeats, *x.shape[after:])
     return xp.repeat(x, repeats, axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)
@@ -877,8 +879,7 @@ def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
 @explained
 def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
     """The whole tensor `repetitions` times along each axis (missing leading entries of either are 1)."""
-    for n in repetitions:
-        check.integers("tile", 0, repetitions=n)
+    check.integers("tile", 0, **{f"repetitions[{i}]": n for i, n in enumerate(repetitions)})
     times = (*(1,) * (x.ndim - len(repetitions)), *repetitions)
     shape = (*(1,) * (len(times) - x.ndim), *x.shape)
     pairs = [m for pair in zip(times, shape, strict=True) for m in pair]

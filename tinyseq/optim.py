@@ -31,8 +31,7 @@ class Optimizer:
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         name = type(self).__name__
-        self.parameters = _leaves(name, parameters)
-        self.lr = lr
+        self.parameters, self.lr = _leaves(name, parameters), lr
         if not self.parameters:
             raise ValueError(f"{name}: no parameters were given")
         if len({id(p) for p in self.parameters}) < len(self.parameters):
@@ -106,10 +105,8 @@ class Optimizer:
         arrays = {f"{i}.{k}": v if k == "steps" else Tensor(v)
                   for i, (p, s) in enumerate(zip(self.parameters, self.state, strict=True)) if s
                   for k, v in self._whole(p, s).items()}
-        return self._kind() | {k: getattr(self, k) for k in self.hyperparameters} | arrays
-
-    def _kind(self) -> dict[str, Any]:
-        return {"optimizer": type(self).__name__, "parameters": len(self.parameters)}
+        own = {"optimizer": type(self).__name__, "parameters": len(self.parameters)}
+        return own | {k: getattr(self, k) for k in self.hyperparameters} | arrays
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the optimizer that gave `state` stood, with its hyperparameters.
@@ -120,36 +117,32 @@ class Optimizer:
         name = type(self).__name__
         if not isinstance(state, Mapping):
             raise TypeError(f"{name}.load_state_dict: expected what state_dict() gave, got a {type(state).__name__}")
-        own = self._kind()
-        if any(k in state and state[k] != own[k] for k in own):
-            raise ValueError(f"{name}: this state was saved by another optimizer, {state.get('optimizer')} over "
-                             f"{state.get('parameters')} parameters; this is {name} over {len(self.parameters)}")
+        given = [state.get(k, here) for k, here in (("optimizer", name), ("parameters", len(self.parameters)))]
+        if given != [name, len(self.parameters)]:
+            raise ValueError(f"{name}: this state was saved by another optimizer, {given[0]} over {given[1]} "
+                             f"parameters; this is {name} over {len(self.parameters)}")
         loaded = copy.copy(self)
         for k in self.hyperparameters:
             if k in state:
                 setattr(loaded, k, state[k])
-        places = {f"{i}.{s}": (i, s) for i in range(len(self.parameters)) for s in ("steps", *self.slots)}
-        stepped = sorted({places[k][0] for k in state if k in places})
-        needed = [*own, *self.hyperparameters, *(f"{i}.{s}" for i in stepped for s in ("steps", *loaded._used()))]
+        places = {k: (i, s) for i in range(len(self.parameters)) for s in ("steps", *self.slots)
+                  if (k := f"{i}.{s}") in state}
+        stepped = dict.fromkeys(i for i, _ in places.values())
+        needed = ["optimizer", "parameters", *self.hyperparameters]
+        needed += [f"{i}.{s}" for i in stepped for s in ("steps", *loaded._used())]
         missing = [k for k in needed if k not in state]
         unexpected = [k for k in state if k not in places and k not in needed]
         if missing or unexpected:
             raise KeyError(f"{name}: this state was saved by another optimizer, or in part: missing "
                            f"{missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
-        loaded.state, wrong = [{} for _ in self.parameters], []
+        wanted = {k: self.parameters[i] for k, (i, s) in places.items() if s != "steps"}
+        arrays = check.arrays(name, wanted, state)
+        loaded.state = [{} for _ in self.parameters]
         for k, (i, s) in places.items():
-            if k in state and s == "steps":
+            if s == "steps":
                 loaded.state[i][s] = check.integers(f"{name}.load_state_dict", 0, **{k: state[k]})
-            elif k in state:
-                p, x = self.parameters[i], state[k]
-                x = x if isinstance(x, Tensor) or not hasattr(x, "shape") else np.asarray(x)
-                if not hasattr(x, "shape") or x.shape != p.shape or not np.can_cast(x.dtype, p.dtype, "same_kind"):
-                    wrong.append(f"{k}: {describe(x)} given, {describe(p)} here")
-                    continue
-                host = x._host() if isinstance(x, Tensor) else x
-                loaded.state[i][s] = backends.of(p._data).asarray(host, dtype=_wide(p), copy=True)
-        if wrong:
-            raise ValueError(f"{name}: wrong shapes: {'; '.join(wrong)}")
+            else:
+                loaded.state[i][s] = backends.of(wanted[k]._data).asarray(arrays[k], _wide(wanted[k]), copy=True)
         self.__dict__.update(loaded.__dict__)  # at once, whatever interrupts
 
 
@@ -242,17 +235,15 @@ def _clip(grads: list[Any], max_norm: float) -> Any:
 
 def _leaves(where: str, parameters: Any) -> list[Tensor]:
     """The parameters as a list; anything but leaf Tensors is refused."""
-    if hasattr(parameters, "parameters"):
-        raise TypeError(f"{where}: expected parameters, got a {type(parameters).__name__}: pass its .parameters()")
-    if isinstance(parameters, Tensor) or not hasattr(parameters, "__iter__"):
-        raise TypeError(f"{where}: expected parameters, a list of leaf Tensors, got a {type(parameters).__name__}: "
-                        "pass a module's .parameters()")
+    advice = ": pass a module's .parameters()"
+    if isinstance(parameters, Tensor) or hasattr(parameters, "parameters") or not hasattr(parameters, "__iter__"):
+        kind = type(parameters).__name__
+        raise TypeError(f"{where}: expected parameters, a list of leaf Tensors, got a {kind}{advice}")
     listed = list(parameters)
     for i, p in enumerate(listed):
         if not isinstance(p, Tensor) or not p.is_leaf:
             kind = "computed Tensor" if isinstance(p, Tensor) else type(p).__name__
-            raise TypeError(f"{where}: parameter {i} is a {kind}, expected a leaf Tensor: pass a module's "
-                            ".parameters()")
+            raise TypeError(f"{where}: parameter {i} is a {kind}, expected a leaf Tensor{advice}")
     return listed
 
 

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinyseq import check
+from tinyseq.check import explained
 from tinyseq.ops import tensor
 from tinyseq.scope import Scope
 from tinyseq.tensor import Tensor
@@ -57,8 +58,9 @@ class Generator(Scope):
     def set_state(self, state: Sequence[int]) -> None:
         """Go on from what `get_state` gave."""
         if isinstance(state, str) or not isinstance(state, Sequence) or len(state) != 2:
-            raise ValueError(f"set_state: expected (seed, stream), as get_state gives them, got {state!r}")
-        self._state = check.integers("set_state", 0, 2**64 - 1, seed=state[0], stream=state[1])
+            raise ValueError(f"set_state: expected state to be (seed, stream), as get_state gives them, got {state!r}")
+        parts = {"seed of state": state[0], "stream of state": state[1]}
+        self._state = check.integers("set_state", 0, 2**64 - 1, **parts)
 
     def _next(self) -> tuple[int, int]:
         with _lock: drawn = self._state; self._state = drawn[0], drawn[1] + 1  # noqa: E701, E702
@@ -112,7 +114,7 @@ _again: ContextVar[Iterator[_Drawn] | None] = ContextVar("again", default=None) 
 def next_stream(generator: Generator | None = None) -> tuple[int, int]:
     """(seed, stream) for one draw, of the `current` generator unless one is given."""
     if generator is not None and not isinstance(generator, Generator):
-        raise TypeError(f"expected a tinyseq.random.Generator as generator, got {generator!r}: Generator(seed)")
+        raise TypeError(f"expected generator to be a tinyseq.random.Generator, got {generator!r}: Generator(seed)")
     again = _again.get()
     if again is None:
         drawn = (generator or current())._next()
@@ -160,25 +162,32 @@ def host_generator(generator: Generator | None = None) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=seed, counter=stream << 128))
 
 
+@explained
 def normal(shape: int | Sequence[int], mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32, *,
            generator: Generator | None = None) -> Tensor:
     """Draws from the normal distribution of that mean and standard deviation."""
-    return tensor(mean + std * host_generator(generator).standard_normal(shape), dtype=dtype)
+    mean, std = check.numbers("normal", mean=mean), check.numbers("normal", least=0, std=std)
+    return tensor(mean + std * host_generator(generator).standard_normal(check.operand(shape)), dtype=dtype)
 
 
+@explained
 def uniform(shape: int | Sequence[int], low: float = 0.0, high: float = 1.0, dtype: Any = np.float32, *,
             generator: Generator | None = None) -> Tensor:
     """Draws from the uniform distribution on [low, high)."""
-    draws = np.asarray(host_generator(generator).uniform(low, high, shape), dtype=dtype)
+    low, high = check.numbers("uniform", low=low, high=high)
+    draws = np.asarray(host_generator(generator).uniform(low, high, check.operand(shape)), dtype=check.dtype(dtype))
     below = np.nextafter(draws.dtype.type(high), draws.dtype.type(low))
     return tensor(np.minimum(draws, below))  # in a narrow type a draw just below `high` rounds up to it
 
 
+@explained
 def integers(shape: int | Sequence[int], low: int, high: int, *, generator: Generator | None = None) -> Tensor:
     """int64 draws from low, ..., high - 1, each as likely."""
-    return tensor(host_generator(generator).integers(low, high, shape))
+    low, high = check.integers("integers", low=low, high=high)
+    return tensor(host_generator(generator).integers(low, high, check.operand(shape)))
 
 
+@explained
 def permutation(n: int, *, generator: Generator | None = None) -> Tensor:
     """0, ..., n - 1 in random order, int64."""
-    return tensor(host_generator(generator).permutation(n))
+    return tensor(host_generator(generator).permutation(check.integers("permutation", 0, n=n)))

@@ -28,11 +28,10 @@ class Scope:
 
     def __exit__(self, *exc: object) -> None:
         stack = self.stack.get()
-        i = len(stack) - 1
-        while i >= 0 and stack[i] is not self:
-            i -= 1
-        if i >= 0:
-            self.stack.set(stack[:i] + stack[i + 1 :])
+        for i in range(len(stack) - 1, -1, -1):
+            if stack[i] is self:
+                self.stack.set(stack[:i] + stack[i + 1 :])
+                break
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         """As a decorator: the body runs inside, what it yields or awaits in between does not."""

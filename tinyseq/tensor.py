@@ -30,7 +30,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import describe, explain
+from tinyseq.check import describe, explain, explained
 from tinyseq.interrupts import together
 from tinyseq.scope import Scope
 
@@ -233,6 +233,7 @@ class Tensor:
         """The same array without its history."""
         return Tensor(self._data)
 
+    @explained
     def to(self, target: Any) -> Tensor:
         """This tensor on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`), differentiably."""
         if isinstance(target, str) and (target in backends.BUILT_IN or not hasattr(np, target)):
@@ -261,19 +262,22 @@ class Tensor:
             raise TypeError(f"only integer tensors can be used as an index, this one has dtype {self.dtype}")
         return int(self.item())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+    def _refuse_computed(self, how: str) -> None:
         if not self.is_leaf:
-            raise RuntimeError(f"only leaves can be copied, not what {name_of(self.node)} computed: .detach() it")
+            raise RuntimeError(f"only leaves can be {how}, not what {name_of(self.node)} computed: .detach() it")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        self._refuse_computed("copied")
         copy = type(self)(backends.of(self._data).asarray(self._data, copy=True), requires_grad=self.requires_grad)
         copy.grad = None if self.grad is None else self.grad.detach().__deepcopy__(memo)
         return copy
 
     def __reduce__(self) -> Any:
-        if not self.is_leaf:
-            raise RuntimeError(f"only leaves can be pickled, not what {name_of(self.node)} computed: .detach() it")
+        self._refuse_computed("pickled")
         return _unpickle, (type(self), self.backend, self._host(), self.requires_grad)
 
     # --- gradients
+    @explained
     def backward(self, grad: Like = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
         """Add d(self)/d(leaf) to the `.grad` of every leaf that this tensor was computed from.
 
@@ -284,7 +288,7 @@ class Tensor:
             tensor = cast(Leaf, leaf).tensor()
             while tensor is not None:
                 old = tensor.grad  # a sum is a new array, and the first gradient could belong to someone else
-                new = _own(g) if old is None else _sum(old, g)
+                new = _grown(old, g)
                 # Threads may share a leaf: who came first is added to. In one line, where no tracer can raise halfway.
                 with _swapping: tensor.grad = now = new if tensor.grad is old else tensor.grad  # noqa: E701
                 if now is new:
@@ -446,8 +450,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
     ... def cube(x):
     ...     return x**3, (lambda g: 3 * g * x**2,)
     """
-    given = {"body": body, "definition": definition}
-    check.function("op", **{name: f for name, f in given.items() if f is not None})
+    check.function("op", body=body or op, definition=definition or op)
     if body is None:
         return functools.partial(op, definition=definition, wide=wide)
     made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)  # `call` would hold itself
@@ -484,7 +487,7 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             if isinstance(error, TypeError) and (moved := _moved(args)):
                 return functools.partial(op, definition=definition, wide=wide)(body)(*moved, **kwargs)
-            raise explain(_elsewhere(raw, error), body, raw) from error
+            raise explain(_elsewhere(raw, error), body, raw, {}) from error
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
         out, pulls = result
@@ -698,6 +701,7 @@ def users_line() -> str:
 # --- gradients -----------------------------------------------------------------------------------------------------
 
 
+@explained
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
@@ -720,12 +724,11 @@ def grad(
     single, alone = isinstance(inputs, Tensor), isinstance(outputs, Tensor)
     if callable(outputs):
         raise TypeError("grad takes the tensor to differentiate; for a function there is value_and_grad(fn)(*args)")
-    wanted, roots = ([x] if isinstance(x, Tensor) else _several(name, x)
-                     for name, x in (("inputs", inputs), ("outputs", outputs)))
+    wanted, roots = _several("inputs", inputs), _several("outputs", outputs)
     seeds = [grad_outputs] * len(roots) if grad_outputs is None or alone else list(grad_outputs)
     for i, x in enumerate(wanted):
         if x.node is None:
-            raise ValueError(f"grad: input {i}, of shape {x.shape}, does not require a gradient")
+            raise ValueError(f"input {i}, of shape {x.shape}, does not require a gradient")
     found = pull_back(roots, seeds, {x.node for x in wanted}, create_graph, retain_graph or create_graph)
     results: list[Tensor | None] = []
     for i, x in enumerate(wanted):
@@ -733,30 +736,27 @@ def grad(
         if g is None and not allow_unused:
             raise ValueError(f"the outputs do not depend on input {i}, of shape {x.shape}: pass allow_unused=True "
                              "for None in its place")
-        results.append(g if g is None else _own(g))
+        results.append(g if g is None else _grown(None, g))
     return results[0] if single else results
 
 
 def _several(name: str, given: Any) -> list[Tensor]:
-    if not isinstance(given, (list, tuple)) or not all(isinstance(x, Tensor) for x in given):
-        raise TypeError(f"grad: expected {name} to be a Tensor or a list of them, got {describe(given)}")
-    return list(given)
+    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not all(isinstance(x, Tensor) for x in several):
+        raise TypeError(f"expected {name} to be a Tensor or a list of them, got {describe(given)}")
+    return several
+
+
 _swapping = threading.Lock()
 
 
-def _own(g: Any) -> Tensor:
-    """A gradient that the user may write to: it could be an array that others hold, or a broadcast one."""
+def _grown(old: Tensor | None, g: Any) -> Tensor:
+    """A gradient, added to what was there, that the user may write to: g could be an array that others hold, or a
+    broadcast one."""
     if not isinstance(g, Tensor):
-        return Tensor(namespaces[type(g)].asarray(g, copy=True))
+        return Tensor(namespaces[type(g)].asarray(g if old is None else old._data + g, copy=old is None or None))
     with enable_grad():
-        return g.astype(g.dtype)
-
-
-def _sum(old: Tensor, g: Any) -> Tensor:
-    if not isinstance(g, Tensor):
-        return Tensor(namespaces[type(g)].asarray(old._data + g))
-    with enable_grad():
-        return old + g
+        return g.astype(g.dtype) if old is None else old + g
 
 
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
@@ -801,8 +801,7 @@ def pull_back(
     grads: dict[Node, Any] = {}
     for y, seed in zip(outputs, seeds, strict=True):
         if y.node is None:
-            raise ValueError(f"backward or grad: this tensor of shape {y.shape} was not computed from one that "
-                             "requires a gradient")
+            raise ValueError(f"this tensor of shape {y.shape} was not computed from one that requires a gradient")
         g = _seed(y, seed, create_graph)
         grads[y.node] = grads[y.node] + g if y.node in grads else g
     order = _order(list(grads), known)
@@ -867,18 +866,13 @@ def _seed(y: Tensor, seed: Like, create_graph: bool) -> Any:
     xp = namespaces[type(y._data)]
     if seed is None:
         if y.size != 1:
-            raise ValueError(f"backward or grad: an output of shape {y.shape} needs its gradient given (grad, "
-                             "grad_outputs), as it has not just one element, got None")
+            raise ValueError(f"an output of shape {y.shape} needs its gradient given (grad, grad_outputs), as it has "
+                             "not just one element, got None")
         g = xp.ones(y.shape, dtype=y.dtype)
     else:
-        try:
-            g = backends.of(y._data).asarray(seed._data if isinstance(seed, Tensor) else seed, dtype=y.dtype)
-        except (TypeError, ValueError):
-            raise TypeError("backward or grad: expected the gradient of an output (grad, grad_outputs) to be a Tensor "
-                            f"or an array, got {describe(seed)}") from None
+        g = backends.of(y._data).asarray(seed._data if isinstance(seed, Tensor) else seed, dtype=y.dtype)
         if g.shape != y.shape:
-            raise ValueError(f"backward or grad: the gradient of an output of shape {y.shape} must have that shape, "
-                             f"got {g.shape}")
+            raise ValueError(f"the gradient of an output of shape {y.shape} must have that shape, got {g.shape}")
     if not create_graph:
         return g
     return seed.astype(y.dtype) if isinstance(seed, Tensor) else Tensor(g)

@@ -126,7 +126,7 @@ class Dropout(Module):
 
 class Activation(Module):
     """A function of `tinyseq.functional` as a module, with its options, by place or by name: what `Sequential` and its
-    key names need. An option that the function does not have is a TypeError when the module is made."""
+    key names need. An option that the function does not have or take is an error when the module is made."""
 
     function: Callable[..., Tensor]
 
@@ -138,6 +138,7 @@ class Activation(Module):
             given = ", ".join([*map(repr, args), *(f"{k}={v!r}" for k, v in options.items())])
             raise TypeError(f"{type(self).__name__}: expected options of {[*takes.parameters][1:]}, got "
                             f"{given}") from None
+        self.forward(ops.zeros(7))  # which refuses an option's value
 
     def forward(self, x: Tensor) -> Tensor:
         return type(self).function(x, **self.options)
@@ -157,28 +158,15 @@ class LeakyReLU(Activation):
 
     function = functional.leaky_relu
 
-    def __init__(self, negative_slope: float = 0.01) -> None:
-        super().__init__(check.numbers("LeakyReLU", negative_slope=negative_slope))
-
-
 class ELU(Activation):
     """x where it is positive, else `alpha` (exp(x) - 1) (Clevert et al. 2016)."""
 
     function = functional.elu
 
-    def __init__(self, alpha: float = 1.0) -> None:
-        super().__init__(check.numbers("ELU", alpha=alpha))
-
-
 class GELU(Activation):
     """x times the normal distribution function of x, or `approximate="tanh"` (Hendrycks & Gimpel 2016)."""
 
     function = functional.gelu
-
-    def __init__(self, approximate: str = "none") -> None:
-        check.choice("GELU", ("none", "tanh"), approximate=approximate)
-        super().__init__(approximate)
-
 
 class SiLU(Activation):
     """x sigmoid(x), also called swish (Elfwing et al. 2017)."""

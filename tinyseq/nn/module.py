@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from tinyseq import backends, ops
-from tinyseq.check import describe, explain
+from tinyseq import backends, check, ops
+from tinyseq.check import describe
 from tinyseq.interrupts import together
 from tinyseq.tensor import Tensor
 
@@ -21,10 +21,7 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        try:
-            super().__init__(ops.tensor(data)._data, requires_grad)
-        except TypeError as error:
-            raise explain(error, type(self), (data, requires_grad)) from error
+        super().__init__(ops.tensor(data, None, requires_grad)._data, requires_grad)
 
 
 class Buffer(Tensor):
@@ -142,7 +139,7 @@ class Module:
 
         In place, all or none: optimizers made before keep their own moments where they are, so move first.
         """
-        if (not isinstance(target, str) or hasattr(np, target)) and not _floating(target):
+        if (not isinstance(target, str) or hasattr(np, target)) and not check.is_dtype(target, "f"):
             raise TypeError(f"{type(self).__name__}.to: expected target to be a backend's name or a floating-point "
                             f"dtype, got {describe(target)}")
         changes: list[tuple[Any, str, Any]] = []
@@ -173,22 +170,9 @@ class Module:
         if strict and (missing or unexpected):
             raise KeyError(f"load_state_dict into {type(self).__name__}: missing {missing or 'nothing'}, "
                            f"unexpected {unexpected or 'nothing'}; strict=False loads what fits")
-        wrong = [f"{k}: {type(state[k]).__name__}" for k in own if k in state and not hasattr(state[k], "shape")]
-        if wrong:  # nested lists in a hostile file are small there and without end as arrays
-            raise ValueError(f"load_state_dict into {type(self).__name__}: expected arrays, got {'; '.join(wrong)}")
-        shared = {k: v if isinstance(v, Tensor) else np.asarray(v) for k, v in state.items() if k in own}
-        wrong = [f"{k}: {tuple(v.shape)} given, {own[k].shape} here" for k, v in shared.items()
-                 if tuple(v.shape) != own[k].shape]
-        if wrong:
-            raise ValueError(f"load_state_dict into {type(self).__name__}: wrong shapes: {'; '.join(wrong)}")
-        wrong = [f"{k}: {v.dtype} given, {own[k].dtype} here" for k, v in shared.items()
-                 if not np.can_cast(v.dtype, own[k].dtype, "same_kind")]
-        if wrong:
-            raise ValueError(f"load_state_dict into {type(self).__name__}: wrong dtypes: {'; '.join(wrong)}")
-        for name, value in shared.items():
-            array = np.asarray(value._host() if isinstance(value, Tensor) else value, order="C")
-            backend = backends.of(own[name]._data)
-            own[name].data = backend.asarray(array, dtype=own[name].dtype, copy=True)
+        wanted = {k: tensor for k, tensor in own.items() if k in state}
+        for k, array in check.arrays(f"load_state_dict into {type(self).__name__}", wanted, state).items():
+            own[k].data = backends.of(own[k]._data).asarray(array, dtype=own[k].dtype, copy=True)
         return IncompatibleKeys(missing, unexpected)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -223,13 +207,6 @@ class Module:
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""
         return ""
-
-
-def _floating(dtype: Any) -> bool:
-    try:
-        return dtype is not None and np.dtype(dtype).kind == "f"
-    except TypeError:
-        return False
 
 
 def _entries(module: Module) -> Iterator[tuple[str, Any]]:

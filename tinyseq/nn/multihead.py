@@ -79,8 +79,7 @@ def booleans(where: str, x: Tensor, mask: Like) -> Tensor:
 def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str = "length_mask") -> Tensor:
     """(B,) lengths -> (B, steps) booleans: True at the real positions. On a device nobody looks at the lengths. B is
     `rows` if given; errors name `where`."""
-    if type(steps) is not int or steps < 0:  # a shape's needs no check
-        steps = check.integers(where, 0, steps=steps)
+    check.integers(where, 0, steps=steps, **{} if rows is None else {"rows": rows})
     data = functional.checked_lengths(lengths, steps, rows, where)
     return ops.asarray(namespace(data).arange(steps) < data[:, None])
 

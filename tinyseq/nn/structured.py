@@ -56,7 +56,7 @@ class CTCLoss(Module):
     """
 
     def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
-        check.choice("CTCLoss", functional.REDUCTIONS, reduction=reduction)
+        check.choice("CTCLoss", ("mean", "sum", "none"), reduction=reduction)
         check.choice("CTCLoss", (False, True), zero_infinity=zero_infinity)
         self.blank = check.integers("CTCLoss", 0, blank=blank)
         self.reduction, self.zero_infinity = reduction, zero_infinity
