@@ -8,11 +8,9 @@ What a checkpoint calls its tensors stands in `BERT`, `GPT2` and `LLAMA`, as dat
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +20,7 @@ import numpy as np
 from tinyseq import check, checkpoint, ops
 from tinyseq.nn import init
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear
-from tinyseq.nn.module import Module
+from tinyseq.nn.module import Module, fitting
 from tinyseq.nn.multihead import cut_padding
 from tinyseq.nn.transformer import (
     LanguageModel,
@@ -31,12 +29,12 @@ from tinyseq.nn.transformer import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
+from tinyseq.nn.transformer import _sizes as layer_sizes
 from tinyseq.tensor import Like, Tensor
 
 Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]
 _HEADS = "ForCausalLM|LMHead|DoubleHeads"     # in the names of architectures with a language model's last layer
-_CONFIG_BYTES = 2**22   # with the names of a hundred thousand classes
 
 BERT: Rules = {
     "embeddings.word_embeddings.weight": "embedding.weight",
@@ -97,8 +95,9 @@ class Bert(Module):
         segments: int = 2, activation: str = "gelu", layer_norm_eps: float = 1e-12, dropout: float = 0.1,
         dtype: Any = np.float32,
     ) -> None:
-        check.integers("Bert", 1, vocab_size=vocab_size, d_model=d_model, nhead=nhead, num_layers=num_layers,
-                       dim_feedforward=dim_feedforward, max_length=max_length, segments=segments)
+        check.integers("Bert", 1, vocab_size=vocab_size, num_layers=num_layers, max_length=max_length,
+                       segments=segments)
+        layer_sizes("Bert", d_model, nhead, dim_feedforward, dropout, activation)
         check.numbers("Bert", least=0, layer_norm_eps=layer_norm_eps)
         self.embedding = Embedding(vocab_size, d_model, dtype=dtype)
         self.positions = LearnedPositions(max_length, d_model, dtype)
@@ -202,8 +201,7 @@ def _llama(config: Config) -> dict[str, Any]:
     if config.get("head_dim") is not None and _sizes(config, "head_dim") * heads != width:
         raise ValueError(f"llama: expected head_dim as hidden_size / num_attention_heads, {width} / {heads}, got "
                          f"{config['head_dim']}")
-    if _activation(config, "hidden_act", "silu") != "silu":
-        raise ValueError(f"llama: expected hidden_act as 'silu', got {config['hidden_act']!r}")
+    check.choice("llama", ("silu", "swish"), hidden_act=config.get("hidden_act", "silu"))
     return dict(
         vocab_size=vocab, d_model=width, nhead=heads, num_layers=layers, dim_feedforward=inner, dropout=0.0,
         positions="rotary", rotary_base=_theta(config), norm="rms", bias=False, activation="swiglu",
@@ -263,23 +261,6 @@ ARCHITECTURES = {
 }
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """config.json, which is small, and says nothing twice."""
-    file = folder / "config.json"
-    if file.exists() and (not file.is_file() or file.stat().st_size > _CONFIG_BYTES):
-        raise ValueError(f"expected a file config.json of at most {_CONFIG_BYTES} bytes")
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-            raise ValueError(f"config.json says {', '.join(twice)} twice")
-        return dict(pairs)
-
-    config = json.loads(file.read_text("utf-8"), object_pairs_hook=once)
-    if not isinstance(config, dict):
-        raise ValueError(f"expected an object in config.json, got a {type(config).__name__}")
-    return config
-
-
 # --- weights, which are held to the configuration before anything as large is built ---------------------------------
 
 
@@ -299,6 +280,17 @@ def _shapes(a: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, tuple[int
     return shapes | ({f"{part}bias": shape[:1] for part, shape in parts.items()} if a.get("bias", True) else {})
 
 
+def _own(state: Mapping[str, Any], family: Architecture) -> dict[str, Any]:
+    """The tensors that belong to the model, without the prefix of their names."""
+    if other := [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, np.ndarray))]:
+        raise ValueError(f"expected tensors by name, and {other[:5]} are none")
+    kept = [key for key in state if not key.startswith(family.foreign)]
+    own = {key.removeprefix(family.prefix): state[key] for key in kept}
+    if len(own) < len(kept):
+        raise ValueError(f"tensors come with {family.prefix!r} before their names, and without")
+    return own
+
+
 def _agree(a: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Refuse weights that are not those of the module of arguments `a`, whose sizes the configuration calls `names`."""
     table = state.get("embedding.weight", np.empty(0))
@@ -314,14 +306,7 @@ def _agree(a: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, n
     if wrong := [f"{name} is {a[argument]} where the weights have {there[argument]}" for argument, name in names.items()
                  if a[argument] != there.get(argument, a[argument])]:
         raise ValueError(", ".join(wrong))
-    shapes = _shapes(a, state)
-    missing, other = [sorted(x.keys() - y.keys()) for x, y in ((shapes, state), (state, shapes))]
-    if missing or other:
-        raise ValueError(f"the weights lack {missing[:5] or 'nothing'} ({len(missing)} in all) and have "
-                         f"{other[:5] or 'nothing'} ({len(other)}) beside what the model has")
-    if wrong := [f"{key} {state[key].shape} given, {shape} expected" for key, shape in shapes.items()
-                 if state[key].shape != shape]:
-        raise ValueError(f"wrong shapes: {', '.join(wrong[:5])} ({len(wrong)} in all)")
+    fitting("the weights", _shapes(a, state), state)
 
 
 def _head(state: dict[str, Any], tied: bool, config: Config) -> bool | None:
@@ -358,32 +343,20 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     if not isinstance(path, (str, os.PathLike)) or not isinstance(config, (Mapping, type(None))):
         raise TypeError(f"models.load: expected path as text or a Path, and config as a dictionary or None, got "
                         f"{type(path).__name__} and {type(config).__name__}")
-    named = f"{path}: {'config.json' if config is None else 'config'}"
+    named = f"models.load: path {path}: {'config.json' if config is None else 'config'}"
     with checkpoint._blame(named):
         folder = Path(path).parent if os.path.isfile(path) else Path(path)
-        config = _read(folder) if config is None else dict(config)
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise ValueError(f"models: {path}: expected a model_type of {', '.join(ARCHITECTURES)}, got {kind!r}")
-    family = ARCHITECTURES[kind]
-    with checkpoint._blame(named):
-        wrong = [f"{key}={config[key]!r}" for key, value in family.expected.items()
-                 if config.get(key, value) != value and (value is not None or config[key])]
-    if wrong:
-        raise ValueError(f"models: {path}: {kind} is not implemented here with {', '.join(wrong)}")
-    with checkpoint._blame(named):
+        config = checkpoint.read_json(folder / "config.json") if config is None else dict(config)
+        check.choice("models", tuple(ARCHITECTURES), model_type=(kind := config.get("model_type")))
+        family = ARCHITECTURES[kind]
+        if wrong := [f"{key}={config[key]!r}" for key, value in family.expected.items()
+                     if config.get(key, value) != value and (value is not None or config[key])]:
+            raise ValueError(f"{kind} is not implemented here with {', '.join(wrong)}")
         arguments, tied = family.arguments(config), config.get("tie_word_embeddings", family.tied)
         check.choice(kind, (True, False), tie_word_embeddings=tied)
     state = checkpoint.load(path)
-    if other := [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, np.ndarray))]:
-        raise checkpoint.CheckpointError(f"{path}: expected tensors by name, and {other[:5]} are none")
-    kept = [key for key in state if not key.startswith(family.foreign)]
-    own = {key.removeprefix(family.prefix): state[key] for key in kept}
-    if len(own) < len(kept):
-        raise checkpoint.CheckpointError(f"{path}: tensors come with {family.prefix!r} before their names, and without")
-    with checkpoint._blame(str(path)):
-        state = checkpoint.rename(own, family.names)
     with checkpoint._blame(named):
+        state = checkpoint.rename(_own(state, family), family.names)
         module: Any = family.module
         if module is LanguageModel:
             head = _head(state, tied, config)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from tinyseq import backends, ops
+from tinyseq import backends, check, ops
 from tinyseq.check import describe, explain
 from tinyseq.interrupts import together
 from tinyseq.tensor import Tensor
@@ -165,31 +165,20 @@ class Module:
         no array, for wrong shapes and for floats where integers are. Each error names all of them, and then nothing is
         loaded. Values are converted to the dtype and the backend that are here, float64 to float32 too.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"load_state_dict into {type(self).__name__}: expected state to be a dictionary of arrays, "
-                            f"got {describe(state)}")
+        where = f"load_state_dict into {type(self).__name__}"
+        check.mapping(where, state=state)
         own = dict(self.named_tensors())
-        missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
-        if strict and (missing or unexpected):
-            raise KeyError(f"load_state_dict into {type(self).__name__}: missing {missing or 'nothing'}, "
-                           f"unexpected {unexpected or 'nothing'}; strict=False loads what fits")
-        wrong = [f"{k}: {type(state[k]).__name__}" for k in own if k in state and not hasattr(state[k], "shape")]
-        if wrong:  # nested lists in a hostile file are small there and without end as arrays
-            raise ValueError(f"load_state_dict into {type(self).__name__}: expected arrays, got {'; '.join(wrong)}")
+        keys = fitting(where, {name: tensor.shape for name, tensor in own.items()}, state, strict)
         shared = {k: v if isinstance(v, Tensor) else np.asarray(v) for k, v in state.items() if k in own}
-        wrong = [f"{k}: {tuple(v.shape)} given, {own[k].shape} here" for k, v in shared.items()
-                 if tuple(v.shape) != own[k].shape]
-        if wrong:
-            raise ValueError(f"load_state_dict into {type(self).__name__}: wrong shapes: {'; '.join(wrong)}")
         wrong = [f"{k}: {v.dtype} given, {own[k].dtype} here" for k, v in shared.items()
                  if not np.can_cast(v.dtype, own[k].dtype, "same_kind")]
         if wrong:
-            raise ValueError(f"load_state_dict into {type(self).__name__}: wrong dtypes: {'; '.join(wrong)}")
+            raise ValueError(f"{where}: wrong dtypes: {'; '.join(wrong)}")
         for name, value in shared.items():
             array = np.asarray(value._host() if isinstance(value, Tensor) else value, order="C")
             backend = backends.of(own[name]._data)
             own[name].data = backend.asarray(array, dtype=own[name].dtype, copy=True)
-        return IncompatibleKeys(missing, unexpected)
+        return keys
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state_dict as a safetensors file, whole or not at all: an interrupted save leaves the old file."""
@@ -223,6 +212,24 @@ class Module:
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""
         return ""
+
+
+def fitting(
+    where: str, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], strict: bool = True
+) -> IncompatibleKeys:
+    """Refuse a state whose names or shapes are not those of a module, as `load_state_dict` says."""
+    missing, unexpected = [k for k in shapes if k not in state], [k for k in state if k not in shapes]
+    if strict and (missing or unexpected):
+        raise KeyError(f"{where}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}; strict=False "
+                       "loads what fits")
+    wrong = [f"{k}: {type(state[k]).__name__}" for k in shapes if k in state and not hasattr(state[k], "shape")]
+    if wrong:  # nested lists in a hostile file are small there and without end as arrays
+        raise ValueError(f"{where}: expected arrays, got {'; '.join(wrong)}")
+    wrong = [f"{k}: {tuple(v.shape)} given, {shapes[k]} here" for k, v in state.items()
+             if k in shapes and tuple(v.shape) != shapes[k]]
+    if wrong:
+        raise ValueError(f"{where}: wrong shapes: {'; '.join(wrong)}")
+    return IncompatibleKeys(missing, unexpected)
 
 
 def _floating(dtype: Any) -> bool:
