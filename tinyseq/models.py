@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,76 +143,56 @@ class Headless(LanguageModel):
 # --- a configuration, whose every value is held to what it can be ---------------------------------------------------
 
 
-def _sizes(config: Config, *names: str) -> Any:
-    return check.integers(config["model_type"], 1, **{name: config.get(name) for name in names})
+class Architecture(NamedTuple):
+    """What a configuration and a checkpoint of one kind of model call things."""
+
+    module: type[Bert] | type[LanguageModel]
+    sizes: Mapping[str, str]            # the module's arguments, and what the configuration calls them
+    eps: tuple[str, float]              # the name, and what it is where nothing is said
+    activation: tuple[str, str, Mapping[str, str]]  # likewise, and what its values are here
+    dropout: str | None                 # its name, 0.1 where nothing is said; or none
+    prefix: str                         # that some checkpoints put before the tensors' names
+    names: Rules                        # the tensors' names
+    foreign: str | tuple[str, ...]      # how those begin that do not belong to the model
+    tied: bool                          # whether the last layer is the embedding where nothing is said
+    expected: Config                    # what other options, which would change numbers, must be; None: nothing
+    more: Callable[[Config, dict[str, Any]], dict[str, Any]] = lambda config, arguments: {}     # other arguments
+    usual: Mapping[str, Callable[[dict[str, Any]], int]] = MappingProxyType({})     # sizes that are null, of others
+    aliases: Mapping[str, str] = MappingProxyType({})   # other names of the sizes
 
 
-def _divisor(config: Config, name: str, of: str, whole: int) -> int:
-    if whole % (size := _sizes(config, name)):
-        raise ValueError(f"{config['model_type']}: expected {name} to divide {of}, got {size} and {whole}")
-    return size  # type: ignore[no-any-return]
-
-
-def _number(config: Config, name: str, default: float, **bounds: float) -> float:
-    return check.numbers(config["model_type"], **bounds, **{name: config.get(name, default)})  # type: ignore[no-any-return]
-
-
-def _epsilon(config: Config, name: str, default: float) -> float:
-    return _number(config, name, default, least=1e-30, below=math.inf)  # float32 has it
-
-
-def _activation(config: Config, name: str, default: str) -> str:
-    check.choice(config["model_type"], tuple(ACTIVATIONS), **{name: config.get(name, default)})
-    return ACTIVATIONS[config.get(name, default)]
-
-
-def _bert(config: Config) -> dict[str, Any]:
-    vocab, width, layers, inner, positions, segments = _sizes(
-        config, "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings",
-        "type_vocab_size")
-    return dict(
-        vocab_size=vocab, d_model=width, num_layers=layers, dim_feedforward=inner, max_length=positions,
-        segments=segments, nhead=_divisor(config, "num_attention_heads", "hidden_size", width),
-        activation=_activation(config, "hidden_act", "gelu"),
-        layer_norm_eps=_epsilon(config, "layer_norm_eps", 1e-12),
-        dropout=_number(config, "hidden_dropout_prob", 0.1, least=0, below=1))
-
-
-def _gpt2(config: Config) -> dict[str, Any]:
-    aliases = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
-               "max_position_embeddings": "n_positions"}
-    for alias in aliases.keys() & config.keys():
-        if config.get(name := aliases[alias], config[alias]) != config[alias]:
-            raise ValueError(f"gpt2: {name} is {config[name]!r}, and its other name {alias} is {config[alias]!r}")
+def _arguments(family: Architecture, config: Config) -> dict[str, Any]:
+    """The arguments of the module, as a configuration of this family has them."""
+    kind = config["model_type"]
+    for alias in family.aliases.keys() & config.keys():
+        if config.get(name := family.aliases[alias], config[alias]) != config[alias]:
+            raise ValueError(f"{kind}: {name} is {config[name]!r}, and its other name {alias} is {config[alias]!r}")
         config = {**config, name: config[alias]}
-    vocab, width, layers, positions = _sizes(config, "vocab_size", "n_embd", "n_layer", "n_positions")
-    return dict(
-        vocab_size=vocab, d_model=width, num_layers=layers, max_length=positions,
-        nhead=_divisor(config, "n_head", "n_embd", width),
-        dim_feedforward=4 * width if config.get("n_inner") is None else _sizes(config, "n_inner"),
-        dropout=_number(config, "resid_pdrop", 0.1, least=0, below=1),
-        activation=_activation(config, "activation_function", "gelu_new"),
-        layer_norm_eps=_epsilon(config, "layer_norm_epsilon", 1e-5))
+    a: dict[str, Any] = {}
+    for argument, name in family.sizes.items():
+        said = config.get(name)
+        usual = family.usual.get(argument) if said is None else None
+        a[argument] = usual(a) if usual else check.integers(kind, 1, **{name: said})
+    for part, whole in (("nhead", "d_model"), ("num_kv_heads", "nhead")):
+        if a[whole] % a.get(part, 1):
+            raise ValueError(f"{kind}: expected {family.sizes[part]} to divide {family.sizes[whole]}, got {a[part]} "
+                             f"and {a[whole]}")
+    name, eps = family.eps
+    a["layer_norm_eps"] = check.numbers(kind, least=1e-30, below=math.inf, **{name: config.get(name, eps)})  # float32's
+    name, usually, known = family.activation
+    check.choice(kind, tuple(known), **{name: config.get(name, usually)})
+    a["activation"] = known[config.get(name, usually)]
+    a["dropout"] = 0.0 if family.dropout is None else check.numbers(
+        kind, least=0, below=1, **{family.dropout: config.get(family.dropout, 0.1)})
+    return a | family.more(config, a)
 
 
-def _llama(config: Config) -> dict[str, Any]:
-    vocab, width, layers, inner = _sizes(
-        config, "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")
-    heads = _divisor(config, "num_attention_heads", "hidden_size", width)
-    if config.get("head_dim") is not None and _sizes(config, "head_dim") * heads != width:
+def _llama(config: Config, a: dict[str, Any]) -> dict[str, Any]:
+    """Rotary positions of the plain frequencies, whose base stands in one of two dictionaries, or beside them."""
+    width, heads, head = a["d_model"], a["nhead"], config.get("head_dim")
+    if head is not None and check.integers("llama", 1, head_dim=head) * heads != width:
         raise ValueError(f"llama: expected head_dim as hidden_size / num_attention_heads, {width} / {heads}, got "
-                         f"{config['head_dim']}")
-    check.choice("llama", ("silu", "swish"), hidden_act=config.get("hidden_act", "silu"))
-    return dict(
-        vocab_size=vocab, d_model=width, nhead=heads, num_layers=layers, dim_feedforward=inner, dropout=0.0,
-        positions="rotary", rotary_base=_theta(config), norm="rms", bias=False, activation="swiglu",
-        num_kv_heads=heads if config.get("num_key_value_heads") is None else _divisor(
-            config, "num_key_value_heads", "num_attention_heads", heads),
-        layer_norm_eps=_epsilon(config, "rms_norm_eps", 1e-6))
-
-
-def _theta(config: Config) -> float:
-    """The base of plain rotary frequencies, which stands in one of two dictionaries, or beside them."""
+                         f"{head}")
     given = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
     rope: Any = next(iter(given.values()), {})
     if any(value != rope for value in given.values()):
@@ -219,27 +200,13 @@ def _theta(config: Config) -> float:
     if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default" or (
             not rope.keys() <= {"rope_type", "type", "rope_theta"}):
         raise ValueError(f"llama: expected default rotary positions, rope_type 'default' and a rope_theta, got {given}")
-    return _number({**config, **rope}, "rope_theta", 1e4, least=1, below=math.inf)
-
-
-class Architecture(NamedTuple):
-    """The module, how a configuration becomes its arguments, what it calls those that are sizes of the weights, a
-    prefix that some checkpoints put before names, the names, those that do not belong to it, whether its head is the
-    embedding where nothing is said, and the values that other options, which would change numbers, must have: None is
-    any that says nothing."""
-
-    module: type[Bert] | type[LanguageModel]
-    arguments: Callable[[Config], dict[str, Any]]
-    sizes: Mapping[str, str]
-    prefix: str
-    names: Rules
-    foreign: str | tuple[str, ...]
-    tied: bool
-    expected: Config
+    base = rope.get("rope_theta", config.get("rope_theta", 1e4))
+    return {"positions": "rotary", "norm": "rms", "bias": False,
+            "rotary_base": check.numbers("llama", least=1, below=math.inf, rope_theta=base)}
 
 
 _SIZES = {"vocab_size": "vocab_size", "d_model": "hidden_size", "dim_feedforward": "intermediate_size",
-          "num_layers": "num_hidden_layers"}
+          "num_layers": "num_hidden_layers", "nhead": "num_attention_heads"}
 _PLAIN: Config = dict.fromkeys((
     "quantization_config", "per_layer_config", "pruned_heads", "layer_types", "sliding_window",
     "attn_logit_softcapping", "final_logit_softcapping", "embedding_multiplier", "residual_multiplier",
@@ -247,17 +214,22 @@ _PLAIN: Config = dict.fromkeys((
     "add_cross_attention": False, "is_decoder": False, "partial_rotary_factor": 1}
 ARCHITECTURES = {
     "bert": Architecture(
-        Bert, _bert, {**_SIZES, "max_length": "max_position_embeddings", "segments": "type_vocab_size"}, "bert.", BERT,
+        Bert, {**_SIZES, "max_length": "max_position_embeddings", "segments": "type_vocab_size"},
+        ("layer_norm_eps", 1e-12), ("hidden_act", "gelu", ACTIVATIONS), "hidden_dropout_prob", "bert.", BERT,
         ("cls.", "classifier.", "qa_outputs."), True, {**_PLAIN, "position_embedding_type": "absolute"}),
     "gpt2": Architecture(
-        LanguageModel, _gpt2, {
-            "vocab_size": "vocab_size", "d_model": "n_embd", "dim_feedforward": "n_inner", "num_layers": "n_layer",
-            "max_length": "n_positions"},
-        "transformer.", GPT2, "score.", True,
-        {**_PLAIN, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}),
+        LanguageModel, {"vocab_size": "vocab_size", "d_model": "n_embd", "dim_feedforward": "n_inner",
+                        "num_layers": "n_layer", "nhead": "n_head", "max_length": "n_positions"},
+        ("layer_norm_epsilon", 1e-5), ("activation_function", "gelu_new", ACTIVATIONS), "resid_pdrop", "transformer.",
+        GPT2, "score.", True, {**_PLAIN, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+        usual={"dim_feedforward": lambda a: 4 * a["d_model"]},
+        aliases={"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
+                 "max_position_embeddings": "n_positions"}),
     "llama": Architecture(
-        LanguageModel, _llama, {**_SIZES, "num_kv_heads": "num_key_value_heads"}, "model.", LLAMA, "score.", False,
-        {**_PLAIN, "attention_bias": False, "mlp_bias": False}),
+        LanguageModel, {**_SIZES, "num_kv_heads": "num_key_value_heads"}, ("rms_norm_eps", 1e-6),
+        ("hidden_act", "silu", {"silu": "swiglu", "swish": "swiglu"}), None, "model.", LLAMA, "score.", False,
+        {**_PLAIN, "attention_bias": False, "mlp_bias": False}, _llama,
+        {"num_kv_heads": lambda a: a["nhead"]}),
 }
 
 
@@ -352,7 +324,7 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
         if wrong := [f"{key}={config[key]!r}" for key, value in family.expected.items()
                      if config.get(key, value) != value and (value is not None or config[key])]:
             raise ValueError(f"{kind} is not implemented here with {', '.join(wrong)}")
-        arguments, tied = family.arguments(config), config.get("tie_word_embeddings", family.tied)
+        arguments, tied = _arguments(family, config), config.get("tie_word_embeddings", family.tied)
         check.choice(kind, (True, False), tie_word_embeddings=tied)
     state = checkpoint.load(path)
     with checkpoint._blame(named):
