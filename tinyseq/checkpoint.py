@@ -27,7 +27,7 @@ import secrets
 import stat
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -258,7 +258,7 @@ def _safetensors(file: _File) -> dict[str, Any]:
             state[key] = (_widen(data) if dtype == "bfloat16" else _view(data, dtype)).reshape(entry["shape"])
     if extra is None:
         return state
-    return _nested([*state.items(), *room.json(extra.encode(), _decoded).items()], room)
+    return _nested([*room.json(extra.encode(), _decoded).items(), *state.items()], room)
 
 
 class _Archive(zipfile.ZipFile):
@@ -433,9 +433,8 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
     with _blame(f"checkpoint.save: path {target}"):
         if target.suffix in (".npz", ".pt", ".pth", ".bin", ".json"):
             raise ValueError("this writes safetensors: let the name end in .safetensors")
-        flat = dict(_flat(state))
-        arrays = {k: v for k, v in flat.items() if isinstance(v, (Tensor, np.ndarray))}
-        rest = json.dumps({k: v for k, v in flat.items() if k not in arrays})
+        arrays: dict[str, Any] = {}
+        rest = json.dumps(_encoded(dict(state), "", arrays))
         header: dict[str, Any] = {"__metadata__": {"tinyseq": rest}}
         arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))    # aligned in the file
         end = 0
@@ -450,7 +449,7 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
         text += b" " * (-len(text) % 8)
         room = _Room(0)
         room.take_json(text + rest.encode())
-        _nested(flat.items(), room)     # as `load` will count
+        room.take(256 * sum(name.count("/") for name in arrays))    # as `load` will count
 
         def write(file: BinaryIO) -> None:
             file.write(len(text).to_bytes(8, "little") + text)
@@ -460,37 +459,15 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
         _replace(Path(os.path.realpath(target)), write)
 
 
-def _flat(state: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, array or JSON) of all that is in nested dictionaries, their keys joined by "/"."""
-    if above.count("/") > _DEPTH:
-        raise ValueError(f"{above[:100]}...: expected at most {_DEPTH} dictionaries in each other")
-    for key, value in state.items():
-        if not _is_key(key) or "/" in key or above + key == "__metadata__":     # safetensors has its own of that
-            raise ValueError('keys must be strings of Unicode without "/", and not "__metadata__" or '
-                             f"{' or '.join(_TAGS)}, got {above}{key!r}")
-        name = above + key
-        if isinstance(value, (Tensor, np.ndarray)):
-            if type(value) not in (np.ndarray, np.memmap) and not isinstance(value, Tensor):
-                raise ValueError(f"{name}: expected an array, got a {type(value).__name__}: save np.asarray of it")
-            if value.dtype.newbyteorder("=") not in _CODES:
-                raise ValueError(f"{name}: expected an array of {', '.join(map(str, _CODES))}, got {value.dtype}")
-            yield name, value
-        elif type(value) in (dict, OrderedDict) and value:
-            yield from _flat(value, name + "/")
-        else:
-            yield name, _encoded(value, name)
-
-
 def _is_text(value: str) -> bool:
     return value.isascii() or not re.search("[\ud800-\udfff]", value)     # halves of characters, which JSON would join
 
 
-def _is_key(key: Any) -> bool:
-    return type(key) is str and key not in _TAGS and _is_text(key)
+def _encoded(value: Any, where: str, arrays: dict[str, Any] | None, depth: int = 0) -> Any:
+    """What JSON gives back as it is; NumPy's numbers and tuples, which it does not know, under a mark.
 
-
-def _encoded(value: Any, where: str, depth: int = 0) -> Any:
-    """What JSON gives back as it is; NumPy's numbers and tuples, which it does not know, under a mark."""
+    The arrays of dictionaries in each other go to `arrays`, their keys joined by "/".
+    """
     kind = type(value)
     if value is None or kind in (bool, float) or (kind is int and value.bit_length() <= 2048) or (
             kind is str and _is_text(value)):
@@ -498,15 +475,28 @@ def _encoded(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, np.generic) and value.dtype in _CODES:
         return {"__numpy__": [value.dtype.name, value.item()]}
     if kind in (list, tuple) and depth < _DEPTH:
-        inside = [_encoded(v, f"{where}[{i}]", depth + 1) for i, v in enumerate(value)]
+        inside = [_encoded(v, f"{where}[{i}]", None, depth + 1) for i, v in enumerate(value)]
         return inside if kind is list else {"__tuple__": inside}
-    if kind in (dict, OrderedDict) and depth < _DEPTH:
-        if wrong := [key for key in value if not _is_key(key)]:
-            raise ValueError(f"keys must be strings of Unicode, and not {', '.join(_TAGS)}, got {where} > {wrong[0]!r}")
-        return {key: _encoded(v, f"{where} > {key}", depth + 1) for key, v in value.items()}
-    raise ValueError(f"{where}: a {kind.__name__} would not come back as it is (a file holds arrays by their keys, "
-                     f"None, bool, int of 2048 bits, float, str in Unicode, NumPy's numbers, and list, tuple and dict, "
-                     f"to a depth of {_DEPTH})")
+    if kind not in (dict, OrderedDict) or depth >= _DEPTH:
+        raise ValueError(f"{where}: a {kind.__name__} would not come back as it is (a file holds arrays by their keys, "
+                         "None, bool, int of 2048 bits, float, str in Unicode, NumPy's numbers, and list, tuple and "
+                         f"dict, to a depth of {_DEPTH})")
+    inner = {}
+    for key, v in value.items():
+        name = f"{where}/{key}" if depth else key
+        if type(key) is not str or key in _TAGS or not _is_text(key) or (
+                arrays is not None and ("/" in key or name == "__metadata__")):    # safetensors has its own of that
+            raise ValueError(f"{name!r}: keys must be strings of Unicode without \"/\", and not \"__metadata__\" or "
+                             f"{' or '.join(_TAGS)}")
+        if arrays is not None and isinstance(v, (Tensor, np.ndarray)):
+            if type(v) not in (np.ndarray, np.memmap) and not isinstance(v, Tensor):
+                raise ValueError(f"{name}: expected an array, got a {type(v).__name__}: save np.asarray of it")
+            if v.dtype.newbyteorder("=") not in _CODES:
+                raise ValueError(f"{name}: expected an array of {', '.join(map(str, _CODES))}, got {v.dtype}")
+            arrays[name] = v
+        else:
+            inner[key] = _encoded(v, name, arrays, depth + 1)
+    return inner
 
 
 def _decoded(pairs: list[tuple[str, Any]]) -> Any:
@@ -523,6 +513,7 @@ def _decoded(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def _nested(flat: Iterable[tuple[str, Any]], room: _Room) -> dict[str, Any]:
+    """Dictionaries in each other, from names joined by "/", and such dictionaries where other names lead into them."""
     state: dict[str, Any] = {}
     for name, value in flat:
         *above, key = name.split("/")
