@@ -27,8 +27,8 @@ import secrets
 import stat
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -91,22 +91,17 @@ class CheckpointNotFoundError(CheckpointOSError, FileNotFoundError):
     """A file that is not there, or a folder."""
 
 
-class _blame:
+@contextmanager
+def _blame(where: str) -> Iterator[None]:
     """Whatever is wrong with the bytes of a file or an entry, and whoever says so: a CheckpointError that names it."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    try:
+        yield
+    except Exception as error:
         if isinstance(error, OSError):
             both = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else CheckpointOSError
-            raise both(error.errno, f"{self.where}: {error.strerror or error}") from error
-        if isinstance(error, Exception):
-            named = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            raise CheckpointError(f"{self.where}: {named}{str(error)[:1000]}") from error
+            raise both(error.errno, f"{where}: {error.strerror or error}") from error
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise CheckpointError(f"{where}: {kind}{str(error)[:1000]}") from error
 
 
 class _Room:
@@ -194,12 +189,12 @@ def _sharded(index: Path) -> dict[str, Any]:
         raise ValueError("expected a weight_map: of each tensor's name, that of its file")
     shards, state = {}, {}
     for key, name in places.items():
-        with _blame(name):
-            if name not in shards:
+        if name not in shards:
+            with _blame(name):
                 shards[name] = _file(index.with_name(name))     # refuses a name with a folder
-            if key not in shards[name]:
-                raise ValueError(f"it lacks {key!r}, which the index looks for there")
-            state[key] = shards[name][key]
+        if key not in shards[name]:
+            raise ValueError(f"{name}: it lacks {key!r}, which the index looks for there")
+        state[key] = shards[name][key]
     return state
 
 
@@ -250,12 +245,11 @@ def _safetensors(file: _File) -> dict[str, Any]:
     raw, state = np.asarray(np.memmap(file, np.uint8, "r")), {}
     extra = (header.pop("__metadata__", None) or {}).get("tinyseq")
     for key, entry in header.items():
-        with _blame(key):
-            if entry["dtype"] not in _SAFETENSORS:
-                raise ValueError(f"NumPy has no {entry['dtype']}: save it as float32")
-            first, last = entry["data_offsets"]
-            data, dtype = raw[start + first:start + last], _SAFETENSORS[entry["dtype"]]
-            state[key] = (_widen(data) if dtype == "bfloat16" else _view(data, dtype)).reshape(entry["shape"])
+        if entry["dtype"] not in _SAFETENSORS:
+            raise ValueError(f"{key}: NumPy has no {entry['dtype']}: save it as float32")
+        first, last = entry["data_offsets"]
+        data, dtype = raw[start + first:start + last], _SAFETENSORS[entry["dtype"]]
+        state[key] = (_widen(data) if dtype == "bfloat16" else _view(data, dtype)).reshape(entry["shape"])
     if extra is None:
         return state
     return _nested([*room.json(extra.encode(), _decoded).items(), *state.items()], room)
