@@ -144,9 +144,10 @@ class _File(io.FileIO):
         return super().read(size) or b""
 
 
-def _path(function: str, path: Name) -> Path:
+def _as_path(where: str, path: Name) -> Path:
+    """A path that is one, or a TypeError."""
     if not isinstance(path, (str, os.PathLike)) or "\0" in str(path):
-        raise TypeError(f"checkpoint.{function}: expected path to be a string or a Path without NUL, got {path!r}")
+        raise TypeError(f"{where}: expected path to be a string or a Path without NUL, got {path!r}")
     return Path(path)
 
 
@@ -162,7 +163,7 @@ def load(path: Name) -> dict[str, Any]:
     asks for, such as a class or a function, is refused by name. While `save` replaces the file, what is read is the old
     one or the new one, whole. Raises CheckpointError, or OSError for no such file.
     """
-    path = _path("load", path)
+    path = _as_path("checkpoint.load", path)
     with _blame(f"checkpoint.load: path {path}"):
         path = _only(path) if path.is_dir() else path
         return _sharded(path) if path.suffix == ".json" else _file(path)
@@ -177,14 +178,14 @@ def _only(folder: Path) -> Path:
     return found[0]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """The object in a small file of JSON, which says nothing twice."""
     with _File(path) as file:
         return _Room(0).json(file.read(), _unique)
 
 
 def _sharded(index: Path) -> dict[str, Any]:
-    places = read_json(index).get("weight_map")
+    places = _read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError("expected a weight_map: of each tensor's name, that of its file")
     shards, state = {}, {}
@@ -422,7 +423,7 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
     Linux nothing is left by a save that is killed; where the file system can write no file without a name, it leaves
     NAME.RANDOM.tmp beside the old file, and the next save to that name removes it.
     """
-    target = _path("save", path)
+    target = _as_path("checkpoint.save", path)
     check.mapping("checkpoint.save", state=state)
     with _blame(f"checkpoint.save: path {target}"):
         if target.suffix in (".npz", ".pt", ".pth", ".bin", ".json"):

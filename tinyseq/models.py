@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from tinyseq import check, checkpoint, ops
 from tinyseq.nn import init
-from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear
+from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, Sequential
 from tinyseq.nn.module import Module, fitting
 from tinyseq.nn.multihead import cut_padding
 from tinyseq.nn.transformer import (
@@ -130,10 +129,7 @@ class Headless(LanguageModel):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        del self.out
-
-    def forward(self, tokens: Like, state: LanguageState | None = None) -> Tensor:
-        return self._read(tokens, state)[0]
+        self.out = Sequential()  # type: ignore[assignment]
 
     def step(self, tokens: Like, state: LanguageState) -> tuple[Tensor, LanguageState]:
         raise ValueError("Headless: the checkpoint has no language-model head, so there are no next tokens: call the "
@@ -309,17 +305,17 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     says. Where the weights have none, and the embedding is not tied to it or "architectures" names a model without it
     (GPT2Model, LlamaModel), a `Headless` comes back, whose output is hidden states, as `AutoModel`'s in transformers.
 
-    Raises ValueError for another architecture, and for an option that the model here does not have; `CheckpointError`
+    Raises `CheckpointError`, a ValueError, for another architecture, for an option that the model here does not have,
     for a configuration that makes no model, and for weights that are not its own, before memory is taken for any.
     """
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(config, (Mapping, type(None))):
-        raise TypeError(f"models.load: expected path as text or a Path, and config as a dictionary or None, got "
-                        f"{type(path).__name__} and {type(config).__name__}")
+    path = checkpoint._as_path("models.load", path)
+    check.mapping("models.load", config={} if config is None else config)
     named = f"models.load: path {path}: {'config.json' if config is None else 'config'}"
     with checkpoint._blame(named):
-        folder = Path(path).parent if os.path.isfile(path) else Path(path)
-        config = checkpoint.read_json(folder / "config.json") if config is None else dict(config)
-        check.choice("models", tuple(ARCHITECTURES), model_type=(kind := config.get("model_type")))
+        folder = path.parent if path.is_file() else path
+        config = checkpoint._read_json(folder / "config.json") if config is None else dict(config)
+        kind: Any = config.get("model_type")
+        check.choice("models", tuple(ARCHITECTURES), model_type=kind)
         family = ARCHITECTURES[kind]
         if wrong := [f"{key}={config[key]!r}" for key, value in family.expected.items()
                      if config.get(key, value) != value and (value is not None or config[key])]:
