@@ -372,7 +372,7 @@ def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
     with pytest.raises(checkpoint.CheckpointError, match=r"x\.safetensors: .*\['h', 'wte\.weight'\] are none"):
         models.load(tmp_path / "x.safetensors", config)
     checkpoint.save(tmp_path / "x.safetensors", {"wpe.weight": np.ones(3)})
-    with pytest.raises(checkpoint.CheckpointError, match=r"embedding\.weight, .*, got \['positions\.weight'\]"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"n_layer is 2 where the weights have 0, n_positions is"):
         models.load(tmp_path / "x.safetensors", config)
     checkpoint.save(tmp_path / "x.safetensors", {k: v for k, v in checkpoint.load(MODELS / "gpt2").items()
                                                  if "ln_f" not in k})

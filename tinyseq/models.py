@@ -259,18 +259,19 @@ def _own(state: Mapping[str, Any], family: Architecture) -> dict[str, Any]:
     return own
 
 
+_AXES = {"embedding.weight": ("vocab_size", "d_model"), "linear2.weight": ("d_model", "dim_feedforward"),
+         "positions.weight": ("max_length",), "types.weight": ("segments",)}
+
+
 def _agree(a: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Refuse weights that are not those of the module of arguments `a`, whose sizes the configuration calls `names`."""
-    table = state.get("embedding.weight", np.empty(0))
-    inner, rows = ([v for k, v in state.items() if k.endswith(name) and v.ndim == 2] for name in (
-        ".linear2.weight", ".in_proj_weight"))
-    if table.ndim != 2 or not inner or not rows:
-        raise ValueError(f"expected matrices called embedding.weight, ...linear2.weight and ...in_proj_weight, got "
-                         f"{sorted(state)[:5]}")
-    there = {"vocab_size": table.shape[0], "d_model": table.shape[1], "dim_feedforward": inner[0].shape[1],
-             "num_layers": len(inner), "num_kv_heads": (len(rows[0]) - a["d_model"]) * a["nhead"] // (2 * a["d_model"])}
-    there |= {argument: len(state[key]) for argument, key in {
-        "max_length": "positions.weight", "segments": "types.weight"}.items() if key in state and state[key].ndim}
+    there = {"num_layers": sum(key.endswith("linear2.weight") for key in state)}
+    for key, value in state.items():
+        for end, axes in _AXES.items():
+            if key.endswith(end):
+                there |= zip(axes, value.shape, strict=False)
+        if key.endswith("in_proj_weight") and value.ndim:
+            there["num_kv_heads"] = (len(value) - a["d_model"]) * a["nhead"] // (2 * a["d_model"])
     if wrong := [f"{name} is {a[argument]} where the weights have {there[argument]}" for argument, name in names.items()
                  if a[argument] != there.get(argument, a[argument])]:
         raise ValueError(", ".join(wrong))
