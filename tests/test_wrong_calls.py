@@ -496,9 +496,6 @@ PENDING_ROWS = [  # of ROWS, those that are not yet told as they should be
     "decode.sample(MODEL, MODEL.start(J), I, 0, 3, top_p=1.5)",
     "data.pad([['a']])",
     "data.batches([1, 2], 0)",
-    "checkpoint.save(TMP / 'a.safetensors', [1])",
-    "checkpoint.save(TMP / 'a.safetensors', {'a': object})",
-    "checkpoint.load(TMP / 'none.safetensors')",
 ]
 
 # --- nonsense ------------------------------------------------------------------------------------------------------
@@ -572,8 +569,6 @@ PENDING = {  # by module; a function alone stands for all its arguments
     "decode": """decode.greedy decode.sample decode.stream decode.beam decode.score data.Vocabulary data.pad
         data.batches metrics.token_error_rate metrics.sequence_error_rate metrics.span_f1 plot.attention plot.curves
         plot.through_time plot.heads plot.words lens.gradients_through_time lens.gate_saturation""",
-    "files": "checkpoint.save checkpoint.load checkpoint.rename Module.save Module.load",
-    "models": "models.Bert convert.from_torch convert.from_onnx",
 }
 UNSWEPT = """ts.Tensor ts.bool ts.debug ts.no_grad ts.enable_grad nn.Module nn.Attention nn.Activation
     nn.DecoderState nn.LanguageState init.skip F.checked_lengths decode.Hypothesis decode.Step decode.Scores

@@ -93,6 +93,13 @@ def arrays(where: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> d
     return found
 
 
+def mapping(where: str, **given: Any) -> None:
+    """Refuse, with a TypeError, what is no dictionary."""
+    for name, value in given.items():
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{where}: expected {name} to be a dictionary, got {describe(value)}")
+
+
 REAL = frozenset({np.float32, np.float64, np.float16, np.int64, np.bool})  # dtypes that need no look
 
 

@@ -35,6 +35,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from tinyseq import check
 from tinyseq.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -68,6 +69,14 @@ _OTHERS = {
     rb".{257}ustar": "a tar archive: unpack it",
     rb"version https://git-lfs": "Git LFS's pointer to the file: 'git lfs pull' fetches it",
     rb"\s*<": "a page of HTML or XML: the download went wrong"}
+
+# What members of .npz may be whose dtypes are no numbers of NumPy's.
+_FLOAT32 = ", which .npz does not know: save array.astype(float32), or safetensors"
+_NO_NUMBERS = {
+    "|O": ": Python objects, such as None (Chainer's for what is not there), in a pickle, which may run code: if you "
+          "trust the file, np.load(path, allow_pickle=True) and np.savez it without them",
+    "|V2": f": it may be bfloat16 (of JAX, or of MLX's save_weights){_FLOAT32}",
+    "|V1": f": it may be float8{_FLOAT32}"}
 
 
 class CheckpointError(ValueError):
@@ -104,13 +113,19 @@ class _Room:
     def take(self, amount: int) -> None:
         self.left -= amount
         if self.left < 0:
-            raise ValueError("refused: it unpacks to more than 256 MiB and twice the size of the file (32 times where "
-                             "it is compressed)")
+            raise ValueError("refused, as a zip bomb: it unpacks to more than 256 MiB and twice the size of the file "
+                             "(32 times where it is compressed)")
 
-    def text(self, text: bytes) -> bytes:
-        """A JSON text, whose values have room."""
+    def take_json(self, text: bytes) -> None:
         self.take(4 * len(text) + 160 * sum(text.count(mark) for mark in b",:[{"))
-        return text
+
+    def json(self, text: bytes, hook: Callable[[list[tuple[str, Any]]], Any]) -> dict[str, Any]:
+        """The object in a JSON text, if there is room for its values."""
+        self.take_json(text)
+        found = json.loads(text.decode(), object_pairs_hook=hook)
+        if not isinstance(found, dict):
+            raise ValueError(f"expected an object of JSON, got a {type(found).__name__}")
+        return found
 
 
 class _File(io.FileIO):
@@ -118,20 +133,21 @@ class _File(io.FileIO):
 
     def __init__(self, path: Path) -> None:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path}: expected a regular file")
+            raise ValueError("expected a regular file")
         super().__init__(str(path))
         self.size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
         size = self.size - self.tell() if size is None or size < 0 else size
         if size > _TEXT_BYTES:
-            raise ValueError(f"a header or a list of members of {size} bytes: expected at most {_TEXT_BYTES}")
+            raise ValueError(f"expected at most {_TEXT_BYTES} bytes of a header, a list of members or JSON, got {size}")
         return super().read(size) or b""
 
 
-def _path(function: str, path: Name) -> Path:
+def _as_path(where: str, path: Name) -> Path:
+    """A path that is one, or a TypeError."""
     if not isinstance(path, (str, os.PathLike)) or "\0" in str(path):
-        raise TypeError(f"checkpoint.{function}: expected path to be a string or a Path without NUL, got {path!r}")
+        raise TypeError(f"{where}: expected path to be a string or a Path without NUL, got {path!r}")
     return Path(path)
 
 
@@ -147,39 +163,55 @@ def load(path: Name) -> dict[str, Any]:
     asks for, such as a class or a function, is refused by name. While `save` replaces the file, what is read is the old
     one or the new one, whole. Raises CheckpointError, or OSError for no such file.
     """
-    path = _path("load", path)
-    if path.is_dir():
-        kinds = ("*.safetensors.index.json", "*.safetensors", "*.index.json", "pytorch_model.bin")
-        found = next((files for kind in kinds if (files := sorted(path.glob(kind)))), [])
-        if len(found) != 1:
-            raise CheckpointError(f"{path}: expected one *.index.json, *.safetensors or pytorch_model.bin in this "
-                                  f"folder, got {[file.name for file in found] or 'none'}: name the file")
-        path = found[0]
-    with _File(path) as file, _blame(str(path)):
-        return _sharded(file, path) if path.suffix == ".json" else _file(file)
+    path = _as_path("checkpoint.load", path)
+    with _blame(f"checkpoint.load: path {path}"):
+        path = _only(path) if path.is_dir() else path
+        return _sharded(path) if path.suffix == ".json" else _file(path)
 
 
-def _sharded(file: _File, index: Path) -> dict[str, Any]:
-    places: dict[str, str] = json.loads(_Room(0).text(file.read()), object_pairs_hook=_unique)["weight_map"]
-    shards = {}
-    for name in set(places.values()):
-        with _blame(name), _File(index.with_name(name)) as shard:     # refuses a name with a folder
-            shards[name] = _file(shard)
-    return {key: shards[name][key] for key, name in places.items()}
+def _only(folder: Path) -> Path:
+    kinds = ("*.safetensors.index.json", "*.safetensors", "*.index.json", "pytorch_model.bin")
+    found = next((files for kind in kinds if (files := sorted(folder.glob(kind)))), [])
+    if len(found) != 1:
+        raise ValueError("expected one *.index.json, *.safetensors or pytorch_model.bin in this folder, got "
+                         f"{[file.name for file in found] or 'none'}: name the file")
+    return found[0]
 
 
-def _file(file: _File) -> dict[str, Any]:
-    head = file.read(512)
-    file.seek(0)
-    if head[8:9] == b"{":
-        return _safetensors(file)
-    if head[:2] != b"PK":
-        other = next((text for start, text in _OTHERS.items() if re.match(start, head, re.DOTALL)), None)
-        raise ValueError("expected safetensors, .npz or PyTorch's zip format" +
-                         (f", and this seems to be {other}" if other else f", and this begins with {head[:8]!r}"))
-    with _Archive(file) as archive:
-        roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
-        return _torch(archive, roots[0]) if roots else _npz(archive)
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a small file of JSON, which says nothing twice."""
+    with _File(path) as file:
+        return _Room(0).json(file.read(), _unique)
+
+
+def _sharded(index: Path) -> dict[str, Any]:
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError("expected a weight_map: of each tensor's name, that of its file")
+    shards, state = {}, {}
+    for key, name in places.items():
+        if name not in shards:
+            with _blame(name):
+                shards[name] = _file(index.with_name(name))     # refuses a name with a folder
+        if key not in shards[name]:
+            raise ValueError(f"{name}: it lacks {key!r}, which the index looks for there")
+        state[key] = shards[name][key]
+    return state
+
+
+def _file(path: Path) -> dict[str, Any]:
+    with _File(path) as file:
+        head = file.read(512)
+        file.seek(0)
+        if head[8:9] == b"{":
+            return _safetensors(file)
+        if head[:2] != b"PK":
+            seems = (f"seems to be {text}" for start, text in _OTHERS.items() if re.match(start, head, re.DOTALL))
+            raise ValueError("expected safetensors, .npz or PyTorch's zip format, and this "
+                             f"{next(seems, f'begins with {head[:8]!r}')}")
+        with _Archive(file) as archive:
+            roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
+            return _torch(archive, roots[0]) if roots else _npz(archive)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -190,9 +222,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _widen(raw: Array, out: Array | None = None) -> Array:
+def _widen(raw: Array) -> Array:
     """bfloat16, the upper half of a float32."""
-    return np.left_shift(raw.view(np.uint16), 16, out=out, dtype=np.uint32).view(np.float32)
+    return np.left_shift(raw.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
 
 
 def _view(raw: Array, dtype: str) -> Array:
@@ -210,20 +242,18 @@ def _safetensors(file: _File) -> dict[str, Any]:
     text = file.read(start - 8)
     opened = f"/dev/fd/{file.fileno()}"     # by its name it may be another file by now
     with safe_open(opened if os.path.exists(opened) else file.name, framework="numpy"):
-        header = json.loads(room.text(text), object_pairs_hook=_unique)   # the library vets header, shapes and offsets
+        header = room.json(text, _unique)   # the library vets header, shapes and offsets
     raw, state = np.asarray(np.memmap(file, np.uint8, "r")), {}
     extra = (header.pop("__metadata__", None) or {}).get("tinyseq")
     for key, entry in header.items():
-        with _blame(key):
-            if entry["dtype"] not in _SAFETENSORS:
-                raise ValueError(f"NumPy has no {entry['dtype']}: save it as float32")
-            first, last = entry["data_offsets"]
-            data, dtype = raw[start + first:start + last], _SAFETENSORS[entry["dtype"]]
-            state[key] = (_widen(data) if dtype == "bfloat16" else _view(data, dtype)).reshape(entry["shape"])
+        if entry["dtype"] not in _SAFETENSORS:
+            raise ValueError(f"{key}: NumPy has no {entry['dtype']}: save it as float32")
+        first, last = entry["data_offsets"]
+        data, dtype = raw[start + first:start + last], _SAFETENSORS[entry["dtype"]]
+        state[key] = (_widen(data) if dtype == "bfloat16" else _view(data, dtype)).reshape(entry["shape"])
     if extra is None:
         return state
-    rest: dict[str, Any] = json.loads(room.text(extra.encode()), object_pairs_hook=_decoded)
-    return _nested([*state.items(), *rest.items()], room)
+    return _nested([*room.json(extra.encode(), _decoded).items(), *state.items()], room)
 
 
 class _Archive(zipfile.ZipFile):
@@ -235,9 +265,6 @@ class _Archive(zipfile.ZipFile):
         packed = any(info.compress_type != zipfile.ZIP_STORED for info in infos)
         self.room = _Room((32 if packed else 2) * file.size)
         self.room.take(1024 * len(infos))
-        unpacked = sum(info.file_size for info in infos)
-        if unpacked > self.room.left:
-            raise ValueError(f"its members unpack to {unpacked} bytes: this looks like a zip bomb")
         if not any(info.CRC for info in infos):     # PyTorch leaves checksums out if told to
             for info in infos:
                 del info.CRC
@@ -249,17 +276,11 @@ class _Archive(zipfile.ZipFile):
             raise ValueError(f"{name}: expected it stored or deflated")
         times = 2 if wide else 1
         self.room.take(info.file_size * times)
-        raw, end = np.empty(info.file_size * times, np.uint8), 0
+        raw = np.empty(info.file_size * times, np.uint8)
         with self.open(info) as stream:
-            while end < raw.size:
+            for start in range(0, raw.size, 2**18 * times):
                 part = np.frombuffer(stream.read(2**18), np.uint8)
-                start, end = end, end + part.size * times
-                if not part.size:
-                    raise ValueError(f"{name}: expected {info.file_size} bytes, and the file ends before")
-                if wide:
-                    _widen(part, raw[start:end].view(np.uint32))
-                else:
-                    raw[start:end] = part
+                raw[start:start + 2**18 * times] = _widen(part).view(np.uint8) if wide else part
         raw.flags.writeable = False
         return _view(raw, "float32" if wide else dtype)
 
@@ -278,24 +299,13 @@ def _npz(archive: _Archive) -> dict[str, Any]:
             read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
             shape, columns_first, dtype = read(head)
             if dtype.kind not in "biuf" or min(shape, default=0) < 0:
-                raise ValueError(f"expected an array of numbers, got dtype {dtype}, shape {shape}{_hint(key, dtype)}")
+                raise ValueError(f"expected an array of numbers, got dtype {dtype}, shape {shape}" +
+                                 _NO_NUMBERS.get(dtype.str, ""))
             if key in state:
                 raise ValueError("another array has this name")
             data = _view(raw[head.tell():], dtype.str)
             state[key] = data.reshape(shape, order="F" if columns_first else "C")
     return state
-
-
-def _hint(key: str, dtype: np.dtype[Any]) -> str:
-    """What an array that holds no numbers may be, and how it is saved."""
-    if dtype.hasobject:
-        return (f": {key!r} holds Python objects, such as None (Chainer's for what is not there), in a pickle, which "
-                "may run code: if you trust the file, np.load(path, allow_pickle=True) and np.savez it without them")
-    if dtype.kind == "V" and dtype.names is None and dtype.itemsize <= 2:
-        kind = "bfloat16" if dtype.itemsize == 2 else "float8"
-        return (f": {key!r} may be {kind} (of JAX, or of MLX's save_weights), which .npz does not know: save "
-                "array.astype(float32), or safetensors")
-    return ""
 
 
 def _torch(archive: _Archive, root: str) -> dict[str, Any]:
@@ -322,23 +332,27 @@ def _tensor(storage: Array, offset: int, shape: Sequence[int], strides: Sequence
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, [step * n for n in strides])
 
 
-def _tensor_of_dtype(storage: Array, offset: int, shape: Sequence[int], strides: Sequence[int], *more: Any) -> Array:
-    """A tensor in a storage without a type: its dtype is named after the flags."""
-    if len(more) < 3 or type(more[2]) is not str or more[2] not in _TORCH_DTYPES:
+def _typed(storage: Array, dtype: Any) -> Array:
+    """A storage without a type, as its tensor has it."""
+    if type(dtype) is not str or dtype not in _TORCH_DTYPES:
         raise ValueError("expected the dtype of a tensor")
-    return _tensor(storage.view(_TORCH_DTYPES[more[2]]), offset, shape, strides, *more[:2], *more[3:])
+    return storage.view(_TORCH_DTYPES[dtype])
 
 
 # All that a pickle may call.
 _CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda: {}, "collections.Counter": lambda counts: counts,
     "torch.Size": lambda size: size, "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_of_dtype, "torch._utils._rebuild_parameter": lambda data, *flags: data}
+    "torch._utils._rebuild_tensor_v3": lambda storage, offset, shape, strides, grad, hooks, dtype, *flags: _tensor(
+        _typed(storage, dtype), offset, shape, strides, grad, hooks, *flags),
+    "torch._utils._rebuild_parameter": lambda data, *flags: data}
 
 
 def _counted(instruction: Callable[[Any], None]) -> Callable[[Any], None]:
     def step(self: _Unpickler) -> None:
-        self.room.take(128)     # a mark, an empty container, an entry of the memo
+        self.room.left -= 128   # a mark, an empty container, an entry of the memo
+        if self.room.left < 0:
+            self.room.take(0)
         instruction(self)
     return step
 
@@ -409,15 +423,13 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
     Linux nothing is left by a save that is killed; where the file system can write no file without a name, it leaves
     NAME.RANDOM.tmp beside the old file, and the next save to that name removes it.
     """
-    target = _path("save", path)
-    if not isinstance(state, Mapping):
-        raise TypeError(f"checkpoint.save: expected state to be a dictionary, got {type(state).__name__}")
-    if target.suffix in (".npz", ".pt", ".pth", ".bin", ".json"):
-        raise CheckpointError(f"{target}: this writes safetensors: let the name end in .safetensors")
-    with _blame(str(target)):
-        flat = dict(_flat(state))
-        arrays = {k: v for k, v in flat.items() if isinstance(v, (Tensor, np.ndarray))}
-        rest = json.dumps({k: v for k, v in flat.items() if k not in arrays})
+    target = _as_path("checkpoint.save", path)
+    check.mapping("checkpoint.save", state=state)
+    with _blame(f"checkpoint.save: path {target}"):
+        if target.suffix in (".npz", ".pt", ".pth", ".bin", ".json"):
+            raise ValueError("this writes safetensors: let the name end in .safetensors")
+        arrays: dict[str, Any] = {}
+        rest = json.dumps(_encoded(dict(state), "", arrays))
         header: dict[str, Any] = {"__metadata__": {"tinyseq": rest}}
         arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))    # aligned in the file
         end = 0
@@ -431,8 +443,8 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
                              f"{_TEXT_BYTES - 8}: make long lists arrays")
         text += b" " * (-len(text) % 8)
         room = _Room(0)
-        room.text(text + rest.encode())
-        _nested(flat.items(), room)     # as `load` will count
+        room.take_json(text + rest.encode())
+        room.take(256 * sum(name.count("/") for name in arrays))    # as `load` will count
 
         def write(file: BinaryIO) -> None:
             file.write(len(text).to_bytes(8, "little") + text)
@@ -442,37 +454,15 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
         _replace(Path(os.path.realpath(target)), write)
 
 
-def _flat(state: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, array or JSON) of all that is in nested dictionaries, their keys joined by "/"."""
-    if above.count("/") > _DEPTH:
-        raise ValueError(f"{above[:100]}...: expected at most {_DEPTH} dictionaries in each other")
-    for key, value in state.items():
-        if not _is_key(key) or "/" in key or above + key == "__metadata__":     # safetensors has its own of that
-            raise ValueError('keys must be strings of Unicode without "/", and not "__metadata__" or '
-                             f"{' or '.join(_TAGS)}, got {above}{key!r}")
-        name = above + key
-        if isinstance(value, (Tensor, np.ndarray)):
-            if type(value) not in (np.ndarray, np.memmap) and not isinstance(value, Tensor):
-                raise ValueError(f"{name}: expected an array, got a {type(value).__name__}: save np.asarray of it")
-            if value.dtype.newbyteorder("=") not in _CODES:
-                raise ValueError(f"{name}: expected an array of {', '.join(map(str, _CODES))}, got {value.dtype}")
-            yield name, value
-        elif type(value) in (dict, OrderedDict) and value:
-            yield from _flat(value, name + "/")
-        else:
-            yield name, _encoded(value, name)
-
-
 def _is_text(value: str) -> bool:
     return value.isascii() or not re.search("[\ud800-\udfff]", value)     # halves of characters, which JSON would join
 
 
-def _is_key(key: Any) -> bool:
-    return type(key) is str and key not in _TAGS and _is_text(key)
+def _encoded(value: Any, where: str, arrays: dict[str, Any] | None, depth: int = 0) -> Any:
+    """What JSON gives back as it is; NumPy's numbers and tuples, which it does not know, under a mark.
 
-
-def _encoded(value: Any, where: str, depth: int = 0) -> Any:
-    """What JSON gives back as it is; NumPy's numbers and tuples, which it does not know, under a mark."""
+    The arrays of dictionaries in each other go to `arrays`, their keys joined by "/".
+    """
     kind = type(value)
     if value is None or kind in (bool, float) or (kind is int and value.bit_length() <= 2048) or (
             kind is str and _is_text(value)):
@@ -480,15 +470,28 @@ def _encoded(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, np.generic) and value.dtype in _CODES:
         return {"__numpy__": [value.dtype.name, value.item()]}
     if kind in (list, tuple) and depth < _DEPTH:
-        inside = [_encoded(v, f"{where}[{i}]", depth + 1) for i, v in enumerate(value)]
+        inside = [_encoded(v, f"{where}[{i}]", None, depth + 1) for i, v in enumerate(value)]
         return inside if kind is list else {"__tuple__": inside}
-    if kind in (dict, OrderedDict) and depth < _DEPTH:
-        if wrong := [key for key in value if not _is_key(key)]:
-            raise ValueError(f"keys must be strings of Unicode, and not {', '.join(_TAGS)}, got {where} > {wrong[0]!r}")
-        return {key: _encoded(v, f"{where} > {key}", depth + 1) for key, v in value.items()}
-    raise ValueError(f"{where}: a {kind.__name__} would not come back as it is (a file holds arrays by their keys, "
-                     f"None, bool, int of 2048 bits, float, str in Unicode, NumPy's numbers, and list, tuple and dict, "
-                     f"to a depth of {_DEPTH})")
+    if kind not in (dict, OrderedDict) or depth >= _DEPTH:
+        raise ValueError(f"{where}: a {kind.__name__} would not come back as it is (a file holds arrays by their keys, "
+                         "None, bool, int of 2048 bits, float, str in Unicode, NumPy's numbers, and list, tuple and "
+                         f"dict, to a depth of {_DEPTH})")
+    inner = {}
+    for key, v in value.items():
+        name = f"{where}/{key}" if depth else key
+        if type(key) is not str or key in _TAGS or not _is_text(key) or (
+                arrays is not None and ("/" in key or name == "__metadata__")):    # safetensors has its own of that
+            raise ValueError(f"{name!r}: keys must be strings of Unicode without \"/\", and not \"__metadata__\" or "
+                             f"{' or '.join(_TAGS)}")
+        if arrays is not None and isinstance(v, (Tensor, np.ndarray)):
+            if type(v) not in (np.ndarray, np.memmap) and not isinstance(v, Tensor):
+                raise ValueError(f"{name}: expected an array, got a {type(v).__name__}: save np.asarray of it")
+            if v.dtype.newbyteorder("=") not in _CODES:
+                raise ValueError(f"{name}: expected an array of {', '.join(map(str, _CODES))}, got {v.dtype}")
+            arrays[name] = v
+        else:
+            inner[key] = _encoded(v, name, arrays, depth + 1)
+    return inner
 
 
 def _decoded(pairs: list[tuple[str, Any]]) -> Any:
@@ -505,6 +508,7 @@ def _decoded(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def _nested(flat: Iterable[tuple[str, Any]], room: _Room) -> dict[str, Any]:
+    """Dictionaries in each other, from names joined by "/", and such dictionaries where other names lead into them."""
     state: dict[str, Any] = {}
     for name, value in flat:
         *above, key = name.split("/")
@@ -535,7 +539,7 @@ def _replace(target: Path, write: Callable[[BinaryIO], None]) -> None:
         raise ValueError("expected the name of a regular file")
     stem = os.fsencode(target.name)[:255 - 21].decode(errors="ignore")  # with what follows no longer than a name may be
     for dead in target.parent.glob(f"{glob.escape(stem)}.{'[0-9a-f]' * 16}.tmp"):
-        with suppress(OSError, CheckpointError), _File(dead) as leftover:
+        with suppress(OSError, ValueError), _File(dead) as leftover:
             if _locked(leftover):
                 dead.unlink()
     # Random, because processes in different containers may have the same number.
@@ -593,9 +597,7 @@ def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str |
     >>> GPT2 = {"h.{}.attn.c_attn.{}.T": "layers.{}.self_attn.in_proj_{}", "h.{}.attn.bias": None}
     >>> BERT = {("layer.{}.query.{}", "layer.{}.key.{}", "layer.{}.value.{}"): "layers.{}.self_attn.in_proj_{}"}
     """
-    for name, given in (("state", state), ("rules", rules)):
-        if not isinstance(given, Mapping):
-            raise TypeError(f"checkpoint.rename: expected {name} to be a dictionary, got {type(given).__name__}")
+    check.mapping("checkpoint.rename", state=state, rules=rules)
     left = dict(state)
     renamed: list[tuple[str, Array]] = []
     for old, new in rules.items():

@@ -567,11 +567,7 @@ def _loss(fn: F) -> F:
             return body(**kwargs)  # which says what is missing
         x = ops.operand(args[0])
         if x.dtype.kind != "f":
-<<<<<<< HEAD
-            raise TypeError(f"{body.__name__}: expected floating-point {first}, got {x.dtype}: x.astype(ts.float32)")
-=======
             _floats(x)  # an error
->>>>>>> engine-2
         if x.dtype != np.float16:
             return body(x, *args[1:], **kwargs)
         return body(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)

@@ -8,21 +8,19 @@ What a checkpoint calls its tensors stands in `BERT`, `GPT2` and `LLAMA`, as dat
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyseq import check, checkpoint, ops
 from tinyseq.nn import init
-from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear
-from tinyseq.nn.module import Module
+from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, Sequential
+from tinyseq.nn.module import Module, fitting
 from tinyseq.nn.multihead import cut_padding
 from tinyseq.nn.transformer import (
     LanguageModel,
@@ -31,12 +29,12 @@ from tinyseq.nn.transformer import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
+from tinyseq.nn.transformer import _sizes as layer_sizes
 from tinyseq.tensor import Like, Tensor
 
 Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]
 _HEADS = "ForCausalLM|LMHead|DoubleHeads"     # in the names of architectures with a language model's last layer
-_CONFIG_BYTES = 2**22   # with the names of a hundred thousand classes
 
 BERT: Rules = {
     "embeddings.word_embeddings.weight": "embedding.weight",
@@ -97,8 +95,9 @@ class Bert(Module):
         segments: int = 2, activation: str = "gelu", layer_norm_eps: float = 1e-12, dropout: float = 0.1,
         dtype: Any = np.float32,
     ) -> None:
-        check.integers("Bert", 1, vocab_size=vocab_size, d_model=d_model, nhead=nhead, num_layers=num_layers,
-                       dim_feedforward=dim_feedforward, max_length=max_length, segments=segments)
+        check.integers("Bert", 1, vocab_size=vocab_size, num_layers=num_layers, max_length=max_length,
+                       segments=segments)
+        layer_sizes("Bert", d_model, nhead, dim_feedforward, dropout, activation)
         check.numbers("Bert", least=0, layer_norm_eps=layer_norm_eps)
         self.embedding = Embedding(vocab_size, d_model, dtype=dtype)
         self.positions = LearnedPositions(max_length, d_model, dtype)
@@ -130,10 +129,7 @@ class Headless(LanguageModel):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        del self.out
-
-    def forward(self, tokens: Like, state: LanguageState | None = None, lengths: Like = None) -> Tensor:
-        return self._read(tokens, state, lengths)[0]
+        self.out = Sequential()  # type: ignore[assignment]
 
     def step(self, tokens: Like, state: LanguageState) -> tuple[Tensor, LanguageState]:
         raise ValueError("Headless: the checkpoint has no language-model head, so there are no next tokens: call the "
@@ -143,77 +139,56 @@ class Headless(LanguageModel):
 # --- a configuration, whose every value is held to what it can be ---------------------------------------------------
 
 
-def _sizes(config: Config, *names: str) -> Any:
-    return check.integers(config["model_type"], 1, **{name: config.get(name) for name in names})
+class Architecture(NamedTuple):
+    """What a configuration and a checkpoint of one kind of model call things."""
+
+    module: type[Bert] | type[LanguageModel]
+    sizes: Mapping[str, str]            # the module's arguments, and what the configuration calls them
+    eps: tuple[str, float]              # the name, and what it is where nothing is said
+    activation: tuple[str, str, Mapping[str, str]]  # likewise, and what its values are here
+    dropout: str | None                 # its name, 0.1 where nothing is said; or none
+    prefix: str                         # that some checkpoints put before the tensors' names
+    names: Rules                        # the tensors' names
+    foreign: str | tuple[str, ...]      # how those begin that do not belong to the model
+    tied: bool                          # whether the last layer is the embedding where nothing is said
+    expected: Config                    # what other options, which would change numbers, must be; None: nothing
+    more: Callable[[Config, dict[str, Any]], dict[str, Any]] = lambda config, arguments: {}     # other arguments
+    usual: Mapping[str, Callable[[dict[str, Any]], int]] = MappingProxyType({})     # sizes that are null, of others
+    aliases: Mapping[str, str] = MappingProxyType({})   # other names of the sizes
 
 
-def _divisor(config: Config, name: str, of: str, whole: int) -> int:
-    if whole % (size := _sizes(config, name)):
-        raise ValueError(f"{config['model_type']}: expected {name} to divide {of}, got {size} and {whole}")
-    return size  # type: ignore[no-any-return]
-
-
-def _number(config: Config, name: str, default: float, **bounds: float) -> float:
-    return check.numbers(config["model_type"], **bounds, **{name: config.get(name, default)})  # type: ignore[no-any-return]
-
-
-def _epsilon(config: Config, name: str, default: float) -> float:
-    return _number(config, name, default, least=1e-30, below=math.inf)  # float32 has it
-
-
-def _activation(config: Config, name: str, default: str) -> str:
-    check.choice(config["model_type"], tuple(ACTIVATIONS), **{name: config.get(name, default)})
-    return ACTIVATIONS[config.get(name, default)]
-
-
-def _bert(config: Config) -> dict[str, Any]:
-    vocab, width, layers, inner, positions, segments = _sizes(
-        config, "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings",
-        "type_vocab_size")
-    return dict(
-        vocab_size=vocab, d_model=width, num_layers=layers, dim_feedforward=inner, max_length=positions,
-        segments=segments, nhead=_divisor(config, "num_attention_heads", "hidden_size", width),
-        activation=_activation(config, "hidden_act", "gelu"),
-        layer_norm_eps=_epsilon(config, "layer_norm_eps", 1e-12),
-        dropout=_number(config, "hidden_dropout_prob", 0.1, least=0, below=1))
-
-
-def _gpt2(config: Config) -> dict[str, Any]:
-    aliases = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
-               "max_position_embeddings": "n_positions"}
-    for alias in aliases.keys() & config.keys():
-        if config.get(name := aliases[alias], config[alias]) != config[alias]:
-            raise ValueError(f"gpt2: {name} is {config[name]!r}, and its other name {alias} is {config[alias]!r}")
+def _arguments(family: Architecture, config: Config) -> dict[str, Any]:
+    """The arguments of the module, as a configuration of this family has them."""
+    kind = config["model_type"]
+    for alias in family.aliases.keys() & config.keys():
+        if config.get(name := family.aliases[alias], config[alias]) != config[alias]:
+            raise ValueError(f"{kind}: {name} is {config[name]!r}, and its other name {alias} is {config[alias]!r}")
         config = {**config, name: config[alias]}
-    vocab, width, layers, positions = _sizes(config, "vocab_size", "n_embd", "n_layer", "n_positions")
-    return dict(
-        vocab_size=vocab, d_model=width, num_layers=layers, max_length=positions,
-        nhead=_divisor(config, "n_head", "n_embd", width),
-        dim_feedforward=4 * width if config.get("n_inner") is None else _sizes(config, "n_inner"),
-        dropout=_number(config, "resid_pdrop", 0.1, least=0, below=1),
-        activation=_activation(config, "activation_function", "gelu_new"),
-        layer_norm_eps=_epsilon(config, "layer_norm_epsilon", 1e-5))
+    a: dict[str, Any] = {}
+    for argument, name in family.sizes.items():
+        said = config.get(name)
+        usual = family.usual.get(argument) if said is None else None
+        a[argument] = usual(a) if usual else check.integers(kind, 1, **{name: said})
+    for part, whole in (("nhead", "d_model"), ("num_kv_heads", "nhead")):
+        if a[whole] % a.get(part, 1):
+            raise ValueError(f"{kind}: expected {family.sizes[part]} to divide {family.sizes[whole]}, got {a[part]} "
+                             f"and {a[whole]}")
+    name, eps = family.eps
+    a["layer_norm_eps"] = check.numbers(kind, least=1e-30, below=math.inf, **{name: config.get(name, eps)})  # float32's
+    name, usually, known = family.activation
+    check.choice(kind, tuple(known), **{name: config.get(name, usually)})
+    a["activation"] = known[config.get(name, usually)]
+    a["dropout"] = 0.0 if family.dropout is None else check.numbers(
+        kind, least=0, below=1, **{family.dropout: config.get(family.dropout, 0.1)})
+    return a | family.more(config, a)
 
 
-def _llama(config: Config) -> dict[str, Any]:
-    vocab, width, layers, inner = _sizes(
-        config, "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")
-    heads = _divisor(config, "num_attention_heads", "hidden_size", width)
-    if config.get("head_dim") is not None and _sizes(config, "head_dim") * heads != width:
+def _llama(config: Config, a: dict[str, Any]) -> dict[str, Any]:
+    """Rotary positions of the plain frequencies, whose base stands in one of two dictionaries, or beside them."""
+    width, heads, head = a["d_model"], a["nhead"], config.get("head_dim")
+    if head is not None and check.integers("llama", 1, head_dim=head) * heads != width:
         raise ValueError(f"llama: expected head_dim as hidden_size / num_attention_heads, {width} / {heads}, got "
-                         f"{config['head_dim']}")
-    if _activation(config, "hidden_act", "silu") != "silu":
-        raise ValueError(f"llama: expected hidden_act as 'silu', got {config['hidden_act']!r}")
-    return dict(
-        vocab_size=vocab, d_model=width, nhead=heads, num_layers=layers, dim_feedforward=inner, dropout=0.0,
-        positions="rotary", rotary_base=_theta(config), norm="rms", bias=False, activation="swiglu",
-        num_kv_heads=heads if config.get("num_key_value_heads") is None else _divisor(
-            config, "num_key_value_heads", "num_attention_heads", heads),
-        layer_norm_eps=_epsilon(config, "rms_norm_eps", 1e-6))
-
-
-def _theta(config: Config) -> float:
-    """The base of plain rotary frequencies, which stands in one of two dictionaries, or beside them."""
+                         f"{head}")
     given = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
     rope: Any = next(iter(given.values()), {})
     if any(value != rope for value in given.values()):
@@ -221,27 +196,13 @@ def _theta(config: Config) -> float:
     if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default" or (
             not rope.keys() <= {"rope_type", "type", "rope_theta"}):
         raise ValueError(f"llama: expected default rotary positions, rope_type 'default' and a rope_theta, got {given}")
-    return _number({**config, **rope}, "rope_theta", 1e4, least=1, below=math.inf)
-
-
-class Architecture(NamedTuple):
-    """The module, how a configuration becomes its arguments, what it calls those that are sizes of the weights, a
-    prefix that some checkpoints put before names, the names, those that do not belong to it, whether its head is the
-    embedding where nothing is said, and the values that other options, which would change numbers, must have: None is
-    any that says nothing."""
-
-    module: type[Bert] | type[LanguageModel]
-    arguments: Callable[[Config], dict[str, Any]]
-    sizes: Mapping[str, str]
-    prefix: str
-    names: Rules
-    foreign: str | tuple[str, ...]
-    tied: bool
-    expected: Config
+    base = rope.get("rope_theta", config.get("rope_theta", 1e4))
+    return {"positions": "rotary", "norm": "rms", "bias": False,
+            "rotary_base": check.numbers("llama", least=1, below=math.inf, rope_theta=base)}
 
 
 _SIZES = {"vocab_size": "vocab_size", "d_model": "hidden_size", "dim_feedforward": "intermediate_size",
-          "num_layers": "num_hidden_layers"}
+          "num_layers": "num_hidden_layers", "nhead": "num_attention_heads"}
 _PLAIN: Config = dict.fromkeys((
     "quantization_config", "per_layer_config", "pruned_heads", "layer_types", "sliding_window",
     "attn_logit_softcapping", "final_logit_softcapping", "embedding_multiplier", "residual_multiplier",
@@ -249,35 +210,23 @@ _PLAIN: Config = dict.fromkeys((
     "add_cross_attention": False, "is_decoder": False, "partial_rotary_factor": 1}
 ARCHITECTURES = {
     "bert": Architecture(
-        Bert, _bert, {**_SIZES, "max_length": "max_position_embeddings", "segments": "type_vocab_size"}, "bert.", BERT,
+        Bert, {**_SIZES, "max_length": "max_position_embeddings", "segments": "type_vocab_size"},
+        ("layer_norm_eps", 1e-12), ("hidden_act", "gelu", ACTIVATIONS), "hidden_dropout_prob", "bert.", BERT,
         ("cls.", "classifier.", "qa_outputs."), True, {**_PLAIN, "position_embedding_type": "absolute"}),
     "gpt2": Architecture(
-        LanguageModel, _gpt2, {
-            "vocab_size": "vocab_size", "d_model": "n_embd", "dim_feedforward": "n_inner", "num_layers": "n_layer",
-            "max_length": "n_positions"},
-        "transformer.", GPT2, "score.", True,
-        {**_PLAIN, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}),
+        LanguageModel, {"vocab_size": "vocab_size", "d_model": "n_embd", "dim_feedforward": "n_inner",
+                        "num_layers": "n_layer", "nhead": "n_head", "max_length": "n_positions"},
+        ("layer_norm_epsilon", 1e-5), ("activation_function", "gelu_new", ACTIVATIONS), "resid_pdrop", "transformer.",
+        GPT2, "score.", True, {**_PLAIN, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+        usual={"dim_feedforward": lambda a: 4 * a["d_model"]},
+        aliases={"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
+                 "max_position_embeddings": "n_positions"}),
     "llama": Architecture(
-        LanguageModel, _llama, {**_SIZES, "num_kv_heads": "num_key_value_heads"}, "model.", LLAMA, "score.", False,
-        {**_PLAIN, "attention_bias": False, "mlp_bias": False}),
+        LanguageModel, {**_SIZES, "num_kv_heads": "num_key_value_heads"}, ("rms_norm_eps", 1e-6),
+        ("hidden_act", "silu", {"silu": "swiglu", "swish": "swiglu"}), None, "model.", LLAMA, "score.", False,
+        {**_PLAIN, "attention_bias": False, "mlp_bias": False}, _llama,
+        {"num_kv_heads": lambda a: a["nhead"]}),
 }
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    """config.json, which is small, and says nothing twice."""
-    file = folder / "config.json"
-    if file.exists() and (not file.is_file() or file.stat().st_size > _CONFIG_BYTES):
-        raise ValueError(f"expected a file config.json of at most {_CONFIG_BYTES} bytes")
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-            raise ValueError(f"config.json says {', '.join(twice)} twice")
-        return dict(pairs)
-
-    config = json.loads(file.read_text("utf-8"), object_pairs_hook=once)
-    if not isinstance(config, dict):
-        raise ValueError(f"expected an object in config.json, got a {type(config).__name__}")
-    return config
 
 
 # --- weights, which are held to the configuration before anything as large is built ---------------------------------
@@ -299,29 +248,34 @@ def _shapes(a: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, tuple[int
     return shapes | ({f"{part}bias": shape[:1] for part, shape in parts.items()} if a.get("bias", True) else {})
 
 
+def _own(state: Mapping[str, Any], family: Architecture) -> dict[str, Any]:
+    """The tensors that belong to the model, without the prefix of their names."""
+    if other := [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, np.ndarray))]:
+        raise ValueError(f"expected tensors by name, and {other[:5]} are none")
+    kept = [key for key in state if not key.startswith(family.foreign)]
+    own = {key.removeprefix(family.prefix): state[key] for key in kept}
+    if len(own) < len(kept):
+        raise ValueError(f"tensors come with {family.prefix!r} before their names, and without")
+    return own
+
+
+_AXES = {"embedding.weight": ("vocab_size", "d_model"), "linear2.weight": ("d_model", "dim_feedforward"),
+         "positions.weight": ("max_length",), "types.weight": ("segments",)}
+
+
 def _agree(a: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Refuse weights that are not those of the module of arguments `a`, whose sizes the configuration calls `names`."""
-    table = state.get("embedding.weight", np.empty(0))
-    inner, rows = ([v for k, v in state.items() if k.endswith(name) and v.ndim == 2] for name in (
-        ".linear2.weight", ".in_proj_weight"))
-    if table.ndim != 2 or not inner or not rows:
-        raise ValueError(f"expected matrices called embedding.weight, ...linear2.weight and ...in_proj_weight, got "
-                         f"{sorted(state)[:5]}")
-    there = {"vocab_size": table.shape[0], "d_model": table.shape[1], "dim_feedforward": inner[0].shape[1],
-             "num_layers": len(inner), "num_kv_heads": (len(rows[0]) - a["d_model"]) * a["nhead"] // (2 * a["d_model"])}
-    there |= {argument: len(state[key]) for argument, key in {
-        "max_length": "positions.weight", "segments": "types.weight"}.items() if key in state and state[key].ndim}
+    there = {"num_layers": sum(key.endswith("linear2.weight") for key in state)}
+    for key, value in state.items():
+        for end, axes in _AXES.items():
+            if key.endswith(end):
+                there |= zip(axes, value.shape, strict=False)
+        if key.endswith("in_proj_weight") and value.ndim:
+            there["num_kv_heads"] = (len(value) - a["d_model"]) * a["nhead"] // (2 * a["d_model"])
     if wrong := [f"{name} is {a[argument]} where the weights have {there[argument]}" for argument, name in names.items()
                  if a[argument] != there.get(argument, a[argument])]:
         raise ValueError(", ".join(wrong))
-    shapes = _shapes(a, state)
-    missing, other = [sorted(x.keys() - y.keys()) for x, y in ((shapes, state), (state, shapes))]
-    if missing or other:
-        raise ValueError(f"the weights lack {missing[:5] or 'nothing'} ({len(missing)} in all) and have "
-                         f"{other[:5] or 'nothing'} ({len(other)}) beside what the model has")
-    if wrong := [f"{key} {state[key].shape} given, {shape} expected" for key, shape in shapes.items()
-                 if state[key].shape != shape]:
-        raise ValueError(f"wrong shapes: {', '.join(wrong[:5])} ({len(wrong)} in all)")
+    fitting("the weights", _shapes(a, state), state)
 
 
 def _head(state: dict[str, Any], tied: bool, config: Config) -> bool | None:
@@ -352,38 +306,26 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
     says. Where the weights have none, and the embedding is not tied to it or "architectures" names a model without it
     (GPT2Model, LlamaModel), a `Headless` comes back, whose output is hidden states, as `AutoModel`'s in transformers.
 
-    Raises ValueError for another architecture, and for an option that the model here does not have; `CheckpointError`
+    Raises `CheckpointError`, a ValueError, for another architecture, for an option that the model here does not have,
     for a configuration that makes no model, and for weights that are not its own, before memory is taken for any.
     """
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(config, (Mapping, type(None))):
-        raise TypeError(f"models.load: expected path as text or a Path, and config as a dictionary or None, got "
-                        f"{type(path).__name__} and {type(config).__name__}")
-    named = f"{path}: {'config.json' if config is None else 'config'}"
+    path = checkpoint._as_path("models.load", path)
+    check.mapping("models.load", config={} if config is None else config)
+    named = f"models.load: path {path}: {'config.json' if config is None else 'config'}"
     with checkpoint._blame(named):
-        folder = Path(path).parent if os.path.isfile(path) else Path(path)
-        config = _read(folder) if config is None else dict(config)
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise ValueError(f"models: {path}: expected a model_type of {', '.join(ARCHITECTURES)}, got {kind!r}")
-    family = ARCHITECTURES[kind]
-    with checkpoint._blame(named):
-        wrong = [f"{key}={config[key]!r}" for key, value in family.expected.items()
-                 if config.get(key, value) != value and (value is not None or config[key])]
-    if wrong:
-        raise ValueError(f"models: {path}: {kind} is not implemented here with {', '.join(wrong)}")
-    with checkpoint._blame(named):
-        arguments, tied = family.arguments(config), config.get("tie_word_embeddings", family.tied)
+        folder = path.parent if path.is_file() else path
+        config = checkpoint._read_json(folder / "config.json") if config is None else dict(config)
+        kind: Any = config.get("model_type")
+        check.choice("models", tuple(ARCHITECTURES), model_type=kind)
+        family = ARCHITECTURES[kind]
+        if wrong := [f"{key}={config[key]!r}" for key, value in family.expected.items()
+                     if config.get(key, value) != value and (value is not None or config[key])]:
+            raise ValueError(f"{kind} is not implemented here with {', '.join(wrong)}")
+        arguments, tied = _arguments(family, config), config.get("tie_word_embeddings", family.tied)
         check.choice(kind, (True, False), tie_word_embeddings=tied)
     state = checkpoint.load(path)
-    if other := [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, np.ndarray))]:
-        raise checkpoint.CheckpointError(f"{path}: expected tensors by name, and {other[:5]} are none")
-    kept = [key for key in state if not key.startswith(family.foreign)]
-    own = {key.removeprefix(family.prefix): state[key] for key in kept}
-    if len(own) < len(kept):
-        raise checkpoint.CheckpointError(f"{path}: tensors come with {family.prefix!r} before their names, and without")
-    with checkpoint._blame(str(path)):
-        state = checkpoint.rename(own, family.names)
     with checkpoint._blame(named):
+        state = checkpoint.rename(_own(state, family), family.names)
         module: Any = family.module
         if module is LanguageModel:
             head = _head(state, tied, config)

@@ -63,29 +63,31 @@ def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], in
     name = _name("from_keras", layer)
     _mapping("from_keras", config=config)
     index = check.integers("from_keras", 0, layer.num_layers - 1, index=index)
-    two = "layer" in config
-    if two and (more := config.keys() - {"name", "trainable", "dtype", "merge_mode", "layer", "backward_layer"}):
-        raise ValueError(f"from_keras: a Bidirectional with the settings {sorted(more)} is not known here")
-    if two and config.get("merge_mode", "concat") != "concat":
-        _same(layer, f"merge_mode={config['merge_mode']!r} of both directions' y, which are side by side with 'concat'")
-    back = config.get("backward_layer")
-    sides = [config["layer"], *([back] if back else [])] if two else [{"config": config}]
-    cells = [_keras_cell(layer, name, side, i == 1) for i, side in enumerate(sides)]
-    cells = cells * 2 if two and not back else cells
-    sizes = [2 + cell["use_bias"] for cell in cells]
-    if not isinstance(weights, Sequence) or len(weights) != sum(sizes):
-        raise ValueError(f"from_keras: expected weights as get_weights() returns them, {sum(sizes)} arrays: a kernel, "
+    cells = [_keras_cell(layer, name, side, side is config.get("backward_layer")) for side in _sides(layer, config)]
+    count = sum(2 + cell["use_bias"] for cell in cells)
+    if not isinstance(weights, Sequence) or len(weights) != count:
+        raise ValueError(f"from_keras: expected weights as get_weights() returns them, {count} arrays: a kernel, "
                          "recurrent_kernel, and with use_bias a bias, for each direction; got "
                          f"{len(weights) if isinstance(weights, Sequence) else type(weights).__name__}")
-    parts = []
-    for size, arrays in zip(sizes, (weights[: sizes[0]], weights[sizes[0] :]), strict=False):
-        kernel, recurrent = (_array("from_keras", key, a, 2) for key, a in zip(("kernel", "recurrent_kernel"), arrays,
-                                                                               strict=False))
-        b = _array("from_keras", "bias", arrays[2]) if size == 3 else np.zeros(kernel.shape[1])
-        if size == 3 and b.shape[:-1] != ((2,) if layer.kind == "gru" else ()):
+    given, parts, two = iter(weights), [], (2,) if layer.kind == "gru" else ()
+    for cell in cells:
+        kernel, recurrent = (_array("from_keras", key, next(given), 2) for key in ("kernel", "recurrent_kernel"))
+        b = _array("from_keras", "bias", next(given)) if cell["use_bias"] else np.zeros((*two, kernel.shape[1]))
+        if b.shape[:-1] != two:
             raise ValueError(f"from_keras: bias of shape {b.shape}: (2, 3 H) is that of a GRU with reset_after=True")
-        parts.append((kernel.T, recurrent.T, *(b if b.ndim == 2 else (b, 0 * b))))
+        parts.append((kernel.T, recurrent.T, *(b if two else (b, 0 * b))))
     return _state("from_keras", layer, index, parts, (1, 0, 2) if name == "GRU" else None)
+
+
+def _sides(layer: Any, config: Mapping[str, Any]) -> list[Any]:
+    """What a configuration says of each direction."""
+    if "layer" not in config:
+        return [{"config": config}]
+    if more := config.keys() - {"name", "trainable", "dtype", "merge_mode", "layer", "backward_layer"}:
+        raise ValueError(f"from_keras: a Bidirectional with the settings {sorted(more)} is not known here")
+    if (mode := config.get("merge_mode", "concat")) != "concat":
+        _same(layer, f"merge_mode={mode!r} of both directions' y, which are side by side with 'concat'")
+    return [config["layer"], config.get("backward_layer") or config["layer"]]
 
 
 def _keras_cell(layer: Any, name: str, side: Any, backward: bool) -> dict[str, Any]:
@@ -111,11 +113,15 @@ def _keras_cell(layer: Any, name: str, side: Any, backward: bool) -> dict[str, A
     check.choice("from_keras", (True, False), use_bias=settings.setdefault("use_bias", True),
                  reset_after=settings.setdefault("reset_after", True))
     f, g = settings.get("activation", "tanh"), settings.get("recurrent_activation", "sigmoid")
-    after = "gru" if settings["reset_after"] else "gru_before"
-    ours = {"RNN": f"rnn_{f}", "GRU": after, "LSTM": "lstm"}[name]
-    plain = name == "RNN" or (f, g) == ("tanh", "sigmoid")
-    _same(layer, EQUATIONS.get(ours, f"activation={f!r}") if plain else f"activation={f!r}, recurrent_activation={g!r}")
+    _same(layer, _equation(name, f, name == "RNN" or (f, g) == ("tanh", "sigmoid"), settings["reset_after"])
+          or f"activation={f!r}, recurrent_activation={g!r}")
     return settings
+
+
+def _equation(name: str, f: Any, usual: bool, after: Any) -> str | None:
+    """That of an RNN of activation f, or of a GRU or LSTM of the `usual` ones; None if no layer here computes it."""
+    kind = {"RNN": f"rnn_{f}", "GRU": "gru" if after else "gru_before", "LSTM": "lstm"}[name]
+    return EQUATIONS.get(kind) if usual else None
 
 
 def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index: int = 0, **attributes: Any) -> State:
@@ -134,9 +140,9 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
                          f"and {B.shape}")
     attributes = {key: value.decode() if isinstance(value, bytes) else value for key, value in attributes.items()}
     needed = {"clip": None, "direction": "bidirectional" if len(W) == 2 else "forward",
-              "hidden_size": layer.hidden_size, **({"input_forget": 0} if name == "LSTM" else {})}
-    known = {*needed, "activations", "activation_alpha", "activation_beta", "layout", *(
-        ["linear_before_reset"] if name == "GRU" else [])}
+              "hidden_size": layer.hidden_size, "input_forget": 0}
+    own = {"RNN": [], "GRU": ["linear_before_reset"], "LSTM": ["input_forget"]}[name]
+    known = {"clip", "direction", "hidden_size", "activations", "activation_alpha", "activation_beta", "layout", *own}
     if not attributes.keys() <= known:
         raise ValueError(f"from_onnx: expected attributes of {sorted(known)}, got {sorted(attributes)}")
     for option in ("layout", "linear_before_reset"):
@@ -147,10 +153,8 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
         raise TypeError(f"from_onnx: expected activations as a list of names, got {given!r}")
     given = [f.decode() if isinstance(f, bytes) else str(f) for f in given]
     lower = [f.lower() for f in given]
-    gru = "gru" if attributes.get("linear_before_reset", 0) else "gru_before"
-    kind = {"RNN": f"rnn_{lower[0]}", "GRU": gru, "LSTM": "lstm"}[name]
     plain = lower == (lower[:1] * len(W) if name == "RNN" else usual)
-    _same(layer, EQUATIONS.get(kind, f"activations={given}") if plain else f"activations={given}")
+    _same(layer, _equation(name, lower[0], plain, attributes.get("linear_before_reset", 0)) or f"activations={given}")
     if P is not None and np.any(_array("from_onnx", "P", P)):
         _same(layer, "i = sigmoid(W x + b + U h + d + P * c), and so on, with peepholes P")
     for option, value in needed.items():
@@ -161,9 +165,8 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
 
 
 def _name(where: str, layer: Any) -> str:
-    for kind in (RNN, GRU, LSTM):
-        if isinstance(layer, kind):
-            return kind.__name__
+    if isinstance(layer, (RNN, GRU, LSTM)):
+        return layer.kind.partition("_")[0].upper()
     raise TypeError(f"{where}: expected layer as the nn.RNN, GRU or LSTM that the weights are for, got a "
                     f"{type(layer).__name__}")
 
@@ -195,9 +198,7 @@ def _same(layer: Any, equation: str) -> None:
         raise ValueError(f"these weights are for {equation}; {ours}")
 
 
-def _state(
-    where: str, layer: Any, index: int, parts: Sequence[Any], order: Sequence[int] | None
-) -> State:
+def _state(where: str, layer: Any, index: int, parts: Sequence[Any], order: Sequence[int] | None) -> State:
     """Keys and checked values from (W, U, b, d) of each direction, the gates brought into PyTorch's order."""
     state: State = {}
     if len(parts) != layer.directions:

@@ -162,18 +162,14 @@ class Module:
         no array, for wrong shapes and for floats where integers are. Each error names all of them, and then nothing is
         loaded. Values are converted to the dtype and the backend that are here, float64 to float32 too.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"load_state_dict into {type(self).__name__}: expected state to be a dictionary of arrays, "
-                            f"got {describe(state)}")
+        where = f"load_state_dict into {type(self).__name__}"
+        check.mapping(where, state=state)
         own = dict(self.named_tensors())
-        missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
-        if strict and (missing or unexpected):
-            raise KeyError(f"load_state_dict into {type(self).__name__}: missing {missing or 'nothing'}, "
-                           f"unexpected {unexpected or 'nothing'}; strict=False loads what fits")
+        keys = fitting(where, {name: tensor.shape for name, tensor in own.items()}, state, strict)
         wanted = {k: tensor for k, tensor in own.items() if k in state}
-        for k, array in check.arrays(f"load_state_dict into {type(self).__name__}", wanted, state).items():
+        for k, array in check.arrays(where, wanted, state).items():
             own[k].data = backends.of(own[k]._data).asarray(array, dtype=own[k].dtype, copy=True)
-        return IncompatibleKeys(missing, unexpected)
+        return keys
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state_dict as a safetensors file, whole or not at all: an interrupted save leaves the old file."""
@@ -207,6 +203,24 @@ class Module:
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets."""
         return ""
+
+
+def fitting(
+    where: str, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], strict: bool = True
+) -> IncompatibleKeys:
+    """Refuse a state whose names or shapes are not those of a module, as `load_state_dict` says."""
+    missing, unexpected = [k for k in shapes if k not in state], [k for k in state if k not in shapes]
+    if strict and (missing or unexpected):
+        raise KeyError(f"{where}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}; strict=False "
+                       "loads what fits")
+    wrong = [f"{k}: {type(state[k]).__name__}" for k in shapes if k in state and not hasattr(state[k], "shape")]
+    if wrong:  # nested lists in a hostile file are small there and without end as arrays
+        raise ValueError(f"{where}: expected arrays, got {'; '.join(wrong)}")
+    wrong = [f"{k}: {tuple(v.shape)} given, {shapes[k]} here" for k, v in state.items()
+             if k in shapes and tuple(v.shape) != shapes[k]]
+    if wrong:
+        raise ValueError(f"{where}: wrong shapes: {'; '.join(wrong)}")
+    return IncompatibleKeys(missing, unexpected)
 
 
 def _entries(module: Module) -> Iterator[tuple[str, Any]]:
