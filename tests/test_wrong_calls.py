@@ -588,9 +588,6 @@ PENDING = {  # by module; a function alone stands for all its arguments
         init.kaiming_uniform_.generator init.kaiming_normal_.generator init.orthogonal_.generator
         init.recurrent_.generator""",
     "optim": "optim.SGD optim.Adam optim.AdamW optim.clip_grad_norm_",
-    "decode": """decode.greedy decode.sample decode.stream decode.beam decode.score data.Vocabulary data.pad
-        data.batches metrics.token_error_rate metrics.sequence_error_rate metrics.span_f1 plot.attention plot.curves
-        plot.through_time plot.heads plot.words lens.gradients_through_time lens.gate_saturation""",
     "files": "checkpoint.save checkpoint.load checkpoint.rename Module.save Module.load",
     "models": "models.Bert convert.from_torch convert.from_onnx",
 }

@@ -80,6 +80,13 @@ def function(where: str, **given: Any) -> None:
             raise TypeError(f"{where}: expected {name} to be a function, got {describe(value)}")
 
 
+def instance(where: str, kind: Any, /, **given: Any) -> None:
+    """Refuse, with a TypeError, what is no instance of a class, or of a union of classes."""
+    for name, value in given.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{where}: expected {name} to be {getattr(kind, '__name__', kind)}, got {describe(value)}")
+
+
 REAL = frozenset({np.float32, np.float64, np.float16, np.int64, np.bool})  # dtypes that need no look
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from tinyseq import check, functional, ops
+from tinyseq import backends, check, functional, ops
 from tinyseq.nn import init, multihead
 from tinyseq.nn.attention import masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
@@ -487,14 +487,17 @@ class LanguageModel(Module):
         self._check(tokens, 1, state)
         n, cache, filled = state.length, state.cache._data, state.filled
         xp = namespace(cache)
-        if filled != n or n == cache.shape[4]:  # somebody went on from here, or it is full
+        if filled.item() != n or n == cache.shape[4]:  # somebody went on from here, or it is full
             longer = xp.zeros((*cache.shape[:4], max(2 * n, 64), cache.shape[5]), dtype=cache.dtype)
             longer[..., :n, :] = cache[..., :n, :]
             cache, filled = longer, np.array(n)
         filled[...] = n + 1
         mask, ids = (None, n) if state.starts is None else (
             xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts)
-        placed, turn = self._place(self.embedding(tokens), ids, n + 1, state.starts)
+        weight = self.embedding.weight._data  # whose rows are taken without what an op costs
+        rows = xp.asarray(ops.check_ids(type(self).__name__, tokens, len(weight)))
+        x = Tensor(backends.of(weight).embedding(weight, rows))
+        placed, turn = self._place(x, ids, n + 1, state.starts)
         weights, turn = None, turn and [angle._data[..., None, :] for angle in turn]
         x = placed._data[0] if len(placed) == 1 else placed._data.T  # a batch of one: a vector, which is faster
         looked = None if state.mask is None else state.mask._data
