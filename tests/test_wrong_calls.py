@@ -476,6 +476,12 @@ ROWS = [
     ("ts.use_backend('cuda')", "use_backend", "name", "'cuda'"),
     ("backends.load([])", "load", "name", "[]"),
     ("decode.greedy(MODEL, None, 'text', 0, 3)", "greedy", "start", "text"),
+    ("decode.greedy(MODEL, THING, I, 0, 3)", "greedy", "state", "<a thing>"),
+    ("decode.score(MODEL, THING, I, J)", "score", "state", "<a thing>"),
+    *[(f"decode.{name}(MODEL, {state!r}, I, 0, 3)", "LanguageModel", "state", repr(state))
+      for name in ("greedy", "sample", "beam") for state in ("text", None, 7)],
+    ("next(decode.stream(MODEL, 'text', I, 0, 3))", "LanguageModel", "state", "'text'"),
+    ("decode.score(MODEL, 'text', I, J)", "LanguageModel", "state", "'text'"),
     ("decode.beam(MODEL, MODEL.start(J), I, 0, 3, width=0)", "beam", "width", "0"),
     ("decode.sample(MODEL, MODEL.start(J), I, 0, 3, temperature=-1.0)", "sample", "temperature", "-1.0"),
     ("decode.sample(MODEL, MODEL.start(J), I, 0, 3, top_p=1.5)", "sample", "top_p", "1.5"),
@@ -501,11 +507,6 @@ PENDING_ROWS = [  # of ROWS, those that are not yet told as they should be
     "random.set_state((-1, 0))",
     "ts.manual_seed(2**64)",
     "random.integers(3, 5, 5)",
-    "decode.greedy(MODEL, None, 'text', 0, 3)",
-    "decode.sample(MODEL, MODEL.start(J), I, 0, 3, temperature=-1.0)",
-    "decode.sample(MODEL, MODEL.start(J), I, 0, 3, top_p=1.5)",
-    "data.pad([['a']])",
-    "data.batches([1, 2], 0)",
     "checkpoint.save(TMP / 'a.safetensors', [1])",
     "checkpoint.save(TMP / 'a.safetensors', {'a': object})",
     "checkpoint.load(TMP / 'none.safetensors')",
@@ -577,6 +578,8 @@ TAKEN = {  # the reason: arguments, and the values if not all that are tried
     "anything may be compared, and no number equals it": "ts.equal.a ts.equal.b ts.not_equal.a ts.not_equal.b",
     "None is RMSNorm's own": "nn.TransformerEncoderLayer.layer_norm_eps nn.TransformerDecoderLayer.layer_norm_eps",
     "a check answers with AssertionError": "testing.check_shapes.dtype",
+    "a decoder refuses a state, as in ROWS, in its own name": "decode.greedy.state decode.sample.state "
+        "decode.stream.state decode.beam.state decode.score.state",
 }
 PENDING = {  # by module; a function alone stands for all its arguments
     "numerics": "ts.where ts.tensordot.axes ts.roll.shift ts.roll.axis ts.repeat.repeats",

@@ -137,6 +137,10 @@ def _message(where: str, kind: str, name: str, value: Any, least: Any, most: Any
 # --- what an error says ----------------------------------------------------------------------------------------------
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 80  # so that a path is told whole
+
+
 def describe(a: Any) -> str:
     """An argument in an error: dtype and shape of an array, a short form of what is plain, the type of what is not."""
     if isinstance(a, type):
@@ -146,7 +150,7 @@ def describe(a: Any) -> str:
     if isinstance(a, (list, tuple)) and any(hasattr(x, "dtype") for x in a):
         return "[" + ", ".join(map(describe, a)) + "]"
     plain = (list, tuple, dict, set, str, bytes, int, float, complex, slice, np.dtype, type(None), type(...))
-    return reprlib.repr(a) if isinstance(a, plain) else type(a).__name__
+    return _SHORT.repr(a) if isinstance(a, plain) else type(a).__name__
 
 
 def _array(a: Any) -> bool:

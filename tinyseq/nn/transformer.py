@@ -369,17 +369,16 @@ class LanguageModel(Module):
 
     def _check(self, tokens: Like, axes: int, state: LanguageState | None = None) -> None:
         """Refuse tokens that are not (B,) or (B, T), with the B of a state, and a state that another kind made."""
-        if state is not None and not isinstance(state, LanguageState):
-            raise TypeError(f"{type(self).__name__}: expected a state that its own `start` made, got "
-                            f"{type(state).__name__}")
+        memory = state.memory if isinstance(state, LanguageState) else ()
+        if self.layer.crosses is not bool(memory) or (state is None and axes == 1) or (state is not None and not (
+                isinstance(state, LanguageState) and state.cache.shape[1] == len(self.layers))):
+            raise (ValueError if state is None or isinstance(state, LanguageState) else TypeError)(
+                f"{type(self).__name__}: expected a state that its own `start` made, got {check.describe(state)}")
         shape = ops.asarray(tokens).shape if isinstance(tokens, (list, tuple)) else np.shape(tokens)
         rows = None if state is None else state.cache.shape[0]
         if len(shape) != axes or (rows is not None and shape[0] != rows):
             raise ValueError(f"{type(self).__name__}: expected tokens ({'B' if rows is None else rows},"
                              f"{' T' * (axes - 1)}), got shape {shape}")
-        if (axes == 1 and state is None) or self.layer.crosses is not bool(state and state.memory) or (
-                state is not None and state.cache.shape[1] != len(self.layers)):
-            raise ValueError(f"{type(self).__name__}: expected a state that its own `start` made")
 
     def forward(self, tokens: Like, state: LanguageState | None = None, lengths: Like = None) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T), after those of `state`, if there is one.
