@@ -65,10 +65,9 @@ class Vocabulary:
         try:
             return [self._ids[symbol] for symbol in symbols]
         except (KeyError, TypeError):
-            at = next(i for i, symbol in enumerate(symbols) if symbol not in self.symbols)
-            known = _some(self.symbols)
-            raise ValueError(f"Vocabulary.encode: unknown symbol {symbols[at]!r} at position {at}; known are "
-                             f"{known}") from None
+            at, symbol = next((i, symbol) for i, symbol in enumerate(symbols) if symbol not in self.symbols)
+            raise ValueError(f"Vocabulary.encode: unknown symbol {symbol!r} at position {at}; known are "
+                             f"{_some(self.symbols)}") from None
 
     def decode(self, ids: Iterable[SupportsIndex]) -> list[str]:
         """The symbols that ids stand for, up to the first `end`; `pad` and `start` stand for none.
@@ -83,8 +82,7 @@ class Vocabulary:
             if i == self.end:
                 break
             if not 0 <= i < len(self):
-                raise ValueError(f"Vocabulary.decode: unknown id {i}; the ids of this vocabulary are 0 to "
-                                 f"{len(self) - 1}")
+                raise ValueError(f"Vocabulary.decode: unknown id {i}; the ids are 0 to {len(self) - 1}")
             if i > self.end:
                 symbols.append(self.symbols[i - 3])
         return symbols

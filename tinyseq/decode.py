@@ -76,9 +76,9 @@ def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
     elif dataclasses.is_dataclass(state) and not isinstance(state, type):
         parts, put = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}, object.__setattr__
     if parts is None:
-        raise TypeError(f"{where}: expected a decoder's state of Tensors and arrays (batch first), numbers, text and "
-                        f"None, in tuples, lists, dictionaries and dataclasses, got {state!r} in it: what has no rows "
-                        "the decoder may keep; numbers or text in a list may be one a row, an array, or not, a tuple")
+        raise TypeError(f"{where}: expected a state of Tensors and arrays (batch first), numbers, text and None, in "
+                        f"tuples, lists, dictionaries and dataclasses, got {state!r} in it: the decoder keeps other "
+                        "things; numbers or text in a list may be one a row, an array, or not, a tuple")
     found = copy.copy(state)
     for key, part in parts.items():
         put(found, key, _map(where, f, part))  # a dataclass may be frozen
@@ -300,9 +300,7 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
     most = 600 / max(1.0, math.log(5 + max_length))
     length_penalty = check.numbers("beam", least=-most, most=most, length_penalty=length_penalty)
 
-    def penalty(n: int) -> float:
-        return float(((5 + min(n, max_length)) / 6) ** length_penalty)
-
+    penalty = lambda n: ((5 + min(n, max_length)) / 6) ** length_penalty
     ranks, best = np.full((len(last), n_best), -np.inf), np.full((len(last), n_best), -1)  # of what ended, with nodes
     rows = np.arange(len(last))  # that are not done; and of each one's beam the places in the batch, scores, nodes:
     places, scores, nodes = rows[:, None], np.zeros((len(rows), 1)), np.full((len(rows), 1), -1)
@@ -379,16 +377,11 @@ def _looks(decoder: Any, state: Any, given: Array, real: Array) -> Tensor | None
     """The attention weights (B, T, S) of steps over given tokens (B, T), 0 but where they are real; None without any.
     Rows that have ended leave the batch."""
     weights, rows = list[Tensor](), np.arange(len(given))
-    for t in range(given.shape[1]):
-        going = np.flatnonzero(real[rows, t])
-        if len(going) < len(rows):
-            rows, state = rows[going], take_rows(state, going)
-        _, state = decoder.step(given[rows, t], state)
-        found = getattr(state, "weights", None)
-        if found is None:
+    for now, tokens in zip(real.T, given.T, strict=True):
+        rows, state = rows[now[rows]], state if now[rows].all() else take_rows(state, np.flatnonzero(now[rows]))
+        _, state = decoder.step(tokens[rows], state)
+        if getattr(state, "weights", None) is None:
             return None
-        if len(rows) < len(given):
-            places = np.where(real[:, t], np.cumsum(real[:, t]) - 1, len(rows))  # the last row: of zeros
-            found = ops.pad(found, [(0, 1), (0, 0)])[places]
-        weights.append(found)
+        places = np.where(now, np.cumsum(now) - 1, len(rows))  # of rows that have ended, one of zeros
+        weights.append(state.weights if now.all() else ops.pad(state.weights, [(0, 1), (0, 0)])[places])
     return ops.stack(weights, 1) if weights else None

@@ -189,9 +189,8 @@ class TransformerEncoder(Attending):
         enable_nested_tensor: bool = True, mask_check: bool = True,
     ) -> None:
         name, layer = type(self).__name__, "decoder_layer" if isinstance(self, TransformerDecoder) else "encoder_layer"
-        for given, module in ((layer, encoder_layer), *((("norm", norm),) if norm is not None else ())):
-            if not isinstance(module, Module):
-                raise TypeError(f"{name}: expected {given} to be a module, got {check.describe(module)}")
+        check.instance(name, Module, **{layer: encoder_layer})
+        check.instance(name, Module | None, norm=norm)
         self.layers = [copy.deepcopy(encoder_layer) for _ in range(check.integers(name, 1, num_layers=num_layers))]
         self.norm = norm
 
@@ -232,8 +231,7 @@ class Transformer(Attending):
         _sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation)
         first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
         second = TransformerDecoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
-        check.function("Transformer", **{name: part for name, part in (
-            ("custom_encoder", custom_encoder), ("custom_decoder", custom_decoder)) if part is not None})
+        check.instance("Transformer", Callable | None, custom_encoder=custom_encoder, custom_decoder=custom_decoder)
         self.encoder = custom_encoder or TransformerEncoder(first, num_encoder_layers, copy.deepcopy(first.norm1))
         self.decoder = custom_decoder or TransformerDecoder(second, num_decoder_layers, copy.deepcopy(second.norm1))
         for parameter in self.parameters():
