@@ -497,6 +497,11 @@ def test_a_state_of_anything_else_is_refused_by_name(bad: Any, message: str) -> 
             call()
 
 
+def test_arrays_of_the_host_are_rows_whatever_backend_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyseq.backends.arrays", set())       # with CuPy from the start, NumPy's is never loaded
+    assert str(take_rows((np.array(3), np.arange(3)), [2, 0])) == str((np.array(3), np.array([2, 0])))
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint64", "tensor"])
 def test_integers_of_every_width_count_alike(kind: str) -> None:
     decoder, state = toy(5, 250, 3)

@@ -62,13 +62,14 @@ _PLAIN = (type(None), int, float, str, bytes, np.generic)
 
 def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
     """A decoder's state with `f` of each Tensor and array in its place."""
-    if isinstance(state, Tensor) or type(state) in backends.arrays:
+    if isinstance(state, (Tensor, np.ndarray)) or type(state) in backends.arrays:
         return f(state) if state.ndim else state
     if isinstance(state, _PLAIN):
         return state
     if isinstance(state, tuple):
         return getattr(state, "_make", tuple)(_map(where, f, part) for part in state)
-    parts, put = None, operator.setitem
+    parts: dict[Any, Any] | None = None
+    put: Callable[[Any, Any, Any], None] = operator.setitem
     if isinstance(state, dict):
         parts = dict(state)
     elif isinstance(state, list) and not (state and all(isinstance(part, _PLAIN[1:]) for part in state)):
@@ -300,7 +301,7 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
     most = 600 / max(1.0, math.log(5 + max_length))
     length_penalty = check.numbers("beam", least=-most, most=most, length_penalty=length_penalty)
 
-    penalty = lambda n: ((5 + min(n, max_length)) / 6) ** length_penalty
+    penalty: Callable[[int], float] = lambda n: ((5 + min(n, max_length)) / 6) ** length_penalty
     ranks, best = np.full((len(last), n_best), -np.inf), np.full((len(last), n_best), -1)  # of what ended, with nodes
     rows = np.arange(len(last))  # that are not done; and of each one's beam the places in the batch, scores, nodes:
     places, scores, nodes = rows[:, None], np.zeros((len(rows), 1)), np.full((len(rows), 1), -1)

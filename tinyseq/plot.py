@@ -101,7 +101,7 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
     ...        "seconds", "learning.png")                                            # doctest: +SKIP
     """
     if not _mapping("panels", panels):
-        raise ValueError("expected panels, got none: there is no panel to draw")
+        raise ValueError("expected a panel, got no panel")
     figure = Figure(figsize=(5.2 * len(panels), 3.6))
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     labels = _list("x", [x] * len(panels) if isinstance(x, str) else x, str)

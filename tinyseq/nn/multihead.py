@@ -241,8 +241,7 @@ class MultiheadAttention(Attending):
         for part, x, weight in zip(("key", "value"), (key, value), weights, strict=True):
             vectors(name, weight.shape[1], weight.dtype, **{part: x})
         if key.shape[:2] != value.shape[:2]:
-            raise ValueError(f"{name}: expected key (B, S, kdim) and value (B, S, vdim), got shapes {key.shape} and "
-                             f"{value.shape}")
+            raise ValueError(f"{name}: expected key and value (B, S, .), got shapes {key.shape} and {value.shape}")
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array:
         """`forward` of one more position to itself and the n before, on arrays: x (E, B), or (E,) of a batch of one, as

@@ -349,8 +349,7 @@ class LanguageModel(Module):
         d_model, dim_feedforward = _sizes(name, d_model, nhead, dim_feedforward, dropout)
         rotary_base, width = check.numbers(name, above=0, rotary_base=rotary_base), d_model // nhead
         if positions == "rotary" and width % 2:
-            raise ValueError(f"{name}: expected heads of even width with positions='rotary', got d_model / nhead = "
-                             f"{width}")
+            raise ValueError(f"{name}: expected positions='rotary' with an even width d_model / nhead, got {width}")
         self.embedding = Embedding(vocab_size, d_model, dtype=dtype)
         self._scale = math.sqrt(d_model) if positions == "sinusoidal" else 1.0
         init.normal_(self.embedding.weight, std=0.02 if self._scale == 1 else 1 / self._scale)
@@ -423,12 +422,11 @@ class LanguageModel(Module):
         """Embeddings (..., E) with their positions, ids below `end`; and cos and sin (..., D/2) of rotary ones. A row's
         own positions, less its start and up to its length, are those that must be there."""
         if isinstance(self.positions, LearnedPositions) and end > (most := self.positions.weight.shape[0]):
-            ends = end - (np.zeros(len(x), int) if starts is None else starts.numpy())
+            name, ends = type(self).__name__, end - (np.zeros(len(x), int) if starts is None else starts.numpy())
             if lengths is not None:
-                ends += length_mask(lengths, x.shape[-2], len(x), type(self).__name__).numpy().sum(1) - x.shape[-2]
+                ends += length_mask(lengths, x.shape[-2], len(x), name).numpy().sum(1) - x.shape[-2]
             if (reached := ends.max(initial=0)) > most:
-                raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {reached} "
-                                 "tokens")
+                raise ValueError(f"{name}: learned positions reach max_length = {most}, not {reached} tokens")
             ids = ops.minimum(ops.like(x, ids), most - 1)
         x = x if self._scale == 1 else x * self._scale
         if isinstance(ids, int) and isinstance(self.positions, LearnedPositions):  # a step: short
@@ -461,8 +459,8 @@ class LanguageModel(Module):
         rows = [np.asarray(p.numpy() if isinstance(p, Tensor) else p) for p in prompts]
         for i, p in enumerate(rows):
             if p.ndim != 1 or not p.size or p.dtype.kind not in "iu":
-                raise ValueError(f"{type(self).__name__}: prompt {i} is empty or no list of integers: expected the ids "
-                                 f"of one token or more, got {p.dtype} {p.shape}")
+                raise ValueError(f"{type(self).__name__}: prompt {i} is empty or no list of integers: expected one "
+                                 f"token or more, got {p.dtype} {p.shape}")
             ops.check_ids(f"{type(self).__name__}: prompt {i}", p, len(self.embedding.weight))
         lengths = np.array([len(p) for p in rows], int)
         tokens = np.zeros((len(rows), lengths.max(initial=1)), np.int64)
@@ -517,8 +515,7 @@ class ConditionalLanguageModel(LanguageModel):
     def start(self, memory: Tensor, hidden: None = None, mask: Like = None) -> LanguageState:
         """The state before the first token; mask (B, S) is True where memory is real. There is no `hidden` state."""
         if hidden is not None:
-            raise ValueError(f"{type(self).__name__}: expected no hidden state, got {type(hidden).__name__}: "
-                             "start(memory, mask=mask)")
+            raise ValueError(f"{type(self).__name__}: expected no hidden state, got {check.describe(hidden)}")
         memory, mask = masked_memory(type(self).__name__, memory, mask)
         attention = self.layers[0].multihead_attn
         multihead.vectors(type(self).__name__, attention.embed_dim, attention.out_proj.weight.dtype, memory=memory)
