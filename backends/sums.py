@@ -16,7 +16,7 @@ class SumKernels:
 
     xp: ModuleType
     block: int
-    stretch = 64  # numbers that are summed one after another, at most twice as many, or in up to eight sums as many again
+    stretch = 64  # numbers that are summed one after another, twice as many at most; in up to eight sums as many again
     few = 1 << 16  # numbers of which NumPy's own sum is fast enough
     long = 1 << 9  # numbers that a matrix product sums at a time, in several sums side by side
 

@@ -126,15 +126,15 @@ def test_errors_name_what_is_wrong(rate: object) -> None:
         rate([["K"], ["T"]], [[["K"]], []])
     with pytest.raises(TypeError, match="item 0: a hypothesis like"):
         rate([["K", "AE"]], [["K", "AE"]])      # the list of references forgotten
-    for wrong, message in (((["ab"], ["ab"]), "item 0: expected a list of references, got 'ab'"),
-                           (([[1, 2]], [[1, 2]]), "item 0: expected a sequence of tokens, got 1"),
-                           (([[1, 2]], [np.array([1, 2])]), "item 0: expected a sequence of tokens, got 1"),
+    for wrong, message in (((["ab"], ["ab"]), "expected item 0 as a list of references, got 'ab'"),
+                           (([[1, 2]], [[1, 2]]), "expected item 0 as a sequence of tokens, got 1"),
+                           (([[1, 2]], [np.array([1, 2])]), "expected item 0 as a sequence of tokens, got 1"),
                            ((None, []), "expected a list of hypotheses, got None"), (("ab", ["a", "b"]), "got 'ab'"),
-                           (([1], [[[1]]]), "expected a sequence of tokens, got 1"),
+                           (([1], [[[1]]]), "as a sequence of tokens, got 1"),
                            (([[1]], 3), "expected a list of references for each hypothesis, got 3")):
-        with pytest.raises(TypeError, match=f"^{rate.__name__}: .*{message}"):
+        with pytest.raises(TypeError, match=rf"^{rate.__name__}\(.*\): .*{message}"):
             rate(*wrong)
-    with pytest.raises(ValueError, match=f"^{rate.__name__}: .*not defined"):
+    with pytest.raises(ValueError, match=rf"^{rate.__name__}\(.*\): .*not defined"):
         rate([], [])
 
 
@@ -175,5 +175,5 @@ def test_span_f1_by_hand() -> None:
     with pytest.raises(ValueError, match=r"got \[2\] and \[1\]"):
         span_f1([["O", "O"]], [["O"]])
     for wrong in ([[1, 2]], [[b"B-X"]], [3], ["B-X"], None, "B-X", [None]):
-        with pytest.raises(TypeError, match=r"^span_f1: expected (tags as text|a list of).*, got"):
+        with pytest.raises(TypeError, match=r"^span_f1\(.*\): expected (tags as text|a list of).*, got"):
             span_f1(wrong, [["B-X", "O"]])    # type: ignore[arg-type]

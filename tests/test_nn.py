@@ -420,7 +420,7 @@ def test_teacher_forcing_is_step_after_step(sizes: Any, seed: int) -> None:
 
 
 def test_decoder_names_a_wrong_first_state() -> None:
-    with pytest.raises(ValueError, match=r"\(B, H\) = \(2, 3\), got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"\(B, H\) = \(2, 3\), got float32\[2, 4\]"):
         small_decoder(np.random.default_rng(0)).start(ts.zeros((2, 5, 4)), ts.zeros((2, 4)))
 
 

@@ -276,7 +276,7 @@ def test_decoders_are_their_equations_in_pytorch(name: str, cell: str, feed: str
 
 def test_wrong_decoders_and_states_are_named() -> None:
     for *arguments, message in (("dot", "GRU", "input", "None, 'attentional', 'context', got 'input'"),
-                                (None, "GRU", "context", "got attention=None, feed='context'")):
+                                (None, "GRU", "context", "feed=None with attention=None, got feed='context'")):
         with pytest.raises(ValueError, match=message):
             decoder(*arguments)
     d, memory = decoder("general", "LSTM"), ts.zeros((2, 5, M), ts.float64)
@@ -446,8 +446,8 @@ def test_wrong_calls_are_named() -> None:
                   (r"AttentionDecoder: expected tokens \(2, T\)", lambda t=tokens: decode(t, state)),
                   (r"AttentionDecoder: expected tokens \(2, T\)", lambda t=tokens: whole([[1, 2]] * 2, None, t))]
     for wrong in (3, "a", (), None, tuple(state)):
-        calls += [("AttentionDecoder: expected a state", lambda s=wrong: decode.step([1, 2], s)),
-                  ("AttentionDecoder: expected a state", lambda s=wrong: decode([[1], [2]], s))]
+        calls += [("AttentionDecoder: expected state to be DecoderState", lambda s=wrong: decode.step([1, 2], s)),
+                  ("AttentionDecoder: expected state to be DecoderState", lambda s=wrong: decode([[1], [2]], s))]
     for share in (-0.1, 1.1, "a", None, np.nan, True):
         calls.append(("AttentionDecoder: expected a number 0 <= sampling <= 1",
                       lambda s=share: decode([[1], [2]], state, s)))

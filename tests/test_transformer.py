@@ -679,7 +679,7 @@ def test_a_language_model_says_what_it_cannot_do() -> None:
         lm.step([1], state)
     for heads, layers, positions, message in (
         (4, 1, "relative", "positions .*, got 'relative'"), (4, 0, None, "1 <= num_layers"),
-        (16, 1, "rotary", "even width .*= 1"),
+        (16, 1, "rotary", "even width d_model / nhead, got 1"),
     ):
         with pytest.raises(ValueError, match=message):
             nn.LanguageModel(11, 16, heads, layers, positions=positions)

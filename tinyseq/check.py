@@ -100,6 +100,13 @@ def mapping(where: str, **given: Any) -> None:
             raise TypeError(f"{where}: expected {name} to be a dictionary, got {describe(value)}")
 
 
+def instance(where: str, kind: Any, /, **given: Any) -> None:
+    """Refuse, with a TypeError, what is no instance of a class, or of a union of classes."""
+    for name, value in given.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{where}: expected {name} to be {getattr(kind, '__name__', kind)}, got {describe(value)}")
+
+
 REAL = frozenset({np.float32, np.float64, np.float16, np.int64, np.bool})  # dtypes that need no look
 
 
@@ -158,6 +165,10 @@ def _message(where: str, kind: str, name: str, value: Any, least: Any, most: Any
 # --- what an error says ----------------------------------------------------------------------------------------------
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 80  # so that a path is told whole
+
+
 def describe(a: Any) -> str:
     """An argument in an error: dtype and shape of an array, a short form of what is plain, the type of what is not."""
     if isinstance(a, type):
@@ -167,7 +178,7 @@ def describe(a: Any) -> str:
     if isinstance(a, (list, tuple)) and any(hasattr(x, "dtype") for x in a):
         return "[" + ", ".join(map(describe, a)) + "]"
     plain = (list, tuple, dict, set, str, bytes, int, float, complex, slice, np.dtype, type(None), type(...))
-    return reprlib.repr(a) if isinstance(a, plain) else type(a).__name__
+    return _SHORT.repr(a) if isinstance(a, plain) else type(a).__name__
 
 
 def _array(a: Any) -> bool:

@@ -40,13 +40,14 @@ class Vocabulary:
     end: ClassVar[int] = 2
 
     def __init__(self, symbols: Iterable[str]) -> None:
-        self.symbols = _items("Vocabulary", "symbols", symbols)
+        self.symbols = _items("Vocabulary: expected symbols", symbols)
         if other := [symbol for symbol in self.symbols if not isinstance(symbol, str)]:
             raise TypeError(f"Vocabulary: expected symbols that are strings, got {other[0]!r}")
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols, start=3)}
         if len(self._ids) != len(self.symbols):
             twice = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
-            raise ValueError(f"Vocabulary: each symbol must occur once, but these occur more often: {_some(twice)}")
+            raise ValueError(f"Vocabulary: expected symbols that occur once each, got {check.describe(symbols)}, where "
+                             f"these occur more often: {_some(twice)}")
 
     def __len__(self) -> int:
         return 3 + len(self.symbols)
@@ -60,14 +61,13 @@ class Vocabulary:
         Raises:
             ValueError: a symbol that the vocabulary does not have.
         """
-        symbols = _items("Vocabulary.encode", "a sequence of symbols", sequence)
+        symbols = _items("Vocabulary.encode: expected a sequence of symbols", sequence)
         try:
             return [self._ids[symbol] for symbol in symbols]
         except (KeyError, TypeError):
-            at = next(i for i, symbol in enumerate(symbols) if symbol not in self.symbols)
-            known = _some(self.symbols)
-            raise ValueError(f"Vocabulary.encode: unknown symbol {symbols[at]!r} at position {at}; known are "
-                             f"{known}") from None
+            at, symbol = next((i, symbol) for i, symbol in enumerate(symbols) if symbol not in self.symbols)
+            raise ValueError(f"Vocabulary.encode: unknown symbol {symbol!r} at position {at}; known are "
+                             f"{_some(self.symbols)}") from None
 
     def decode(self, ids: Iterable[SupportsIndex]) -> list[str]:
         """The symbols that ids stand for, up to the first `end`; `pad` and `start` stand for none.
@@ -77,13 +77,12 @@ class Vocabulary:
             TypeError: an id that is no integer.
         """
         symbols = []
-        for given in _items("Vocabulary.decode", "a sequence of ids", ids):
+        for given in _items("Vocabulary.decode: expected a sequence of ids", ids):
             i = given if type(given) is int else check.integers("Vocabulary.decode", id=given)
             if i == self.end:
                 break
             if not 0 <= i < len(self):
-                raise ValueError(f"Vocabulary.decode: unknown id {i}; the ids of this vocabulary are 0 to "
-                                 f"{len(self) - 1}")
+                raise ValueError(f"Vocabulary.decode: unknown id {i}; the ids are 0 to {len(self) - 1}")
             if i > self.end:
                 symbols.append(self.symbols[i - 3])
         return symbols
@@ -93,6 +92,7 @@ def _some(symbols: Sequence[str]) -> str:
     return " ".join(map(repr, symbols[:40])) + (" …" if len(symbols) > 40 else "")
 
 
+@check.explained
 def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """One array of sequences of different lengths, filled up with `Vocabulary.pad` at the end.
 
@@ -106,7 +106,7 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[
         TypeError: something other than integers in a sequence, or no sequences.
         ValueError: an integer that int64 does not have.
     """
-    rows = [_ids(_items("pad", "sequences of integers", row)) for row in _items("pad", "sequences", sequences)]
+    rows = [_ids(_items("expected sequences of integers", row)) for row in _items("expected sequences", sequences)]
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     ids = np.full((len(lengths), lengths.max(initial=0)), Vocabulary.pad, dtype=np.int64)
     if rows:
@@ -116,21 +116,22 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[
 
 def _ids(row: list[Any]) -> NDArray[np.int64]:
     if other := [x for x in row if isinstance(x, bool) or not hasattr(x, "__index__")]:
-        raise TypeError(f"pad: expected sequences of integers, got {other[0]!r} in one; encode symbols first")
+        raise TypeError(f"expected sequences of integers, got {other[0]!r} in one; encode symbols first")
     try:
         return np.array(list(map(index, row)), np.int64)
     except OverflowError:
-        raise ValueError(f"pad: expected integers that int64 has, got {max(map(index, row), key=abs)}") from None
+        raise ValueError(f"expected integers that int64 has, got {max(map(index, row), key=abs)}") from None
 
 
-def _items(where: str, expected: str, values: Any) -> list[Any]:
+def _items(expected: str, values: Any) -> list[Any]:
     """What is in an iterable, or in an array of any library."""
     values = values.tolist() if hasattr(values, "tolist") else values
     if not hasattr(values, "__iter__"):
-        raise TypeError(f"{where}: expected {expected}, got {values!r}")
+        raise TypeError(f"{expected}, got {values!r}")
     return list(values)
 
 
+@check.explained
 def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = None, *,
             generator: random.Generator | None = None) -> list[NDArray[np.int64]]:
     """Split N sequences into batches of like length, so that little padding is computed.
@@ -153,17 +154,14 @@ def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = No
         TypeError: lengths or a size that are no integers.
     """
     size = check.integers("batches", 1, size=size)
-    rows = lengths if isinstance(lengths, np.ndarray) else _items("batches", "lengths (N,) or (N, K)", lengths)
-    try:
-        keys = np.asarray(rows)
-    except ValueError:
-        raise ValueError("batches: expected lengths of shape (N,) or (N, K), got lists of other lengths") from None
+    rows = lengths if isinstance(lengths, np.ndarray) else _items("expected lengths (N,) or (N, K)", lengths)
+    keys = np.asarray(rows)
     if keys.ndim not in (1, 2) or 0 in keys.shape[1:]:
-        raise ValueError(f"batches: expected lengths of shape (N,) or (N, K), got {keys.shape}")
+        raise ValueError(f"expected lengths of shape (N,) or (N, K), got {keys.shape}")
     if keys.size and keys.dtype.kind not in "iu":
-        raise TypeError(f"batches: expected lengths as integers, got {keys.dtype}")
+        raise TypeError(f"expected lengths as integers, got {keys.dtype}")
     if keys.min(initial=0) < 0:
-        raise ValueError(f"batches: expected lengths from 0 on, got {keys.min()}")
+        raise ValueError(f"expected lengths from 0 on, got {keys.min()}")
     columns = np.atleast_2d(keys.T)                     # (K, N)
     rng = np.random.default_rng(seed) if generator is None else random.host_generator(generator)
     mixed = seed is not None or generator is not None

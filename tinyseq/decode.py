@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import inspect
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -61,25 +62,27 @@ _PLAIN = (type(None), int, float, str, bytes, np.generic)
 
 def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
     """A decoder's state with `f` of each Tensor and array in its place."""
-    if isinstance(state, Tensor) or type(state) in backends.arrays:
+    if isinstance(state, (Tensor, np.ndarray)) or type(state) in backends.arrays:
         return f(state) if state.ndim else state
     if isinstance(state, _PLAIN):
         return state
     if isinstance(state, tuple):
         return getattr(state, "_make", tuple)(_map(where, f, part) for part in state)
-    mixed = isinstance(state, list) and not (state and all(isinstance(part, _PLAIN[1:]) for part in state))
-    if mixed or isinstance(state, dict):
-        state = copy.copy(state)
-        for key in state if isinstance(state, dict) else range(len(state)):
-            state[key] = _map(where, f, state[key])
-        return state
-    if not dataclasses.is_dataclass(state) or isinstance(state, type):
-        raise TypeError(f"{where}: expected a decoder's state of Tensors and arrays (batch first), numbers, text and "
-                        f"None, in tuples, lists, dictionaries and dataclasses, got {state!r} in it: what has no rows "
-                        "the decoder may keep; numbers or text in a list may be one a row, an array, or not, a tuple")
+    parts: dict[Any, Any] | None = None
+    put: Callable[[Any, Any, Any], None] = operator.setitem
+    if isinstance(state, dict):
+        parts = dict(state)
+    elif isinstance(state, list) and not (state and all(isinstance(part, _PLAIN[1:]) for part in state)):
+        parts = dict(enumerate(state))
+    elif dataclasses.is_dataclass(state) and not isinstance(state, type):
+        parts, put = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}, object.__setattr__
+    if parts is None:
+        raise TypeError(f"{where}: expected a state of Tensors and arrays (batch first), numbers, text and None, in "
+                        f"tuples, lists, dictionaries and dataclasses, got {state!r} in it: the decoder keeps other "
+                        "things; numbers or text in a list may be one a row, an array, or not, a tuple")
     found = copy.copy(state)
-    for field in dataclasses.fields(state):
-        object.__setattr__(found, field.name, _map(where, f, getattr(state, field.name)))  # it may be frozen
+    for key, part in parts.items():
+        put(found, key, _map(where, f, part))  # a dataclass may be frozen
     return found
 
 
@@ -88,39 +91,30 @@ def take_rows(state: Any, rows: Any) -> Any:
     return _map("take_rows", lambda x: x[rows] if isinstance(x, (Tensor, np.ndarray)) else Tensor(x)[rows].data, state)
 
 
-def _host(where: str, expected: str, values: Like) -> Array:
-    """Integers, on the host, as int64."""
+def _host(where: str, expected: str, values: Like, fits: Callable[[tuple[int, ...]], bool]) -> Array:
+    """Integers of a shape that `fits`, on the host, as int64."""
     try:
-        data = np.asarray(values.numpy() if isinstance(values, Tensor) else values)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: expected {expected}, got {type(values).__name__}") from None
-    if data.dtype.kind not in "iu" and data.size:
-        raise ValueError(f"{where}: expected {expected}, got {data.dtype} {data.shape}")
-    if data.dtype == np.uint64 and data.size and data.max() >= 2**63:
-        raise ValueError(f"{where}: expected {expected}, below 2**63, got {data.max()}")
-    return data.astype(np.int64)
+        data = ops.integers(values.numpy() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError, IndexError):
+        data = None
+    if data is None or not fits(data.shape):
+        raise ValueError(f"{where}: expected {expected}, got {check.describe(values)}")
+    return data  # type: ignore[no-any-return]
 
 
 def _first(where: str, decoder: Any, state: Any, start: Like, method: str = "step") -> Array:
     """The first token of each row, (B,)."""
-    sizes: dict[int, None] = {}
-
-    def count(x: Any) -> Any:
-        sizes[len(x)] = None
-        return x
-
     if not callable(getattr(decoder, method, None)):
-        raise TypeError(f"{where}: expected a decoder with {method}(tokens, state), got {type(decoder).__name__}")
-    _map(where, count, state)
+        raise TypeError(f"{where}: expected a decoder with {method}(tokens, state), got {check.describe(decoder)}")
+    sizes = dict[int, None]()
+    _map(where, lambda x: sizes.setdefault(len(x)), state)
     if len(sizes) > 1:
         raise ValueError(f"{where}: expected a state whose Tensors and arrays have one batch as their first axis, got "
                          f"first axes of {', '.join(map(str, sizes))}")
-    expected = "start as an integer, or " + "".join(f"({n},)" for n in sizes or "B")
-    tokens = _host(where, expected, start)
-    batch = next(iter(sizes), tokens.size)
-    if tokens.shape not in ((), (batch,)):
-        raise ValueError(f"{where}: expected {expected}, got {tokens.dtype} {tokens.shape}")
-    return np.broadcast_to(tokens, batch)
+    batch = next(iter(sizes), None)
+    tokens = _host(where, f"start as an integer, or ({'B' if batch is None else batch},)", start,
+                   lambda shape: len(shape) < 2 and (batch is None or shape in ((), (batch,))))
+    return np.broadcast_to(tokens, tokens.size if batch is None else batch)
 
 
 def _step(where: str, decoder: Any, tokens: Array, state: Any, end: int) -> tuple[Tensor, Any]:
@@ -129,15 +123,9 @@ def _step(where: str, decoder: Any, tokens: Array, state: Any, end: int) -> tupl
     logits = found[0] if isinstance(found, tuple) and len(found) == 2 else found
     if logits is found or not isinstance(logits, Tensor) or logits.dtype.kind != "f" or logits.ndim != 2 or (
             len(logits) != len(tokens)) or not logits.shape[1] > max(end, 0):
-        got = f"{logits.dtype} {logits.shape}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"{where}: expected (logits, state) from step, with floats ({len(tokens)}, V), V > {end = }, "
-                         f"as logits, got {got}{' alone' * (logits is found)}")
+                         f"as logits, got {check.describe(logits)}{' alone' * (logits is found)}")
     return found  # type: ignore[no-any-return]
-
-
-def _logs(logits: Tensor) -> Tensor:
-    with np.errstate(invalid="ignore"):  # infinities give NaN, which `_fetch` refuses
-        return functional.log_softmax(logits)
 
 
 def _fetch(where: str, logits: Tensor, values: Any, places: Any) -> tuple[Array, Array]:
@@ -183,7 +171,7 @@ class _Tree:
 
 def greedy(decoder: Any, state: Any, start: Like, end: int, max_length: int) -> list[Hypothesis]:
     """The most probable token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch."""
-    return _collect("greedy", decoder, state, start, end, max_length, 0.0)
+    return _collect(end, *_steps("greedy", decoder, state, start, end, max_length, 0.0))
 
 
 def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 1.0, *,
@@ -193,8 +181,8 @@ def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
 
     Tokens are drawn as `stream` says. Scores are log-probabilities of the model as it is.
     """
-    return _collect("sample", decoder, state, start, end, max_length, temperature, top_k, top_p, min_p, seed,
-                    generator)
+    return _collect(end, *_steps("sample", decoder, state, start, end, max_length, temperature, top_k, top_p, min_p,
+                                 seed, generator))
 
 
 def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 0.0, *,
@@ -211,31 +199,31 @@ def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
     What is drawn for row i is a function of the integer `seed` and i; where each row has a seed, of seed[i] alone. By
     default the seed is drawn, from `generator` if given.
     """
-    return _stream("stream", decoder, state, start, end, max_length, temperature, top_k, top_p, min_p, seed,
-                    generator)
+    return _steps("stream", decoder, state, start, end, max_length, temperature, top_k, top_p, min_p, seed,
+                  generator)[1]
 
 
-def _collect(where: str, decoder: Any, state: Any, start: Like, end: int, *options: Any) -> list[Hypothesis]:
-    """What `_stream` says, row by row."""
-    totals, tree = np.zeros(len(_first(where, decoder, state, start))), _Tree()
-    nodes = np.full(len(totals), -1)
-    for rows, tokens, scores, weights in _stream(where, decoder, state, start, end, *options):
+def _collect(end: int, batch: int, steps: Iterator[Step]) -> list[Hypothesis]:
+    """What the steps say, row by row."""
+    totals, nodes, tree = np.zeros(batch), np.full(batch, -1), _Tree()
+    for rows, tokens, scores, weights in steps:
         totals[rows] += scores
         nodes[rows] = tree.add(nodes[rows], tokens, totals[rows], np.arange(len(rows)), weights)
     return [row[0] for row in tree.hypotheses(nodes[:, None], end)]
 
 
-def _stream(where: str, decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float,
-            top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0, seed: Any = None,
-             generator: random.Generator | None = None) -> Iterator[Step]:
-    """`stream` in the name of `where`: it checks when it is called, the iterator decodes."""
-    first = _first(where, decoder, state, start)
+def _steps(where: str, decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float,
+           top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0, seed: Any = None,
+           generator: random.Generator | None = None) -> tuple[int, Iterator[Step]]:
+    """How many rows there are, and `stream` in the name of `where`: this checks the arguments, the iterator decodes."""
+    last = _first(where, decoder, state, start)
     end, max_length = check.integers(where, -1, end=end), check.integers(where, 0, max_length=max_length)
     temperature = check.numbers(where, least=0, temperature=temperature)
     top_k = None if top_k is None else check.integers(where, 1, top_k=top_k)
     top_p = check.numbers(where, above=0, most=1, top_p=top_p)
     min_p = check.numbers(where, least=0, most=1, min_p=min_p)
-    draws = _uniform(where, seed, len(first), generator) if temperature else []
+    check.instance(where, random.Generator | None, generator=generator)
+    draws = _uniform(where, seed, len(last), generator) if temperature else []
 
     def steps(last: Array, state: Any) -> Iterator[Step]:
         rows = np.arange(len(last))
@@ -244,8 +232,9 @@ def _stream(where: str, decoder: Any, state: Any, start: Like, end: int, max_len
                 break
             with no_grad():
                 logits, state = _step(where, decoder, last, state, end)
-                found = _draw(_logs(logits), [draws[row]() for row in rows], temperature, top_k, top_p, min_p) if (
-                    draws) else _best(logits)
+                with np.errstate(invalid="ignore", over="ignore"):  # `_fetch` refuses NaN
+                    found = _draw(logits, [draws[row]() for row in rows], temperature, top_k, top_p, min_p) if (
+                        draws) else _best(logits)
                 scores, tokens = _fetch(where, logits, *found)
             last = tokens[:, 0]
             yield Step(rows, last, scores[:, 0], getattr(state, "weights", None))
@@ -253,14 +242,13 @@ def _stream(where: str, decoder: Any, state: Any, start: Like, end: int, max_len
             if len(going) < len(rows):
                 rows, last, state = rows[going], last[going], take_rows(state, going)
 
-    return steps(first, state)
+    return len(last), steps(last, state)
 
 
 def _best(logits: Tensor) -> tuple[Any, Any]:
     """The greatest log-probability of each row of logits (N, V), and where it stands: (N, 1)."""
     data, xp = logits.data, namespace(logits.data)
-    with np.errstate(invalid="ignore"):
-        total = xp.exp(data - data.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)
+    total = xp.exp(data - data.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)
     return -xp.log(total), data.argmax(axis=1, keepdims=True)
 
 
@@ -274,12 +262,12 @@ def _uniform(where: str, seed: Any, batch: int, generator: random.Generator | No
     return [np.random.Generator(np.random.Philox(key=key)).random for key in keys]
 
 
-def _draw(logs: Tensor, draws: list[float], temperature: float, top_k: int | None, top_p: float, min_p: float) -> Any:
-    """A token for each row of log-probabilities (N, V), by a uniform number (N,) each; with what it had: (N, 1)."""
+def _draw(logits: Tensor, draws: list[float], temperature: float, top_k: int | None, top_p: float, min_p: float) -> Any:
+    """A token for each row of logits (N, V), by a uniform number (N,) each; with its log-probability: (N, 1)."""
+    logs, xp = functional.log_softmax(logits).data, namespace(logits.data)
     temperature = min(max(temperature, 1e-290), 1e290)  # so that what is greatest stays finite, and -inf no NaN
-    with np.errstate(over="ignore"):
-        p = functional.softmax(logs.astype(np.float64) / temperature).data
-    xp = namespace(p)
+    p = logs.astype(np.float64)
+    p = xp.exp((p - p.max(axis=1, keepdims=True)) / temperature)
     if top_k or top_p < 1:
         ordered = xp.flip(xp.sort(p, axis=-1), axis=-1)[:, :top_k]
         kept = xp.cumulative_sum(ordered, axis=-1) - ordered < top_p * xp.sum(ordered, axis=-1, keepdims=True)
@@ -287,8 +275,8 @@ def _draw(logs: Tensor, draws: list[float], temperature: float, top_k: int | Non
         p = xp.where(p >= xp.min(xp.where(kept, ordered, 1.0), axis=-1, keepdims=True), p, 0.0)
     p = xp.where(p >= min_p * xp.max(p, axis=-1, keepdims=True), p, 0.0)
     reached = xp.cumulative_sum(p, axis=-1)
-    chosen = xp.argmax(reached > ops.like(logs, np.array(draws)[:, None]).data * reached[:, -1:], axis=-1)
-    return logs.data[xp.arange(len(p)), chosen][:, None], chosen[:, None]
+    chosen = xp.argmax(reached > xp.asarray(draws)[:, None] * reached[:, -1:], axis=-1)
+    return logs[xp.arange(len(p)), chosen][:, None], chosen[:, None]
 
 
 # --- beam search ---------------------------------------------------------------------------------------------------
@@ -313,9 +301,7 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
     most = 600 / max(1.0, math.log(5 + max_length))
     length_penalty = check.numbers("beam", least=-most, most=most, length_penalty=length_penalty)
 
-    def penalty(n: int) -> float:
-        return float(((5 + min(n, max_length)) / 6) ** length_penalty)
-
+    penalty: Callable[[int], float] = lambda n: ((5 + min(n, max_length)) / 6) ** length_penalty
     ranks, best = np.full((len(last), n_best), -np.inf), np.full((len(last), n_best), -1)  # of what ended, with nodes
     rows = np.arange(len(last))  # that are not done; and of each one's beam the places in the batch, scores, nodes:
     places, scores, nodes = rows[:, None], np.zeros((len(rows), 1)), np.full((len(rows), 1), -1)
@@ -323,7 +309,8 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
         if not len(rows):
             break
         logits, state = _step("beam", decoder, last, state, end)
-        logs = _logs(logits)
+        with np.errstate(invalid="ignore"):  # `_fetch` refuses NaN
+            logs = functional.log_softmax(logits)
         if t <= min_length:
             logs.data[:, end : end + 1] = -np.inf  # an end of -1: nothing
         values, tokens = _fetch("beam", logits, *_top(logs, width))
@@ -369,9 +356,8 @@ def score(decoder: Any, state: Any, start: Like, target: Like, lengths: Like = N
     one too, for the attention weights.
     """
     first = _first("score", decoder, state, start, "__call__")
-    target = _host("score", f"integers ({len(first)}, T) as target", target)
-    if target.ndim != 2 or len(target) != len(first):
-        raise ValueError(f"score: expected integers ({len(first)}, T) as target, got {target.dtype} {target.shape}")
+    target = _host("score", f"integers ({len(first)}, T) as target", target,
+                   lambda shape: len(shape) == 2 and shape[0] == len(first))
     steps = target.shape[1]
     real = length_mask(np.full(len(first), steps) if lengths is None else lengths, steps, len(first), "score").numpy()
     counts = real.sum(1)
@@ -392,16 +378,11 @@ def _looks(decoder: Any, state: Any, given: Array, real: Array) -> Tensor | None
     """The attention weights (B, T, S) of steps over given tokens (B, T), 0 but where they are real; None without any.
     Rows that have ended leave the batch."""
     weights, rows = list[Tensor](), np.arange(len(given))
-    for t in range(given.shape[1]):
-        going = np.flatnonzero(real[rows, t])
-        if len(going) < len(rows):
-            rows, state = rows[going], take_rows(state, going)
-        _, state = decoder.step(given[rows, t], state)
-        found = getattr(state, "weights", None)
-        if found is None:
+    for now, tokens in zip(real.T, given.T, strict=True):
+        rows, state = rows[now[rows]], state if now[rows].all() else take_rows(state, np.flatnonzero(now[rows]))
+        _, state = decoder.step(tokens[rows], state)
+        if getattr(state, "weights", None) is None:
             return None
-        if len(rows) < len(given):
-            places = np.where(real[:, t], np.cumsum(real[:, t]) - 1, len(rows))  # the last row: of zeros
-            found = ops.pad(found, [(0, 1), (0, 0)])[places]
-        weights.append(found)
+        places = np.where(now, np.cumsum(now) - 1, len(rows))  # of rows that have ended, one of zeros
+        weights.append(state.weights if now.all() else ops.pad(state.weights, [(0, 1), (0, 0)])[places])
     return ops.stack(weights, 1) if weights else None

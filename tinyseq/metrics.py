@@ -7,11 +7,14 @@ Sequences are lists, tuples, strings, arrays or Tensors.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tinyseq import check
+
 __all__ = ["sequence_error_rate", "span_f1", "token_error_rate"]
 
 Tokens = Any  # a sequence of what has ==
 
 
+@check.explained
 def token_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
     """Edits per token of the reference: the phoneme error rate (PER), or a transcript's word error rate.
 
@@ -37,15 +40,16 @@ def token_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Sequence
     except ImportError as error:
         raise ImportError("token_error_rate needs rapidfuzz; run: pip install 'tinyseq[examples]'") from error
     edits = tokens = 0
-    for hypothesis, right in _numbered("token_error_rate", hypotheses, references):
+    for hypothesis, right in _numbered(hypotheses, references):
         distances = [Levenshtein.distance(hypothesis, reference) for reference in right]
         edits += min(distances)
         tokens += len(right[distances.index(min(distances))])
     if tokens == 0:
-        raise ValueError("token_error_rate: the references hold no token at all, so errors per token are not defined")
+        raise ValueError("the references hold no token at all, so errors per token are not defined")
     return edits / tokens
 
 
+@check.explained
 def sequence_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
     """The share of items that are not wholly right: the word error rate (WER) of pronunciations.
 
@@ -62,13 +66,13 @@ def sequence_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Seque
         ValueError: N differs or is 0, or an item has no reference.
         TypeError: no sequences, or one of hypothesis and reference is a string and the other is not.
     """
-    wrong = [hypothesis not in right for hypothesis, right in _numbered(
-        "sequence_error_rate", hypotheses, references)]
+    wrong = [hypothesis not in right for hypothesis, right in _numbered(hypotheses, references)]
     if not wrong:
-        raise ValueError("sequence_error_rate: there is no hypothesis, so the share of wrong ones is not defined")
+        raise ValueError("there is no hypothesis, so the share of wrong ones is not defined")
     return sum(wrong) / len(wrong)
 
 
+@check.explained
 def span_f1(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> float:
     """F1 of spans in tagged sequences: `B-X` begins a span of kind X, each `I-X` right after it goes on.
 
@@ -88,16 +92,16 @@ def span_f1(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[s
         ValueError: lengths differ, or there is no span on either side.
         TypeError: tags that are no text.
     """
-    hypotheses, references = ([_listed("span_f1", "a list of tags", tags) for tags in _listed(
-        "span_f1", "a list of lists of tags", rows)] for rows in (hypotheses, references))
+    hypotheses, references = ([_listed("a list of tags", tags) for tags in _listed("a list of lists of tags", rows)]
+                              for rows in (hypotheses, references))
     if other := [tag for rows in (hypotheses, references) for tags in rows for tag in tags if not isinstance(tag, str)]:
-        raise TypeError(f"span_f1: expected tags as text, like 'B-X', got {other[0]!r}")
+        raise TypeError(f"expected tags as text, like 'B-X', got {other[0]!r}")
     sizes = [len(tags) for tags in hypotheses], [len(tags) for tags in references]
     if sizes[0] != sizes[1]:
-        raise ValueError(f"span_f1: expected rows of tags of equal lengths; got {sizes[0]} and {sizes[1]}")
+        raise ValueError(f"expected rows of tags of equal lengths; got {sizes[0]} and {sizes[1]}")
     said, true = _spans(hypotheses), _spans(references)
     if not said | true:
-        raise ValueError("span_f1: no tag begins with 'B-', so there is no span and F1 is not defined")
+        raise ValueError("no tag begins with 'B-', so there is no span and F1 is not defined")
     return 2 * len(said & true) / (len(said) + len(true))
 
 
@@ -107,30 +111,30 @@ def _spans(rows: Sequence[Sequence[str]]) -> set[tuple[int, int, int, str]]:
             for row, tags in enumerate(rows) for i, tag in enumerate(tags) if tag.startswith("B-")}
 
 
-def _listed(where: str, expected: str, values: Any, text: bool = False) -> Any:
+def _listed(expected: str, values: Any, text: bool = False) -> Any:
     """The list of what is in a sequence or an array, or the string, if it may be `text`."""
     values = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(values, str) and text:
         return values
     if isinstance(values, str) or not hasattr(values, "__iter__"):
-        raise TypeError(f"{where}: expected {expected}, got {values!r}")
+        raise TypeError(f"expected {expected}, got {values!r}")
     return [value.tolist() if hasattr(value, "tolist") else value for value in values]
 
 
-def _numbered(where: str, hypotheses: Any, references: Any) -> Iterator[tuple[list[int], list[list[int]]]]:
+def _numbered(hypotheses: Any, references: Any) -> Iterator[tuple[list[int], list[list[int]]]]:
     """Each hypothesis and its references with numbers as tokens: one number for those that are ==."""
-    hypotheses = _listed(where, "a list of hypotheses", hypotheses)
-    references = _listed(where, "a list of references for each hypothesis", references)
+    hypotheses = _listed("a list of hypotheses", hypotheses)
+    references = _listed("a list of references for each hypothesis", references)
     if len(hypotheses) != len(references):
-        raise ValueError(f"{where}: expected a list of references for each hypothesis; "
+        raise ValueError("expected a list of references for each hypothesis; "
                          f"got {len(hypotheses)} hypotheses and {len(references)} lists")
     for i, (hypothesis, right) in enumerate(zip(hypotheses, references, strict=True)):
-        right = _listed(f"{where}: item {i}", "a list of references", right)
-        rows = [_listed(f"{where}: item {i}", "a sequence of tokens", row, text=True) for row in (hypothesis, *right)]
+        right = _listed(f"item {i} as a list of references", right)
+        rows = [_listed(f"item {i} as a sequence of tokens", row, text=True) for row in (hypothesis, *right)]
         if not right:
-            raise ValueError(f"{where}: item {i} has no reference; every hypothesis needs at least one right answer")
+            raise ValueError(f"item {i} has no reference; every hypothesis needs at least one right answer")
         if len({isinstance(row, str) for row in rows}) > 1:
-            raise TypeError(f"{where}: item {i}: a hypothesis like {hypothesis!r} needs a list of sequences of "
+            raise TypeError(f"item {i}: a hypothesis like {hypothesis!r} needs a list of sequences of "
                             f"the same kind as references; got {right!r}")
         seen: Any = {} if all(type(token) in (str, int, bool) for row in rows for token in row) else _Equals()
         first, *others = ([seen.setdefault(token, len(seen)) for token in row] for row in rows)

@@ -6,11 +6,13 @@ are: a dollar sign begins no formula.
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from tinyseq import check
 
 try:                                            # here, so that a program is told so before it learns for minutes
     from matplotlib import colormaps
@@ -26,6 +28,7 @@ _INK, _FAINT = "#333333", "#d9d9d9"
 _LINES = ("#2a6f97", "#d1495b", "#3a7d44", "#8d5a97", "#e09f3e")
 
 
+@check.explained
 def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], columns: Sequence[Sequence[str]],
               path: str | PathLike[str]) -> None:
     """Heat maps of attention, several in one picture: which column each row looked at.
@@ -39,15 +42,15 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
     Raises:
         ValueError: there is no map, the three differ in number, or labels do not fit an array's shape.
     """
-    maps = [_numbers("attention", "weights", w) for w in _list("attention", "weights", weights)]
-    rows = [_list("attention", "rows", row, str) for row in _list("attention", "rows", rows)]
-    columns = [_list("attention", "columns", column, str) for column in _list("attention", "columns", columns)]
+    maps = [_numbers("weights", w) for w in _list("weights", weights)]
+    rows = [_list("rows", row, str) for row in _list("rows", rows)]
+    columns = [_list("columns", column, str) for column in _list("columns", columns)]
     if not maps or not len(maps) == len(rows) == len(columns):
-        raise ValueError(f"attention: expected as many weights, rows and columns, at least one; "
+        raise ValueError(f"expected as many weights, rows and columns, at least one; "
                          f"got {len(maps)}, {len(rows)} and {len(columns)}")
     for i, (w, row, column) in enumerate(zip(maps, rows, columns, strict=True)):
         if w.shape != (len(row), len(column)) or not w.size:
-            raise ValueError(f"attention: map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)}); "
+            raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)}); "
                              "expected the same, and one of each at least")
 
     # In inches, so that a cell has one size in all maps; maps flow into lines like words, from the top left.
@@ -77,9 +80,10 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=_INK)
         axes.tick_params("x", rotation=90 if upright else 0)
         axes.spines[:].set_color(_FAINT)
-    _save("attention", figure, path)
+    _save(figure, path)
 
 
+@check.explained
 def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: str | Sequence[str],
            path: str | PathLike[str]) -> None:
     """Curves in panels side by side; where there are many points, smoothed too. A vertical axis begins at 0, or below,
@@ -96,17 +100,17 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
     >>> curves({"loss": {"train": (seconds, losses)}, "error": {"PER": (at, per), "WER": (at, wer)}},
     ...        "seconds", "learning.png")                                            # doctest: +SKIP
     """
-    if not _mapping("curves", "panels", panels):
-        raise ValueError("curves: expected panels, got none: there is no panel to draw")
+    if not _mapping("panels", panels):
+        raise ValueError("expected a panel, got no panel")
     figure = Figure(figsize=(5.2 * len(panels), 3.6))
     row = figure.subplots(1, len(panels), squeeze=False)[0]
-    labels = _list("curves", "x", [x] * len(panels) if isinstance(x, str) else x, str)
+    labels = _list("x", [x] * len(panels) if isinstance(x, str) else x, str)
     if len(labels) != len(panels):
-        raise ValueError(f"curves: expected x as one text, or one for each of {len(panels)} panels, got {x!r}")
+        raise ValueError(f"expected x as one text, or one for each of {len(panels)} panels, got {x!r}")
     for axes, (title, lines), label in zip(row, panels.items(), labels, strict=True):
         whole = True  # numbers of steps, say: no half ones are marked
         names = {}
-        for color, (name, points) in zip(cycle(_LINES), _mapping("curves", title, lines).items(), strict=False):
+        for color, (name, points) in zip(cycle(_LINES), _mapping(title, lines).items(), strict=False):
             names[name], at = _curve(axes, name, points, color)
             whole &= at.dtype.kind in "iu"
         axes.xaxis.get_major_locator().set_params(integer=whole)
@@ -114,9 +118,10 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
             axes.set_ylim(bottom=0)
         _finish(axes, title, label, names)
     figure.tight_layout()
-    _save("curves", figure, path)
+    _save(figure, path)
 
 
+@check.explained
 def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]], path: str | PathLike[str]) -> None:
     """Gradients by step of several models in one panel, and beside it the saturation of each model's gates.
 
@@ -128,41 +133,39 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
     Raises:
         ValueError: norms or gates of another shape.
     """
-    pairs = _mapping("through_time", "models", models).values()
+    pairs = _mapping("models", models).values()
     if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
-        raise TypeError(f"through_time: expected models as {{name: (norms, gates)}}, one at least, got {models!r}")
-    gated = {name: _mapping("through_time", f"gates of {name}", gates) for name, (_, gates) in models.items() if gates}
+        raise TypeError(f"expected models as {{name: (norms, gates)}}, one at least, got {models!r}")
+    gated = {name: _mapping(f"gates of {name}", gates) for name, (_, gates) in models.items() if gates}
     figure = Figure(figsize=(4.6 * (1 + len(gated)), 3.6))
     left, *row = figure.subplots(1, 1 + len(gated), squeeze=False)[0]
     names: dict[str, Artist] = {}
     for color, (name, (norms, _)) in zip(cycle(_LINES), models.items(), strict=False):
-        found = _numbers("through_time", f"norms of {name}", norms)
+        found = _numbers(f"norms of {name}", norms)
         if found.ndim != 2 or not found.size:
-            raise ValueError(f"through_time: expected norms (B, T) of {name!r}, got shape {found.shape}")
+            raise ValueError(f"expected norms (B, T) of {name!r}, got shape {found.shape}")
         names[name], = left.semilogy(np.maximum(found.mean(0), 1e-30), color=color, linewidth=1.8)
     _finish(left, "|∂loss/∂hₜ|, mean over rows", "step t", names)
     for axes, (name, gates) in zip(row, gated.items(), strict=True):
         names = {}
         for color, (gate, fractions) in zip(cycle(_LINES), gates.items(), strict=False):
-            found = _numbers("through_time", f"gate {gate} of {name}", fractions)
+            found = _numbers(f"gate {gate} of {name}", fractions)
             if found.ndim != 2 or found.shape[1] != 2:
-                raise ValueError(f"through_time: expected gate {gate!r} of {name!r} as (T, 2), got shape {found.shape}")
+                raise ValueError(f"expected gate {gate!r} of {name!r} as (T, 2), got shape {found.shape}")
             for column, style, word in ((1, "-", "> 0.9"), (0, "--", "< 0.1")):
                 names[f"{gate} {word}"], = axes.plot(found[:, column], style, color=color, linewidth=1.4)
         axes.set_ylim(-0.02, 1.02)
         _finish(axes, f"{name}: fraction of gates", "step t", names)
     figure.tight_layout()
-    _save("through_time", figure, path)
+    _save(figure, path)
 
 
 def _curve(axes: Axes, name: str, points: Any, color: str) -> tuple[Artist, NDArray[Any]]:
     """What a legend shows, and xs."""
-    pair = [_numbers("curves", f"curve {name!r}", part) for part in _list("curves", f"curve {name!r}", points)]
-    if len(pair) != 2:
-        raise ValueError(f"curves: curve {name!r}: expected (xs, ys), got {len(pair)} of them")
+    pair = [_numbers(f"curve {name!r}", part) for part in _list(f"curve {name!r}", points)]
+    if len(pair) != 2 or pair[0].ndim != 1 or pair[0].shape != pair[1].shape:
+        raise ValueError(f"curve {name!r}: expected (xs, ys) of one shape (N,); got {[part.shape for part in pair]}")
     xs, ys = pair
-    if xs.ndim != 1 or xs.shape != ys.shape:
-        raise ValueError(f"curves: curve {name!r}: xs and ys must have one shape (N,); got {xs.shape} and {ys.shape}")
     at = xs
     if len(xs) > 200:                          # a loss at every step: pale, and a hundred means over it
         axes.plot(xs, ys, color=color, linewidth=0.6, alpha=0.25)
@@ -182,36 +185,32 @@ def _finish(axes: Axes, title: str, x: str, names: Mapping[str, Artist]) -> None
         text.set(text=name, parse_math=False)
 
 
-def _save(where: str, figure: Figure, path: str | PathLike[str]) -> None:
-    if not isinstance(path, (str, PathLike)) and not hasattr(path, "write"):
-        raise TypeError(f"{where}: expected the path of a file, got {path!r}")
-    figure.savefig(path, dpi=150)
+def _save(figure: Figure, path: str | PathLike[str]) -> None:
+    figure.savefig(path if hasattr(path, "write") else fspath(path), dpi=150)
 
 
-def _numbers(where: str, name: str, values: Any) -> NDArray[Any]:
-    try:
-        found = values.numpy() if hasattr(values, "numpy") else np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{where}: expected {name} as an array of numbers, got lists of different lengths") from None
+def _numbers(name: str, values: Any) -> NDArray[Any]:
+    found = values.numpy() if hasattr(values, "numpy") else np.asarray(values)
     if found.dtype.kind not in "biuf":
-        raise TypeError(f"{where}: expected {name} as an array of numbers, got dtype {found.dtype}")
+        raise TypeError(f"expected {name} as an array of numbers, got dtype {found.dtype}")
     return found
 
 
-def _list(where: str, name: str, values: Any, kind: type = object) -> list[Any]:
+def _list(name: str, values: Any, kind: type = object) -> list[Any]:
     """What is in a list or its like; of a string its characters, if strings are wanted."""
     found = list(values) if hasattr(values, "__iter__") and (kind is str or not isinstance(values, str)) else None
     if found is None or not all(isinstance(x, kind) for x in found):
-        raise TypeError(f"{where}: expected {name} as a list{' of str' * (kind is str)}, got {values!r}")
+        raise TypeError(f"expected {name} as a list{' of str' * (kind is str)}, got {values!r}")
     return found
 
 
-def _mapping(where: str, name: str, values: Any) -> Mapping[str, Any]:
+def _mapping(name: str, values: Any) -> Mapping[str, Any]:
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
-        raise TypeError(f"{where}: expected {name} as a dictionary by names, got {values!r}")
+        raise TypeError(f"expected {name} as a dictionary by names, got {values!r}")
     return values
 
 
+@check.explained
 def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
     """Attention weights (layers, heads, T, S) or (heads, T, S) as a table of maps, a row a layer; dark is 1.
 
@@ -220,10 +219,10 @@ def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
     >>> _, found = nn.attention_weights(model, x)
     >>> heads([w.numpy()[0] for w in found.values()], "heads.png")                   # doctest: +SKIP
     """
-    maps = _numbers("heads", "weights", weights)
+    maps = _numbers("weights", weights)
     maps = maps[None] if maps.ndim == 3 else maps
     if maps.ndim != 4 or not maps.size:
-        raise ValueError(f"heads: expected weights (layers, heads, T, S) or (heads, T, S), got shape {maps.shape}")
+        raise ValueError(f"expected weights (layers, heads, T, S) or (heads, T, S), got shape {maps.shape}")
     figure = Figure(figsize=(1.6 * maps.shape[1] + 0.6, 1.6 * maps.shape[0] + 0.4))
     table = figure.subplots(*maps.shape[:2], squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for layer, row in enumerate(table):
@@ -231,9 +230,10 @@ def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
             axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1, aspect="auto")
             axes.set_title(f"layer {layer}, head {head}", color=_INK, fontsize=7)
     figure.tight_layout()
-    _save("heads", figure, path)
+    _save(figure, path)
 
 
+@check.explained
 def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str, path: str | PathLike[str]) -> None:
     """Sentences, a line each, with every word on a colour: red for 0, white for 1/2, blue for 1.
 
@@ -246,16 +246,16 @@ def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str
     Raises:
         ValueError: there is no word, or numbers and words differ in number.
     """
-    rows = [_list("words", "rows", row, str) for row in _list("words", "rows", rows)]
-    numbers = [_numbers("words", "values", part) for part in _list("words", "values", values)]
+    rows = [_list("rows", row, str) for row in _list("rows", rows)]
+    numbers = [_numbers("values", part) for part in _list("values", values)]
     if [(len(row),) for row in rows] != [part.shape for part in numbers] or not any(rows):
-        raise ValueError(f"words: expected a word at least, and as many values as words in each row, got "
+        raise ValueError(f"expected a word at least, and as many values as words in each row, got "
                          f"{[len(row) for row in rows]} words and values of shapes {[part.shape for part in numbers]}")
     width = max(sum(len(word) + 1 for word in row) for row in rows)
     figure = Figure(figsize=(0.095 * width + 0.4, 0.32 * len(rows) + 0.5))
     axes = figure.add_axes((0.02, 0, 0.96, 1), xlim=(0, width), ylim=(len(rows) - 0.4, -1.2))
     axes.set_axis_off()
-    axes.text(0, -0.75, "".join(_list("words", "title", title, str)), color=_INK, va="center", parse_math=False)
+    axes.text(0, -0.75, "".join(_list("title", title, str)), color=_INK, va="center", parse_math=False)
     for y, (row, part) in enumerate(zip(rows, numbers, strict=True)):
         x = 0
         for word, number in zip(row, part, strict=True):
@@ -263,4 +263,4 @@ def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str
             axes.text(x + len(word) / 2 + 0.4, y, word, family="monospace", color=_INK, ha="center", va="center",
                       parse_math=False)
             x += len(word) + 1
-    _save("words", figure, path)
+    _save(figure, path)

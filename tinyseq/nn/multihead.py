@@ -70,10 +70,9 @@ def vectors(where: str, size: int | None, dtype: Any = None, /, **given: Any) ->
 def booleans(where: str, x: Tensor, mask: Like) -> Tensor:
     """A mask where x lives; its shape is the caller's to check."""
     try:
-        found = ops.like(x, mask)
+        return ops.like(x, mask)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{where}: expected a boolean mask, got {mask!r}: {error}") from None
-    return found
 
 
 def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str = "length_mask") -> Tensor:
@@ -87,9 +86,7 @@ def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str =
 def cut_padding(where: str, x: Like, lengths: Like, reach: int) -> tuple[Like, int]:
     """x (B, S, ...), without the last columns that are padding in all rows if it is wider than `reach`; and how many
     columns those were. Lengths on a device are looked at only then."""
-    if not hasattr(x, "shape"):
-        with backends.use_backend("numpy"):  # a list
-            x = ops.asarray(x).numpy()
+    x = x if hasattr(x, "shape") else np.asarray(x)
     if lengths is None or len(x.shape) < 2 or x.shape[1] <= reach:
         return x, 0
     longest = int(length_mask(lengths, x.shape[1], x.shape[0], where).numpy().any(0).sum())
@@ -201,8 +198,7 @@ class MultiheadAttention(Attending):
         vectors(name, self.embed_dim, self.out_proj.weight.dtype, query=query)
         masked, taking = mask is not None or lengths is not None, None
         if masked and between is None and not isinstance(key, tuple):  # what no query sees is 0: 0 times NaN is NaN
-            if key is None:
-                key = query
+            key = query if key is None else key
             if key is not query or value is not None:
                 self._fits(key, value)
             scores = (len(query), self.num_heads, query.shape[1], key.shape[1])
@@ -244,8 +240,7 @@ class MultiheadAttention(Attending):
         for part, x, weight in zip(("key", "value"), (key, value), weights, strict=True):
             vectors(name, weight.shape[1], weight.dtype, **{part: x})
         if key.shape[:2] != value.shape[:2]:
-            raise ValueError(f"{name}: expected key (B, S, kdim) and value (B, S, vdim), got shapes {key.shape} and "
-                             f"{value.shape}")
+            raise ValueError(f"{name}: expected key and value (B, S, .), got shapes {key.shape} and {value.shape}")
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array:
         """`forward` of one more position to itself and the n before, on arrays: x (E, B), or (E,) of a batch of one, as
@@ -293,8 +288,7 @@ def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, di
 
     A module that hangs in several places gives its uses their names in turn; of more uses than names the last stays.
     """
-    if not isinstance(model, Module):
-        raise TypeError(f"attention_weights: expected model to be a Module, got {check.describe(model)}")
+    check.instance("attention_weights", Module, model=model)
     names: dict[int, list[str]] = {id(model): [""]}
     for name, module in model.named_modules():
         names.setdefault(id(module), []).append(name)

@@ -61,21 +61,17 @@ class AttentionDecoder(Module):
         dropout: float = 0.0, cell: type[GRU | LSTM | RNN] = GRU, feed: str | None = None,
     ) -> None:
         check.choice("AttentionDecoder", (None, "attentional", "context"), feed=feed)
-        if not callable(cell) or isinstance(cell, Module):
-            raise TypeError("AttentionDecoder: expected cell to be nn.GRU, nn.LSTM or nn.RNN, got "
-                            f"{check.describe(cell)}")
-        if not isinstance(attention, Attention | None) or (feed and attention is None):
-            raise (ValueError if attention is None else TypeError)(
-                "AttentionDecoder: expected attention to be an nn.Attention, or None and with it feed=None; got "
-                f"attention={check.describe(attention)}, feed={feed!r}")
+        check.function("AttentionDecoder", cell=cell)
+        check.instance("AttentionDecoder", Attention | None, attention=attention)
+        if feed and attention is None:
+            raise ValueError(f"AttentionDecoder: expected feed=None with attention=None, got {feed=}")
         vocab_size, embedding_dim, hidden_size = check.integers(
             "AttentionDecoder", 1, vocab_size=vocab_size, embedding_dim=embedding_dim, hidden_size=hidden_size)
         memory_size = check.integers("AttentionDecoder", 0, memory_size=memory_size)
         dropout = check.numbers("AttentionDecoder", least=0, below=1, dropout=dropout)
         context_size = 0 if attention is None else attention.context_size or memory_size
         if attention is not None and not context_size:
-            raise ValueError("AttentionDecoder: expected memory_size, the number of features that attention looks at, "
-                             "got 0")
+            raise ValueError("AttentionDecoder: expected memory_size, the features that attention looks at, got 0")
         fed = {None: 0, "attentional": hidden_size, "context": context_size}[feed]
         self.feed, self.memory_size = feed, memory_size
         self.embedding = Embedding(vocab_size, embedding_dim)
@@ -102,8 +98,7 @@ class AttentionDecoder(Module):
         given: tuple[Tensor, ...] = hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,)
         if len(given) > self.states or any(getattr(part, "shape", None) != expected for part in given):
             raise ValueError(f"AttentionDecoder: expected at most {self.states} of a first hidden state (B, H) = "
-                             f"{expected}, got "
-                             f"{' and '.join(str(getattr(part, 'shape', part)) for part in given)}")
+                             f"{expected}, got {check.describe(hidden)}")
         h, c, *_ = (*given, zeros, zeros)
         keys = None if self.attention is None else self.attention.keys(memory, real)
         fed = zeros if self.feed == "attentional" else None
@@ -125,8 +120,7 @@ class AttentionDecoder(Module):
 
     def _tokens(self, tokens: Like, state: DecoderState, axes: int) -> Tensor:
         """Tokens (B,) or (B, T) where the state lives; anything else is refused, and a state that is none."""
-        if not isinstance(state, DecoderState):
-            raise TypeError(f"AttentionDecoder: expected a state that `start` made, got {type(state).__name__}")
+        check.instance("AttentionDecoder", DecoderState, state=state)
         expected = f"tokens ({len(state.memory)},{' T' * (axes - 1)})"
         try:
             found = ops.like(state.memory, tokens)
@@ -203,9 +197,8 @@ class EncoderDecoder(Module):
     """
 
     def __init__(self, embedding: Module, encoder: Any, decoder: Any) -> None:
-        for name, part in (("embedding", embedding), ("encoder", encoder), ("decoder", decoder)):
-            if not callable(part) or isinstance(part, type):
-                raise TypeError(f"EncoderDecoder: expected {name} to be a module, got {check.describe(part)}")
+        check.instance("EncoderDecoder", Module, embedding=embedding)
+        check.function("EncoderDecoder", encoder=encoder, decoder=decoder)
         self.embedding, self.encoder, self.decoder = embedding, encoder, decoder
 
     def encode(self, source: Like, lengths: Like = None) -> Any:

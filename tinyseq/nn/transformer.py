@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from tinyseq import check, functional, ops
+from tinyseq import backends, check, functional, ops
 from tinyseq.nn import init, multihead
 from tinyseq.nn.attention import masked_memory
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
@@ -189,9 +189,8 @@ class TransformerEncoder(Attending):
         enable_nested_tensor: bool = True, mask_check: bool = True,
     ) -> None:
         name, layer = type(self).__name__, "decoder_layer" if isinstance(self, TransformerDecoder) else "encoder_layer"
-        for given, module in ((layer, encoder_layer), *((("norm", norm),) if norm is not None else ())):
-            if not isinstance(module, Module):
-                raise TypeError(f"{name}: expected {given} to be a module, got {check.describe(module)}")
+        check.instance(name, Module, **{layer: encoder_layer})
+        check.instance(name, Module | None, norm=norm)
         self.layers = [copy.deepcopy(encoder_layer) for _ in range(check.integers(name, 1, num_layers=num_layers))]
         self.norm = norm
 
@@ -232,8 +231,7 @@ class Transformer(Attending):
         _sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation)
         first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
         second = TransformerDecoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
-        check.function("Transformer", **{name: part for name, part in (
-            ("custom_encoder", custom_encoder), ("custom_decoder", custom_decoder)) if part is not None})
+        check.instance("Transformer", Callable | None, custom_encoder=custom_encoder, custom_decoder=custom_decoder)
         self.encoder = custom_encoder or TransformerEncoder(first, num_encoder_layers, copy.deepcopy(first.norm1))
         self.decoder = custom_decoder or TransformerDecoder(second, num_decoder_layers, copy.deepcopy(second.norm1))
         for parameter in self.parameters():
@@ -351,8 +349,7 @@ class LanguageModel(Module):
         d_model, dim_feedforward = _sizes(name, d_model, nhead, dim_feedforward, dropout)
         rotary_base, width = check.numbers(name, above=0, rotary_base=rotary_base), d_model // nhead
         if positions == "rotary" and width % 2:
-            raise ValueError(f"{name}: expected heads of even width with positions='rotary', got d_model / nhead = "
-                             f"{width}")
+            raise ValueError(f"{name}: expected positions='rotary' with an even width d_model / nhead, got {width}")
         self.embedding = Embedding(vocab_size, d_model, dtype=dtype)
         self._scale = math.sqrt(d_model) if positions == "sinusoidal" else 1.0
         init.normal_(self.embedding.weight, std=0.02 if self._scale == 1 else 1 / self._scale)
@@ -369,17 +366,16 @@ class LanguageModel(Module):
 
     def _check(self, tokens: Like, axes: int, state: LanguageState | None = None) -> None:
         """Refuse tokens that are not (B,) or (B, T), with the B of a state, and a state that another kind made."""
-        if state is not None and not isinstance(state, LanguageState):
-            raise TypeError(f"{type(self).__name__}: expected a state that its own `start` made, got "
-                            f"{type(state).__name__}")
+        memory = state.memory if isinstance(state, LanguageState) else ()
+        if self.layer.crosses is not bool(memory) or (state is None and axes == 1) or (state is not None and not (
+                isinstance(state, LanguageState) and state.cache.shape[1] == len(self.layers))):
+            raise (ValueError if state is None or isinstance(state, LanguageState) else TypeError)(
+                f"{type(self).__name__}: expected a state that its own `start` made, got {check.describe(state)}")
         shape = ops.asarray(tokens).shape if isinstance(tokens, (list, tuple)) else np.shape(tokens)
         rows = None if state is None else state.cache.shape[0]
         if len(shape) != axes or (rows is not None and shape[0] != rows):
             raise ValueError(f"{type(self).__name__}: expected tokens ({'B' if rows is None else rows},"
                              f"{' T' * (axes - 1)}), got shape {shape}")
-        if (axes == 1 and state is None) or self.layer.crosses is not bool(state and state.memory) or (
-                state is not None and state.cache.shape[1] != len(self.layers)):
-            raise ValueError(f"{type(self).__name__}: expected a state that its own `start` made")
 
     def forward(self, tokens: Like, state: LanguageState | None = None, lengths: Like = None) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T), after those of `state`, if there is one.
@@ -426,12 +422,11 @@ class LanguageModel(Module):
         """Embeddings (..., E) with their positions, ids below `end`; and cos and sin (..., D/2) of rotary ones. A row's
         own positions, less its start and up to its length, are those that must be there."""
         if isinstance(self.positions, LearnedPositions) and end > (most := self.positions.weight.shape[0]):
-            ends = end - (np.zeros(len(x), int) if starts is None else starts.numpy())
+            name, ends = type(self).__name__, end - (np.zeros(len(x), int) if starts is None else starts.numpy())
             if lengths is not None:
-                ends += length_mask(lengths, x.shape[-2], len(x), type(self).__name__).numpy().sum(1) - x.shape[-2]
+                ends += length_mask(lengths, x.shape[-2], len(x), name).numpy().sum(1) - x.shape[-2]
             if (reached := ends.max(initial=0)) > most:
-                raise ValueError(f"{type(self).__name__}: learned positions reach max_length = {most}, not {reached} "
-                                 "tokens")
+                raise ValueError(f"{name}: learned positions reach max_length = {most}, not {reached} tokens")
             ids = ops.minimum(ops.like(x, ids), most - 1)
         x = x if self._scale == 1 else x * self._scale
         if isinstance(ids, int) and isinstance(self.positions, LearnedPositions):  # a step: short
@@ -464,8 +459,8 @@ class LanguageModel(Module):
         rows = [np.asarray(p.numpy() if isinstance(p, Tensor) else p) for p in prompts]
         for i, p in enumerate(rows):
             if p.ndim != 1 or not p.size or p.dtype.kind not in "iu":
-                raise ValueError(f"{type(self).__name__}: prompt {i} is empty or no list of integers: expected the ids "
-                                 f"of one token or more, got {p.dtype} {p.shape}")
+                raise ValueError(f"{type(self).__name__}: prompt {i} is empty or no list of integers: expected one "
+                                 f"token or more, got {p.dtype} {p.shape}")
             ops.check_ids(f"{type(self).__name__}: prompt {i}", p, len(self.embedding.weight))
         lengths = np.array([len(p) for p in rows], int)
         tokens = np.zeros((len(rows), lengths.max(initial=1)), np.int64)
@@ -487,14 +482,17 @@ class LanguageModel(Module):
         self._check(tokens, 1, state)
         n, cache, filled = state.length, state.cache._data, state.filled
         xp = namespace(cache)
-        if filled != n or n == cache.shape[4]:  # somebody went on from here, or it is full
+        if filled.item() != n or n == cache.shape[4]:  # somebody went on from here, or it is full
             longer = xp.zeros((*cache.shape[:4], max(2 * n, 64), cache.shape[5]), dtype=cache.dtype)
             longer[..., :n, :] = cache[..., :n, :]
             cache, filled = longer, np.array(n)
         filled[...] = n + 1
         mask, ids = (None, n) if state.starts is None else (
             xp.arange(n + 1) >= state.starts._data[:, None], n - state.starts)
-        placed, turn = self._place(self.embedding(tokens), ids, n + 1, state.starts)
+        weight = self.embedding.weight._data  # whose rows are taken without what an op costs
+        rows = xp.asarray(ops.check_ids(type(self).__name__, tokens, len(weight)))
+        x = Tensor(backends.of(weight).embedding(weight, rows))
+        placed, turn = self._place(x, ids, n + 1, state.starts)
         weights, turn = None, turn and [angle._data[..., None, :] for angle in turn]
         x = placed._data[0] if len(placed) == 1 else placed._data.T  # a batch of one: a vector, which is faster
         looked = None if state.mask is None else state.mask._data
@@ -517,8 +515,7 @@ class ConditionalLanguageModel(LanguageModel):
     def start(self, memory: Tensor, hidden: None = None, mask: Like = None) -> LanguageState:
         """The state before the first token; mask (B, S) is True where memory is real. There is no `hidden` state."""
         if hidden is not None:
-            raise ValueError(f"{type(self).__name__}: expected no hidden state, got {type(hidden).__name__}: "
-                             "start(memory, mask=mask)")
+            raise ValueError(f"{type(self).__name__}: expected no hidden state, got {check.describe(hidden)}")
         memory, mask = masked_memory(type(self).__name__, memory, mask)
         attention = self.layers[0].multihead_attn
         multihead.vectors(type(self).__name__, attention.embed_dim, attention.out_proj.weight.dtype, memory=memory)
