@@ -625,6 +625,18 @@ def test_a_lying_member_is_not_unpacked(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("size", [0, 1, 8])
+@pytest.mark.parametrize("kind", ["ByteStorage", "BFloat16Storage"])
+def test_a_member_that_ends_early_is_an_error(size: int, kind: str, tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.pt", tensor(kind=kind), {"data/0": bytes(size)}, compression=zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(path) as file:
+        info = file.getinfo("x/data/0")
+    sizes = struct.pack("<LLL", info.CRC, info.compress_size, size)
+    path.write_bytes(path.read_bytes().replace(sizes, struct.pack("<LLL", info.CRC, info.compress_size, 100)))
+    with pytest.raises(CheckpointError, match=r"x/data/0: expected 100 bytes, and the file ends before"):
+        checkpoint.load(path)
+
+
 @pytest.mark.parametrize("member", [
     npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,)}"),
     npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", bytes(8)),

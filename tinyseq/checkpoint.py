@@ -279,8 +279,10 @@ class _Archive(zipfile.ZipFile):
         raw = np.empty(info.file_size * times, np.uint8)
         with self.open(info) as stream:
             for start in range(0, raw.size, 2**18 * times):
-                part = np.frombuffer(stream.read(2**18), np.uint8)
-                raw[start:start + 2**18 * times] = _widen(part).view(np.uint8) if wide else part
+                part, place = np.frombuffer(stream.read(2**18), np.uint8), raw[start:start + 2**18 * times]
+                if part.size * times != place.size:
+                    raise ValueError(f"{name}: expected {info.file_size} bytes, and the file ends before")
+                place[...] = _widen(part).view(np.uint8) if wide else part
         raw.flags.writeable = False
         return _view(raw, "float32" if wide else dtype)
 
