@@ -30,7 +30,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import load_file, save_file
 
 import tinyseq as ts
-from tinyseq import checkpoint, nn, optim
+from tinyseq import archives, checkpoint, nn, optim
 from tinyseq.checkpoint import CheckpointError
 
 DATA = Path(__file__).parent / "data/checkpoints"
@@ -136,7 +136,7 @@ def test_what_has_no_end_is_refused(tmp_path: Path) -> None:
 def test_what_load_would_not_read_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match="make long lists arrays"):
         checkpoint.save(tmp_path / "x.safetensors", {"a": "x" * 2**24})
-    monkeypatch.setattr(checkpoint, "_ROOM", 2**16)
+    monkeypatch.setattr(archives, "ROOM", 2**16)
     with pytest.raises(CheckpointError, match="unpacks to more"):
         checkpoint.save(tmp_path / "x.safetensors", {"a": [[]] * 1000})
     with pytest.raises(CheckpointError, match=r"let the name end in \.safetensors"):
@@ -496,7 +496,7 @@ def test_small_files_take_no_more_memory_than_is_stated(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     room = 2**22
-    monkeypatch.setattr(checkpoint, "_ROOM", room)
+    monkeypatch.setattr(archives, "ROOM", room)
     path = GREEDY[kind](tmp_path, 2**17)
     if kind == "an index":
         path.write_bytes(path.read_bytes()[8:])
@@ -511,7 +511,7 @@ def test_small_files_take_no_more_memory_than_is_stated(
 
 
 def test_a_long_list_of_members_or_tensors_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_TEXT_BYTES", 2**12)
+    monkeypatch.setattr(archives, "TEXT_BYTES", 2**12)
     for path in (archive(tmp_path / "a.pt", tensor(), dict.fromkeys(map(str, range(100)), b"")),
                  header(tmp_path, {str(i): entry(0, 0, [0]) for i in range(100)})):
         with pytest.raises(CheckpointError, match=r"expected at most 4096 bytes of a header"):
@@ -623,6 +623,18 @@ def test_a_lying_member_is_not_unpacked(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [0, 1, 8])
+@pytest.mark.parametrize("kind", ["ByteStorage", "BFloat16Storage"])
+def test_a_member_that_ends_early_is_an_error(size: int, kind: str, tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.pt", tensor(kind=kind), {"data/0": bytes(size)}, compression=zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(path) as file:
+        info = file.getinfo("x/data/0")
+    sizes = struct.pack("<LLL", info.CRC, info.compress_size, size)
+    path.write_bytes(path.read_bytes().replace(sizes, struct.pack("<LLL", info.CRC, info.compress_size, 100)))
+    with pytest.raises(CheckpointError, match=r"x/data/0: expected 100 bytes, and the file ends before"):
+        checkpoint.load(path)
 
 
 @pytest.mark.parametrize("member", [

