@@ -114,11 +114,9 @@ def _spans(rows: Sequence[Sequence[str]]) -> set[tuple[int, int, int, str]]:
 def _listed(expected: str, values: Any, text: bool = False) -> Any:
     """The list of what is in a sequence or an array, or the string, if it may be `text`."""
     values = values.tolist() if hasattr(values, "tolist") else values
-    if isinstance(values, str) and text:
-        return values
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
+    if not hasattr(values, "__iter__") or (isinstance(values, str) and not text):
         raise TypeError(f"expected {expected}, got {values!r}")
-    return [value.tolist() if hasattr(value, "tolist") else value for value in values]
+    return values if isinstance(values, str) else [x.tolist() if hasattr(x, "tolist") else x for x in values]
 
 
 def _numbered(hypotheses: Any, references: Any) -> Iterator[tuple[list[int], list[list[int]]]]:
@@ -134,8 +132,7 @@ def _numbered(hypotheses: Any, references: Any) -> Iterator[tuple[list[int], lis
         if not right:
             raise ValueError(f"item {i} has no reference; every hypothesis needs at least one right answer")
         if len({isinstance(row, str) for row in rows}) > 1:
-            raise TypeError(f"item {i}: a hypothesis like {hypothesis!r} needs a list of sequences of "
-                            f"the same kind as references; got {right!r}")
+            raise TypeError(f"item {i}: a hypothesis like {hypothesis!r} needs a list of its kind, got {right!r}")
         seen: Any = {} if all(type(token) in (str, int, bool) for row in rows for token in row) else _Equals()
         first, *others = ([seen.setdefault(token, len(seen)) for token in row] for row in rows)
         yield first, others

@@ -46,8 +46,8 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
     rows = [_list("rows", row, str) for row in _list("rows", rows)]
     columns = [_list("columns", column, str) for column in _list("columns", columns)]
     if not maps or not len(maps) == len(rows) == len(columns):
-        raise ValueError(f"expected as many weights, rows and columns, at least one; "
-                         f"got {len(maps)}, {len(rows)} and {len(columns)}")
+        raise ValueError("expected as many weights, rows and columns, at least one; got "
+                         f"{len(maps)}, {len(rows)} and {len(columns)}")
     for i, (w, row, column) in enumerate(zip(maps, rows, columns, strict=True)):
         if w.shape != (len(row), len(column)) or not w.size:
             raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)}); "
