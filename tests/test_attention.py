@@ -62,7 +62,7 @@ class Case:
 def assert_close(got: Any, expected: Any, digits: float) -> None:
     for a, b in zip(got, expected, strict=True):
         assert a.shape == b.shape
-        np.testing.assert_allclose(a, b, rtol=0, atol=digits * np.abs(b).max(initial=0.1))
+        np.testing.assert_allclose(a, b, rtol=0, atol=digits * np.abs(b).max(initial=1))
 
 
 @dtypes
