@@ -188,6 +188,46 @@ def test_sums_of_any_layout_and_axes(data: st.DataObject) -> None:
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5 if name == "var" else 2e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint32", "int64", "uint64"])
+def test_numpys_integers_are_taken_as_pythons(kind: str) -> None:
+    """Not in their width: -100 is no int8 twice over, and no unsigned integer."""
+    n, x = np.dtype(kind).type, ts.tensor(np.arange(300.0), requires_grad=True)
+    weights = np.random.default_rng(0).normal(size=300)
+    for narrow, plain in (((n(100),), (100,)), (n(100), 100), (np.array([100], kind), (100,))):
+        axis = 0 if isinstance(narrow, np.generic) else (0,)
+        found, expected = (ts.grad(ts.sum(ts.roll(x, shift, axis) * weights), x) for shift in (narrow, plain))
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    assert ts.pad(x, [(n(100), n(0))]).shape == (400,)
+    assert ts.tile(x, (n(100),)).shape == (30_000,)
+    assert ts.repeat(x, np.full(300, 2, kind), 0).shape == (600,)
+    assert ts.topk(x, n(3), n(0))[0].tolist() == [299, 298, 297]
+    assert ts.functional.layer_norm(ts.ones((2, 4)), n(4)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("ord", [0.5, 1.5, 3, 8, 16])
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_powers_of_a_norm_may_be_larger_than_it(kind: str, ord: float) -> None:
+    x = ts.tensor(np.array([3e4, 3e4, 1.0, 0.0], kind) if ord >= 1.5 else np.array([6.0, 6, 1, 0], kind), None, True)
+    wide = ts.tensor(x.detach().numpy().astype(np.longdouble).astype("float64") / 3e4, None, True)
+    y, z = ts.vector_norm(x, ord=ord), ts.vector_norm(wide, ord=ord)
+    close = {"float16": 2e-3, "float32": 1e-6, "float64": 1e-12}[kind]
+    np.testing.assert_allclose(y.item(), z.item() * 3e4, rtol=close)
+    np.testing.assert_allclose(ts.grad(y, x).numpy(), ts.grad(z, wide).numpy(), atol=close)
+
+
+def test_numbers_that_a_dtype_does_not_hold_are_refused_wherever_they_are_made() -> None:
+    for make in (lambda: ts.arange(300, dtype=ts.int8), lambda: ts.linspace(0, 1000, 3, dtype=ts.int8),
+                 lambda: ts.full((3,), 1e10, dtype=ts.int8), lambda: ts.full((3,), math.nan, dtype=ts.int64)):
+        with pytest.raises(ValueError, match="expected numbers from"):
+            make()
+    assert ts.arange(128, dtype=ts.int8).numpy().dtype == np.int8
+    with pytest.raises(ValueError, match="tensordot"):
+        ts.tensordot(ts.ones(1), ts.ones(3), 1)
+    x = ts.ones(3)
+    with pytest.raises(TypeError, match="expected"):
+        x[0] = None
+
+
 def test_infinities_stay_in_their_column() -> None:
     x = np.ones((1000, 4), np.float32)
     x[500, :3] = math.inf, -math.inf, math.nan

@@ -34,8 +34,8 @@ TEXT_BYTES = 2**24     # of a pickle, a header, the list in a zip file: a state_
 class Room:
     """The memory that what is read may take: all that grows with a file's content asks here before it is made."""
 
-    def __init__(self, size: int) -> None:
-        self.left = ROOM + size
+    def __init__(self) -> None:
+        self.left = ROOM    # and what the size of each file that is read adds
 
     def take(self, amount: int) -> None:
         self.left -= amount
@@ -87,11 +87,12 @@ def view(raw: Array, dtype: str) -> Array:
 class Archive(zipfile.ZipFile):
     """A zip file, whose members are read here and nowhere else."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, room: Room) -> None:
         super().__init__(file)
         infos = self.infolist()
         packed = any(info.compress_type != zipfile.ZIP_STORED for info in infos)
-        self.room = Room((32 if packed else 2) * file.size)
+        self.room = room
+        room.left += (32 if packed else 2) * file.size
         self.room.take(1024 * len(infos))
         if not any(info.CRC for info in infos):     # PyTorch leaves checksums out if told to
             for info in infos:
@@ -204,6 +205,8 @@ class _Unpickler(pickle._Unpickler):
     def set_items(self, items: list[Any]) -> None:
         if any(type(key) not in (str, int) for key in items[::2]):
             raise ValueError("refused: a key of a dict is neither a string nor an integer")
+        if any(type(key) is int and abs(key) >> 60 for key in items[::2]):  # of which many can have one hash
+            raise ValueError("refused: a key of a dict is an integer of more than 60 bits")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def refuse(self) -> None:

@@ -116,7 +116,7 @@ def load(path: Name) -> dict[str, Any]:
     path = _as_path("checkpoint.load", path)
     with _blame(f"checkpoint.load: path {path}"):
         path = _only(path) if path.is_dir() else path
-        return _sharded(path) if path.suffix == ".json" else _file(path)
+        return _sharded(path) if path.suffix == ".json" else _file(path, archives.Room())
 
 
 def _only(folder: Path) -> Path:
@@ -131,35 +131,35 @@ def _only(folder: Path) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a small file of JSON, which says nothing twice."""
     with archives.File(path) as file:
-        return archives.Room(0).json(file.read(), _unique)
+        return archives.Room().json(file.read(), _unique)
 
 
 def _sharded(index: Path) -> dict[str, Any]:
     places = _read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError("expected a weight_map: of each tensor's name, that of its file")
-    shards, state = {}, {}
+    shards, state, room = {}, {}, archives.Room()  # one for all
     for key, name in places.items():
         if name not in shards:
             with _blame(name):
-                shards[name] = _file(index.with_name(name))     # refuses a name with a folder
+                shards[name] = _file(index.with_name(name), room)     # refuses a name with a folder
         if key not in shards[name]:
             raise ValueError(f"{name}: it lacks {key!r}, which the index looks for there")
         state[key] = shards[name][key]
     return state
 
 
-def _file(path: Path) -> dict[str, Any]:
+def _file(path: Path, room: archives.Room) -> dict[str, Any]:
     with archives.File(path) as file:
         head = file.read(512)
         file.seek(0)
         if head[8:9] == b"{":
-            return _safetensors(file)
+            return _safetensors(file, room)
         if head[:2] != b"PK":
             seems = (f"seems to be {text}" for start, text in _OTHERS.items() if re.match(start, head, re.DOTALL))
             raise ValueError("expected safetensors, .npz or PyTorch's zip format, and this "
                              f"{next(seems, f'begins with {head[:8]!r}')}")
-        with archives.Archive(file) as archive:
+        with archives.Archive(file, room) as archive:
             roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
             return archives.torch(archive, roots[0]) if roots else _npz(archive)
 
@@ -172,10 +172,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _safetensors(file: archives.File) -> dict[str, Any]:
+def _safetensors(file: archives.File, room: archives.Room) -> dict[str, Any]:
     from safetensors import safe_open
 
-    room, start = archives.Room(2 * file.size), 8 + int.from_bytes(file.read(8), "little")
+    start = 8 + int.from_bytes(file.read(8), "little")
+    room.left += 2 * file.size
     text = file.read(start - 8)
     opened = f"/dev/fd/{file.fileno()}"     # by its name it may be another file by now
     with safe_open(opened if os.path.exists(opened) else file.name, framework="numpy"):
@@ -248,7 +249,7 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
             raise ValueError(f"its names and all that is no array take {len(text)} bytes, expected at most "
                              f"{archives.TEXT_BYTES - 8}: make long lists arrays")
         text += b" " * (-len(text) % 8)
-        room = archives.Room(0)
+        room = archives.Room()
         room.take_json(text + rest.encode())
         room.take(256 * sum(name.count("/") for name in arrays))    # as `load` will count
 

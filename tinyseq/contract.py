@@ -20,6 +20,8 @@ def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[in
     names = [list(_LETTERS[: a.ndim]), list(_LETTERS[a.ndim : a.ndim + b.ndim])]
     try:
         for i, j in zip(of_a, of_b, strict=True):
+            if a.shape[i] != b.shape[j]:
+                raise ValueError
             names[1][j] = names[0][i]
     except (IndexError, ValueError):
         raise ValueError(f"tensordot: axes {axes} do not fit the shapes {a.shape} and {b.shape}") from None

@@ -163,6 +163,8 @@ def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = No
     if keys.min(initial=0) < 0:
         raise ValueError(f"expected lengths from 0 on, got {keys.min()}")
     columns = np.atleast_2d(keys.T)                     # (K, N)
+    if seed is not None and generator is not None:
+        raise ValueError(f"expected seed or generator, not both: got {seed!r} and a generator")
     rng = np.random.default_rng(seed) if generator is None else random.host_generator(generator)
     mixed = seed is not None or generator is not None
     order = rng.permutation(len(keys)) if mixed else np.arange(len(keys))

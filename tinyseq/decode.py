@@ -254,6 +254,8 @@ def _best(logits: Tensor) -> tuple[Any, Any]:
 
 def _uniform(where: str, seed: Any, batch: int, generator: random.Generator | None) -> list[Callable[[], float]]:
     """For each row of the batch what draws its uniform numbers, a sequence of its own."""
+    if seed is not None and generator is not None:
+        raise ValueError(f"{where}: expected seed or generator, not both: got {seed!r} and a generator")
     seed = int(random.host_generator(generator).integers(2**63)) if seed is None else seed
     pairs = [(seed, i) for i in range(batch)] if np.ndim(seed) == 0 else [(s, 0) for s in seed]
     if len(pairs) != batch:

@@ -221,7 +221,7 @@ def _trailing(x: Tensor, shape: int | Sequence[int], eps: float, **parameters: T
     """How many trailing axes of x, and all of each parameter, have the normalized shape `shape`."""
     if not eps >= 0:
         raise ValueError(f"expected eps >= 0, got {eps}")
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(shape)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"x of shape {x.shape} does not end in normalized_shape {shape}")
     for given, parameter in parameters.items():
@@ -290,6 +290,8 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: rand
     """
     if not 0 <= p < 1:
         raise ValueError(f"expected 0 <= p < 1, got {p}")
+    if training not in (True, False):
+        raise TypeError(f"expected training to be True or False, got {check.describe(training)}")
     namespace(x)  # or an error, where nothing is dropped too
     return _dropout(x, p, *random.next_stream(generator)) if training and p > 0 else x
 
@@ -391,6 +393,13 @@ def _apart(x: Tensor, heads: int) -> Tensor:
 # --- recurrence ----------------------------------------------------------------------------------------------------
 
 
+def _of_state(h: Tensor, w_hh: Tensor, b_hh: Any, gates: int) -> Tensor:
+    """What a step makes of its state h (B, H), of which w_hh (gates H, H) makes one of the same size."""
+    if w_hh.shape[0] != gates * h.shape[-1]:
+        raise ValueError(f"expected w_hh ({gates} H, H) for h (B, H), got shapes {w_hh.shape} and {h.shape}")
+    return linear(h, w_hh, b_hh)
+
+
 @explained
 @wide
 def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
@@ -398,7 +407,7 @@ def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(., 0) (Elman 1990). x (B, I), h (B, H) -> (B, H)."""
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
-    return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
+    return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + _of_state(h, w_hh, b_hh, 1))
 
 
 @explained
@@ -409,7 +418,9 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih:
 
     x (B, I), h and c (B, H) -> h' and c' (B, H).
     """
-    i, f, g, o = ops.split(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh), 4, -1)
+    if c.shape != h.shape:
+        raise ValueError(f"expected h and c of one shape (B, H), got {h.shape} and {c.shape}")
+    i, f, g, o = ops.split(linear(x, w_ih, b_ih) + _of_state(h, w_hh, b_hh, 4), 4, -1)
     c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
     return ops.sigmoid(o) * ops.tanh(c), c
 
@@ -429,7 +440,7 @@ def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     dropped = h if dropped is None else dropped
     x_r, x_z, x_n = ops.split(linear(x, w_ih, b_ih), 3, -1)
     n_rows = slice(2 * h.shape[-1], None)
-    h_r, h_z, h_n = ops.split(linear(dropped, w_hh, b_hh), 3, -1)
+    h_r, h_z, h_n = ops.split(_of_state(dropped, w_hh, b_hh, 3), 3, -1)
     r, z = ops.sigmoid(x_r + h_r), ops.sigmoid(x_z + h_z)
     h_n = r * h_n if reset == "after" else linear(r * dropped, w_hh[n_rows], None if b_hh is None else b_hh[n_rows])
     n = ops.tanh(x_n + h_n)

@@ -115,6 +115,7 @@ def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool
     """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does."""
     value = check.scalar(fill_value.item() if isinstance(fill_value, np.generic) else fill_value)
     dtype = dtype or {int: np.int64, bool: np.bool}.get(type(value))
+    check.fitting(np.asarray(value), dtype or np.float32)
     return _new("full", shape, value, dtype=dtype, requires_grad=requires_grad)
 
 
@@ -145,6 +146,8 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
         fractions = builtins.any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
         dtype = np.float32 if fractions else np.int64
     start, stop = (0, start) if stop is None else (start, stop)
+    if np.dtype(check.dtype(dtype)).kind in "iu" and dtype != np.int64:
+        return tensor(_new("arange", start, stop, step, dtype=np.int64), dtype)  # which looks whether they fit
     return _new("arange", start, stop, step, dtype=dtype)
 
 
@@ -153,6 +156,7 @@ def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpo
     """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False."""
     start, stop = check.numbers("linspace", start=start, stop=stop)
     num = check.integers("linspace", 0, num=num)
+    check.fitting(np.asarray([start, stop]), check.dtype(dtype))
     return _new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint)
 
 
@@ -475,7 +479,8 @@ isfinite = _test("isfinite", "Neither NaN nor an infinity.")
 
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """`axis` as a tuple of axes counted from the front; all of them for None."""
-    axes = range(ndim) if axis is None else (axis,) if type(axis) is int else tuple(axis)  # type: ignore[arg-type]
+    whole = type(axis) is int or isinstance(axis, np.integer)  # a bool is none
+    axes = range(ndim) if axis is None else (axis,) if whole else tuple(axis)  # type: ignore[arg-type]
     if builtins.any(not -ndim <= i < ndim for i in axes):
         raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
     return tuple(i % ndim for i in axes)
@@ -738,8 +743,12 @@ def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float
         return sum(abs(x), axis, keepdims)
     if ord == 2:
         return _root(sum(square(x), axis, keepdims), ord)
+    x = asarray(x)
+    top = max(abs(x.detach()), axis, keepdims=True) if x.size else ones((1,) * x.ndim, x.dtype)
+    top = where(isfinite(top) & (top > 0), top, 1.0)  # powers of what is at most 1 fit
     zero = x == 0
-    return _root(sum(where(zero, 0.0, pow(abs(where(zero, 1.0, x)), ord)), axis, keepdims), ord)
+    y = _root(sum(where(zero, 0.0, pow(abs(where(zero, 1.0, x / top)), ord)), axis, keepdims), ord)
+    return y * (top if keepdims or not x.size else squeeze(top, axis))
 
 
 # --- shape ---------------------------------------------------------------------------------------------------------
@@ -861,7 +870,7 @@ def flip(x: Tensor, axis: Axis = None) -> Out:
 def roll(x: Tensor, shift: int | Sequence[int], axis: Axis) -> Out:
     """Shifted along an axis, or several by as many shifts, what leaves at one end entering at the other."""
     xp = namespace(x)
-    back = -shift if isinstance(shift, int) else tuple([-n for n in shift])
+    back = -shift if isinstance(shift, int) else tuple([-int(n) for n in shift])  # not in the width they come in
     return xp.roll(x, shift, check.no_flag(axis)), (lambda g: xp.roll(g, back, axis),)
 
 
@@ -879,7 +888,7 @@ def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
 @explained
 def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
     """The whole tensor `repetitions` times along each axis (missing leading entries of either are 1)."""
-    check.integers("tile", 0, **{f"repetitions[{i}]": n for i, n in enumerate(repetitions)})
+    repetitions = [check.integers("tile", 0, **{f"repetitions[{i}]": n}) for i, n in enumerate(repetitions)]
     times = (*(1,) * (x.ndim - len(repetitions)), *repetitions)
     shape = (*(1,) * (len(times) - x.ndim), *x.shape)
     pairs = [m for pair in zip(times, shape, strict=True) for m in pair]
@@ -960,7 +969,7 @@ def _put(x: Any, index: Any, value: Any) -> Any:
     if isinstance(x, Tensor) or isinstance(value, Tensor):
         return setitem(asarray(x), index, value)
     y = namespace(x).asarray(x, copy=True)
-    y[index] = value
+    y[index] = check.operand(value)
     return y
 
 

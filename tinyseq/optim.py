@@ -134,7 +134,8 @@ class Optimizer:
         unexpected = [k for k in state if k not in places and k not in needed]
         if missing or unexpected:
             raise KeyError(f"{name}: this state was saved by another optimizer, or in part: missing "
-                           f"{missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
+                           f"{missing or 'nothing'}, unexpected {unexpected or 'nothing'}; of one that lacks settings, "
+                           "optimizer.state_dict() | state has them")
         wanted = {k: self.parameters[i] for k, (i, s) in places.items() if s != "steps"}
         arrays = check.arrays(name, wanted, state)
         loaded.state = [{} for _ in self.parameters]

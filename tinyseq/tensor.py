@@ -152,6 +152,8 @@ class Tensor:
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
+        if value not in (True, False):
+            raise TypeError(f"requires_grad: expected True or False, got {describe(value)}")
         if value == (self.node is not None):
             return
         if self.node is not None and not isinstance(self.node, Leaf):
@@ -593,11 +595,17 @@ def _unwrap(a: Any, args: Sequence[Any]) -> tuple[Any, list[Node | None]]:
         return a.item() if number else a, [None]
     if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
         first = next(x for x in a if isinstance(x, Tensor))
-        slots = [x if isinstance(x, Tensor) else ops.like(first, x).astype(first.dtype) if isinstance(x, (int, float))
-                 else Tensor(frozen(x) if grad_enabled() else x) for x in a]
+        slots = [x if isinstance(x, Tensor) else ops.like(first, x) if getattr(x, "ndim", 0)
+                 else ops.like(first, x).astype(first.dtype) for x in a]
         return _Slots(x._data for x in slots), [x.node for x in slots]
-    # NumPy's scalars become Python's, so that they never widen an array
-    return a.item() if isinstance(a, np.generic) else a, [None]
+    return _plain(a), [None]
+
+
+def _plain(a: Any) -> Any:
+    """NumPy's scalars as Python's, which never widen an array and are not reckoned with in their width."""
+    if type(a) in (list, tuple):
+        return type(a)(map(_plain, a))
+    return a.item() if isinstance(a, np.generic) else a
 
 
 def frozen(a: Any) -> Any:
@@ -982,10 +990,12 @@ def _arguments(node: Node, values: dict[Node, Any]) -> list[Any]:
 def _run_definition(node: Node, args: list[Any]) -> tuple[Any, Any]:
     """What an op with a kernel of its own gives, and its joint pull-back, by its composed definition."""
 
+    first = next(x for a in args for x in (a if type(a) is _Slots else [a]) if isinstance(x, Tensor))
+
     def alias(a: Any) -> Any:  # gradients stop here: what lies behind an argument is not this op's business
         if isinstance(a, Tensor):
             return ops.identity(a)
-        return Tensor(a) if type(a) in backends.arrays and a.dtype.kind == "f" else a  # a Tensor without gradient
+        return ops.like(first, a) if type(a) in backends.arrays and a.dtype.kind == "f" else a  # without gradient
 
     args = [_Slots(map(alias, a)) if type(a) is _Slots else alias(a) for a in args]
     out = node.op.definition(*args, **node.kwargs)
