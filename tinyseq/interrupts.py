@@ -1,7 +1,8 @@
 """Changes that an interrupt does not tear.
 
 Python calls the handlers of signals in the main thread, between two of its steps, and Ctrl-C's raises KeyboardInterrupt
-there: after any line of an update. Two ways to be whole all the same:
+there: after any line of an update. (A handler that C code has put behind Python's back is not known here, and a
+debugger's tracer that raises is no signal: neither waits.) Two ways to be whole all the same:
 
     with uninterrupted():                                            # what takes many steps: the handlers wait
         ...

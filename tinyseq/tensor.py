@@ -487,8 +487,8 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
         try:
             result = body(*raw, **kwargs)
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-            if isinstance(error, TypeError) and (moved := _moved(args)):
-                return functools.partial(op, definition=definition, wide=wide)(body)(*moved, **kwargs)
+            if isinstance(error, (TypeError, ValueError)) and (moved := _moved(args, kwargs)):
+                return functools.partial(op, definition=definition, wide=wide)(body)(*moved[0], **moved[1])
             raise explain(_elsewhere(raw, error), body, raw, {}) from error
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
@@ -580,12 +580,13 @@ class _Slots(list[Any]):
     """A list or tuple argument with Tensors in it: one slot an entry."""
 
 
-def _moved(args: Sequence[Any]) -> list[Any] | None:
+def _moved(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]] | None:
     """The arguments of an op on a device with NumPy's arrays among them put there; None if there are none."""
     here = next((a for a in args if isinstance(a, Tensor) and not isinstance(a._data, np.ndarray)), None)
-    if here is None or not any(isinstance(a, np.ndarray) and a.ndim for a in args):
+    if here is None or not any(isinstance(a, np.ndarray) for a in (*args, *kwargs.values())):
         return None
-    return [ops.like(here, a)._data if isinstance(a, np.ndarray) and a.ndim else a for a in args]
+    move: Callable[[Any], Any] = lambda a: ops.like(here, a)._data if isinstance(a, np.ndarray) else a
+    return list(map(move, args)), {name: move(a) for name, a in kwargs.items()}
 
 
 def _unwrap(a: Any, args: Sequence[Any]) -> tuple[Any, list[Node | None]]:
