@@ -393,11 +393,10 @@ def _apart(x: Tensor, heads: int) -> Tensor:
 # --- recurrence ----------------------------------------------------------------------------------------------------
 
 
-def _of_state(h: Tensor, w_hh: Tensor, b_hh: Any, gates: int) -> Tensor:
-    """What a step makes of its state h (B, H), of which w_hh (gates H, H) makes one of the same size."""
+def _same_size(h: Tensor, w_hh: Tensor, gates: int) -> None:
+    """Refuse weights that make a state of another size of h (B, H)."""
     if w_hh.shape[0] != gates * h.shape[-1]:
         raise ValueError(f"expected w_hh ({gates} H, H) for h (B, H), got shapes {w_hh.shape} and {h.shape}")
-    return linear(h, w_hh, b_hh)
 
 
 @explained
@@ -407,7 +406,8 @@ def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(., 0) (Elman 1990). x (B, I), h (B, H) -> (B, H)."""
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
-    return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + _of_state(h, w_hh, b_hh, 1))
+    _same_size(h, w_hh, 1)
+    return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
 
 
 @explained
@@ -420,7 +420,8 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih:
     """
     if c.shape != h.shape:
         raise ValueError(f"expected h and c of one shape (B, H), got {h.shape} and {c.shape}")
-    i, f, g, o = ops.split(linear(x, w_ih, b_ih) + _of_state(h, w_hh, b_hh, 4), 4, -1)
+    _same_size(h, w_hh, 4)
+    i, f, g, o = ops.split(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh), 4, -1)
     c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
     return ops.sigmoid(o) * ops.tanh(c), c
 
@@ -440,7 +441,8 @@ def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     dropped = h if dropped is None else dropped
     x_r, x_z, x_n = ops.split(linear(x, w_ih, b_ih), 3, -1)
     n_rows = slice(2 * h.shape[-1], None)
-    h_r, h_z, h_n = ops.split(_of_state(dropped, w_hh, b_hh, 3), 3, -1)
+    _same_size(h, w_hh, 3)
+    h_r, h_z, h_n = ops.split(linear(dropped, w_hh, b_hh), 3, -1)
     r, z = ops.sigmoid(x_r + h_r), ops.sigmoid(x_z + h_z)
     h_n = r * h_n if reset == "after" else linear(r * dropped, w_hh[n_rows], None if b_hh is None else b_hh[n_rows])
     n = ops.tanh(x_n + h_n)

@@ -480,7 +480,7 @@ isfinite = _test("isfinite", "Neither NaN nor an infinity.")
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """`axis` as a tuple of axes counted from the front; all of them for None."""
     whole = type(axis) is int or isinstance(axis, np.integer)  # a bool is none
-    axes = range(ndim) if axis is None else (axis,) if whole else tuple(axis)  # type: ignore[arg-type]
+    axes: Any = range(ndim) if axis is None else (axis,) if whole else tuple(axis)  # type: ignore[arg-type]
     if builtins.any(not -ndim <= i < ndim for i in axes):
         raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
     return tuple(i % ndim for i in axes)
