@@ -394,11 +394,11 @@ ROWS = [
         (a, b, r"\(2, 3\), \(3, 5\)"), (narrow, a, "query float32"),
         (a, a, {"mask": np.zeros((2, 2))}, "float64.*mask == 0")]),
     Row("rnn_cell", cell(1, nonlinearity=["tanh", "relu"]), rnn_cell, torch_cell, [
-        (a, a, b, a, "linear.*2, 3.*3, 5"), (a, a, a, a, None, None, "gelu", "'tanh' or 'relu'.*'gelu'")]),
+        (a, a, b, a, "w_hh=.*: expected"), (a, a, a, a, None, None, "gelu", "'tanh' or 'relu'.*'gelu'")]),
     Row("lstm_cell", cell(4, 2), lstm_cell, lambda torch, x, h, c, *w: torch.lstm_cell(x, (h, c), *w), [
-        (a, a, a, b, a, "linear.*2, 3.*3, 5")]),
+        (a, a, a, b, a, "w_hh=.*: expected")]),
     Row("gru_cell", cell(3, reset=["after", "before"]), gru_cell, torch_cell, [
-        (a, a, b, a, "linear.*2, 3.*3, 5"), (a, a, a, a, None, None, "never", "'after' or 'before'.*'never'")]),
+        (a, a, b, a, "w_hh=.*: expected"), (a, a, a, a, None, None, "never", "'after' or 'before'.*'never'")]),
     *(Row("scan", scan(name), None, None) for name in F.GATES if name != "gru"),
     Row("scan", scan("gru"), None, None, [
         ("gru2", np.ones((2, 5, 4)), np.ones((2, 2)), None, *three, "scan.*gru2.*2, 5, 4.*gru, gru_before"),
@@ -887,7 +887,8 @@ def test_float16_is_computed_in_float32_and_rounded_once(row: Row, data: st.Data
     """Outputs and gradients against those in float64 of the same numbers: near, and finite where they fit."""
     choose = lambda options: data.draw(st.sampled_from(options))
     arguments, options = row.arguments(choose)
-    alone = {"binary_cross_entropy": 1, "kl_div": 1, "nll_loss": 1, "linear": 10}  # probabilities; rounded before a sum
+    # probabilities; rounded before a sum; saturated step after step, where float32 has no digits left
+    alone = {"binary_cross_entropy": 1, "kl_div": 1, "nll_loss": 1, "linear": 10, "scan": 1}
     stretch = alone.get(row.name) or choose([1, 1, 30, 300])
     arguments = [np.asarray(x * stretch, np.float16) if is_float(x) else x for x in arguments]
     with np.errstate(over="ignore"):  # what does not fit becomes infinite

@@ -94,6 +94,8 @@ def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more:
     like = name.endswith("_like")
     xp = namespace(args[0]) if like else backends.active().xp
     dtype = np.float32 if dtype is None and not like else dtype
+    if args[0] is None:  # of which older NumPys make a number
+        raise TypeError("expected numbers")
     data = getattr(xp, name)(*args, dtype=dtype if dtype is None else check.dtype(dtype), **more)
     return Tensor(data, requires_grad)
 
@@ -146,8 +148,8 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
         fractions = builtins.any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
         dtype = np.float32 if fractions else np.int64
     start, stop = (0, start) if stop is None else (start, stop)
-    if np.dtype(check.dtype(dtype)).kind in "iu" and dtype != np.int64:
-        return tensor(_new("arange", start, stop, step, dtype=np.int64), dtype)  # which looks whether they fit
+    if (n := math.ceil((stop - start) / step)) > 0:
+        check.fitting(np.asarray([start, start + (n - 1) * step]), check.dtype(dtype))
     return _new("arange", start, stop, step, dtype=dtype)
 
 
@@ -870,7 +872,8 @@ def flip(x: Tensor, axis: Axis = None) -> Out:
 def roll(x: Tensor, shift: int | Sequence[int], axis: Axis) -> Out:
     """Shifted along an axis, or several by as many shifts, what leaves at one end entering at the other."""
     xp = namespace(x)
-    back = -shift if isinstance(shift, int) else tuple([-int(n) for n in shift])  # not in the width they come in
+    shift = shift if isinstance(shift, int) else tuple(map(int, shift))  # not in the width they come in
+    back = -shift if isinstance(shift, int) else tuple([-n for n in shift])
     return xp.roll(x, shift, check.no_flag(axis)), (lambda g: xp.roll(g, back, axis),)
 
 

@@ -585,7 +585,8 @@ def _moved(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], d
     here = next((a for a in args if isinstance(a, Tensor) and not isinstance(a._data, np.ndarray)), None)
     if here is None or not any(isinstance(a, np.ndarray) for a in (*args, *kwargs.values())):
         return None
-    move: Callable[[Any], Any] = lambda a: ops.like(here, a)._data if isinstance(a, np.ndarray) else a
+    move: Callable[[Any], Any] = lambda a: (
+        a if not isinstance(a, np.ndarray) else ops.like(here, a)._data if a.ndim else a.item())
     return list(map(move, args)), {name: move(a) for name, a in kwargs.items()}
 
 

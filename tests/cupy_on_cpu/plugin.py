@@ -38,6 +38,7 @@ _use()
 NOT_ON_A_DEVICE = {
     "its operands are NumPy's": (
         "test_numpy_meets_tensors test_assignment_rebinds test_conventions test_conventions_are_pytorchs"
+        " test_float16_is_computed_in_float32_and_rounded_once[to_backend]"
         " test_tensors_in_lists_and_by_keyword test_debug_sees_float32_become_float64"
     ),
     "it looks at NumPy's memory, name or flags": (
