@@ -352,9 +352,11 @@ def _replace(target: Path, write: Callable[[BinaryIO], None]) -> None:
     # Random, because processes in different containers may have the same number.
     temporary = target.with_name(f"{stem}.{secrets.token_hex(8)}.tmp")
     try:
-        for opener in (_nameless, None, None):
+        for opener in (_nameless, *[None] * 100):
             with open(temporary, "xb", opener=opener) as file:
                 _locked(file)
+                if opener is None and not os.fstat(file.fileno()).st_nlink:     # another save was faster than the lock
+                    continue
                 if old and os.chmod in os.supports_fd:
                     os.chmod(file.fileno(), stat.S_IMODE(old.st_mode))
                 write(file)
