@@ -162,7 +162,7 @@ def test_a_wrong_state_loads_nothing() -> None:
         (adamw, state, ValueError, r"AdamW: .* another optimizer, Adam over 4"),
         (fewer, state, ValueError, r"Adam over 4 parameters; this is Adam over 3"),
         (adam, optim.Adam(leaves(rng)[:3]).state_dict(), ValueError, r"Adam over 3 parameters; this is Adam over 4"),
-        (other, state, ValueError, r"Adam: wrong shapes: 1.m: float64\[5\] given, float32\[4\] here; 1.v"),
+        (other, state, ValueError, r"Adam: wrong shapes: 1.m: \(5,\) given, \(4,\) here; 1.v"),
         (same, state | {"1.m": "x"}, ValueError, "expected arrays, got 1.m: str"),
         (same, state | {"1.m": np.ones(5, complex)}, ValueError, r"1.m: complex128\[5\] given, float64\[5\] here"),
         (same, without("lr", "betas"), KeyError, r"Adam: this state .*missing \['lr', 'betas'\], unexpected nothing"),

@@ -78,18 +78,26 @@ def function(where: str, **given: Any) -> None:
             raise TypeError(f"{where}: expected {name} to be a function, got {describe(value)}")
 
 
-def arrays(where: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The `given` Tensors or arrays of any library, by the names of `wanted`, on the host: of the shapes that those
-    have and of dtypes that can become theirs. A ValueError names all that are not."""
+def shapes(where: str, wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> None:
+    """Refuse what of the `given`, by the names of `wanted`, is no array or has another shape. The error names all."""
     lists = [f"{k}: {type(given[k]).__name__}" for k in wanted if not hasattr(given[k], "shape")]
     if lists:  # nested lists in a hostile file are small there and without end as arrays
         raise ValueError(f"{where}: expected arrays, got {'; '.join(lists)}")
+    wrong = [f"{k}: {tuple(given[k].shape)} given, {shape} here" for k, shape in wanted.items()
+             if tuple(given[k].shape) != shape]
+    if wrong:
+        raise ValueError(f"{where}: wrong shapes: {'; '.join(wrong)}")
+
+
+def arrays(where: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The `given` Tensors or arrays of any library, by the names of `wanted`, on the host: of the shapes that those
+    have and of dtypes that can become theirs. A ValueError names all that are not."""
+    shapes(where, {k: x.shape for k, x in wanted.items()}, given)
     found = {k: np.asarray(given[k]._host() if hasattr(given[k], "_host") else given[k], order="C") for k in wanted}
-    shapes = [k for k, x in found.items() if x.shape != wanted[k].shape]
-    dtypes = [k for k, x in found.items() if not np.can_cast(x.dtype, wanted[k].dtype, "same_kind")]
-    if shapes or dtypes:
-        wrong = "; ".join(f"{k}: {describe(found[k])} given, {describe(wanted[k])} here" for k in shapes or dtypes)
-        raise ValueError(f"{where}: wrong {'shapes' if shapes else 'dtypes'}: {wrong}")
+    wrong = [f"{k}: {describe(x)} given, {describe(wanted[k])} here" for k, x in found.items()
+             if not np.can_cast(x.dtype, wanted[k].dtype, "same_kind")]
+    if wrong:
+        raise ValueError(f"{where}: wrong dtypes: {'; '.join(wrong)}")
     return found
 
 

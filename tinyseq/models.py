@@ -20,7 +20,7 @@ import numpy as np
 from tinyseq import check, checkpoint, ops
 from tinyseq.nn import init
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, Sequential
-from tinyseq.nn.module import Module, fitting
+from tinyseq.nn.module import Module, matching
 from tinyseq.nn.multihead import cut_padding
 from tinyseq.nn.transformer import (
     LanguageModel,
@@ -275,7 +275,9 @@ def _agree(a: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, n
     if wrong := [f"{name} is {a[argument]} where the weights have {there[argument]}" for argument, name in names.items()
                  if a[argument] != there.get(argument, a[argument])]:
         raise ValueError(", ".join(wrong))
-    fitting("the weights", _shapes(a, state), state)
+    wanted = _shapes(a, state)
+    matching("the weights", wanted, state)
+    check.shapes("the weights", wanted, state)
 
 
 def _head(state: dict[str, Any], tied: bool, config: Config) -> bool | None:
