@@ -8,7 +8,9 @@ for _library in ("OMP", "OPENBLAS", "MKL"):     # before NumPy loads: several te
 from importlib.util import find_spec  # noqa: E402
 
 import pytest  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+from hypothesis import HealthCheck, register_random, settings  # noqa: E402
+
+from tinyseq import random  # noqa: E402
 
 # "quick" is for working, "ci" is quick without chance, "thorough" is for a night; "emulated" is for CuPy on a CPU,
 # where each new combination of dtypes, dimensions and strides is a kernel to compile: a few fixed ones.
@@ -19,6 +21,16 @@ settings.register_profile("ci", settings.get_profile("quick"), derandomize=True,
 settings.register_profile("emulated", settings.get_profile("ci"), max_examples=6)
 settings.register_profile("thorough", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("TINYSEQ_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "quick"))
+
+
+class _Streams:
+    """tinyseq's random numbers, which hypothesis seeds before each example: parameters are the example's, not chance."""
+
+    seed, getstate, setstate = (staticmethod(f) for f in (random.manual_seed, random.get_state, random.set_state))
+
+
+_STREAMS = _Streams()  # hypothesis holds no more than a weak reference
+register_random(_STREAMS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
