@@ -24,13 +24,15 @@ test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags o
 
 # The tests that a backend can change, on the real CuPy with a CPU in the GPU's place: tests/cupy_on_cpu/README.md.
 # CUPY_ON_CPU_CACHE names the folder of compiled kernels.
-CUPY_TESTS := $(wildcard tests/cupy_on_cpu $(patsubst %,tests/test_%.py,cupy ops engine functional attention nn recurrent seq2seq optim checkpoint decode parity structured models transformer laws convert lens road random lengths interrupts))
+CUPY_TESTS := tests/cupy_on_cpu tests/backends/test_cupy.py tests/engine tests/functional tests/nn \
+    tests/testing/test_compare.py tests/testing/test_laws.py \
+    $(patsubst %,tests/test_%.py,optim checkpoint decode models lens road lengths interrupts)
 CUPY := PYTHONPATH=tests TINYSEQ_TEST_PROFILE=emulated $(VENV)/bin/python -m pytest -p cupy_on_cpu.plugin -n auto
 cupy: $(READY)  ## run tests on CPU-emulated CuPy, those of its kernels under AddressSanitizer too; needs g++
 	$(VENV)/bin/pip install --quiet cupy-cuda13x==14.2.0 cuda-pathfinder ml_dtypes 'nvidia-cuda-runtime==13.*' \
 	    'nvidia-cuda-crt==13.*' 'nvidia-cuda-nvrtc==13.*'
 	$(CUPY) $(CUPY_TESTS) $(ARGS)
-	CUPY_ON_CPU_ADDRESS=1 $(CUPY) tests/test_cupy.py
+	CUPY_ON_CPU_ADDRESS=1 $(CUPY) tests/backends/test_cupy.py
 
 lint: $(READY)  ## ruff
 	$(VENV)/bin/ruff check .

@@ -15,9 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from tinyseq.backends import doctor
 from tinyseq.backends.numpy import Array, NumpyBackend
-
-from tinyseq import doctor
 
 DOCTOR = "python -m tinyseq.doctor says what to type"
 

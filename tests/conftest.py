@@ -24,7 +24,7 @@ settings.load_profile(os.environ.get("TINYSEQ_TEST_PROFILE") or ("ci" if os.envi
 
 
 class _Streams:
-    """tinyseq's random numbers, which hypothesis seeds before each example: parameters are the example's, not chance."""
+    """tinyseq's random numbers, which hypothesis seeds before each example: parameters are a function of it."""
 
     seed, getstate, setstate = (staticmethod(f) for f in (random.manual_seed, random.get_state, random.set_state))
 

@@ -10,7 +10,7 @@ import pytest
 import tinyseq as ts
 from tinyseq import data, decode, lens, nn
 from tinyseq import functional as F
-from tinyseq.debug import flat
+from tinyseq.engine.debug import flat
 
 STEPS, WIDE, CLASSES = 150, 4, 130     # more of them than an int8 counts to
 RNG = np.random.default_rng(0)

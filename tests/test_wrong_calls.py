@@ -27,12 +27,12 @@ from tinyseq import (
     metrics,
     models,
     nn,
-    ops,
     optim,
     plot,
     random,
     testing,
 )
+from tinyseq.engine import ops
 from tinyseq.nn import convert, init
 
 pytest.importorskip("matplotlib")  # for plot
@@ -566,7 +566,7 @@ TAKEN = {  # the reason: arguments, and the values if not all that are tried
         "decode.stream.state decode.beam.state decode.score.state",
 }
 UNSWEPT = """ts.Tensor ts.bool ts.debug ts.no_grad ts.enable_grad nn.Module nn.Attention nn.Activation
-    nn.DecoderState nn.LanguageState init.skip F.checked_lengths decode.Hypothesis decode.Step decode.Scores
+    nn.DecoderState nn.LanguageState init.skip decode.Hypothesis decode.Step decode.Scores
     decode.take_rows optim.Optimizer checkpoint.CheckpointError models.Architecture models.Headless random.current
     models.load random.get_state
     random.next_stream random.recording random.replaying random.host_generator testing.check_sequence_layer X.numpy

@@ -7,6 +7,8 @@
     x.grad                                  # tensor([2., 4.])
 """
 
+import sys
+
 from numpy import bool as bool
 from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
 
@@ -17,24 +19,29 @@ except ImportError as error:  # `backends/` is mapped into the package by the in
         raise
     raise ImportError("tinyseq is not installed, only checked out: run: pip install -e .") from None
 
-from tinyseq import functional, nn, optim, random
+from tinyseq import functional, nn, optim
+from tinyseq.engine import random
 from tinyseq.backends import use_backend
-from tinyseq.ops import (
+from tinyseq.engine.ops import (
     abs, acos, acosh, add, all, any, arange, argmax, argmin, argsort, asarray, asin, asinh, astype, atan, atan2, atanh,
     bitwise_and, bitwise_invert, bitwise_or, bitwise_xor, broadcast_to, ceil, clip, concat, cos, cosh, cumulative_sum,
-    divide, equal, erf, exp, expand_dims, expm1, eye, flip, floor, floor_divide, from_dlpack, full, full_like, greater,
-    greater_equal, index_add, isfinite, isinf, isnan, less, less_equal, linspace, log, log1p, log2, log10, logaddexp,
-    logical_and, logical_not, logical_or, logical_xor, logsumexp, matmul, matrix_transpose, max, maximum, mean, min,
-    minimum, moveaxis, multiply, negative, not_equal, one_hot, ones, ones_like, outer, pad, permute_dims, pow, prod,
-    reciprocal, remainder, repeat, reshape, roll, round, sigmoid, sign, sin, sinh, sort, split, sqrt, square, squeeze,
-    stack, std, subtract, sum, take, take_along_axis, tan, tanh, tensor, tile, topk, tril, triu, trunc, unstack, var,
-    vecdot, vector_norm, where, zeros, zeros_like,
+    divide, einsum, equal, erf, exp, expand_dims, expm1, eye, flip, floor, floor_divide, from_dlpack, full, full_like,
+    greater, greater_equal, index_add, isfinite, isinf, isnan, less, less_equal, linspace, log, log1p, log2, log10,
+    logaddexp, logical_and, logical_not, logical_or, logical_xor, logsumexp, matmul, matrix_transpose, max, maximum,
+    mean, min, minimum, moveaxis, multiply, negative, not_equal, one_hot, ones, ones_like, outer, pad, permute_dims,
+    pow, prod, reciprocal, remainder, repeat, reshape, roll, round, sigmoid, sign, sin, sinh, sort, split, sqrt, square,
+    squeeze, stack, std, subtract, sum, take, take_along_axis, tan, tanh, tensor, tensordot, tile, topk, tril, triu,
+    trunc, unstack, var, vecdot, vector_norm, where, zeros, zeros_like,
 )
-from tinyseq.random import manual_seed
-from tinyseq.recompute import recompute
-from tinyseq.contract import einsum, tensordot
-from tinyseq.debug import debug
-from tinyseq.tensor import Tensor, enable_grad, grad, no_grad, op, value_and_grad
+from tinyseq.engine.random import manual_seed
+from tinyseq.engine.recompute import recompute
+from tinyseq.engine.debug import debug
+from tinyseq.engine.tensor import Tensor
+from tinyseq.engine.graph import enable_grad, no_grad
+from tinyseq.engine.autograd import op
+from tinyseq.engine.gradients import grad, value_and_grad
+
+sys.modules[f"{__name__}.random"] = random  # so that `import tinyseq.random` finds it too
 
 __all__ = [
     "abs", "acos", "acosh", "add", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",

@@ -240,9 +240,9 @@ def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mappin
     while frame and frame.f_globals.get("__name__", "").startswith("tinyseq"):
         room, path = frame.f_globals["__name__"].partition(".")[2], frame.f_code.co_qualname.split(".")
         public = not any(part.startswith(("_", "<")) for part in path)
-        if room == "tensor" and public and path[0] != "Tensor":  # the engine on its way back
+        if room == "engine.gradients" and public:  # the engine on its way back
             break
-        if room not in ("ops", "functional", "contract", "tensor") and (public or "self" in frame.f_locals):
+        if not room.startswith(("engine.", "functional.")) and (public or "self" in frame.f_locals):
             owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else path[-1]
         frame = frame.f_back  # type: ignore[assignment]
     text = _told(error, str(error), function, args, kwargs)

@@ -33,7 +33,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tinyseq import archives, check
-from tinyseq.tensor import Tensor
+from tinyseq.engine.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
 Name = str | os.PathLike[str]

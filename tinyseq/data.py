@@ -10,7 +10,8 @@ from typing import Any, ClassVar, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinyseq import check, random
+from tinyseq import check
+from tinyseq.engine import random
 
 __all__ = ["Vocabulary", "batches", "pad"]
 

@@ -22,9 +22,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyseq import backends, check, functional, ops, random
-from tinyseq.nn.multihead import length_mask
-from tinyseq.tensor import Like, Tensor, namespace, no_grad
+from tinyseq import backends, check, functional
+from tinyseq.engine import ops, random
+from tinyseq.engine.graph import no_grad
+from tinyseq.engine.tensor import Like, Tensor, namespace
+from tinyseq.nn.masks import length_mask
 
 Array = np.ndarray[Any, Any]
 

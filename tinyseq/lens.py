@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import functional, ops
-from tinyseq.nn.multihead import length_mask, vectors
+from tinyseq import functional
+from tinyseq.engine import ops
+from tinyseq.engine.gradients import grad
+from tinyseq.engine.tensor import Like, Tensor
+from tinyseq.nn.masks import length_mask, vectors
 from tinyseq.nn.recurrent import weights_of
-from tinyseq.tensor import Like, Tensor, grad
 
 Host = np.ndarray[Any, Any]
 GATES = {"gru": {"r": 0, "z": 1}, "gru_before": {"r": 0, "z": 1}, "lstm": {"i": 0, "f": 1, "o": 3}}

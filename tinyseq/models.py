@@ -17,20 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyseq import check, checkpoint, ops
+from tinyseq import check, checkpoint
+from tinyseq.engine import ops
+from tinyseq.engine.tensor import Like, Tensor
 from tinyseq.nn import init
+from tinyseq.nn.language import LanguageModel, LanguageState
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, Sequential
+from tinyseq.nn.masks import cut_padding
 from tinyseq.nn.module import Module, matching
-from tinyseq.nn.multihead import cut_padding
-from tinyseq.nn.transformer import (
-    LanguageModel,
-    LanguageState,
-    LearnedPositions,
-    TransformerEncoder,
-    TransformerEncoderLayer,
-)
+from tinyseq.nn.positions import LearnedPositions
+from tinyseq.nn.transformer import TransformerEncoder, TransformerEncoderLayer
 from tinyseq.nn.transformer import _sizes as layer_sizes
-from tinyseq.tensor import Like, Tensor
 
 Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]

@@ -15,8 +15,9 @@ import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.check import describe
+from tinyseq.engine.autograd import watcher
+from tinyseq.engine.tensor import Array, Tensor, namespace
 from tinyseq.interrupts import uninterrupted
-from tinyseq.tensor import Array, Tensor, namespace, watcher
 
 
 class Optimizer:

@@ -1,19 +1,21 @@
 """Layers, under PyTorch's names: modules that own parameters."""
 
 from tinyseq.nn import convert, init
-from tinyseq.nn.attention import AdditiveAttention, Attention, DotAttention, FixedContext, MultiheadContext
+from tinyseq.nn.contexts import AdditiveAttention, Attention, DotAttention, FixedContext, MultiheadContext
 from tinyseq.nn.layers import (
     ELU, GELU, Activation, Dropout, Embedding, LayerNorm, LeakyReLU, Linear, ReLU, RMSNorm, Sequential, Sigmoid, SiLU,
     Softplus, Tanh,
 )
 from tinyseq.nn.module import Buffer, Module, Parameter
-from tinyseq.nn.multihead import MultiheadAttention, attention_weights, length_mask
+from tinyseq.nn.multihead import MultiheadAttention, attention_weights
+from tinyseq.nn.masks import length_mask
 from tinyseq.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, Scan
 from tinyseq.nn.seq2seq import AttentionDecoder, DecoderState, EncoderDecoder
 from tinyseq.nn.structured import CRF, CTCLoss
+from tinyseq.nn.language import ConditionalLanguageModel, LanguageModel, LanguageState
+from tinyseq.nn.positions import LearnedPositions, SinusoidalPositions
 from tinyseq.nn.transformer import (
-    ConditionalLanguageModel, LanguageModel, LanguageState, LearnedPositions, SinusoidalPositions, Transformer,
-    TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
+    Transformer, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
 )
 
 __all__ = [  # what type checkers let users take from here

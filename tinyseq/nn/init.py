@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tinyseq import backends, check, random
+from tinyseq import backends, check
 from tinyseq.check import describe, explained
+from tinyseq.engine import random
+from tinyseq.engine.random import Generator
+from tinyseq.engine.tensor import Tensor
 from tinyseq.nn.module import Module
-from tinyseq.random import Generator
-from tinyseq.tensor import Tensor
 
 M = TypeVar("M", bound=Module)
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import check, functional, ops
+from tinyseq import check, functional
+from tinyseq.engine import ops
+from tinyseq.engine.tensor import Like, Tensor
 from tinyseq.nn import init
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.tensor import Like, Tensor
 
 
 class Linear(Module):

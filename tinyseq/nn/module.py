@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from tinyseq import backends, check, ops
+from tinyseq import backends, check
 from tinyseq.check import describe
+from tinyseq.engine import ops
+from tinyseq.engine.tensor import Tensor
 from tinyseq.interrupts import together
-from tinyseq.tensor import Tensor
 
 
 class Parameter(Tensor):

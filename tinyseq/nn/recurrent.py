@@ -14,18 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import check, functional, ops
+from tinyseq import check, functional
+from tinyseq.engine import ops
+from tinyseq.engine.tensor import Like, Tensor, namespace
+from tinyseq.functional.arguments import checked_lengths
+from tinyseq.functional.recurrence import GATES
 from tinyseq.nn import init
+from tinyseq.nn.masks import refuse
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.nn.multihead import refuse
-from tinyseq.tensor import Like, Tensor, namespace
 
 KEYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 KINDS = {"tanh": "rnn_tanh", "relu": "rnn_relu", "after": "gru", "before": "gru_before"}  # by the option that says so
 
 
 def _kind(module: Module, option: str, value: str, *choices: str) -> str:
-    """The name in `functional.GATES` of what one option chooses; the module keeps it under its own name."""
+    """The name in `GATES` of what one option chooses; the module keeps it under its own name."""
     check.choice(type(module).__name__, choices, **{option: value})
     setattr(module, option, value)
     return KINDS[value]
@@ -33,7 +36,7 @@ def _kind(module: Module, option: str, value: str, *choices: str) -> str:
 
 def _add_weights(module: Module, kind: str, inputs: int, hidden: int, bias: bool, dtype: Any, suffix: str = "") -> None:
     """Give a layer or cell the parameters of one cell: PyTorch's names, shapes and distribution."""
-    bound, rows = 1 / math.sqrt(hidden), functional.GATES[kind] * hidden
+    bound, rows = 1 / math.sqrt(hidden), GATES[kind] * hidden
     shapes = (rows, inputs), (rows, hidden), (rows,), (rows,)
     for key, shape in zip(KEYS, shapes[: 4 if bias else 2], strict=False):
         setattr(module, key + suffix, init.uniform_(Parameter(ops.zeros(shape, dtype)), -bound, bound))
@@ -89,7 +92,7 @@ class _Recurrent(Module):
         """y (B, T, directions H) and the final states, each (layers directions, B, H)."""
         x, state = _begin(self, x, state, self.sizes, self.num_layers * self.directions)
         if lengths is not None:
-            lengths = functional.checked_lengths(lengths, x.shape[1], x.shape[0], type(self).__name__)
+            lengths = checked_lengths(lengths, x.shape[1], x.shape[0], type(self).__name__)
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []

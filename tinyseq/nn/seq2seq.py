@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tinyseq import check, ops, random
-from tinyseq.nn.attention import Attention, masked_memory
+from tinyseq import check
+from tinyseq.engine import ops, random
+from tinyseq.engine.tensor import Like, Tensor, namespace
+from tinyseq.nn.contexts import Attention
 from tinyseq.nn.layers import Dropout, Embedding, Linear
+from tinyseq.nn.masks import cut_padding, length_mask, masked_memory, vectors
 from tinyseq.nn.module import Module
-from tinyseq.nn.multihead import cut_padding, length_mask, vectors
+from tinyseq.nn.positions import LearnedPositions
 from tinyseq.nn.recurrent import GRU, LSTM, RNN
-from tinyseq.nn.transformer import LearnedPositions
-from tinyseq.tensor import Like, Tensor, namespace
 
 Hidden = Tensor | tuple[Tensor, Tensor]  # s (B, H), or (h, c) of an LSTM
 

@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import backends, check, functional, ops
+from tinyseq import backends, check, functional
 from tinyseq.backends.paths import NEVER
+from tinyseq.engine import ops
+from tinyseq.engine.autograd import op
+from tinyseq.engine.graph import no_grad
+from tinyseq.engine.tensor import Array, Like, Tensor, namespace
+from tinyseq.functional.arguments import checked_lengths
 from tinyseq.nn import init
 from tinyseq.nn.module import Module, Parameter
-from tinyseq.tensor import Array, Like, Tensor, namespace, no_grad, op
 
 
 def _alignments_definition(x: Tensor, skips: Array, lengths: Array | None) -> Tensor:
@@ -94,7 +98,7 @@ class CTCLoss(Module):
         if self.blank >= classes:
             raise ValueError(f"CTCLoss: expected a blank from 0 to {classes - 1}, got {self.blank}")
         labels = ops.integers(targets, "CTCLoss: targets: ")
-        frames, counts = (functional.checked_lengths(n, most, rows, "CTCLoss", name) for n, most, name in zip(
+        frames, counts = (checked_lengths(n, most, rows, "CTCLoss", name) for n, most, name in zip(
             lengths, (steps, labels.shape[1]), ("input_lengths", "target_lengths"), strict=True))
         if isinstance(labels, np.ndarray) and isinstance(counts, np.ndarray):
             real = np.arange(labels.shape[1]) < counts[:, None]
@@ -197,7 +201,7 @@ class CRF(Module):
             raise ValueError(f"{where}: expected floating-point scores (batch, time, {self.num_tags}) of at least one "
                              f"step, got {x.dtype} {x.shape}")
         batch, time, _ = x.shape
-        steps = functional.checked_lengths(np.full(batch, time) if lengths is None else lengths, time, batch, where)
+        steps = checked_lengths(np.full(batch, time) if lengths is None else lengths, time, batch, where)
         real = namespace(steps).arange(time) < steps[:, None]
         x = x if lengths is None else ops.where(ops.like(x, real)[..., None], x, 0.0)
         x, start, moves, end = (a.astype(np.float64) for a in (

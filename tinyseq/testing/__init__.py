@@ -17,7 +17,8 @@ import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.check import describe
-from tinyseq.tensor import Tensor, grad
+from tinyseq.engine.tensor import Tensor
+from tinyseq.engine.gradients import grad
 from tinyseq.testing.compare import parity as parity
 from tinyseq.testing.laws import check_sequence_layer as check_sequence_layer
 

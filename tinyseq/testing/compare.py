@@ -9,8 +9,8 @@ import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.check import describe
-from tinyseq.debug import flat
-from tinyseq.tensor import joint, users_line, watching
+from tinyseq.engine.autograd import joint, users_line, watching
+from tinyseq.engine.debug import flat
 
 
 class parity(watching):

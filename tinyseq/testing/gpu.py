@@ -21,9 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import backends, doctor, functional, nn, ops, optim, random
-from tinyseq.debug import flat
-from tinyseq.tensor import Tensor
+from tinyseq import backends, functional, nn, optim
+from tinyseq.backends import doctor
+from tinyseq.engine import ops, random
+from tinyseq.engine.debug import flat
+from tinyseq.engine.tensor import Tensor
 from tinyseq.testing.compare import difference, parity
 
 MODELS: dict[str, Callable[[Any, int], Any]] = {  # of the layers of `nn` or `torch.nn`, whose names are the same

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyseq import check, ops
-from tinyseq.debug import flat
-from tinyseq.tensor import Tensor, grad
+from tinyseq import check
+from tinyseq.engine import ops
+from tinyseq.engine.debug import flat
+from tinyseq.engine.gradients import grad
+from tinyseq.engine.tensor import Tensor
 
 Host = np.ndarray[Any, Any]
 Arrays = dict[str, Host]  # by name; the batch is on the first axis, time on the second of those in BY_STEP

@@ -1,0 +1,392 @@
+"""The recurrent family: initialisation by name, cells, a scan over any cell, one dropout mask over time, pieces."""
+
+import math
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.layers import close, holding, judge, leaf, normal, same
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinyseq as ts
+import tinyseq.functional as F
+from tinyseq import nn
+from tinyseq.nn import init
+from tinyseq.testing import check_grad
+
+seeds = st.integers(0, 2**32 - 1)
+PAGE: dict[str, Any] = {}  # what docs/your-own-cell.md defines, once its code has run
+_text = (Path(__file__).parents[2] / "docs/your-own-cell.md").read_text()
+for _block in re.findall(r"```python\n(.*?)```", _text, re.S):
+    exec(_block, PAGE)
+
+# the layers that have kernels, the scans of their cells, and those of the page's cells
+FUSED: dict[str, Callable[..., Any]] = {
+    "RNN": nn.RNN, "RNN relu": lambda *a, **k: nn.RNN(*a, nonlinearity="relu", **k), "GRU": nn.GRU, "LSTM": nn.LSTM,
+    "GRU before": lambda *a, **k: nn.GRU(*a, reset="before", **k)}
+OURS: dict[str, Callable[..., Any]] = {
+    "RNN": nn.RNNCell, "RNN relu": lambda *a: nn.RNNCell(*a, nonlinearity="relu"), "GRU": nn.GRUCell,
+    "LSTM": nn.LSTMCell, "GRU before": lambda *a: nn.GRUCell(*a, reset="before")}
+CELLS: dict[str, Callable[..., Any]] = {
+    "LayerNormGRU": PAGE["LayerNormGRU"], "PeepholeLSTM": PAGE["PeepholeLSTM"],
+    "zoneout": lambda i, h: PAGE["Zoneout"](nn.GRUCell(i, h), 0.2), **OURS}
+
+
+def tensors(y: ts.Tensor, state: Any) -> list[ts.Tensor]:
+    return [y, *([state] if isinstance(state, ts.Tensor) else state)]
+
+
+# --- initialisation ------------------------------------------------------------------------------------------------
+
+
+@given(kind=st.sampled_from(["RNN", "GRU", "LSTM"]), bias=st.booleans(), inputs=st.integers(1, 6),
+       hidden=st.integers(1, 6))
+def test_recurrent_init_is_orthogonal_and_xavier_by_gate(kind: str, bias: bool, inputs: int, hidden: int) -> None:
+    ts.random.manual_seed(0)
+    layer = getattr(nn, kind)(inputs, hidden, 2, bias=bias, bidirectional=True, dtype="float64")
+    model = nn.Sequential(nn.Linear(2, 3), layer)
+    linear = model.state_dict()["0.weight"].numpy().copy()
+    assert init.recurrent_(model) is model
+    assert (model.state_dict()["0.weight"].numpy() == linear).all()
+    for name, parameter in layer.named_parameters():
+        gates = parameter.detach().numpy().reshape(-1, hidden, *parameter.shape[1:])
+        if name.startswith("weight_hh"):
+            np.testing.assert_allclose(gates @ gates.swapaxes(1, 2), [np.eye(hidden)] * len(gates), atol=1e-12)
+            assert len(gates) == 1 or hidden == 1 or (gates[0] != gates[1]).any()
+        elif name.startswith("weight_ih"):
+            bound = np.sqrt(6 / (hidden + gates.shape[2]))
+            assert np.abs(gates).max() <= bound and (hidden * inputs < 9 or np.abs(gates).max() > bound / 2)
+        else:
+            forget = kind == "LSTM" and name.startswith("bias_ih")
+            assert (gates == (np.arange(len(gates)) == 1)[:, None] * forget).all()
+
+
+def test_recurrent_init_of_a_cell_and_of_what_has_none() -> None:
+    cell = init.recurrent_(nn.LSTMCell(2, 3))
+    assert cell.bias_ih.detach().numpy().tolist() == [0] * 3 + [1] * 3 + [0] * 6
+    with pytest.raises(ValueError, match=r"Linear holds no.*only \['weight', 'bias'\]"):
+        init.recurrent_(nn.Linear(2, 3))
+
+
+# --- cells ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("kind", ["RNN", "RNN relu", "GRU", "LSTM"])
+@given(dtype=st.sampled_from(["float32", "float64"]), bias=st.booleans(), start=st.booleans(),
+       sizes=st.tuples(*[st.integers(1, 4)] * 3), seed=seeds)
+def test_cells_are_torchs(kind: str, dtype: str, bias: bool, start: bool, sizes: Any, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    (batch, width, hidden), rng = sizes, np.random.default_rng(seed)
+    name, _, relu = kind.partition(" ")
+    options: dict[str, Any] = {"bias": bias, **({"nonlinearity": relu} if relu else {})}
+    theirs = getattr(torch.nn, f"{name}Cell")(width, hidden, **options, dtype=getattr(torch, dtype))
+    state = [normal(rng, batch, hidden, dtype=dtype) for _ in range(start * (1 + (name == "LSTM")))]
+
+    def run(cell: Any, x: Any, *state: Any) -> list[Any]:
+        out = cell(x, (state if name == "LSTM" else state[0]) if state else None)
+        return list(out) if isinstance(out, tuple) else [out]
+
+    ours = getattr(nn, f"{name}Cell")(width, hidden, **options, dtype=dtype)
+    judge(ours, theirs, run, run, [normal(rng, batch, width, dtype=dtype), *state], dtype)
+
+
+def test_wrong_cells_and_inputs_of_cells_are_named() -> None:
+    x, h = ts.zeros((4, 2)), ts.zeros((4, 3))
+    for run, message in (
+        (lambda: nn.GRUCell(2, 3, reset="never"), "GRUCell: expected reset .* 'after', 'before', got 'never'"),
+        (lambda: nn.RNNCell(2, 3, nonlinearity="gelu"), "RNNCell: expected nonlinearity .* got 'gelu'"),
+        (lambda: nn.GRUCell(2, 3)(x, h[:1]), r"GRUCell: expected x \(batch, 2\).*\[\(4, 3\)\], got x .*\[\(1, 3\)\]"),
+        (lambda: nn.GRUCell(2, 3)(x, [1, 2, 3]), r"GRUCell: expected .*1 tensors .*got x \(4, 2\) and \[\(3,\)\]"),
+        (lambda: nn.GRUCell(2, 3)(x[0]), r"expected x \(batch, 2\).*got x \(2,\)"),
+        (lambda: nn.LSTMCell(2, 3)(x, h), r"LSTMCell: .*\[\(4, 3\), \(4, 3\)\], got x \(4, 2\) and \[\(3,\), "),
+        (lambda: nn.LSTMCell(2, 3)(x, (h,)), r"\[\(4, 3\), \(4, 3\)\], got x \(4, 2\) and \[\(4, 3\)\]"),
+        (lambda: nn.GRUCell(2, 3)(x[:, :1], h), r"expected x \(batch, 2\).*got x \(4, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run()
+    assert repr(nn.LSTMCell(2, 3)) == "LSTMCell(2, 3)"
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_cells_take_arrays_as_layers_do(kind: str) -> None:
+    cell, rng = getattr(nn, kind + "Cell")(2, 3), np.random.default_rng(0)
+    x, h, c = (normal(rng, 4, n, dtype="float32") for n in (2, 3, 3))
+    state: Any = (h, c) if kind == "LSTM" else h
+    held: Any = (ts.asarray(h), ts.asarray(c)) if kind == "LSTM" else ts.asarray(h)
+    for given_, expected in ((cell(x, state), cell(ts.asarray(x), held)), (cell(x), cell(ts.asarray(x)))):
+        same(ts.stack(tensors(*given_)) if kind == "LSTM" else given_,
+             ts.stack(tensors(*expected)) if kind == "LSTM" else expected)
+
+
+# --- a scan over any cell ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", OURS)
+@given(two=st.booleans(), layers=st.integers(1, 2), start=st.booleans(), ragged=st.booleans(),
+       sizes=st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(1, 3)), seed=seeds)
+def test_a_scan_of_our_cells_is_the_fused_layer(kind: str, two: bool, layers: int, start: bool, ragged: bool,
+                                                sizes: Any, seed: int) -> None:
+    (batch, steps, hidden), rng = sizes, np.random.default_rng(seed)
+    fused = FUSED[kind](2, hidden, num_layers=layers, bidirectional=two, dtype="float64")
+    scan = nn.Scan(OURS[kind], 2, hidden, num_layers=layers, bidirectional=two).to("float64")
+    for mine, theirs in zip(scan.parameters(), fused.parameters(), strict=True):
+        mine.data = theirs.data
+    x, lengths = normal(rng, batch, steps, 2), rng.integers(0, steps + 1, batch) if ragged else None
+    given_ = [normal(rng, layers * (1 + two), batch, hidden) for _ in range(1 + (kind == "LSTM"))]
+    results = []
+    for layer in (scan, fused):
+        leaves = [leaf(v) for v in (x, *given_)]
+        state = None if not start else leaves[1] if len(leaves) == 2 else (leaves[1], leaves[2])
+        outputs = tensors(*layer(leaves[0], state, lengths=lengths))
+        sum(((y * y).sum() + (y * 0.3).sum() for y in outputs), leaves[0].sum() * 0).backward()
+        gradients = [p.grad for p in (*leaves, *layer.parameters())]
+        results.append([*outputs, *gradients])
+    for mine, theirs in zip(*results, strict=True):
+        if mine is None or theirs is None:  # no step was made
+            assert all(a is None or not a.numpy().any() for a in (mine, theirs))
+        else:
+            close(mine, theirs)
+
+
+class Case:
+    """A scan, x (B, T, 2), lengths (B,) from 0 to T and an initial state."""
+
+    def __init__(self, kind: str, two: bool, layers: int, sizes: tuple[int, int], seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        batch, steps = sizes
+        self.layer = nn.Scan(CELLS[kind], 2, 3, layers, 0.5, two).to("float64").eval()
+        self.x, self.lengths = normal(self.rng, batch, steps, 2), self.rng.integers(0, steps + 1, batch)
+        self.start = [ts.asarray(normal(self.rng, layers * (1 + two), batch, 3)) for _ in self.layer.sizes]
+
+    def __call__(self, x: Any, lengths: Any, rows: Any = slice(None)) -> list[ts.Tensor]:
+        start = [s[:, rows] for s in self.start]
+        return tensors(*self.layer(ts.asarray(x), start[0] if len(start) == 1 else tuple(start), lengths))
+
+
+def cases(*directions: bool) -> Any:
+    return st.builds(Case, st.sampled_from(list(CELLS)), st.sampled_from(directions), st.integers(1, 2),
+                     st.tuples(st.integers(1, 3), st.integers(1, 4)), seeds)
+
+
+@given(cases(False, True))
+def test_padding_and_more_of_it_change_nothing_and_get_no_gradient(case: Case) -> None:
+    expected, x = case(case.x, case.lengths), leaf(holding(case.x, case.lengths, math.inf))
+    longer = np.concatenate([case.x, np.full((len(case.x), 2, 2), math.nan)], axis=1)
+    got = case(x, case.lengths)
+    for others in (got, case(longer, case.lengths)):
+        others[0], past = others[0][:, : x.shape[1]], others[0][:, x.shape[1] :]
+        assert not past.detach().numpy().any()
+        for a, b in zip(others, expected, strict=True):
+            close(a, b)
+    padding = np.arange(x.shape[1]) >= case.lengths[:, None]
+    assert not got[0].detach().numpy()[padding].any()
+    sum((a.sum() for a in got), ts.tensor(0.0, "float64")).backward()
+    assert x.grad is None or not x.grad.numpy()[padding].any()
+    assert all(p.grad is None or np.isfinite(p.grad.numpy()).all() for p in case.layer.parameters())
+
+
+@given(cases(False, True))
+def test_a_batch_is_its_rows_and_an_empty_row_keeps_its_state(case: Case) -> None:
+    case.lengths[0] = 0
+    y, *states = case(case.x, case.lengths)
+    for i in range(len(case.x)):
+        one = case(case.x[i : i + 1, : case.lengths[i]], None, slice(i, i + 1))
+        close(y[i : i + 1, : case.lengths[i]], one[0])
+        for s, t in zip(states, one[1:], strict=True):
+            close(s[:, i : i + 1], t)
+    for s, t in zip(states, case.start, strict=True):
+        same(s[:, 0], t[:, 0])
+
+
+@given(cases(False))
+def test_pieces_give_what_the_whole_gives(case: Case) -> None:
+    expected, cut = case(case.x, case.lengths), case.rng.integers(0, case.x.shape[1] + 1)
+    before, *case.start = case(case.x[:, :cut], np.minimum(case.lengths, cut))
+    after, *states = case(case.x[:, cut:], np.maximum(case.lengths - cut, 0))
+    for a, b in zip([ts.concat([before, after], 1), *states], expected, strict=True):
+        close(a, b)
+
+
+@pytest.mark.parametrize("kind", ["PeepholeLSTM", "LayerNormGRU", "zoneout"])
+def test_gradients_of_a_scan(kind: str) -> None:
+    case = Case(kind, True, 2, (2, 3), 0)
+    places = [(module, name, value) for module in case.layer.modules() for name, value in vars(module).items()
+              if isinstance(value, nn.Parameter)]
+
+    def run(x: Any, *inputs: Any) -> Any:
+        *case.start, = inputs[: len(case.start)]
+        for (module, name, _), value in zip(places, inputs[len(case.start) :], strict=True):
+            setattr(module, name, value)
+        return case(x, [3, 2])
+
+    check_grad(run, leaf(case.x), *map(leaf, case.start), *(p for _, _, p in places), order=2)
+
+
+@pytest.mark.reference
+def test_states_may_differ_in_width_as_in_a_projected_lstm() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Projected(nn.Module):
+        def __init__(self, input_size: int, hidden_size: int) -> None:
+            self.state_size = (2, hidden_size)  # h and c
+            self.inner, self.out = nn.Linear(input_size + 2, 4 * hidden_size), nn.Linear(hidden_size, 2, bias=False)
+
+        def forward(self, x: ts.Tensor, state: Any) -> Any:
+            i, f, g, o = ts.split(self.inner(ts.concat([x, state[0]], -1)), 4, -1)
+            c = ts.sigmoid(f) * state[1] + ts.sigmoid(i) * ts.tanh(g)
+            return self.out(ts.sigmoid(o) * ts.tanh(c)), c
+
+    theirs = torch.nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2, batch_first=True, dtype=torch.float64)
+    ours = nn.Scan(Projected, 3, 4, 2, bidirectional=True).to("float64")
+    state = {k: v.numpy() for k, v in theirs.state_dict().items()}
+    for k, suffix in enumerate(["_l0", "_l0_reverse", "_l1", "_l1_reverse"]):
+        ours.cells[k].load_state_dict({
+            "inner.weight": np.concatenate([state[f"weight_ih{suffix}"], state[f"weight_hh{suffix}"]], 1),
+            "inner.bias": state[f"bias_ih{suffix}"] + state[f"bias_hh{suffix}"],
+            "out.weight": state[f"weight_hr{suffix}"]})
+    x = normal(np.random.default_rng(0), 2, 5, 3)
+    y, (h, c) = theirs(torch.tensor(x))
+    for mine, torchs in zip(tensors(*ours(ts.asarray(x))), (y, h, c), strict=True):
+        close(mine, torchs)
+
+
+def test_zoneout_and_dropout_between_layers_know_training() -> None:
+    case = Case("zoneout", False, 1, (3, 1), 0)
+    h, (new, _) = case.start[0][0].numpy(), case(case.x, None)
+    new = (new[:, 0].detach().numpy() - 0.2 * h) / 0.8  # in evaluation the mean of old and new
+    case.layer.train()
+    ts.random.manual_seed(0)
+    seen = np.stack([case(case.x, None)[0][:, 0].detach().numpy() for _ in range(400)])
+    kept = np.isclose(seen, h)
+    assert (kept | np.isclose(seen, new)).all() and abs(kept.mean() - 0.2) < 0.03
+    for layers, differ in ((1, False), (2, True)):
+        case = Case("GRU", False, layers, (2, 3), 0)
+        case.layer.train()
+        assert (case(case.x, None)[0].detach().numpy() != case(case.x, None)[0].detach().numpy()).any() == differ
+
+
+def test_a_scan_is_saved_and_shown_and_encodes(tmp_path: Path) -> None:
+    model = nn.Scan(nn.GRUCell, 2, 3, 2, bidirectional=True)
+    assert list(model.state_dict())[:5] == [
+        "cells.0.weight_ih", "cells.0.weight_hh", "cells.0.bias_ih", "cells.0.bias_hh", "cells.1.weight_ih"]
+    assert repr(model).startswith("Scan(2, 3, num_layers=2, bidirectional=True\n  (cells.0): GRUCell(2, 3)")
+    other, x = pickle.loads(pickle.dumps(nn.Scan(nn.GRUCell, 2, 3, 2, bidirectional=True))), ts.ones((2, 3, 2))
+    model.save(tmp_path / "scan.safetensors")
+    other.load(tmp_path / "scan.safetensors")
+    same(other(x)[0], model(x)[0])
+
+
+def test_wrong_cells_of_a_scan_are_named() -> None:
+    class Wrong(nn.Module):
+        result: Any = None
+
+        def __init__(self, input_size: int, hidden_size: int) -> None:
+            pass
+
+        def forward(self, x: ts.Tensor, h: ts.Tensor) -> Any:
+            return type(self).result(h)
+
+    for result, message in (
+        (lambda h: (h, h), r"t = 0 was given a state \['float32 \(2, 3\)'\] and returned \[\"<class 'tuple'>"),
+        (lambda h: h[:1], r"returned \['float32 \(1, 3\)'\]"),
+        (lambda h: h.astype("float64"), r"\['float64 \(2, 3\)'\]"),
+    ):
+        Wrong.result = staticmethod(result)
+        with pytest.raises(ValueError, match=message):
+            nn.Scan(Wrong, 1, 3)(ts.zeros((2, 4, 1)))
+    scan = nn.Scan(nn.LSTMCell, 2, 3)
+    for bad, message in (
+        ({"state": ts.zeros((1, 2, 3))}, r"Scan: .*2 tensors .*, got x \(2, 4, 2\) and \[\(1, 2, 3\)\]"),
+        ({"state": (ts.zeros((1, 2, 3)), ts.zeros((1, 1, 3)))}, r"= \[\(1, 2, 3\), .*got .* \(1, 1, 3\)\]"),
+        ({"lengths": [1, 5]}, "from 0 to the 4 steps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scan(ts.zeros((2, 4, 2)), **bad)
+    with pytest.raises(ValueError, match=r"Scan: expected x \(batch, time, 2\).*, got x \(2, 4, 3\)"):
+        scan(ts.zeros((2, 4, 3)))
+    with pytest.raises(TypeError, match=r"Scan: expected cell to be a class or .*got a module: GRUCell\(2, 3\)"):
+        nn.Scan(nn.GRUCell(2, 3), 2, 3)
+
+
+# --- dropout on the state, and pieces -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FUSED)
+@given(two=st.booleans(), sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)), seed=seeds)
+def test_recurrent_dropout_is_one_mask_over_time_whatever_the_lengths(kind: str, two: bool, sizes: Any,
+                                                                     seed: int) -> None:
+    (batch, steps), rng = sizes, np.random.default_rng(seed)
+    layer = FUSED[kind](2, 3, bidirectional=two, recurrent_dropout=0.4, dtype="float64")
+    x, lengths = normal(rng, batch, steps, 2), rng.integers(0, steps + 1, batch)
+    state = [ts.asarray(normal(rng, 1 + two, batch, 3)) for _ in range(1 + (kind == "LSTM"))]
+    run = lambda x, lengths: tensors(*layer(ts.asarray(x), state[0] if len(state) == 1 else tuple(state), lengths))
+    ts.random.manual_seed(seed)
+    y, *ends = run(x, lengths)
+    ts.random.manual_seed(seed)
+    whole = run(x, None)
+    ts.random.manual_seed(seed)
+    masks = [F.dropout(ts.ones((batch, 3), "float64"), 0.4).numpy() for _ in range(1 + two)]
+    assert ts.random.get_state() == (seed, 1 + two)
+    cell = OURS[kind](2, 3).to("float64")
+    for k, mask in enumerate(masks):
+        cell.load_state_dict({key: p for (_, p), key in zip(
+            list(layer.state_dict().items())[4 * k :], cell.state_dict(), strict=False)})
+        for i, n in enumerate(lengths):
+            now = [s[k, i : i + 1] for s in state]
+            for t in range(n) if k == 0 else reversed(range(n)):
+                x_t, dropped = ts.asarray(x[i : i + 1, t]), now[0] * ts.asarray(mask[i : i + 1])
+                w = cell.parameters()
+                if kind == "LSTM":
+                    now = list(F.lstm_cell(x_t, dropped, now[1], *w))
+                elif kind.startswith("RNN"):
+                    now = [F.rnn_cell(x_t, dropped, *w, nonlinearity="relu" if "relu" in kind else "tanh")]
+                else:
+                    reset = "before" if "before" in kind else "after"
+                    now = [F.gru_cell(x_t, now[0], *w, reset=reset, dropped=dropped)]
+                close(y[i, t, 3 * k : 3 * k + 3], now[0][0])
+            for end, last in zip(ends, now, strict=True):
+                close(end[k, i], last[0])
+            if n == steps:
+                close(y[i, :, 3 * k : 3 * k + 3], whole[0][i, :, 3 * k : 3 * k + 3])
+    layer.eval()
+    y, layer.recurrent_dropout = run(x, lengths)[0], 0.0
+    same(y, run(x, lengths)[0])
+
+
+def test_recurrent_dropout_spares_what_a_gru_carries() -> None:
+    gru = nn.GRU(1, 400, recurrent_dropout=0.5)
+    for p in gru.parameters():
+        init.zeros_(p)
+    y, _ = gru(ts.zeros((1, 3, 1)), ts.ones((1, 1, 400)))  # z = 1/2, n = 0: the state halves, whatever is dropped
+    same(y, ts.asarray(np.repeat(np.float32([[0.5], [0.25], [0.125]]), 400, 1)[None]))
+    gru.recurrent_dropout = 1.0
+    with pytest.raises(ValueError, match=r"0 <= p < 1, got 1\.0"):
+        gru(ts.zeros((1, 3, 1)))
+
+
+@pytest.mark.parametrize("kind", FUSED)
+@given(steps=st.integers(1, 5), seed=seeds)
+def test_fused_layers_go_on_in_pieces_and_a_detached_state_cuts_the_gradient(kind: str, steps: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    layer = FUSED[kind](2, 3, num_layers=2, dtype="float64")
+    x, lengths, cut = normal(rng, 3, steps, 2), rng.integers(0, steps + 1, 3), rng.integers(0, steps + 1)
+    expected, first, second = tensors(*layer(leaf(x), lengths=lengths)), leaf(x[:, :cut]), leaf(x[:, cut:])
+    before, state = layer(first, lengths=np.clip(lengths, 0, cut))
+    state = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+    after, end = layer(second, state, np.clip(lengths - cut, 0, steps - cut))
+    for a, b in zip([ts.concat([before, after], 1), *tensors(after, end)[1:]], expected, strict=True):
+        close(a, b)
+    sum((a.sum() for a in tensors(after, end)), ts.tensor(0.0, "float64")).backward()
+    assert first.grad is None
+
+
+def test_the_page_on_cells_runs() -> None:
+    y, h_n = PAGE["gru"](ts.random.normal((3, 5, 8)), lengths=[5, 0, 2])
+    assert y.shape == (3, 5, 32) and h_n.shape == (4, 3, 16)
+    assert PAGE["h"].shape == (1, 3, 16) and not PAGE["h"].requires_grad

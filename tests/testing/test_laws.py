@@ -1,0 +1,189 @@
+"""The laws of sequence layers hold for ours, and a layer that breaks one is told which."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import tinyseq as ts
+from tinyseq import nn
+from tinyseq.engine import ops
+from tinyseq.testing import check_sequence_layer
+
+FLOAT = {"dtype": "float64"}
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "RNN": lambda: nn.RNN(2, 3, **FLOAT),
+    "RNN, relu": lambda: nn.RNN(2, 3, nonlinearity="relu", **FLOAT),
+    "GRU in float32": lambda: nn.GRU(2, 3),
+    "GRU, both ways, reset before": lambda: nn.GRU(2, 3, bidirectional=True, reset="before", **FLOAT),
+    "LSTM, stacked": lambda: nn.LSTM(2, 3, 2, **FLOAT),
+    "LSTM, both ways": lambda: nn.LSTM(2, 3, bidirectional=True, **FLOAT),
+    "Transformer": lambda: nn.TransformerEncoderLayer(2, 1, 4, **FLOAT).eval(),
+    "Transformer, stacked": lambda: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(2, 1, 4, norm_first=True, **FLOAT), 2, nn.LayerNorm(2, **FLOAT)).eval(),
+    "scan of LSTM cells, both ways": lambda: nn.Scan(lambda i, h: nn.LSTMCell(i, h, **FLOAT), 2, 3, bidirectional=True),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_laws_hold(name: str) -> None:
+    check_sequence_layer(LAYERS[name](), 2)
+
+
+def test_a_layer_that_is_called_otherwise_and_keeps_no_state() -> None:
+    linear = nn.Linear(2, 3, **FLOAT)
+    mask = lambda x, lengths: nn.length_mask(lengths, x.shape[1])[:, :, None]
+    real = lambda x, lengths, y: ts.where(mask(x, lengths), y, 0.0)
+    check_sequence_layer(linear, 2, causal=True, call=lambda x, n: real(x, n, linear(real(x, n, x))))
+    with pytest.raises(AssertionError, match=r"no gradient leaks .*\n.* gradient of weight at .* is nan"):
+        check_sequence_layer(linear, 2, causal=True, call=lambda x, n: real(x, n, linear(x)))
+
+
+# --- one fault each --------------------------------------------------------------------------------------------------
+
+
+@ts.op
+def spilling(x: Any) -> Any:
+    return x + 0.0, (lambda g: g + 1.0,)
+
+
+def following(x: ts.Tensor) -> ts.Tensor:
+    """x_{t+1} at step t."""
+    return ts.concat([x[:, 1:], 0.0 * x[:, :1]], 1)
+
+
+def overwritten(x: ts.Tensor) -> ts.Tensor:
+    x.data[:, 0] = 0.0
+    return x
+
+
+def no_zeros(lengths: Any) -> Any:
+    if not np.all(lengths):
+        raise IndexError("an empty row")
+    return lengths
+
+
+def rows(lengths: Any, like: ts.Tensor) -> ts.Tensor:
+    """(1, B, 1): 1 where a row has a step."""
+    return ops.like(like, np.sign(lengths))[None, :, None].astype(like.dtype)
+
+
+class Faulty(nn.Module):
+    """A GRU around which something goes wrong: `fault(gru, x, state, lengths)` -> y and the final state."""
+
+    input_size = 2
+
+    def __init__(self, fault: Callable[..., Any], both: bool) -> None:
+        self.gru, self.fault = nn.GRU(2, 3, bidirectional=both, **FLOAT), fault
+
+    def forward(self, x: ts.Tensor, state: Any = None, lengths: Any = None) -> Any:
+        return self.fault(self.gru, x, state, lengths)
+
+
+def at_end(y_and_state: Any, change: Callable[[ts.Tensor], ts.Tensor]) -> Any:
+    return change(y_and_state[0]), y_and_state[1]
+
+
+ONE, BOTH = False, True
+FAULTS = {
+    "batch mixing": (
+        ONE, lambda f, x, s, n: f(x + x.mean(axis=0, keepdims=True), s, n),
+        "a batch equals its rows one at a time", r"output at row 0, step 0"),
+    "rows told apart": (
+        ONE, lambda f, x, s, n: f(x + ops.like(x, np.arange(len(n)))[:, None, None].astype(x.dtype), s, n),
+        "permuting the batch permutes the result", r"output at row 0, step 0"),
+    "future leak": (
+        ONE, lambda f, x, s, n: f(x + following(x), s, n),
+        "a causal layer never sees the future", r"output at row 0, step 0 .* when x changes from step 1 on"),
+    "padding leak backwards": (
+        BOTH, lambda f, x, s, n: at_end(f(x, s), lambda y: ts.where(nn.length_mask(n, x.shape[1])[:, :, None], y, 0.0)),
+        "what stands in the padding changes nothing", r"output at row 0, step 0 .* lengths = \[1\]"),
+    "counts the padding": (
+        BOTH, lambda f, x, s, n: at_end(f(x, s, n), lambda y: y / x.shape[1]),
+        "more padding changes nothing", r"output at row 0, step 0 .* lengths = \[1\]"),
+    "goes on past the end": (
+        BOTH, lambda f, x, s, n: f(x, s),
+        "outputs past the end are zero", r"output at row 0, step 0 .* lengths = \[0\]"),
+    "wrong last state": (
+        ONE, lambda f, x, s, n: (f(x, s, n)[0], f(x, s)[1]),
+        "the final state is that of the last real step", r"state 0 of row 0, whose last step is -1, .*lengths = \[0\]"),
+    "state of the longest row": (
+        ONE, lambda f, x, s, n: (f(x, s, n)[0], f(x, s, np.full(len(n), max(n)))[1]),
+        "the final state is that of the last real step", r"state 0 of row [01], whose last step is -1,.*\[\d, \d\]"),
+    "state not taken": (
+        ONE, lambda f, x, s, n: f(x, None, n),
+        "a sequence fed in pieces gives what it gives whole", r"output at row 0, step 1 .* cut before step 1"),
+    "state one step too old": (
+        ONE, lambda f, x, s, n: (f(x, s, n)[0], f(x, s, np.maximum(n - 1, 0))[1]),
+        "a sequence fed in pieces gives what it gives whole", r"output at row 0, step 1 .* cut before step 1"),
+    "empty rows forget": (
+        ONE, lambda f, x, s, n: (f(x, s, n)[0], f(x, s, n)[1] * rows(n, x)),
+        "length 0 gives the initial state", r"state 0 of row 0"),
+    "empty rows refused": (
+        ONE, lambda f, x, s, n: f(x, s, no_zeros(n)),
+        "every length from 0 to T is legal", r"IndexError: an empty row.*lengths = \[0\]"),
+    "inputs written to": (
+        ONE, lambda f, x, s, n: f(overwritten(x), s, n),
+        "inputs are not written to", r"lengths = "),
+    "lengths written to": (
+        ONE, lambda f, x, s, n: (n.sort(), f(x, s, n))[1],
+        "inputs are not written to", r"lengths = "),
+    "gradient leak": (
+        ONE, lambda f, x, s, n: f(spilling(x), s, n),
+        "no gradient leaks into the padding, or out of it", r"gradient of x at row 0, step 0 is 1, expected 0"),
+    "NaN in the gradient": (
+        ONE, lambda f, x, s, n: f(x + ts.sqrt(0.0 * x), s, n),
+        "outputs and gradients are finite", r"gradient of x at row 0, step 0 is nan"),
+    "chance": (
+        ONE, lambda f, x, s, n: f(ts.functional.dropout(x, 0.5), s, n),
+        "the same call gives the same result", r"output at row 0, step 0"),
+    "trimmed outputs": (
+        ONE, lambda f, x, s, n: at_end(f(x, s, n), lambda y: y[:, : max(n)]),
+        "outputs are (batch, time, ...), and of x's dtype", r"x is float64 \(1, 1, 2\), out came float64 \(1, 0, 3\)"),
+    "another dtype": (
+        ONE, lambda f, x, s, n: at_end(f(x, s, n), lambda y: y.astype("float32")),
+        "outputs are (batch, time, ...), and of x's dtype", r"came float32 \(1, 1, 3\), out came float64 \(1, 1, 3\)"),
+}
+
+
+@pytest.fixture
+def few_examples() -> Iterator[None]:
+    """Always the same ones: enough for every fault below."""
+    before = settings.get_current_profile_name()
+    settings.register_profile("few", settings.get_profile("ci"), max_examples=10)
+    settings.load_profile("few")
+    yield
+    settings.load_profile(before)
+
+
+@pytest.mark.usefixtures("few_examples")
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_named_with_its_step(name: str) -> None:
+    both, fault, law, where = FAULTS[name]
+    ts.manual_seed(0)
+    with pytest.raises(AssertionError) as caught, np.errstate(all="ignore"):
+        check_sequence_layer(Faulty(fault, both))
+    report = str(caught.value)
+    assert report.startswith(f"Faulty breaks a law: {law}\n")
+    assert re.search(where, report, re.DOTALL), report
+
+
+def test_the_page_in_docs_says_what_happens() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "laws.md").read_text()
+    broken, mended = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    with pytest.raises(AssertionError, match="RunningMean breaks a law: outputs past the end are zero") as caught:
+        exec(broken, names)
+    assert "lengths = [0], x (1, 1, 2) =" in str(caught.value)
+    exec(mended, names)
+
+
+def test_missing_hypothesis_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(ImportError, match=r"pip install 'tinyseq\[test\]'"):
+        check_sequence_layer(nn.RNN(2, 3))

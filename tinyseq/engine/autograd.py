@@ -1,0 +1,299 @@
+"""Recording: an op returns its output and how to pull a gradient back through it.
+
+    @op
+    def tanh(x):
+        y = namespace(x).tanh(x)
+        return y, (lambda g: g * (1 - y * y),)
+
+`@op` runs the body on the arrays inside its Tensors and, where a gradient will be wanted, leaves a `Node` behind: the
+op, its parents' nodes, its constants and the pull-backs. A node is not a Tensor and keeps no parent's value, so only
+what some pull-back uses stays alive. `backward` walks the nodes from the output to the leaves.
+
+For gradients of gradients the same bodies run once more, on Tensors this time (`_replay`): then the pull-backs are
+made of Tensors too, and what they compute can be differentiated again. No op needs a second rule.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, ParamSpec, Self, TypeVar, cast, overload
+
+import numpy as np
+
+from tinyseq import backends, check
+from tinyseq.check import explain
+from tinyseq.engine import ops
+from tinyseq.engine.graph import Node, grad_enabled, serials, switches
+from tinyseq.engine.tensor import PLAIN, Array, Tensor, namespaces
+from tinyseq.scope import Scope
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def op(body: Callable[P, tuple[R, Any]]) -> Callable[P, R]: ...
+@overload
+def op(*, definition: Callable[..., Any] | None = None, wide: bool = ...,
+       ) -> Callable[[Callable[P, tuple[R, Any]]], Callable[P, R]]: ...
+def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: bool = False) -> Any:
+    """Make a differentiable function from a body that runs on arrays.
+
+    The body returns `(output, pulls)`. `output` is an array or a tuple of arrays. `pulls` is one of
+
+    - a tuple with a pull-back, or None, for each positional argument: `g -> gradient of that argument`;
+    - one joint pull-back `pull(g, needs) -> gradients`, with one entry a slot: a slot is a positional argument, or an
+      entry of one that is a list or tuple with Tensors in it. `needs[i]` says whether slot i's gradient is wanted;
+    - None, where there is no gradient.
+
+    With several outputs `g` is a tuple. The engine sums a gradient over broadcast axes and casts it to its argument's
+    dtype. A body is pure: it draws no random number and writes to no argument; a pull-back does not write to `g`.
+    While gradients are recorded it is given copies of NumPy arrays and lists, as their owner may refill them.
+
+    A body written with the functions of `namespace(x)` and operators runs on Tensors too: gradients of any order come
+    for free. One that calls a kernel names the composed `definition` that it equals, a function of Tensors with the
+    same arguments, which is what gradients of gradients use. One that takes several steps, forward or back, is `wide`:
+    as `wide` below says of float16.
+
+    >>> @op
+    ... def cube(x):
+    ...     return x**3, (lambda g: 3 * g * x**2,)
+    """
+    check.function("op", body=body or op, definition=definition or op)
+    if body is None:
+        return functools.partial(op, definition=definition, wide=wide)
+    made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)  # `call` would hold itself
+
+    @functools.wraps(body)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            args, kwargs = _positional(body, args, kwargs)
+        raw, parents, listed = [], [], False
+        lent: tuple[int, ...] = ()  # places of arguments that their owner can write to
+        for a in args:
+            if isinstance(a, Tensor):
+                x = a._data
+                if wide and x.itemsize == 2 and x.dtype.kind == "f":  # float16, at the least cost
+                    return _in_float32(functools.partial(op, definition=definition)(body), args, kwargs)
+                raw.append(x)
+                parents.append(a.node)
+            elif type(a) in PLAIN or (type(a) is tuple and PLAIN.issuperset(map(type, a))):
+                raw.append(a)
+                parents.append(None)
+            else:
+                x, nodes = _unwrap(a, args)
+                raw.append(x)
+                parents += nodes
+                listed = True
+                if type(x) is not Slots:
+                    lent = (*lent, len(raw) - 1)
+        if (lent or kwargs) and any(parents) and grad_enabled():  # the caller may refill them before `backward`
+            for i in lent:
+                raw[i] = frozen(raw[i])
+            kwargs = {name: frozen(x) for name, x in kwargs.items()}
+        try:
+            result = body(*raw, **kwargs)
+        except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            if isinstance(error, (TypeError, ValueError)) and (moved := _moved(args, kwargs)):
+                return functools.partial(op, definition=definition, wide=wide)(body)(*moved[0], **moved[1])
+            raise explain(_elsewhere(raw, error), body, raw, {}) from error
+        if type(result) is not tuple or len(result) != 2:
+            raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
+        out, pulls = result
+        if _watched and (watchers := _watchers.get()):
+            pulls = watchers[-1].forward(body.__name__, body, raw, kwargs, out, pulls)
+        if pulls is None or not any(parents) or ((modes := switches.get()) and not modes[-1].enabled):
+            return tuple([wrap(y) for y in out]) if type(out) is tuple else wrap(out)
+        constants = _constants(raw, parents) if listed or None in parents else ()
+        return attach(made, parents, constants, kwargs, out, pulls)
+
+    call.definition = definition  # type: ignore[attr-defined]
+    call.body = body  # type: ignore[attr-defined]
+    return call
+
+
+def wide(fn: Callable[P, R]) -> Callable[P, R]:
+    """A function of Tensors that, given float16, computes in float32, forward and back, and rounds once."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for a in args:
+            if isinstance(a, Tensor) and a._data.itemsize == 2 and a.dtype.kind == "f":
+                return _in_float32(fn, args, kwargs)
+        return fn(*args, **kwargs)
+
+    return call
+
+
+def _in_float32(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    widen: Callable[[Any], Any] = lambda a: a.astype(np.float32) if getattr(a, "dtype", None) == np.float16 else a
+    out = fn(*map(widen, args), **{name: widen(a) for name, a in kwargs.items()})
+    given = [a.dtype for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.dtype.kind == "f"]
+    if any(dtype != np.float16 for dtype in given):  # the others decide
+        return out
+    narrow: Callable[[Any], Any] = lambda y: y.astype(np.float16) if y.dtype == np.float32 else y
+    return tuple(map(narrow, out)) if type(out) is tuple else narrow(out)
+
+
+_watched = False  # until somebody watches, in any thread: keeps the usual path short
+_EMPTY: dict[str, Any] = {}
+_new = object.__new__
+
+
+def wrap(array: Array, node: Node | None = None) -> Tensor:
+    """A Tensor around what an op computed."""
+    tensor = _new(Tensor)
+    # NumPy turns 0-dimensional results into scalars
+    tensor._data = array if type(array) in backends.arrays else namespaces[type(array)].asarray(array)
+    tensor.node = node
+    tensor.grad = None
+    return tensor
+
+
+def attach(op: Any, parents: list[Node | None], args: Sequence[Any], kwargs: Any, out: Any, pulls: Any) -> Any:
+    """Tensors for `out`, one array or a tuple of them, with a node. See `Node` for the arguments.
+
+    An op with several outputs has one node for itself, and one an output that hands its gradient up.
+    """
+    node = _new(Node)
+    node.op, node.serial, node.args, node.kwargs, node.index = op, next(serials), args, kwargs or _EMPTY, None
+    node.parents = tuple(parents)
+    if type(pulls) is tuple and len(pulls) < len(parents) and any(parents[len(pulls) :]):
+        raise TypeError(f"{op.__name__}: a Tensor has no pull-back of its own ({len(pulls)} for {len(parents)} slots): "
+                        "it is in a list where one Tensor is expected (ts.stack them), or the op lacks a pull-back")
+    if type(pulls) is tuple and args:  # keep only the closures that will be called
+        pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])
+    node.pulls = pulls
+    if type(out) is not tuple:
+        if out.dtype.kind != "f":
+            return wrap(out)
+        shape, first = out.shape, parents[0]  # a shared tuple is one object less for the garbage collector
+        node.shape = first.shape if first is not None and first.shape == shape else shape
+        node.dtype = out.dtype
+        return wrap(out, node)
+    node.shape, node.dtype = [y.shape for y in out], [y.dtype for y in out]
+    return tuple([wrap(y, _part(node, i) if y.dtype.kind == "f" else None) for i, y in enumerate(out)])
+
+
+def _part(parent: Node, index: int) -> Node:
+    """The node of one output of several."""
+    node = Node()
+    node.op, node.serial, node.parents, node.args, node.kwargs = None, next(serials), (parent,), (), {}
+    node.pulls, node.shape, node.dtype, node.index = (), parent.shape[index], parent.dtype[index], index
+    return node
+
+
+class Slots(list[Any]):
+    """A list or tuple argument with Tensors in it: one slot an entry."""
+
+
+def _moved(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]] | None:
+    """The arguments of an op on a device with NumPy's arrays among them put there; None if there are none."""
+    here = next((a for a in args if isinstance(a, Tensor) and not isinstance(a._data, np.ndarray)), None)
+    if here is None or not any(isinstance(a, np.ndarray) for a in (*args, *kwargs.values())):
+        return None
+    move: Callable[[Any], Any] = lambda a: (
+        a if not isinstance(a, np.ndarray) else ops.like(here, a)._data if a.ndim else a.item())
+    return list(map(move, args)), {name: move(a) for name, a in kwargs.items()}
+
+
+def _unwrap(a: Any, args: Sequence[Any]) -> tuple[Any, list[Node | None]]:
+    """The raw form of an argument that is no Tensor, and the nodes of its slots."""
+    if type(a) in backends.arrays:  # one of NumPy's without axes, beside a Tensor, is a number
+        number = not a.ndim and isinstance(a, np.ndarray) and any(isinstance(x, Tensor) for x in args)
+        return a.item() if number else a, [None]
+    if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
+        first = next(x for x in a if isinstance(x, Tensor))
+        slots = [x if isinstance(x, Tensor) else ops.like(first, x) if getattr(x, "ndim", 0)
+                 else ops.like(first, x).astype(first.dtype) for x in a]
+        return Slots(x._data for x in slots), [x.node for x in slots]
+    return _plain(a), [None]
+
+
+def _plain(a: Any) -> Any:
+    """NumPy's scalars as Python's, which never widen an array and are not reckoned with in their width."""
+    if type(a) in (list, tuple):
+        return type(a)(map(_plain, a))
+    return a.item() if isinstance(a, np.generic) else a
+
+
+def frozen(a: Any) -> Any:
+    """A copy of what its owner may refill before `backward`: of a NumPy array, or of a list or tuple that holds some.
+
+    Arrays on a device are taken as they are: kernels hand them to each other, and each copy would be one more.
+    """
+    if isinstance(a, np.ndarray):
+        return a.copy("K")
+    return type(a)(map(frozen, a)) if type(a) in (list, tuple) else a
+
+
+def _constants(raw: list[Any], parents: list[Node | None]) -> list[Any]:
+    """The raw arguments with None in place of each parent's value."""
+    slots = iter(parents)
+    return [Slots(x if next(slots) is None else None for x in a) if type(a) is Slots
+            else a if next(slots) is None else None for a in raw]
+
+
+def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Move a call's keyword arguments to their positions, so that Tensors among them are found."""
+    names = body.__code__.co_varnames[: body.__code__.co_argcount]
+    given = dict(zip(names[::-1], (body.__defaults__ or ())[::-1], strict=False)) | kwargs
+    rest = {name: value for name, value in kwargs.items() if name not in names[len(args) :]}
+    for name, value in rest.items():
+        if name in ("dim", "keepdim"):
+            raise TypeError(f"{body.__name__}() has no argument {name!r}: the names are NumPy's, axis= and keepdims=")
+        if isinstance(value, Tensor):
+            raise TypeError(f"{body.__name__}() takes {name!r} by keyword only, where no gradient can go: not a Tensor")
+    try:
+        return (*args, *[given[name] for name in names[len(args) :]]), rest
+    except KeyError as name:
+        raise TypeError(f"{body.__name__}() missing its argument {name}") from None
+
+
+def _elsewhere(raw: list[Any], error: Exception) -> Exception:
+    """The error of a body, or what explains it: that its arguments live on different backends."""
+    flat = [x for a in raw for x in (a if type(a) is Slots else [a])]
+    places = sorted({backends.of(a).name for a in flat if type(a) in backends.arrays})
+    if len(places) > 1 and (isinstance(error, TypeError) or "numpy.ndarray" in str(error)):
+        return TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')
+    return error
+_watchers: ContextVar[tuple[watching, ...]] = ContextVar("watchers", default=())
+
+
+class watching(Scope):
+    """See every op of this thread or asyncio task inside a `with` block: the base of `debug`."""
+
+    stack = _watchers
+
+    def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
+        """`body(*raw, **kwargs)` gave `out, pulls`: returns the pull-backs to go on with, which may watch as well."""
+        return pulls
+
+    def __enter__(self) -> Self:
+        global _watched
+        _watched = True
+        return super().__enter__()
+
+
+def watcher() -> watching | None:
+    """Who watches the ops of this thread or asyncio task."""
+    return next(reversed(_watchers.get()), None)
+
+
+def joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:
+    """Pull-backs in either form of an op's contract, as a joint one."""
+    if callable(pulls):
+        return cast(Callable[[Any, tuple[bool, ...]], Sequence[Any]], pulls)
+    return lambda g, needs: [f(g) if f is not None and need else None for f, need in zip(pulls, needs, strict=False)]
+
+
+def users_line() -> str:
+    """`file:line` of the innermost frame outside tinyseq."""
+    frame: Any = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "tinyseq":
+        frame = frame.f_back
+    return f"called at {frame.f_code.co_filename}:{frame.f_lineno}"

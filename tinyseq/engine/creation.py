@@ -1,0 +1,198 @@
+"""Tensors from numbers, lists and arrays: on the active backend, float32 unless said otherwise."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from typing import Any
+
+import numpy as np
+
+from tinyseq import backends, check
+from tinyseq.check import explained
+from tinyseq.engine.autograd import op
+from tinyseq.engine.graph import grad_enabled
+from tinyseq.engine.tensor import Array, Like, Out, Shape, Tensor, namespace
+
+
+@explained
+def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor with a copy of `data`: a number, nested lists, an array or a Tensor.
+
+    Python floats become float32, integers int64, booleans bool; arrays keep their dtype (and their backend). Numbers
+    that a narrower integer dtype does not hold are a ValueError.
+    """
+    return _tensor(data, dtype, True, requires_grad)
+
+
+@explained
+def asarray(data: Any, dtype: Any = None) -> Tensor:
+    """Like `tensor`, but shares memory where it can; a Tensor is returned as it is."""
+    if isinstance(data, Tensor):
+        return data if dtype is None else data.astype(dtype)
+    return _tensor(data, dtype, None)
+
+
+def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = False,
+            backend: backends.Backend | None = None) -> Tensor:
+    backend, numbers = backend or backends.active(), False
+    if isinstance(data, Tensor):
+        data, backend = data._data, backends.of(data._data)
+    elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
+        raise TypeError("expected numbers, got Tensors in a list: ts.stack joins them")
+    elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
+        backend = backends.of(data)
+    elif isinstance(data, np.generic) or not hasattr(data, "__array__"):
+        numbers = True
+        try:
+            data = np.asarray(data.item() if isinstance(data, np.generic) else data)
+        except ValueError as error:
+            raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
+    data = data if isinstance(data, backend.array_types) else np.asarray(data)
+    if data.dtype.kind not in "biuf":
+        raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
+    if dtype is not None:
+        check.fitting(data, check.dtype(dtype))
+    elif numbers and data.dtype == np.float64:
+        dtype = np.float32
+    return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
+
+
+def like(x: Tensor, data: Any) -> Tensor:
+    """An `operand`, with host data put where x lives."""
+    return operand(data, backends.of(x._data))
+
+
+def operand(data: Any, backend: backends.Backend | None = None) -> Tensor:
+    """`asarray(data)`, but while gradients are recorded a copy of what is on the host: its owner may refill it."""
+    if isinstance(data, Tensor):
+        return data
+    shared = not grad_enabled() or (type(data) in backends.arrays and not isinstance(data, np.ndarray))
+    return _tensor(data, None, None if shared else True, backend=backend)
+
+
+@explained
+def from_dlpack(x: Any) -> Tensor:
+    """A tensor that shares the memory of another library's (PyTorch, JAX, CuPy, ...)."""
+    return Tensor(backends.active().xp.from_dlpack(x))
+
+
+def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more: Any) -> Tensor:
+    """What the active backend's function `name` makes, float32 unless said otherwise; or that of the array given."""
+    like = name.endswith("_like")
+    xp = namespace(args[0]) if like else backends.active().xp
+    dtype = np.float32 if dtype is None and not like else dtype
+    if args[0] is None:  # of which older NumPys make a number
+        raise TypeError("expected numbers")
+    data = getattr(xp, name)(*args, dtype=dtype if dtype is None else check.dtype(dtype), **more)
+    return Tensor(data, requires_grad)
+
+
+@explained
+def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+    """All entries 0."""
+    return _new("zeros", shape, dtype=dtype, requires_grad=requires_grad)
+
+
+@explained
+def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+    """All entries 1."""
+    return _new("ones", shape, dtype=dtype, requires_grad=requires_grad)
+
+
+@explained
+def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does."""
+    value = check.scalar(fill_value.item() if isinstance(fill_value, np.generic) else fill_value)
+    dtype = dtype or {int: np.int64, bool: np.bool}.get(type(value))
+    check.fitting(np.asarray(value), dtype or np.float32)
+    return _new("full", shape, value, dtype=dtype, requires_grad=requires_grad)
+
+
+@explained
+def zeros_like(x: Like, dtype: Any = None) -> Tensor:
+    """Zeros of x's shape and, unless given, dtype, where x lives."""
+    return _new("zeros_like", raw(x), dtype=dtype)
+
+
+@explained
+def ones_like(x: Like, dtype: Any = None) -> Tensor:
+    """Ones of x's shape and, unless given, dtype, where x lives."""
+    return _new("ones_like", raw(x), dtype=dtype)
+
+
+@explained
+def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
+    """`fill_value` in x's shape and, unless given, dtype, where x lives."""
+    return _new("full_like", raw(x), check.scalar(fill_value), dtype=dtype)
+
+
+@explained
+def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
+    """`arange(n)` is 0 .. n-1. int64 for integers, float32 if any argument is a float."""
+    if not step:  # None is 1 to NumPy
+        raise ValueError(f"expected step to be a number other than 0, got {step}")
+    if dtype is None:
+        fractions = builtins.any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
+        dtype = np.float32 if fractions else np.int64
+    start, stop = (0, start) if stop is None else (start, stop)
+    if (n := math.ceil((stop - start) / step)) > 0:
+        check.fitting(np.asarray([start, start + (n - 1) * step]), check.dtype(dtype))
+    return _new("arange", start, stop, step, dtype=dtype)
+
+
+@explained
+def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpoint: bool = True) -> Tensor:
+    """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False."""
+    start, stop = check.numbers("linspace", start=start, stop=stop)
+    num = check.integers("linspace", 0, num=num)
+    check.fitting(np.asarray([start, stop]), check.dtype(dtype))
+    return _new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint)
+
+
+@explained
+def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.float32) -> Tensor:
+    """(n_rows, n_cols) with ones on the k-th diagonal."""
+    n_rows, n_cols = check.integers("eye", 0, n_rows=n_rows, n_cols=n_rows if n_cols is None else n_cols)
+    k = check.integers("eye", k=k)
+    return _new("eye", n_rows, n_cols, k=k, dtype=dtype)
+
+
+@op
+def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
+    """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
+    num_classes = check.integers("one_hot", 0, num_classes=num_classes)
+    ids = raw(check_ids("one_hot", ids, num_classes))
+    xp = namespace(ids)
+    return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(check.dtype(dtype)), None
+
+
+def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> Array:
+    """The integers `ids`, as of `integers`. Those out of range, which would be another row's numbers, are refused
+    where they come from the host; on a device, where looking would wait for it, nobody looks."""
+    ids = integers(ids, f"{name}: ")
+    known = ids if ignored is None or not isinstance(ids, np.ndarray) else ids[ids != ignored]
+    if isinstance(known, np.ndarray) and known.size and (known.min() < 0 or known.max() >= size):
+        bad = int(known.min() if known.min() < 0 else known.max())
+        raise IndexError(f"{name}: id {bad} is out of range, expected 0 <= id < {size} (ids of shape {ids.shape})")
+    return ids
+
+
+def raw(x: Like) -> Array:
+    return x._data if isinstance(x, Tensor) else asarray(x)._data
+
+
+def integers(data: Like, where: str = "") -> Array:
+    """The array of `data` as int64, so that nothing is reckoned with in a narrow type; it stays where it is.
+
+    Booleans and numbers with a fraction are a TypeError, what int64 does not hold is an IndexError.
+    """
+    data = data._data if isinstance(data, Tensor) else data
+    data = data if type(data) in backends.arrays else np.asarray(data)
+    if data.dtype == np.int64:
+        return data
+    if data.dtype.kind not in "iu" and data.size:
+        raise TypeError(f"{where}expected integers as indices, got dtype {data.dtype} and shape {data.shape}")
+    if data.dtype == np.uint64 and isinstance(data, np.ndarray) and data.max(initial=0) > np.iinfo(np.int64).max:
+        raise IndexError(f"{where}id {data.max()} is out of range, expected integers that int64 holds")
+    return data.astype(np.int64)

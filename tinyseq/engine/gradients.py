@@ -1,0 +1,336 @@
+"""From the outputs back to the leaves: `backward`, `grad`, `value_and_grad`, and gradients of gradients."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence, Set
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, cast
+
+from tinyseq import backends, check
+from tinyseq.check import describe, explained
+from tinyseq.engine import ops
+from tinyseq.engine.autograd import Slots, wrap
+from tinyseq.engine.graph import Leaf, Node, enable_grad, grad_enabled, name_of
+from tinyseq.engine.tensor import Like, Tensor, namespace, namespaces
+
+
+def backward(y: Tensor, seed: Like, retain_graph: bool, create_graph: bool) -> None:
+    """`Tensor.backward`: add the gradients of y, weighted by `seed`, to the `.grad` of the leaves."""
+    for leaf, g in pull_back([y], [seed], None, create_graph, retain_graph or create_graph).items():
+        tensor = cast(Leaf, leaf).tensor()
+        while tensor is not None:
+            old = tensor.grad  # a sum is a new array, and the first gradient could belong to someone else
+            new = _grown(old, g)
+            # Threads may share a leaf: who came first is added to. In one line, where no tracer can raise halfway.
+            with _swapping: tensor.grad = now = new if tensor.grad is old else tensor.grad  # noqa: E701
+            if now is new:
+                break
+
+
+@explained
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Like = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool = False,
+    allow_unused: bool = False,
+) -> Any:
+    """d(outputs)/d(inputs), weighted by `grad_outputs` and summed over the outputs; `.grad` is left alone.
+
+    Returns a Tensor of its input's shape and dtype, or a list of them for a sequence of inputs. `inputs` may be leaves
+    or computed tensors. With `create_graph` the result can be differentiated again. An input that the outputs do not
+    depend on is an error, unless `allow_unused`: then its entry is None.
+
+    >>> x = ts.tensor(2.0, requires_grad=True)
+    >>> slope = ts.grad(x**3, x, create_graph=True)   # 3 x^2 = 12
+    >>> ts.grad(slope, x)                             # 6 x = 12
+    """
+    single, alone = isinstance(inputs, Tensor), isinstance(outputs, Tensor)
+    if callable(outputs):
+        raise TypeError("grad takes the tensor to differentiate; for a function there is value_and_grad(fn)(*args)")
+    wanted, roots = _several("inputs", inputs), _several("outputs", outputs)
+    seeds = [grad_outputs] * len(roots) if grad_outputs is None or alone else list(grad_outputs)
+    for i, x in enumerate(wanted):
+        if x.node is None:
+            raise ValueError(f"input {i}, of shape {x.shape}, does not require a gradient")
+    found = pull_back(roots, seeds, {x.node for x in wanted}, create_graph, retain_graph or create_graph)
+    results: list[Tensor | None] = []
+    for i, x in enumerate(wanted):
+        g = found.get(cast(Node, x.node))
+        if g is None and not allow_unused:
+            raise ValueError(f"the outputs do not depend on input {i}, of shape {x.shape}: pass allow_unused=True "
+                             "for None in its place")
+        results.append(g if g is None else _grown(None, g))
+    return results[0] if single else results
+
+
+def _several(name: str, given: Any) -> list[Tensor]:
+    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not all(isinstance(x, Tensor) for x in several):
+        raise TypeError(f"expected {name} to be a Tensor or a list of them, got {describe(given)}")
+    return several
+
+
+_swapping = threading.Lock()
+
+
+def _grown(old: Tensor | None, g: Any) -> Tensor:
+    """A gradient, added to what was there, that the user may write to: g could be an array that others hold, or a
+    broadcast one."""
+    if not isinstance(g, Tensor):
+        return Tensor(namespaces[type(g)].asarray(g if old is None else old._data + g, copy=old is None or None))
+    with enable_grad():
+        return g.astype(g.dtype) if old is None else old + g
+
+
+def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
+    """The function `(*args) -> (fn(*args), its gradient with respect to the arguments at argnums)`.
+
+    `fn` returns a one-element Tensor, or a tuple of which the first entry is one. Nests for higher orders.
+    """
+
+    check.function("value_and_grad", fn=fn)
+    whole = [check.integers("value_and_grad", argnums=i) for i in (
+        argnums if isinstance(argnums, (list, tuple)) else [argnums])]
+
+    def wrapped(*args: Any) -> tuple[Any, Any]:
+        arguments, outer = list(args), grad_enabled()
+        with enable_grad():
+            for i in whole:
+                x = ops.asarray(args[i])
+                arguments[i] = ops.identity(x) if x.requires_grad and outer else Tensor(x._data, True)
+            value = fn(*arguments)
+            loss = value[0] if isinstance(value, tuple) else value
+            own = {arguments[i].node for i in whole}
+            graph = _order([loss.node], {}) if loss.node is not None else []
+            outside = any(type(node) is Leaf and node not in own for node in graph)  # the gradient depends on these too
+            grads = grad(loss, [arguments[i] for i in whole], create_graph=outer and outside)
+        return value, grads[0] if isinstance(argnums, int) else grads
+
+    return wrapped
+
+
+def pull_back(
+    outputs: Sequence[Tensor], seeds: Sequence[Like], wanted: Set[Node | None] | None, create_graph: bool = False,
+    retain_graph: bool = False, stop: bool = False, known: Mapping[Node, Tensor] = MappingProxyType({}),
+) -> dict[Node, Any]:
+    """Gradients of `outputs`, weighted by `seeds`, at the `wanted` nodes, or at all leaves where that is None.
+
+    They are arrays, or Tensors if `create_graph`. With `stop` no gradient passes on through a wanted node; the graph is
+    not looked at beyond the `known` ones, whose Tensors are given.
+    """
+    if create_graph and not grad_enabled():
+        with enable_grad():
+            return pull_back(outputs, seeds, wanted, create_graph, retain_graph, stop, known)
+    grads: dict[Node, Any] = {}
+    for y, seed in zip(outputs, seeds, strict=True):
+        if y.node is None:
+            raise ValueError(f"this tensor of shape {y.shape} was not computed from one that requires a gradient")
+        g = _seed(y, seed, create_graph)
+        grads[y.node] = grads[y.node] + g if y.node in grads else g
+    order = _order(list(grads), known)
+    needed = None if wanted is None else _reaching(order, wanted)
+    replayed = _replay(order, known) if create_graph else None
+    found: dict[Node, Any] = {}
+    own: set[Node] = set()  # nodes whose gradient is a sum that we allocated: more is added in place
+    for node in reversed(order):
+        g = grads.pop(node, None)
+        if g is None:
+            continue
+        if wanted is not None and node in wanted:
+            found[node] = g
+            if stop:
+                continue
+        if type(node) is Leaf:
+            if wanted is None:
+                found[node] = g
+            continue
+        parents, pulls = node.parents, node.pulls
+        if node.index is not None:  # one output of several: hand its gradient up to the op
+            grads.setdefault(parents[0], [None] * len(parents[0].shape))[node.index] = g  # type: ignore
+            continue
+        if pulls is None:
+            raise _freed(node)
+        if replayed is not None:
+            pulls = replayed[node]
+        if type(g) is list:
+            g = _fill(g, node)
+        joint = callable(pulls)
+        if joint:
+            pulls = pulls(g, tuple([p is not None and (needed is None or p in needed) for p in parents]))
+        for parent, pull in zip(parents, pulls, strict=False):
+            if parent is None or pull is None or (needed is not None and parent not in needed):
+                continue
+            h = pull if joint else pull(g)
+            if h.shape != parent.shape:
+                h = _unbroadcast(h, parent, node)
+            if h.dtype is not parent.dtype and h.dtype != parent.dtype:
+                h = h.astype(parent.dtype)
+            old = grads.get(parent)
+            if old is None:
+                grads[parent] = h
+            elif parent in own:
+                old += h
+                grads[parent] = old
+            else:
+                grads[parent] = old + h
+                if replayed is None:
+                    own.add(parent)
+        if not retain_graph:
+            node.pulls, node.parents, node.args = None, (), ()
+    return found
+
+
+def _freed(node: Node) -> RuntimeError:
+    return RuntimeError(f"the graph of {name_of(node)} was freed by an earlier backward: pass retain_graph=True there")
+
+
+def _seed(y: Tensor, seed: Like, create_graph: bool) -> Any:
+    """The gradient to start from at output `y`: of its shape and dtype, an array or a Tensor."""
+    xp = namespaces[type(y._data)]
+    if seed is None:
+        if y.size != 1:
+            raise ValueError(f"an output of shape {y.shape} needs its gradient given (grad, grad_outputs), as it has "
+                             "not just one element, got None")
+        g = xp.ones(y.shape, dtype=y.dtype)
+    else:
+        g = backends.of(y._data).asarray(seed._data if isinstance(seed, Tensor) else seed, dtype=y.dtype)
+        if g.shape != y.shape:
+            raise ValueError(f"the gradient of an output of shape {y.shape} must have that shape, got {g.shape}")
+    if not create_graph:
+        return g
+    return seed.astype(y.dtype) if isinstance(seed, Tensor) else Tensor(g)
+
+
+def _order(roots: list[Node], known: Mapping[Node, Tensor]) -> list[Node]:
+    """The nodes that `roots` were computed from, each after its parents; nothing beyond the `known` ones."""
+    seen = set(roots)
+    for node in roots:  # grows as it goes
+        if node in known:
+            continue
+        if type(node) is Leaf and node.written:
+            raise RuntimeError(f"a leaf of shape {node.shape} was written to after its use: run the forward pass again")
+        for parent in node.parents:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                roots.append(parent)
+    roots.sort(key=attrgetter("serial"))
+    return roots
+
+
+def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node]:
+    """The nodes from which a gradient reaches a wanted one."""
+    needed: set[Node] = set()
+    for node in order:
+        if node in wanted or any(parent in needed for parent in node.parents):
+            needed.add(node)
+    return needed
+
+
+def _fill(several: list[Any], node: Node) -> tuple[Any, ...]:
+    """Zeros in place of the gradients of outputs that were not used."""
+    given = next(g for g in several if g is not None)
+    wrap, array = (Tensor, given._data) if isinstance(given, Tensor) else (lambda x: x, given)
+    zeros = namespace(array).zeros
+    return tuple(wrap(zeros(shape, dtype=dtype)) if g is None else g
+                 for g, shape, dtype in zip(several, node.shape, node.dtype, strict=True))
+
+
+def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
+    """Sum a gradient over the axes along which its argument was broadcast."""
+    extra = g.ndim - len(parent.shape)
+    if extra < 0:  # assignment drops leading axes of length 1
+        g = g.reshape((1,) * -extra + g.shape)
+    if extra > 0:
+        g = namespace(g).sum(g, axis=tuple(range(extra)))
+    if g.ndim == len(parent.shape):
+        axes = tuple([i for i, n in enumerate(parent.shape) if n == 1 and g.shape[i] != 1])
+        g = namespace(g).sum(g, axis=axes, keepdims=True) if axes else g
+    if g.shape != parent.shape:
+        raise RuntimeError(f"a pull-back of {name_of(node)} returned shape {g.shape} for an argument of {parent.shape}")
+    return g
+
+
+def _replay(order: list[Node], known: Mapping[Node, Tensor]) -> dict[Node, Any]:
+    """Run the ops of a graph once more, on Tensors: their pull-backs, made of Tensors.
+
+    The values computed on the way take the original ones' places in the graph, so that derivatives with respect to
+    any tensor in it are found. Values of `known` nodes are not computed again.
+    """
+    values: dict[Node, Any] = {}
+    pulls: dict[Node, Any] = {}
+    with enable_grad():
+        for node in order:
+            if node in known:
+                values[node] = known[node]
+                continue
+            if type(node) is Leaf:
+                values[node] = wrap(node.data, node)
+                continue
+            if node.index is not None:
+                out = values[cast(Node, node.parents[0])][node.index]
+            elif node.pulls is None:
+                raise _freed(node)
+            else:
+                args = _arguments(node, values)
+                if node.op.definition is not None:
+                    out, pulls[node] = _run_definition(node, args)
+                else:
+                    out, pulls[node] = node.op.body(*args, **node.kwargs)
+                if type(out) is tuple:
+                    values[node] = tuple([Tensor(y._data) if any(y is a for a in args) else y for y in out])
+                    continue
+                if any(out is a for a in args):  # a body may return what it was given
+                    out = Tensor(out._data)
+            out.node = node
+            values[node] = out
+    return pulls
+
+
+def _arguments(node: Node, values: dict[Node, Any]) -> list[Any]:
+    """A node's arguments with Tensors in the places of its parents."""
+    if not node.args:
+        return [values[cast(Node, parent)] for parent in node.parents]
+    slots = iter(node.parents)
+
+    def fill(constant: Any) -> Any:
+        parent = next(slots)
+        return constant if parent is None else values[parent]
+
+    return [Slots(map(fill, a)) if type(a) is Slots else fill(a) for a in node.args]
+
+
+def _run_definition(node: Node, args: list[Any]) -> tuple[Any, Any]:
+    """What an op with a kernel of its own gives, and its joint pull-back, by its composed definition."""
+
+    first = next(x for a in args for x in (a if type(a) is Slots else [a]) if isinstance(x, Tensor))
+
+    def alias(a: Any) -> Any:  # gradients stop here: what lies behind an argument is not this op's business
+        if isinstance(a, Tensor):
+            return ops.identity(a)
+        return ops.like(first, a) if type(a) in backends.arrays and a.dtype.kind == "f" else a  # without gradient
+
+    args = [Slots(map(alias, a)) if type(a) is Slots else alias(a) for a in args]
+    out = node.op.definition(*args, **node.kwargs)
+
+    def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
+        flat = [x for a in args for x in (a if type(a) is Slots else [a])]
+        nodes = [x.node if isinstance(x, Tensor) else None for x in flat]
+        nodes += node.parents[len(nodes) :]  # what a recomputed function closes over
+        known = {x.node: x for x in flat if isinstance(x, Tensor) and x.node is not None}
+        return pull_through(out, g, nodes, needs, create_graph=True, known=known)
+
+    return Tensor(out._data) if isinstance(out, Tensor) else tuple(Tensor(y._data) for y in out), pull
+
+
+def pull_through(out: Any, g: Any, nodes: Sequence[Node | None], needs: Sequence[bool], **how: Any) -> list[Any]:
+    """A joint pull-back of a function that was recorded: its output or outputs, their gradients, its slots' nodes."""
+    pairs = [(y, h) for y, h in ([(out, g)] if isinstance(out, Tensor) else zip(out, g, strict=True)) if y.node]
+    wanted = {n for n, need in zip(nodes, needs, strict=True) if need}
+    found: dict[Any, Any] = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted, retain_graph=True,
+                                      stop=True, **how)
+    return [found.get(n) for n in nodes]

@@ -1,0 +1,131 @@
+"""Entries by their places: slices and integer arrays, taken, set and added to; and sorted, which finds places."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyseq import check
+from tinyseq.check import explained
+from tinyseq.engine.autograd import op
+from tinyseq.engine.creation import asarray, integers
+from tinyseq.engine.tensor import Axis, Like, Out, Tensor, namespace
+
+
+def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """`axis` as a tuple of axes counted from the front; all of them for None."""
+    whole = type(axis) is int or isinstance(axis, np.integer)  # a bool is none
+    axes: Any = range(ndim) if axis is None else (axis,) if whole else tuple(axis)  # type: ignore[arg-type]
+    if builtins.any(not -ndim <= i < ndim for i in axes):
+        raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
+    return tuple(i % ndim for i in axes)
+
+
+def _index(index: Any) -> Any:
+    """An index with the arrays of its Tensors."""
+    if isinstance(index, tuple):
+        return tuple(_index(i) for i in index)
+    return index._data if isinstance(index, Tensor) else index
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """x[index], as in NumPy: slices, ellipsis, None, integers, integer and boolean arrays, mixed."""
+    return _getitem(x, _index(index))
+
+
+@op
+def _getitem(x: Tensor, index: Any) -> Out:
+    return picked(x, index)
+
+
+def picked(x: Tensor, index: Any) -> Out:
+    xp, shape = namespace(x), x.shape
+    return xp.getitem(x, index), (lambda g: xp.unindex(g, index, shape),)
+
+
+def along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
+    """The index that applies `index` to one axis and takes the others whole."""
+    return (*(slice(None),) * axes_of(axis, ndim)[0], index)
+
+
+def unindex(values: Tensor, index: Any, shape: Sequence[int]) -> Tensor:
+    """Zeros of `shape` with `values` added at `index`: what pulls a gradient back through `x[index]`."""
+    return _unindex(values, _index(index), tuple(shape))
+
+
+@op
+def _unindex(values: Tensor, index: Any, shape: tuple[int, ...]) -> Out:
+    return namespace(values).unindex(values, index, shape), (lambda g: g[index],)
+
+
+def setitem(x: Tensor, index: Any, value: Like) -> Tensor:
+    """A copy of x with `value` at `index`, each place given once; what `x[index] = value` makes of x."""
+    return _setitem(x, _index(index), value)
+
+
+@op
+def _setitem(x: Tensor, index: Any, value: Like) -> Out:
+    return _put(x, index, value), (lambda g: _put(g, index, 0), None, lambda g: g[index])
+
+
+def _put(x: Any, index: Any, value: Any) -> Any:
+    if isinstance(x, Tensor) or isinstance(value, Tensor):
+        return setitem(asarray(x), index, value)
+    y = namespace(x).asarray(x, copy=True)
+    y[index] = check.operand(value)
+    return y
+
+
+@op
+def take(x: Tensor, indices: Like, axis: int = 0) -> Out:
+    """x's slices along `axis` at `indices`: integers, of any shape."""
+    return picked(x, along(axis, x.ndim, integers(indices)))
+
+
+@op
+def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Out:
+    """For each place along the other axes, the entries of x at that place's `indices` along `axis`."""
+    indices, axis = integers(indices), axes_of(axis, x.ndim)[0]
+    if indices.ndim != x.ndim:
+        raise ValueError("expected indices with as many dimensions as x")
+    xp = namespace(indices)
+    places = [xp.reshape(xp.arange(n), (-1, *(1,) * (x.ndim - 1 - i))) for i, n in enumerate(x.shape)]
+    return picked(x, (*places[:axis], indices, *places[axis + 1 :]))
+
+
+@op
+def index_add(x: Tensor, indices: Like, values: Tensor, axis: int = 0) -> Out:
+    """x plus `values` at the `indices` along `axis`; an index given twice is added to twice."""
+    xp, index = namespace(x, values), along(axis, x.ndim, integers(indices))
+    expected = (*x.shape[: len(index) - 1], *index[-1].shape, *x.shape[len(index) :])
+    if values.shape != expected:
+        raise ValueError(f"expected values of shape {expected}")
+    return x + xp.unindex(values, index, x.shape), (lambda g: g, None, lambda g: g[index])
+
+
+@op
+def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Out:
+    """Places of the entries in ascending (or descending) order; tied ones keep their order."""
+    xp = namespace(x)
+    if not descending:
+        return xp.argsort(x, axis=axis, stable=True), None
+    flipped = xp.argsort(xp.flip(x, axis=axis), axis=axis, stable=True)  # flipped twice, so that ties keep their order
+    return xp.flip(x.shape[axis] - 1 - flipped, axis=axis), None
+
+
+@explained
+def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
+    """In ascending (or descending) order; each gradient goes to the entry that stands there, ties in their order."""
+    return take_along_axis(x, argsort(x, axis, descending), axis)
+
+
+@explained
+def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
+    """The k largest (or smallest) entries along `axis`, sorted, and their places; of tied ones the first."""
+    places = argsort(x, axis, largest)
+    k = check.integers("topk", 0, places.shape[axis], k=k)
+    places = getitem(places, along(axis, x.ndim, slice(0, k)))
+    return take_along_axis(x, places, axis), places

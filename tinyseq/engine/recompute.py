@@ -1,0 +1,64 @@
+"""Memory for time: forget what a function computed, and compute it again when its gradient is asked for."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from tinyseq.engine import random
+from tinyseq.engine.autograd import attach, frozen
+from tinyseq.engine.gradients import pull_through
+from tinyseq.engine.graph import Leaf, enable_grad, grad_enabled, serials
+from tinyseq.engine.tensor import Tensor
+
+
+def recompute(fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn(*args)`, keeping nothing between its input and its output for the backward pass.
+
+    `fn` returns a Tensor or a tuple of Tensors; on the way back it is run again, with the same random numbers.
+    Gradients reach the arguments and every tensor that `fn` closes over, parameters included. It must compute the same
+    both times. (Chen et al. 2016, "Training deep nets with sublinear memory cost"; elsewhere called checkpointing.)
+    """
+    if not grad_enabled():
+        return fn(*args)
+    start = next(serials)
+    given = [isinstance(a, Tensor) for a in args]
+    raw = [a._data if isinstance(a, Tensor) else frozen(a) for a in args]
+    parents = [a.node if isinstance(a, Tensor) else None for a in args]
+
+    def leaves() -> list[Any]:
+        return [Tensor(x, p is not None) if t else x for x, t, p in zip(raw, given, parents, strict=False)]
+
+    def again(*arguments: Any) -> Any:
+        wrap = (t and not isinstance(x, Tensor) for x, t in zip(arguments, given, strict=True))
+        return random.replaying(drawn, fn, *[Tensor(x) if w else x for x, w in zip(arguments, wrap, strict=True)])
+
+    def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
+        for node in closed_over:
+            if isinstance(node, Leaf) and node.written:
+                raise RuntimeError(f"recompute: a leaf of shape {node.shape} was written to since the forward pass")
+        begun = leaves()
+        with enable_grad():
+            out = again(*begun)
+        return pull_through(out, g, [getattr(a, "node", None) for a in begun] + closed_over, needs)
+
+    arguments = leaves()
+    with enable_grad(), random.recording() as drawn:
+        out = fn(*arguments)
+    outs = [out] if isinstance(out, Tensor) else list(out)
+    seen = dict.fromkeys(y.node for y in outs if y.node is not None)
+    for node in (pending := list(seen)):  # grows as it goes, up to the nodes that were there before
+        new = [p for p in node.parents if p is not None and p not in seen] if node.serial > start else []
+        seen.update(dict.fromkeys(new))
+        pending += new
+    own = {a.node for a in arguments if isinstance(a, Tensor)}  # another thread may have made leaves since the start
+    closed_over = [node for node in seen if node.serial < start or (isinstance(node, Leaf) and node not in own)]
+    if not closed_over and not any(parents):
+        return out
+    # Only the pull-back holds what `fn` holds, and it goes when the graph is freed.
+    op = SimpleNamespace(__name__=getattr(fn, "__name__", "recompute"), definition=weakref.proxy(again))
+    arrays = out._data if isinstance(out, Tensor) else tuple(y._data for y in outs)
+    constants = [x if p is None else None for x, p in zip(raw, parents, strict=True)]
+    return attach(op, [*parents, *closed_over], constants, {}, arrays, pull)

@@ -1,0 +1,186 @@
+"""Many entries to one: sums, means, extremes, norms, along an axis, several, or all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from tinyseq import check
+from tinyseq.check import explained
+from tinyseq.engine.autograd import op, wide
+from tinyseq.engine.creation import asarray, ones
+from tinyseq.engine.elementwise import abs, isfinite, named, pow, square, where
+from tinyseq.engine.indexing import axes_of
+from tinyseq.engine.shapes import squeeze
+from tinyseq.engine.tensor import Array, Axis, Out, Tensor, namespace
+
+
+def _expander(x: Tensor, axis: Axis, keepdims: bool) -> Callable[[Tensor], Tensor]:
+    """The function that gives a reduction's output the axes of x that it lost, with length 1."""
+    axes = axes_of(axis, x.ndim)
+    return lambda y: y if keepdims else namespace(y).expand_dims(y, axes)
+
+
+def _count(x: Tensor, axis: Axis) -> int:
+    return math.prod(x.shape[i] for i in axes_of(axis, x.ndim))
+
+
+def _first(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """The first entry of x along each of the axes, with length 1."""
+    return x[tuple([slice(1) if i in axes else slice(None) for i in range(x.ndim)])]
+
+
+@op
+def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """Sum over an axis, several, or all."""
+    xp, shape, expand = namespace(x), x.shape, _expander(x, axis, keepdims)
+    return xp.sum(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g), shape),)
+
+
+@op(wide=True)
+def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """Mean over an axis, several, or all."""
+    xp, shape, expand, n = namespace(x), x.shape, _expander(x, axis, keepdims), _count(x, axis)
+    return xp.mean(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g) / n, shape),)
+
+
+def _divisor(x: Tensor, axis: Axis, correction: float) -> float:
+    """How many numbers count along the axes of a variance."""
+    n = _count(x, axis)
+    if type(correction) not in (int, float):
+        correction = check.numbers("var", correction=correction)
+    if correction and not correction < n:
+        raise ValueError(f"expected correction < {n}, as many numbers as there are along axis {axis} of "
+                         f"shape {x.shape}, got {correction}")
+    return n - correction
+
+
+@op(wide=True)
+def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Out:
+    """Variance: squared deviations from the mean, summed and divided by n - `correction` (0, unlike PyTorch's 1)."""
+    xp, expand, n = namespace(x), _expander(x, axis, keepdims), _divisor(x, axis, correction)
+    x = x if x.dtype.kind == "f" else x.astype(np.float64)
+    deviation = x - _first(x, axes_of(axis, x.ndim))  # exactly 0 for equal entries, as from their mean it is not
+    deviation -= xp.mean(deviation, axis=axis, keepdims=True)
+    y = xp.sum(deviation * deviation, axis=axis, keepdims=keepdims) / n
+    return y, (lambda g: expand(g) * deviation * 2 / n,)
+
+
+@explained
+@wide
+def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
+    """Standard deviation, the root of `var`; where it is 0 so is the gradient."""
+    return _root(var(x, axis, correction, keepdims), 2)
+
+
+@op(wide=True)
+def _root(x: Tensor, n: float) -> Out:
+    """The n-th root, with a gradient of 0 where x is 0."""
+    xp = namespace(x)
+    safe = xp.where(x == 0, 1, x)
+    y = xp.where(x == 0, 0, safe ** (1 / n))
+    return y, (lambda g: g * (y / (safe * n)),)
+
+
+@op(wide=True)
+def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """Product. Its gradient, the product of the others, is right at zeros as well."""
+    xp, expand, axes = namespace(x), _expander(x, axis, keepdims), axes_of(axis, x.ndim)
+    y = xp.prod(x, axis=axis, keepdims=keepdims)
+
+    def pull(g: Array) -> Array:
+        if not bool(xp.any(x == 0)):
+            return expand(g * y) / x
+        moved = xp.moveaxis(x, axes, tuple(range(-len(axes), 0)))  # (..., the axes that are multiplied)
+        flat = xp.reshape(moved, (*moved.shape[: x.ndim - len(axes)], -1))
+        rows = xp.broadcast_to(xp.expand_dims(flat, -2), (*flat.shape, flat.shape[-1]))  # (..., n, n)
+        diagonal = xp.tril(xp.triu(xp.ones_like(rows))) != 0
+        others = xp.where(diagonal, 1.0, rows)  # row i: the factors, the i-th replaced by 1
+        others = xp.moveaxis(xp.reshape(xp.prod(others, axis=-1), moved.shape), tuple(range(-len(axes), 0)), axes)
+        return expand(g) * others
+
+    return y, (pull,)
+
+
+class _Reduction(Protocol):
+    def __call__(self, x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
+
+
+def _extreme(name: str, doc: str) -> _Reduction:
+    """The op `max` or `min` over axes: entries of x that equal the result share the gradient."""
+
+    def body(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+        xp, expand = namespace(x), _expander(x, axis, keepdims)
+        y = getattr(xp, name)(x, axis=axis, keepdims=keepdims)
+
+        def pull(g: Array) -> Array:
+            tied = (x == expand(y)).astype(g.dtype)
+            return expand(g) * (tied / xp.sum(tied, axis=axis, keepdims=True))
+
+        return y, (pull,)
+
+    return named(name, doc, body, wide=True)
+
+
+max = _extreme("max", "The largest entry; tied ones share the gradient equally.")
+min = _extreme("min", "The smallest entry; tied ones share the gradient equally.")
+
+
+@op(wide=True)
+def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+    """log of the sum of exp(x), without overflow; -inf (gradient 0) where every entry is -inf."""
+    xp, expand = namespace(x), _expander(x, axis, keepdims)
+    top = xp.max(x, axis=axis, keepdims=True) if x.size else xp.sum(x, axis=axis, keepdims=True) - math.inf
+    shift = xp.where(top == -math.inf, 0, xp.minimum(top, np.finfo(x.dtype).max))
+    parts = xp.exp(xp.minimum(x - shift, 1))  # at most 0, but for infinite entries, beside which others are nothing
+    total = xp.sum(parts, axis=axis, keepdims=True)
+    total = xp.where(total == 0, 1, total)
+    y = xp.where(xp.isinf(top), top, xp.log(total) + shift)
+    pull = lambda g: expand(g) / total * parts
+    return y if keepdims else xp.squeeze(y, axis=axis), (pull,)
+
+
+@op
+def cumulative_sum(x: Tensor, axis: int = -1) -> Out:
+    """Running sums along `axis`, each including its own entry."""
+    xp = namespace(x)
+    back = lambda g: xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis)
+    return xp.cumulative_sum(x, axis=check.no_flag(axis)), (back,)
+
+
+def _found(name: str, doc: str) -> _Reduction:
+    """The op `name` over axes, without a gradient."""
+
+    def body(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+        return getattr(namespace(x), name)(x, axis=axis, keepdims=keepdims), None
+
+    return named(name, doc, body)
+
+
+any = _found("any", "True where any entry is not 0.")
+all = _found("all", "True where no entry is 0.")
+argmax = _found("argmax", "Place of the largest entry (the first of tied ones) along `axis`, or of all, flattened.")
+argmin = _found("argmin", "Place of the smallest entry (the first of tied ones) along `axis`, or of all, flattened.")
+
+
+@explained
+@wide
+def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
+    """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The gradient at 0 is 0."""
+    if not ord > 0:
+        raise ValueError(f"vector_norm: expected ord > 0, got {ord}")
+    if math.isinf(ord):
+        return max(abs(x), axis, keepdims)
+    if ord == 1:
+        return sum(abs(x), axis, keepdims)
+    if ord == 2:
+        return _root(sum(square(x), axis, keepdims), ord)
+    x = asarray(x)
+    top = max(abs(x.detach()), axis, keepdims=True) if x.size else ones((1,) * x.ndim, x.dtype)
+    top = where(isfinite(top) & (top > 0), top, 1.0)  # powers of what is at most 1 fit
+    zero = x == 0
+    y = _root(sum(where(zero, 0.0, pow(abs(where(zero, 1.0, x / top)), ord)), axis, keepdims), ord)
+    return y * (top if keepdims or not x.size else squeeze(top, axis))

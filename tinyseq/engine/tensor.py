@@ -1,0 +1,357 @@
+"""The Tensor that users hold: an array, the node that it came from, and the functions as methods and operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from tinyseq import backends
+from tinyseq.check import describe, explained
+from tinyseq.engine import ops
+from tinyseq.engine.graph import Leaf, Node, grad_enabled, name_of
+from tinyseq.interrupts import together
+
+Array = Any
+Like = Any  # what an op takes as an operand: a Tensor, a number, an array
+
+
+Axis = int | tuple[int, ...] | None
+
+namespaces = backends.namespaces
+PLAIN = frozenset({float, int, bool, str, type(None), slice, type(Ellipsis)})  # operands that need no unwrapping
+
+
+def namespace(*operands: Any) -> Any:
+    """The functions that apply to `operands`: their backend's `xp`, or tinyseq's own ops if one of them is a Tensor."""
+    found = None
+    for x in operands:
+        if type(x) not in PLAIN:
+            found = namespaces[type(x)]
+            if isinstance(x, Tensor):
+                return found
+    if found is None:
+        raise TypeError(f"expected a Tensor or an array, got {', '.join(type(x).__name__ for x in operands)}")
+    return found
+
+
+class Tensor:
+    """An array with a gradient. Make one with `ts.tensor`, `ts.zeros`, ...; functions and methods have NumPy's names.
+
+    `data` is the backend's array. `grad`, a Tensor or None, is what `backward` accumulated. Comparisons, integer and
+    boolean results carry no gradient. `x[i] = v` makes `x` a new node (no gradient computed so far changes) and copies.
+    """
+
+    __slots__ = ("_data", "node", "grad", "__weakref__")
+    __array_ufunc__ = None  # so that `ndarray * tensor` asks the Tensor, and yields one
+    __hash__ = object.__hash__
+
+    _data: Array
+    node: Node | None
+    grad: Tensor | None
+
+    def __init__(self, data: Array, requires_grad: bool = False) -> None:
+        """Wrap a backend's array, without a copy. `ts.tensor(...)` is what users call."""
+        self._data = data
+        self.node = None
+        self.grad = None
+        if requires_grad:
+            self.requires_grad = True
+
+    # --- what it is
+    @property
+    def data(self) -> Array:
+        """The backend's array. Assigning a new one, of the same shape and dtype, counts as writing to the tensor."""
+        return self._data
+
+    @data.setter
+    def data(self, value: Array) -> None:
+        value = backends.of(self._data).asarray(value._data if isinstance(value, Tensor) else value, dtype=self.dtype)
+        if value.shape != self.shape:
+            raise ValueError(f"data: a tensor of shape {self.shape} cannot be given data of shape {value.shape}")
+        together(*self._holds(value))
+
+    def written(self) -> None:
+        """Tell the engine that the array was changed in place: graphs that were made from the old values are void."""
+        old = self.node
+        if isinstance(old, Leaf):
+            self.node = Leaf(self, self._data)  # first: what is marked is no tensor's node, whatever interrupts
+            old.written = True
+        else:
+            self._holds(self._data)  # refuses a computed tensor
+
+    def _holds(self, data: Array) -> list[tuple[Any, str, Any]]:
+        """What has to be set, all at once, for a leaf to hold `data`: its array, a new node, and a mark at the old."""
+        if isinstance(self.node, Leaf):
+            return [(self, "_data", data), (self, "node", Leaf(self, data)), (self.node, "written", True)]
+        if self.node is not None:
+            raise RuntimeError("only leaves can be written to: this tensor was computed by "
+                               f"{name_of(self.node)}; use .detach() for one that stands alone")
+        return [(self, "_data", data)]
+
+    @property
+    def requires_grad(self) -> bool:
+        """True if gradients flow to or through this tensor."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value not in (True, False):
+            raise TypeError(f"requires_grad: expected True or False, got {describe(value)}")
+        if value == (self.node is not None):
+            return
+        if self.node is not None and not isinstance(self.node, Leaf):
+            raise RuntimeError("requires_grad can be switched off on leaves only; use .detach() on a computed tensor")
+        if value and self.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors can require a gradient, this one has dtype {self.dtype}")
+        self.node = Leaf(self, self._data) if value else None
+
+    @property
+    def is_leaf(self) -> bool:
+        """True if no recorded op computed it."""
+        return self.node is None or isinstance(self.node, Leaf)
+
+    @property
+    def shape(self) -> tuple[int, ...]: return self._data.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> Any: return self._data.dtype
+
+    @property
+    def ndim(self) -> int: return self._data.ndim  # type: ignore[no-any-return]
+
+    @property
+    def size(self) -> int: return self._data.size  # type: ignore[no-any-return]
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend whose array this is."""
+        return backends.of(self._data).name
+
+    def __repr__(self) -> str:
+        notes = [np.array2string(self._host(), separator=", ", prefix="tensor(")]
+        notes += [f"shape={self.shape}"] if not self.size else []
+        notes += [f"dtype={self.dtype}"] if self.dtype.name not in ("float32", "int64", "bool") else []
+        notes += [f"backend={self.backend!r}"] if self.backend != "numpy" else []
+        notes += [] if self.node is None else ["requires_grad=True" if self.is_leaf else f"op={name_of(self.node)}"]
+        return f"tensor({', '.join(notes)})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
+    # --- with others
+    def _host(self) -> np.ndarray[Any, Any]:
+        return cast("np.ndarray[Any, Any]", backends.of(self._data).asnumpy(self._data))
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The values as a NumPy array (no copy on the NumPy backend). A tensor that requires a gradient is refused."""
+        self._refuse_silent_detach("numpy()")
+        return self._host()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        self._refuse_silent_detach("np.asarray")
+        if self.backend != "numpy":
+            raise TypeError(f"this tensor lives on {self.backend!r}: call .numpy() to copy it to the host")
+        return np.array(self._data, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        self._refuse_silent_detach("DLPack")
+        return self._data.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> Any:
+        return self._data.__dlpack_device__()
+
+    def _refuse_silent_detach(self, how: str) -> None:
+        if self.node is not None:
+            raise RuntimeError(f"{how} would silently drop the gradient of this tensor: call .detach() first")
+
+    def item(self) -> Any:
+        """The value of a one-element tensor, as a Python number."""
+        if self.size != 1:
+            raise ValueError(f"item() needs exactly one element, this tensor has shape {self.shape}")
+        return self._host().item()
+
+    def tolist(self) -> Any:
+        """The values as nested Python lists."""
+        return self._host().tolist()
+
+    def detach(self) -> Tensor:
+        """The same array without its history."""
+        return Tensor(self._data)
+
+    @explained
+    def to(self, target: Any) -> Tensor:
+        """This tensor on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`), differentiably."""
+        if isinstance(target, str) and (target in backends.BUILT_IN or not hasattr(np, target)):
+            return self if target == self.backend else ops.to_backend(self, target)
+        return self.astype(target)
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len() of a 0-dimensional tensor")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        len(self)  # refuses 0 dimensions
+        return iter(ops.unstack(self))
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous: use ts.any or ts.all")
+        return bool(self.item())
+
+    def __float__(self) -> float: return float(self.item())
+    def __int__(self) -> int: return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"only integer tensors can be used as an index, this one has dtype {self.dtype}")
+        return int(self.item())
+
+    def _refuse_computed(self, how: str) -> None:
+        if not self.is_leaf:
+            raise RuntimeError(f"only leaves can be {how}, not what {name_of(self.node)} computed: .detach() it")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        self._refuse_computed("copied")
+        copy = type(self)(backends.of(self._data).asarray(self._data, copy=True), requires_grad=self.requires_grad)
+        copy.grad = None if self.grad is None else self.grad.detach().__deepcopy__(memo)
+        return copy
+
+    def __reduce__(self) -> Any:
+        self._refuse_computed("pickled")
+        return _unpickle, (type(self), self.backend, self._host(), self.requires_grad)
+
+    # --- gradients
+    @explained
+    def backward(self, grad: Like = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
+        """Add d(self)/d(leaf) to the `.grad` of every leaf that this tensor was computed from.
+
+        `grad` weights this tensor's entries (same shape); it may be left out for a one-element tensor. The graph is
+        freed on the way unless `retain_graph`; with `create_graph` the gradients can themselves be differentiated.
+        """
+        ops.backward(self, grad, retain_graph, create_graph)
+
+    # --- operators
+    def __neg__(self) -> Tensor: return ops.negative(self)
+    def __pos__(self) -> Tensor: return self
+    def __abs__(self) -> Tensor: return ops.abs(self)
+    def __invert__(self) -> Tensor: return ops.bitwise_invert(self)
+    def __add__(self, other: Like) -> Tensor: return ops.add(self, other)
+    def __radd__(self, other: Like) -> Tensor: return ops.add(other, self)
+    def __sub__(self, other: Like) -> Tensor: return ops.subtract(self, other)
+    def __rsub__(self, other: Like) -> Tensor: return ops.subtract(other, self)
+    def __mul__(self, other: Like) -> Tensor: return ops.multiply(self, other)
+    def __rmul__(self, other: Like) -> Tensor: return ops.multiply(other, self)
+    def __truediv__(self, other: Like) -> Tensor: return ops.divide(self, other)
+    def __rtruediv__(self, other: Like) -> Tensor: return ops.divide(other, self)
+    def __floordiv__(self, other: Like) -> Tensor: return ops.floor_divide(self, other)
+    def __rfloordiv__(self, other: Like) -> Tensor: return ops.floor_divide(other, self)
+    def __mod__(self, other: Like) -> Tensor: return ops.remainder(self, other)
+    def __rmod__(self, other: Like) -> Tensor: return ops.remainder(other, self)
+    def __pow__(self, other: Like) -> Tensor: return ops.pow(self, other)
+    def __rpow__(self, other: Like) -> Tensor: return ops.pow(other, self)
+    def __matmul__(self, other: Like) -> Tensor: return ops.matmul(self, other)
+    def __rmatmul__(self, other: Like) -> Tensor: return ops.matmul(other, self)
+    def __and__(self, other: Like) -> Tensor: return ops.bitwise_and(self, other)
+    def __rand__(self, other: Like) -> Tensor: return ops.bitwise_and(other, self)
+    def __or__(self, other: Like) -> Tensor: return ops.bitwise_or(self, other)
+    def __ror__(self, other: Like) -> Tensor: return ops.bitwise_or(other, self)
+    def __xor__(self, other: Like) -> Tensor: return ops.bitwise_xor(self, other)
+    def __rxor__(self, other: Like) -> Tensor: return ops.bitwise_xor(other, self)
+    def __eq__(self, other: Like) -> Tensor: return ops.equal(self, other)  # type: ignore[override]
+    def __ne__(self, other: Like) -> Tensor: return ops.not_equal(self, other)  # type: ignore[override]
+    def __lt__(self, other: Like) -> Tensor: return ops.less(self, other)
+    def __le__(self, other: Like) -> Tensor: return ops.less_equal(self, other)
+    def __gt__(self, other: Like) -> Tensor: return ops.greater(self, other)
+    def __ge__(self, other: Like) -> Tensor: return ops.greater_equal(self, other)
+
+    def __iadd__(self, other: Like) -> Tensor: return self._assign(self + other)
+    def __isub__(self, other: Like) -> Tensor: return self._assign(self - other)
+    def __imul__(self, other: Like) -> Tensor: return self._assign(self * other)
+    def __itruediv__(self, other: Like) -> Tensor: return self._assign(self / other)
+
+    def _assign(self, new: Tensor) -> Tensor:
+        """`x += y` is a new tensor, but for a leaf under no_grad, which is written to: a training step by hand."""
+        if not isinstance(self.node, Leaf) or grad_enabled():
+            return new
+        self.data = new._data
+        return self
+
+    def __getitem__(self, index: Any) -> Tensor: return ops.getitem(self, index)
+
+    def __setitem__(self, index: Any, value: Like) -> None:
+        if isinstance(self.node, Leaf) and grad_enabled():
+            raise RuntimeError("assignment to a leaf that requires a gradient: do it under ts.no_grad(), or on a copy")
+        if not self.is_leaf and not grad_enabled():
+            raise RuntimeError(f"assignment under no_grad would cut the history of this tensor, computed by "
+                               f"{name_of(self.node)}: assign to x.detach() instead")
+        new = ops.setitem(self, index, value)
+        together(*self._holds(new._data) if isinstance(self.node, Leaf)
+                 else [(self, "_data", new._data), (self, "node", new.node)])
+
+    # --- functions that users expect as methods
+    @property
+    def T(self) -> Tensor:
+        """Transpose of a matrix."""
+        if self.ndim != 2:
+            raise ValueError(f".T is for 2 dimensions, this tensor has shape {self.shape}: use .mT or permute_dims")
+        return ops.matrix_transpose(self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two dimensions swapped."""
+        return ops.matrix_transpose(self)
+
+    def abs(self) -> Tensor: return ops.abs(self)
+    def exp(self) -> Tensor: return ops.exp(self)
+    def log(self) -> Tensor: return ops.log(self)
+    def sqrt(self) -> Tensor: return ops.sqrt(self)
+    def square(self) -> Tensor: return ops.square(self)
+    def sin(self) -> Tensor: return ops.sin(self)
+    def cos(self) -> Tensor: return ops.cos(self)
+    def tanh(self) -> Tensor: return ops.tanh(self)
+    def sigmoid(self) -> Tensor: return ops.sigmoid(self)
+    def clip(self, min: Like = None, max: Like = None) -> Tensor: return ops.clip(self, min, max)
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.sum(self, axis, keepdims)
+    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.mean(self, axis, keepdims)
+    def prod(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.prod(self, axis, keepdims)
+    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.max(self, axis, keepdims)
+    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.min(self, axis, keepdims)
+    def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.any(self, axis, keepdims)
+    def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.all(self, axis, keepdims)
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor: return ops.argmax(self, axis, keepdims)
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor: return ops.argmin(self, axis, keepdims)
+    def var(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
+        return ops.var(self, axis, correction, keepdims)
+
+    def std(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
+        return ops.std(self, axis, correction, keepdims)
+
+    def sort(self, axis: int = -1, descending: bool = False) -> Tensor: return ops.sort(self, axis, descending)
+    def argsort(self, axis: int = -1, descending: bool = False) -> Tensor: return ops.argsort(self, axis, descending)
+    def astype(self, dtype: Any) -> Tensor: return ops.astype(self, dtype)
+    def expand_dims(self, axis: Axis = 0) -> Tensor: return ops.expand_dims(self, axis)
+    def squeeze(self, axis: Axis = None) -> Tensor: return ops.squeeze(self, axis)
+    def flatten(self) -> Tensor: return ops.reshape(self, (-1,))
+    def take(self, indices: Like, axis: int = 0) -> Tensor: return ops.take(self, indices, axis)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """`x.reshape(2, -1)` or `x.reshape((2, -1))`."""
+        return ops.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
+
+    def permute_dims(self, *axes: Any) -> Tensor:
+        """`x.permute_dims(0, 2, 1)` or `x.permute_dims((0, 2, 1))`."""
+        return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes)
+
+
+def _unpickle(kind: type[Tensor], backend: str, data: Any, requires_grad: bool) -> Tensor:
+    return kind(backends.load(backend).asarray(data), requires_grad=requires_grad)
+
+
+namespaces[Tensor] = ops
+
+Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
+Outs = tuple[tuple[Tensor, ...], Any]
+Shape = int | Sequence[int]

@@ -1,0 +1,115 @@
+"""Scaled dot-product attention (Vaswani et al. 2017), a kernel beside its definition, and rotary positions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tinyseq import backends
+from tinyseq.check import explained
+from tinyseq.engine import ops, random
+from tinyseq.engine.autograd import op, wide
+from tinyseq.engine.tensor import Like, Out, Tensor, namespace
+from tinyseq.functional.arguments import one_dtype
+from tinyseq.functional.layers import _dropout
+from tinyseq.functional.normalisation import softmax
+
+
+@op(wide=True)
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
+    """Rotary positions (Su et al. 2021): entries i and i + D/2 of x (..., D) are turned by the angle of place i, whose
+    `cos` and `sin` broadcast to (..., D/2). Llama's layout; these two get no gradient."""
+    xp = namespace(x)
+
+    def turn(x: Tensor, sin: Tensor) -> Tensor:
+        a, b = xp.split(x, 2, axis=-1)
+        y: Tensor = xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        return y
+
+    return turn(x, sin), (lambda g: turn(g, -sin), None, None)
+
+
+def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    scores = (query * scale) @ key.mT
+    if causal:
+        past = ops.tril(ops.ones_like(scores.detach(), np.bool), key.shape[-2] - query.shape[-2])
+        mask = past if mask is None else past & mask
+    return softmax(scores, -1, mask)
+
+
+def _attention_definition(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float,
+                          p: float, seed: int, stream: int) -> Tensor:
+    weights = _attention_weights(query, key, mask, causal, scale)
+    return (_dropout(weights, p, seed, stream) if p else weights) @ value
+
+
+@op(definition=_attention_definition, wide=True)
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float, p: float,
+               seed: int, stream: int) -> Out:
+    backend = backends.of(query)
+    y, saved = backend.attention(query, key, value, mask, causal, scale, (p, seed, stream))
+    return y, lambda g, needs: backend.attention_backward(g, saved)
+
+
+@explained
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, causal: bool = False,
+              scale: float | None = None, dropout: float = 0.0, *,
+              generator: random.Generator | None = None) -> Tensor:
+    """softmax(query key^T scale) value (Vaswani et al. 2017, equation 1); `attention_weights` gives the softmax.
+
+    query (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E). In (B, H, S, D) key and value may have fewer
+    heads H, each of which serves as many heads of the query in a row (Ainslie et al. 2023). The boolean `mask`,
+    broadcast to (..., T, S), says which positions take part: True. With `causal` the last query sees all keys, the one
+    before it all but the last: query t those up to S - T + t. A query that sees none gets zeros. `scale` is 1 / sqrt(D)
+    unless given. `dropout` is the probability that a weight is dropped; it takes the next random stream, of `generator`
+    if given. Memory grows with T + S, as the weights are never there all at once; only gradients of gradients need T S.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"expected 0 <= dropout < 1, got {dropout}")
+    shape = (*query.shape[:-1], *value.shape[-1:])
+    query, key, value, mask, scale = _attention_arguments(query, key, value, mask, scale)
+    drawn = random.next_stream(generator) if dropout else (0, 0)
+    return ops.reshape(_attention(query, key, value, mask, causal, scale, dropout, *drawn), shape)
+
+
+@explained
+@wide
+def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: bool = False,
+                      scale: float | None = None) -> Tensor:
+    """softmax(query key^T scale): how much each query (..., T, D) takes of each key (..., S, D), (..., T, S).
+
+    The arguments are those of `attention`.
+    """
+    shape = (*query.shape[:-1], *key.shape[-2:-1])
+    query, key, _, mask, scale = _attention_arguments(query, key, key, mask, scale)
+    return ops.reshape(_attention_weights(query, key, mask, causal, scale), shape)
+
+
+def _attention_arguments(
+    query: Tensor, key: Tensor, value: Tensor, mask: Like, scale: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
+    """The arguments, checked; heads (B, H, T, D) that share one of the key as (B, H_key, H / H_key, T, D)."""
+    lead, heads = query.shape[:-2], key.shape[-3] if key.ndim > 3 else 0
+    shared = heads and lead[:-1] == key.shape[:-3] and lead[-1] % heads == 0
+    if query.ndim < 2 or not (shared or lead == key.shape[:-2]) or (
+            query.shape[-1] != key.shape[-1] or key.shape[:-1] != value.shape[:-1]):
+        raise ValueError("expected query (..., T, D), key (..., S, D) and value (..., S, E), alike in front "
+                         "but for key and value with a part of the heads of a query (B, H, T, D); got shapes "
+                         f"{query.shape}, {key.shape} and {value.shape}")
+    one_dtype(query=query, key=key, value=value)
+    if mask is not None:
+        mask, shape = ops.like(query, mask), (*query.shape[:-1], key.shape[-2])
+        if mask.dtype != np.bool:
+            raise TypeError(f"expected a boolean mask, True takes part, got {mask.dtype}: of one that is "
+                            "added to the scores, 0 or -inf, pass mask == 0")
+        if mask.ndim > len(shape) or any(m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False)):
+            raise ValueError(f"expected a mask that broadcasts to (..., T, S) = {shape}, got {mask.shape}")
+    if lead != key.shape[:-2]:
+        query, key, value = _apart(query, heads), ops.expand_dims(key, -3), ops.expand_dims(value, -3)
+        mask = mask if mask is None or mask.ndim < 3 else _apart(mask, heads if mask.shape[-3] > 1 else 1)
+    return query, key, value, mask, 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
+
+
+def _apart(x: Tensor, heads: int) -> Tensor:
+    return ops.reshape(x, (*x.shape[:-3], heads, x.shape[-3] // heads, *x.shape[-2:]))

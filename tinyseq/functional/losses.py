@@ -1,0 +1,236 @@
+"""Losses: of classes, which stand on the last axis, and of numbers."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from tinyseq import backends, check
+from tinyseq.check import explained
+from tinyseq.engine import ops
+from tinyseq.engine.autograd import op
+from tinyseq.engine.tensor import Like, Out, Tensor, namespace
+from tinyseq.functional.arguments import floats, matched
+from tinyseq.functional.normalisation import log_softmax
+
+F = TypeVar("F", bound=Callable[..., Tensor])
+
+
+def _loss(fn: F) -> F:
+    """A loss of its first argument, a floating-point one, and as wide: of float16 computed in float32, rounded once."""
+    body = cast(Any, fn)
+    first = body.__code__.co_varnames[0]
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        args = args or tuple(kwargs.pop(name) for name in [first] if name in kwargs)
+        if not args:
+            return body(**kwargs)  # which says what is missing
+        x = ops.operand(args[0])
+        if x.dtype.kind != "f":
+            floats(x)  # an error
+        if x.dtype != np.float16:
+            return body(x, *args[1:], **kwargs)
+        return body(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)
+
+    return cast(F, explained(call))
+
+
+def _reduce(losses: Tensor, reduction: str, *more: str) -> Tensor:
+    """The mean, the losses themselves, or their sum, which is also what any of `more` begins with."""
+    if reduction in ("mean", "none"):
+        return ops.mean(losses) if reduction == "mean" else losses
+    check.choice("loss", ("mean", "sum", "none", *more), reduction=reduction)
+    return ops.sum(losses)
+
+
+def _target(x: Tensor, target: Like) -> Tensor:
+    """The target as a Tensor of x's shape and dtype."""
+    y = matched(x, target)
+    if x.shape != y.shape:
+        raise ValueError(f"input of shape {x.shape} and target of shape {y.shape} must have one shape")
+    return y
+
+
+def _class_losses(x: Tensor, targets: Like, ignore_index: int) -> tuple[Tensor, Any]:
+    """x (..., C) as rows (N, C), and targets (...) as raw integers (N,): checked."""
+    shape = np.shape(targets)
+    if x.ndim == 0 or shape != x.shape[:-1]:
+        raise ValueError(f"expected x (..., C) and targets (...), got shapes {x.shape} and {shape}; classes stand on "
+                         "the last axis")
+    if type(ignore_index) is not int:  # a check costs a microsecond
+        check.integers("loss", ignore_index=ignore_index)
+    ids = ops.raw(ops.like(x, ops.check_ids("targets", targets, x.shape[-1], ignore_index))).reshape(-1)
+    return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids
+
+
+def _class_weight(x: Tensor, weight: Like) -> Any:
+    """The raw class weights (C,) or None."""
+    weight = None if weight is None else ops.raw(matched(x, weight))
+    if weight is not None and weight.shape != x.shape[-1:]:
+        raise ValueError(f"expected weight of shape {x.shape[-1:]}, one for each class, got {weight.shape}")
+    return weight
+
+
+def _nll(log_probs: Tensor, ids: Any, weight: Any, ignore: int) -> tuple[Tensor, Tensor]:
+    """-log_probs (N, C) at the ids (N,), weighted, and the weights: (N,), both 0 where ignored."""
+    kept = ops.like(log_probs, ids != ignore)
+    ids = ops.where(kept, ids, 0)
+    weights = ops.ones_like(log_probs.detach()[:, 0]) if weight is None else ops.like(log_probs, weight)[ids]
+    weights = ops.where(kept, weights, 0.0)
+    known = (ids >= 0) & (ids < log_probs.shape[1])  # on the host all are, but nobody looks at a device
+    picked = ops.where(known, log_probs[namespace(ids._data).arange(ids.size), ids], math.nan)
+    return -weights * ops.where(kept, picked, 0.0), weights
+
+
+def _weighted(losses: Tensor, weights: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
+    """The mean of class losses (N,) counts each with its target's weight, so none that is ignored."""
+    if reduction == "none":
+        losses = ops.reshape(losses, shape)
+    elif reduction == "mean":
+        total = ops.sum(weights.detach())
+        losses, reduction = ops.sum(losses) / ops.where(total == 0, 1.0, total), "none"
+    return _reduce(losses, reduction)
+
+
+@_loss
+def cross_entropy(
+    logits: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100, reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-log softmax(logits)[target]: logits (..., C), integer targets (...). PyTorch's, with classes on the last axis.
+
+    `weight` (C,) weights the classes; a target `ignore_index` has loss and gradient 0, and the mean, which divides by
+    the sum of the targets' weights, does not count it (it is 0 if all are ignored). `label_smoothing` s mixes the
+    target with the uniform distribution: 1 - s to s (Szegedy et al. 2016). Reductions: "mean", "sum", "none".
+
+    Targets may be probabilities too, floating-point numbers (..., C): -sum_c w_c t_c log softmax(logits)_c, where 0
+    times -inf is 0. No target is ignored then, and the mean is over the rows.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"expected 0 <= label_smoothing <= 1, got {label_smoothing}")
+    weight = _class_weight(logits, weight)
+    if logits.ndim and np.shape(targets) == logits.shape and ops.like(logits, targets).dtype.kind == "f":
+        if check.integers("cross_entropy", ignore_index=ignore_index) >= 0:
+            raise ValueError("cross_entropy: expected no ignore_index where targets are probabilities, got "
+                             f"{ignore_index}: multiply the losses of reduction='none' by a mask")
+        t = matched(logits, targets)
+        t = t if not label_smoothing else t * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+        t = t if weight is None else t * ops.like(logits, weight)
+        logs = log_softmax(logits)
+        logs = ops.where((t == 0) & (logs == -math.inf), 0.0, logs)
+        return _reduce(ops.sum(-t * logs, -1), reduction)
+    rows, ids = _class_losses(logits, targets, ignore_index)
+    losses, weights = _cross_entropy(rows, ids, weight, label_smoothing, ignore_index)
+    return _weighted(losses, weights, logits.shape[:-1], reduction)
+
+
+def _cross_entropy_definition(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> Any:
+    kept = ops.like(logits, ids != ignore)
+    logs = log_softmax(ops.where(kept[:, None], logits, 0.0))
+    losses, weights = _nll(logs, ids, weight, ignore)
+    if smoothing:
+        uniform = -ops.mean(logs if weight is None else logs * weight, 1)
+        losses = (1 - smoothing) * losses + smoothing * ops.where(kept, uniform, 0.0)
+    return losses, weights
+
+
+@op(definition=_cross_entropy_definition, wide=True)
+def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> tuple[Any, Any]:
+    backend = backends.of(logits)
+    losses, weights, saved = backend.cross_entropy(logits, ids, weight, smoothing, ignore)
+    return (losses, weights), lambda g, needs: [backend.cross_entropy_backward(g[0], saved)]
+
+
+@_loss
+def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
+             reduction: str = "mean") -> Tensor:
+    """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
+    rows, ids = _class_losses(log_probs, targets, ignore_index)
+    return _weighted(*_nll(rows, ids, _class_weight(log_probs, weight), ignore_index), log_probs.shape[:-1], reduction)
+
+
+@_loss
+def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
+    """(x - target)^2, of one shape."""
+    return _reduce(ops.square(x - _target(x, target)), reduction)
+
+
+@_loss
+def l1_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
+    """|x - target|, of one shape."""
+    return _reduce(ops.abs(x - _target(x, target)), reduction)
+
+
+@op
+def _huber(d: Tensor, delta: float) -> Out:
+    near = namespace(d).clip(d, -delta, delta)
+    return near * (d - 0.5 * near), (lambda g: g * near,)
+
+
+@_loss
+def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target and delta > 0 (Huber 1964)."""
+    delta = check.numbers("huber_loss", above=0, delta=delta)
+    return _reduce(_huber(x - _target(x, target), delta), reduction)
+
+
+@op(wide=True)
+def _binary_cross_entropy(p: Tensor, t: Tensor) -> Out:
+    xp = namespace(p, t)
+    yes = xp.where(p <= 0, -100.0, xp.maximum(xp.log(xp.where(p <= 0, 1.0, p)), -100.0))
+    no = xp.where(p >= 1, -100.0, xp.maximum(xp.log1p(-xp.where(p >= 1, 0.0, p)), -100.0))
+    slope: Callable[[Any], Any] = lambda g: g * (p - t) / xp.maximum(p * (1 - p), 1e-12)
+    return (t - 1) * no - t * yes, (slope, lambda g: g * (no - yes))
+
+
+@_loss
+def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -> Tensor:
+    """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, of one shape; the gradient is PyTorch's too,
+    (p - t) / max(p (1 - p), 1e-12).
+
+    Probabilities outside [0, 1] are a ValueError; on a device nobody looks.
+    """
+    data, target = probs._data, _target(probs, target)
+    if isinstance(data, np.ndarray) and ((data < 0) | (data > 1)).any():
+        raise ValueError(f"expected probabilities from 0 to 1, got {data.min()} to {data.max()}; "
+                         "for logits there is binary_cross_entropy_with_logits")
+    return _reduce(_binary_cross_entropy(probs, target), reduction)
+
+
+@op
+def _binary_cross_entropy_with_logits(x: Tensor, yes: Tensor, no: Tensor) -> Out:
+    """-yes log sigmoid(x) - no log sigmoid(-x), where 0 times an infinity is 0."""
+    xp = namespace(x, yes, no)
+    tail = xp.log1p(xp.exp(-xp.abs(x)))
+    off, on = tail - xp.minimum(x, 0), tail + xp.maximum(x, 0)  # the costs where "yes", and where "no" was right
+    y = yes * xp.where((yes == 0) & (off == math.inf), 0, off) + no * xp.where((no == 0) & (on == math.inf), 0, on)
+    return y, (lambda g: g * (no * xp.sigmoid(x) - yes * xp.sigmoid(-x)), lambda g: g * off, lambda g: g * on)
+
+
+@_loss
+def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "mean",
+                                     pos_weight: Like = None) -> Tensor:
+    """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight` weights the positive term."""
+    target = _target(x, target)
+    yes = target if pos_weight is None else target * matched(x, pos_weight)
+    return _reduce(_binary_cross_entropy_with_logits(x, yes, 1 - target), reduction)
+
+
+@_loss
+def kl_div(log_probs: Tensor, target: Like, reduction: str = "mean", log_target: bool = False) -> Tensor:
+    """t (log t - log_probs) by entry, 0 where t is 0: Kullback & Leibler's divergence from the model to the target.
+
+    `reduction="batchmean"` divides the sum by the first axis' length, which is the divergence's mean over a batch; of a
+    number it is the number. With `log_target` the target is given as log-probabilities.
+    """
+    target = _target(log_probs, target)
+    probs = ops.exp(target) if log_target else target
+    real = probs != 0
+    logs = ops.where(real, target, 0.0) if log_target else ops.log(ops.where(real, target, 1.0))
+    loss = _reduce(probs * ops.where(real, logs - log_probs, 0.0), reduction, "batchmean")
+    return loss / (*log_probs.shape, 1)[0] if reduction == "batchmean" else loss

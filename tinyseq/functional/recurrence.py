@@ -1,0 +1,169 @@
+"""The equations of cells, any recurrence step by step, and whole layers as one op: `scan`, a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinyseq import backends, check
+from tinyseq.check import describe, explained
+from tinyseq.engine import ops
+from tinyseq.engine.autograd import op, wide
+from tinyseq.engine.tensor import Like, Tensor
+from tinyseq.functional.activations import relu
+from tinyseq.functional.arguments import lengths_of, matched, one_dtype
+from tinyseq.functional.layers import linear
+
+
+def _same_size(h: Tensor, w_hh: Tensor, gates: int) -> None:
+    """Refuse weights that make a state of another size of h (B, H)."""
+    if w_hh.shape[0] != gates * h.shape[-1]:
+        raise ValueError(f"expected w_hh ({gates} H, H) for h (B, H), got shapes {w_hh.shape} and {h.shape}")
+
+
+@explained
+@wide
+def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
+             nonlinearity: str = "tanh") -> Tensor:
+    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(., 0) (Elman 1990). x (B, I), h (B, H) -> (B, H)."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    _same_size(h, w_hh, 1)
+    return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
+
+
+@explained
+@wide
+def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
+              b_hh: Any = None) -> tuple[Tensor, Tensor]:
+    """c' = f c + i g, h' = o tanh(c'), gates in the order i, f, g, o (Hochreiter & Schmidhuber 1997, Gers et al. 2000).
+
+    x (B, I), h and c (B, H) -> h' and c' (B, H).
+    """
+    if c.shape != h.shape:
+        raise ValueError(f"expected h and c of one shape (B, H), got {h.shape} and {c.shape}")
+    _same_size(h, w_hh, 4)
+    i, f, g, o = ops.split(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh), 4, -1)
+    c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
+    return ops.sigmoid(o) * ops.tanh(c), c
+
+
+@explained
+@wide
+def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
+             reset: str = "after", dropped: Tensor | None = None) -> Tensor:
+    """h' = (1 - z) n + z h, gates in the order r, z, n (Cho et al. 2014). x (B, I), h (B, H) -> (B, H).
+
+    `reset="after"`, as PyTorch and cuDNN: n = tanh(W_n x + b_n + r (U_n h + d_n)).
+    `reset="before"`, the classic form: n = tanh(W_n x + b_n + U_n (r h) + d_n). `dropped` (B, H)
+    takes the place of h in the products with U.
+    """
+    if reset not in ("after", "before"):
+        raise ValueError(f"reset must be 'after' or 'before' (the recurrent product), got {reset!r}")
+    dropped = h if dropped is None else dropped
+    x_r, x_z, x_n = ops.split(linear(x, w_ih, b_ih), 3, -1)
+    n_rows = slice(2 * h.shape[-1], None)
+    _same_size(h, w_hh, 3)
+    h_r, h_z, h_n = ops.split(linear(dropped, w_hh, b_hh), 3, -1)
+    r, z = ops.sigmoid(x_r + h_r), ops.sigmoid(x_z + h_z)
+    h_n = r * h_n if reset == "after" else linear(r * dropped, w_hh[n_rows], None if b_hh is None else b_hh[n_rows])
+    n = ops.tanh(x_n + h_n)
+    return n + z * (h - n)
+
+
+def unroll(
+    step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: Tensor, state: tuple[Tensor, ...],
+    lengths: Like = None, reverse: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Any recurrence in one direction: y (B, T, H), the first tensor of the state by step, and the final state.
+
+    `step(x_t (B, I), state) -> state`, where a state is a tuple of Tensors with the batch first. `lengths` and
+    `reverse` are those of `scan`: a row's state stands still where its sequence has no entry, its output there is 0,
+    and what stands in x there is never seen. A state that comes back with other shapes or dtypes is a ValueError.
+    """
+    check.function("unroll", step=step)
+    if not hasattr(x, "ndim") or not isinstance(state, (tuple, list)):
+        raise TypeError("unroll: expected x to be a Tensor and state a tuple of Tensors, got "
+                        f"{describe(x)} and {describe(state)}")
+    kinds: Callable[[Any], Any] = lambda s: [f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
+    lengths, mask = lengths_of("unroll", lengths, x), None
+    if lengths is not None:
+        mask = (ops.like(x, np.arange(x.shape[1])) < ops.expand_dims(ops.like(x, lengths), 1))[..., None]
+        x = ops.where(mask, x, 0.0)
+    inputs = ops.unstack(x, 1) if x.shape[1] else ()
+    outputs: list[Any] = [None] * len(inputs)
+    for t in reversed(range(len(inputs))) if reverse else range(len(inputs)):
+        new = step(inputs[t], state)
+        if kinds(new) != kinds(state):
+            raise ValueError(f"unroll: the step at t = {t} was given a state {kinds(state)} and returned {kinds(new)}")
+        state = tuple(new if mask is None else [ops.where(mask[:, t], *pair) for pair in zip(new, state, strict=True)])
+        outputs[t] = state[0]
+    y = ops.stack(outputs, 1) if outputs else ops.zeros_like(state[0])[:, None][:, :0]
+    return y if mask is None else ops.where(mask, y, 0.0), state
+
+
+def _scan_definition(
+    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
+    b_hh: Tensor | None, lengths: Any, reverse: bool, h_mask: Any,
+) -> tuple[Tensor, ...]:
+    weights = (w_ih, w_hh, b_ih, b_hh)
+
+    def step(x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        h = state[0] if h_mask is None else state[0] * ops.like(x, h_mask)
+        if cell == "lstm":
+            return lstm_cell(x, h, state[1], *weights)
+        if cell.startswith("rnn"):
+            return rnn_cell(x, h, *weights, nonlinearity=cell.removeprefix("rnn_")),
+        return gru_cell(x, state[0], *weights, reset="before" if cell == "gru_before" else "after", dropped=h),
+
+    y, final = unroll(step, x, (h0,) if c0 is None else (h0, c0), lengths, reverse)
+    return y, *final
+
+
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_before": 3, "lstm": 4}
+
+
+@op(definition=_scan_definition, wide=True)
+def _scan(
+    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
+    b_hh: Tensor | None, lengths: Any, reverse: bool, h_mask: Any,
+) -> tuple[Any, Any]:
+    if cell not in GATES or (c0 is None) == (cell == "lstm") or x.ndim != 3 or h0.ndim != 2:
+        raise ValueError(f"expected a cell of {', '.join(GATES)}, x (B, T, I), h0 (B, H), c0 (B, H) for an LSTM only")
+    batch, rows = x.shape[0], GATES[cell] * h0.shape[1]
+    for name, a, shape in (
+        ("h0", h0, (batch, h0.shape[1])), ("c0", c0, h0.shape), ("w_ih", w_ih, (rows, x.shape[2])),
+        ("w_hh", w_hh, (rows, h0.shape[1])), ("b_ih", b_ih, (rows,)), ("b_hh", b_hh, (rows,)),
+        ("h_mask", h_mask, h0.shape),
+    ):
+        if a is not None and a.shape != shape:
+            raise ValueError(f"expected {name} of shape {shape}, as x has shape {x.shape} and h0 has {h0.shape}")
+    one_dtype(x=x, h0=h0, c0=c0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    backend = backends.of(x)
+    y, h, c, saved = backend.rnn_forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, h_mask)
+
+    def pull(g: Any, needs: tuple[bool, ...]) -> Any:
+        gy, gh, gc = (*g, None)[:3]
+        return [None, *backend.rnn_backward(cell, saved, gy, gh, gc, needs[1:8])]
+
+    return ((y, h) if c is None else (y, h, c)), pull
+
+
+@explained
+def scan(
+    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None, lengths: Like = None, reverse: bool = False, h_mask: Like = None,
+) -> tuple[Tensor, ...]:
+    """One recurrent layer in one direction, as one op: (y, h_n), or (y, h_n, c_n) for an LSTM.
+
+    `cell` is "rnn_tanh", "rnn_relu", "gru", "gru_before" or "lstm". x (B, T, I), h0 and c0 (B, H), weights (G H, I) and
+    (G H, H), biases (G H,), the gates in PyTorch's order; y (B, T, H), final states (B, H). `lengths` (B,) are
+    integers, 0 <= length <= T, on the host, where they are checked, or on x's backend: outputs past a row's end are 0,
+    its final state is that of its last real step, where `reverse` starts. `h_mask` (B, H), a constant, multiplies h
+    where it enters the recurrent product, at every step: dropout with one mask over time (Gal & Ghahramani 2016).
+    """
+    mask, lengths = None if h_mask is None else matched(x, h_mask)._data, lengths_of("scan", lengths, x)
+    outputs: tuple[Tensor, ...] = _scan(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, mask)
+    return outputs
