@@ -53,34 +53,27 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
             raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)}); "
                              "expected the same, and one of each at least")
 
-    # In inches, so that a cell has one size in all maps; maps flow into lines like words, from the top left.
+    # In inches, fractions of a figure of one: a cell has one size in all maps, which flow into lines like words.
     row_width, column_width = (0.09 * max((len(label) for part in parts for label in part), default=0) + 0.15
                                for parts in (rows, columns))
     upright = column_width > 0.4                # words stand on end, letters do not
-    cell, left, top, gap, wide = 0.3, max(0.45, row_width), max(0.35, column_width if upright else 0), 0.2, 11.0
-    corners: list[tuple[float, float]] = []     # of each map's cells, from the picture's top left
-    x = y = gap
-    width = bottom = 0.0                        # of the picture so far
-    for r, c in (w.shape for w in maps):
-        if x > gap and x + left + c * cell > wide:
-            x, y = gap, bottom + gap
-        corners.append((x + left, y + top))
-        x += left + c * cell + gap
-        width, bottom = max(width, x), max(bottom, y + top + r * cell)
-    height = bottom + gap
-
-    figure = Figure(figsize=(width, height))
-    for w, row, column, (x, y) in zip(maps, rows, columns, corners, strict=True):
-        r, c = w.shape
-        axes = figure.add_axes((x / width, 1 - (y + r * cell) / height, c * cell / width, r * cell / height))
+    cell, left, top, gap, wide = 0.3, max(0.45, row_width), max(0.35, column_width if upright else 0), 0.2, 10.8
+    x = y = bottom = 0.0
+    figure = Figure(figsize=(1, 1))
+    for w, row, column in zip(maps, rows, columns, strict=True):
+        height, width = cell * len(row), cell * len(column)
+        if x and x + left + width > wide:
+            x, y = 0.0, bottom
+        axes = figure.add_axes((x + left, y - top - height, width, height))
+        x, bottom = x + left + width + gap, min(bottom, y - top - height - gap)
         axes.pcolormesh(w, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
         axes.invert_yaxis()
-        axes.set_xticks(np.arange(c) + 0.5, column, parse_math=False)
-        axes.set_yticks(np.arange(r) + 0.5, row, parse_math=False)
+        axes.set_xticks(np.arange(len(column)) + 0.5, column, parse_math=False)
+        axes.set_yticks(np.arange(len(row)) + 0.5, row, parse_math=False)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=_INK)
         axes.tick_params("x", rotation=90 if upright else 0)
         axes.spines[:].set_color(_FAINT)
-    _save(figure, path)
+    _save(figure, path, bbox_inches="tight", pad_inches=gap)    # what is drawn, and no more
 
 
 @check.explained
@@ -102,22 +95,27 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
     """
     if not _mapping("panels", panels):
         raise ValueError("expected a panel, got no panel")
-    figure = Figure(figsize=(5.2 * len(panels), 3.6))
-    row = figure.subplots(1, len(panels), squeeze=False)[0]
     labels = _list("x", [x] * len(panels) if isinstance(x, str) else x, str)
     if len(labels) != len(panels):
         raise ValueError(f"expected x as one text, or one for each of {len(panels)} panels, got {x!r}")
+    figure, row = _panels(len(panels), 5.2)
     for axes, (title, lines), label in zip(row, panels.items(), labels, strict=True):
         whole = True  # numbers of steps, say: no half ones are marked
         names = {}
         for color, (name, points) in zip(cycle(_LINES), _mapping(title, lines).items(), strict=False):
-            names[name], at = _curve(axes, name, points, color)
-            whole &= at.dtype.kind in "iu"
+            pair = [_numbers(f"curve {name!r}", part) for part in _list(f"curve {name!r}", points)]
+            if len(pair) != 2 or pair[0].ndim != 1 or pair[0].shape != pair[1].shape:
+                raise ValueError(f"curve {name!r}: expected (xs, ys) of one shape (N,); got "
+                                 f"{[part.shape for part in pair]}")
+            whole &= pair[0].dtype.kind in "iu"
+            if len(pair[0]) > 200:              # a loss at every step: pale, and a hundred means over it
+                axes.plot(*pair, color=color, linewidth=0.6, alpha=0.25)
+                pair = [np.array([part.mean() for part in np.array_split(values, 100)]) for values in pair]
+            names[name], = axes.plot(*pair, color=color, linewidth=1.8)
         axes.xaxis.get_major_locator().set_params(integer=whole)
         if not axes.dataLim.y0 < 0:
             axes.set_ylim(bottom=0)
         _finish(axes, title, label, names)
-    figure.tight_layout()
     _save(figure, path)
 
 
@@ -137,40 +135,27 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
     if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
         raise TypeError(f"expected models as {{name: (norms, gates)}}, one at least, got {models!r}")
     gated = {name: _mapping(f"gates of {name}", gates) for name, (_, gates) in models.items() if gates}
-    figure = Figure(figsize=(4.6 * (1 + len(gated)), 3.6))
-    left, *row = figure.subplots(1, 1 + len(gated), squeeze=False)[0]
+    figure, (left, *row) = _panels(1 + len(gated), 4.6)
     names: dict[str, Artist] = {}
     for color, (name, (norms, _)) in zip(cycle(_LINES), models.items(), strict=False):
-        found = _numbers(f"norms of {name}", norms)
-        if found.ndim != 2 or not found.size:
-            raise ValueError(f"expected norms (B, T) of {name!r}, got shape {found.shape}")
-        names[name], = left.semilogy(np.maximum(found.mean(0), 1e-30), color=color, linewidth=1.8)
+        found = _numbers(f"norms (B, T) of {name!r}", norms, 2).mean(0)
+        names[name], = left.semilogy(np.maximum(found, 1e-30), color=color, linewidth=1.8)
     _finish(left, "|∂loss/∂hₜ|, mean over rows", "step t", names)
     for axes, (name, gates) in zip(row, gated.items(), strict=True):
         names = {}
         for color, (gate, fractions) in zip(cycle(_LINES), gates.items(), strict=False):
-            found = _numbers(f"gate {gate} of {name}", fractions)
-            if found.ndim != 2 or found.shape[1] != 2:
-                raise ValueError(f"expected gate {gate!r} of {name!r} as (T, 2), got shape {found.shape}")
-            for column, style, word in ((1, "-", "> 0.9"), (0, "--", "< 0.1")):
-                names[f"{gate} {word}"], = axes.plot(found[:, column], style, color=color, linewidth=1.4)
+            low, high = _numbers(f"gate {gate!r} of {name!r} as (T, 2)", fractions, 2, 2).T
+            names[f"{gate} > 0.9"], = axes.plot(high, color=color, linewidth=1.4)
+            names[f"{gate} < 0.1"], = axes.plot(low, "--", color=color, linewidth=1.4)
         axes.set_ylim(-0.02, 1.02)
         _finish(axes, f"{name}: fraction of gates", "step t", names)
-    figure.tight_layout()
     _save(figure, path)
 
 
-def _curve(axes: Axes, name: str, points: Any, color: str) -> tuple[Artist, NDArray[Any]]:
-    """What a legend shows, and xs."""
-    pair = [_numbers(f"curve {name!r}", part) for part in _list(f"curve {name!r}", points)]
-    if len(pair) != 2 or pair[0].ndim != 1 or pair[0].shape != pair[1].shape:
-        raise ValueError(f"curve {name!r}: expected (xs, ys) of one shape (N,); got {[part.shape for part in pair]}")
-    xs, ys = pair
-    at = xs
-    if len(xs) > 200:                          # a loss at every step: pale, and a hundred means over it
-        axes.plot(xs, ys, color=color, linewidth=0.6, alpha=0.25)
-        xs, ys = (np.array([part.mean() for part in np.array_split(values, 100)]) for values in (xs, ys))
-    return axes.plot(xs, ys, color=color, linewidth=1.8)[0], at
+def _panels(count: int, width: float) -> tuple[Figure, list[Axes]]:
+    """Axes side by side."""
+    figure = Figure(figsize=(width * count, 3.6), layout="tight")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def _finish(axes: Axes, title: str, x: str, names: Mapping[str, Artist]) -> None:
@@ -185,14 +170,16 @@ def _finish(axes: Axes, title: str, x: str, names: Mapping[str, Artist]) -> None
         text.set(text=name, parse_math=False)
 
 
-def _save(figure: Figure, path: str | PathLike[str]) -> None:
-    figure.savefig(path if hasattr(path, "write") else fspath(path), dpi=150)
+def _save(figure: Figure, path: str | PathLike[str], **options: Any) -> None:
+    figure.savefig(path if hasattr(path, "write") else fspath(path), dpi=150, **options)
 
 
-def _numbers(name: str, values: Any) -> NDArray[Any]:
+def _numbers(name: str, values: Any, axes: int | None = None, columns: int | None = None) -> NDArray[Any]:
     found = values.numpy() if hasattr(values, "numpy") else np.asarray(values)
     if found.dtype.kind not in "biuf":
         raise TypeError(f"expected {name} as an array of numbers, got dtype {found.dtype}")
+    if axes is not None and (found.ndim != axes or not found.size or columns not in (None, found.shape[-1])):
+        raise ValueError(f"expected {name}, got shape {found.shape}")
     return found
 
 
@@ -223,13 +210,11 @@ def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
     maps = maps[None] if maps.ndim == 3 else maps
     if maps.ndim != 4 or not maps.size:
         raise ValueError(f"expected weights (layers, heads, T, S) or (heads, T, S), got shape {maps.shape}")
-    figure = Figure(figsize=(1.6 * maps.shape[1] + 0.6, 1.6 * maps.shape[0] + 0.4))
+    figure = Figure(figsize=(1.6 * maps.shape[1] + 0.6, 1.6 * maps.shape[0] + 0.4), layout="tight")
     table = figure.subplots(*maps.shape[:2], squeeze=False, subplot_kw={"xticks": [], "yticks": []})
-    for layer, row in enumerate(table):
-        for head, axes in enumerate(row):
-            axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-            axes.set_title(f"layer {layer}, head {head}", color=_INK, fontsize=7)
-    figure.tight_layout()
+    for (layer, head), axes in np.ndenumerate(table):
+        axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_title(f"layer {layer}, head {head}", color=_INK, fontsize=7)
     _save(figure, path)
 
 
