@@ -71,13 +71,10 @@ class File(io.FileIO):
         return super().read(size) or b""
 
 
-def widen(raw: Array) -> Array:
-    """bfloat16, the upper half of a float32."""
-    return np.left_shift(raw.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
-
-
 def view(raw: Array, dtype: str) -> Array:
-    """Bytes as an array, one-dimensional."""
+    """Bytes as an array, one-dimensional; bfloat16, which NumPy lacks, as the float32 whose upper half it is."""
+    if dtype == "bfloat16":
+        return np.left_shift(raw.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
     array = raw.view(dtype)
     if array.dtype.kind == "b" and raw.max(initial=0) > 1:
         raise ValueError("a bool is neither 0 nor 1")
@@ -100,10 +97,9 @@ class Archive(zipfile.ZipFile):
 
     def member(self, name: str, dtype: str = "uint8") -> Array:
         """The numbers of one member, one-dimensional; its checksum is looked at, and bfloat16 widened."""
-        info, wide = self.getinfo(name), dtype == "bfloat16"
+        info, times = self.getinfo(name), 2 if dtype == "bfloat16" else 1
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):    # others may lie
             raise ValueError(f"{name}: expected it stored or deflated")
-        times = 2 if wide else 1
         self.room.take(info.file_size * times)
         raw = np.empty(info.file_size * times, np.uint8)
         with self.open(info) as stream:
@@ -111,9 +107,9 @@ class Archive(zipfile.ZipFile):
                 part, place = np.frombuffer(stream.read(2**18), np.uint8), raw[start:start + 2**18 * times]
                 if part.size * times != place.size:
                     raise ValueError(f"{name}: expected {info.file_size} bytes, and the file ends before")
-                place[...] = widen(part).view(np.uint8) if wide else part
+                place[...] = view(part, dtype).view(np.uint8)
         raw.flags.writeable = False
-        return view(raw, "float32" if wide else dtype)
+        return raw.view("float32" if times == 2 else dtype)
 
 
 def torch(archive: Archive, root: str) -> dict[str, Any]:
@@ -140,20 +136,18 @@ def _tensor(storage: Array, offset: int, shape: Sequence[int], strides: Sequence
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, [step * n for n in strides])
 
 
-def _typed(storage: Array, dtype: Any) -> Array:
-    """A storage without a type, as its tensor has it."""
+def _typed(storage: Array, offset: int, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *more: Any) -> Any:
+    """A tensor whose storage has no type of its own."""
     if type(dtype) is not str or dtype not in _TORCH_DTYPES:
         raise ValueError("expected the dtype of a tensor")
-    return storage.view(_TORCH_DTYPES[dtype])
+    return _tensor(storage.view(_TORCH_DTYPES[dtype]), offset, shape, strides, grad, hooks, *more)
 
 
 # All that a pickle may call.
 _CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda: {}, "collections.Counter": lambda counts: counts,
-    "torch.Size": lambda size: size, "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": lambda storage, offset, shape, strides, grad, hooks, dtype, *flags: _tensor(
-        _typed(storage, dtype), offset, shape, strides, grad, hooks, *flags),
-    "torch._utils._rebuild_parameter": lambda data, *flags: data}
+    "torch.Size": lambda size: size, "torch._utils._rebuild_parameter": lambda data, *flags: data,
+    "torch._utils._rebuild_tensor_v2": _tensor, "torch._utils._rebuild_tensor_v3": _typed}
 
 
 def _counted(instruction: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -187,8 +187,7 @@ def _safetensors(file: archives.File, room: archives.Room) -> dict[str, Any]:
         if entry["dtype"] not in _SAFETENSORS:
             raise ValueError(f"{key}: NumPy has no {entry['dtype']}: save it as float32")
         first, last = entry["data_offsets"]
-        data, dtype = raw[start + first:start + last], _SAFETENSORS[entry["dtype"]]
-        array = archives.widen(data) if dtype == "bfloat16" else archives.view(data, dtype)
+        array = archives.view(raw[start + first:start + last], _SAFETENSORS[entry["dtype"]])
         state[key] = array.reshape(entry["shape"])
     if extra is None:
         return state
