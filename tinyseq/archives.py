@@ -197,10 +197,9 @@ class _Unpickler(pickle._Unpickler):
         self.stack.append(_CALLS[name](*arguments))
 
     def set_items(self, items: list[Any]) -> None:
-        if any(type(key) not in (str, int) for key in items[::2]):
-            raise ValueError("refused: a key of a dict is neither a string nor an integer")
-        if any(type(key) is int and abs(key) >> 60 for key in items[::2]):  # of which many can have one hash
-            raise ValueError("refused: a key of a dict is an integer of more than 60 bits")
+        for key in items[::2]:  # many integers of more bits can have one hash
+            if type(key) is not str and (type(key) is not int or abs(key) >> 60):
+                raise ValueError("refused: a key of a dict is neither a string nor an integer of at most 60 bits")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def refuse(self) -> None:

@@ -19,7 +19,6 @@ import errno
 import glob
 import io
 import json
-import math
 import os
 import re
 import secrets
@@ -240,7 +239,7 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
         arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))    # aligned in the file
         end = 0
         for key, value in arrays.items():
-            start, end = end, end + math.prod(value.shape) * value.dtype.itemsize
+            start, end = end, end + value.size * value.dtype.itemsize
             header[key] = {"dtype": _CODES[value.dtype.newbyteorder("=")], "shape": value.shape,
                            "data_offsets": (start, end)}
         text = json.dumps(header).encode()
@@ -279,9 +278,9 @@ def _encoded(value: Any, where: str, arrays: dict[str, Any] | None, depth: int =
         inside = [_encoded(v, f"{where}[{i}]", None, depth + 1) for i, v in enumerate(value)]
         return inside if kind is list else {"__tuple__": inside}
     if kind not in (dict, OrderedDict) or depth >= _DEPTH:
-        raise ValueError(f"{where}: a {kind.__name__} would not come back as it is (a file holds arrays by their keys, "
-                         "None, bool, int of 2048 bits, float, str in Unicode, NumPy's numbers, and list, tuple and "
-                         f"dict, to a depth of {_DEPTH})")
+        raise ValueError(f"{where}: a {kind.__name__} would not come back as it is (a file holds plain arrays by "
+                         "their keys, None, bool, int of 2048 bits, float, str in Unicode, NumPy's numbers, and list, "
+                         f"tuple and dict, to a depth of {_DEPTH})")
     inner = {}
     for key, v in value.items():
         name = f"{where}/{key}" if depth else key
@@ -289,9 +288,7 @@ def _encoded(value: Any, where: str, arrays: dict[str, Any] | None, depth: int =
                 arrays is not None and ("/" in key or name == "__metadata__")):    # safetensors has its own of that
             raise ValueError(f"{name!r}: keys must be strings of Unicode without \"/\", and not \"__metadata__\" or "
                              f"{' or '.join(_TAGS)}")
-        if arrays is not None and isinstance(v, (Tensor, np.ndarray)):
-            if type(v) not in (np.ndarray, np.memmap) and not isinstance(v, Tensor):
-                raise ValueError(f"{name}: expected an array, got a {type(v).__name__}: save np.asarray of it")
+        if arrays is not None and (isinstance(v, Tensor) or type(v) in (np.ndarray, np.memmap)):
             if v.dtype.newbyteorder("=") not in _CODES:
                 raise ValueError(f"{name}: expected an array of {', '.join(map(str, _CODES))}, got {v.dtype}")
             arrays[name] = v
@@ -388,12 +385,11 @@ def _nameless(path: str, flags: int) -> int:
 
 def _named(file: BinaryIO, path: Path) -> bool:
     """Give an open file its name where it has none; False where that cannot be, or another save removed it."""
-    if not os.fstat(file.fileno()).st_nlink:
-        try:    # with a folder given, Python follows the link to what is open
+    with suppress(OSError):
+        if not os.fstat(file.fileno()).st_nlink:    # with a folder given, Python follows the link to what is open
             os.link(f"/proc/self/fd/{file.fileno()}", path, dst_dir_fd=file.fileno(), follow_symlinks=True)
-        except OSError:
-            return False
-    return True
+        return True
+    return False
 
 
 def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str | None]) -> dict[str, Any]:

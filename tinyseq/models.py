@@ -9,10 +9,8 @@ What a checkpoint calls its tensors stands in `BERT`, `GPT2` and `LLAMA`, as dat
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,48 +31,49 @@ Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]
 _HEADS = "ForCausalLM|LMHead|DoubleHeads"     # in the names of architectures with a language model's last layer
 
-BERT: Rules = {
-    "embeddings.word_embeddings.weight": "embedding.weight",
-    "embeddings.position_embeddings.weight": "positions.weight",
-    "embeddings.token_type_embeddings.weight": "types.weight",
-    "embeddings.LayerNorm.gamma": "norm.weight", "embeddings.LayerNorm.beta": "norm.bias",  # the first checkpoints
-    "encoder.layer.{}.attention.output.LayerNorm.gamma": "encoder.layers.{}.norm1.weight",
-    "encoder.layer.{}.attention.output.LayerNorm.beta": "encoder.layers.{}.norm1.bias",
-    "encoder.layer.{}.output.LayerNorm.gamma": "encoder.layers.{}.norm2.weight",
-    "encoder.layer.{}.output.LayerNorm.beta": "encoder.layers.{}.norm2.bias",
-    "embeddings.LayerNorm.{}": "norm.{}",
-    "embeddings.position_ids": None,
-    ("encoder.layer.{}.attention.self.query.{}", "encoder.layer.{}.attention.self.key.{}",
-     "encoder.layer.{}.attention.self.value.{}"): "encoder.layers.{}.self_attn.in_proj_{}",
-    "encoder.layer.{}.attention.output.dense.{}": "encoder.layers.{}.self_attn.out_proj.{}",
-    "encoder.layer.{}.attention.output.LayerNorm.{}": "encoder.layers.{}.norm1.{}",
-    "encoder.layer.{}.intermediate.dense.{}": "encoder.layers.{}.linear1.{}",
-    "encoder.layer.{}.output.dense.{}": "encoder.layers.{}.linear2.{}",
-    "encoder.layer.{}.output.LayerNorm.{}": "encoder.layers.{}.norm2.{}",
-    "pooler.dense.{}": "pooler.{}",
+# Whatever has weights: its name here, its axes, whose sizes are arguments of the module and two that come of them, and
+# what BERT, GPT-2 and Llama call it; several names where it is made of several tensors.
+_TABLES = {  # without a bias
+    "embedding.": ("vocab_size d_model", "embeddings.word_embeddings.", "wte.", "embed_tokens."),
+    "positions.": ("max_length d_model", "embeddings.position_embeddings.", "wpe.", ""),
+    "types.": ("segments d_model", "embeddings.token_type_embeddings.", "", ""),
+    "out.": ("vocab_size d_model", "", "lm_head.", "lm_head."),
 }
-GPT2: Rules = {
-    "wte.weight": "embedding.weight", "wpe.weight": "positions.weight", "ln_f.{}": "norm.{}",
-    "h.{}.ln_1.{}": "layers.{}.norm1.{}", "h.{}.ln_2.{}": "layers.{}.norm2.{}",
-    "h.{}.attn.c_attn.weight.T": "layers.{}.self_attn.in_proj_weight",  # its weights are (in, out)
-    "h.{}.attn.c_attn.bias": "layers.{}.self_attn.in_proj_bias",
-    "h.{}.attn.c_proj.weight.T": "layers.{}.self_attn.out_proj.weight",
-    "h.{}.attn.c_proj.bias": "layers.{}.self_attn.out_proj.bias",
-    "h.{}.mlp.c_fc.weight.T": "layers.{}.linear1.weight", "h.{}.mlp.c_fc.bias": "layers.{}.linear1.bias",
-    "h.{}.mlp.c_proj.weight.T": "layers.{}.linear2.weight", "h.{}.mlp.c_proj.bias": "layers.{}.linear2.bias",
-    "h.{}.attn.bias": None, "h.{}.attn.masked_bias": None, "lm_head.weight": "out.weight",
+_ENDS = {
+    "norm.": ("d_model", "embeddings.LayerNorm.", "ln_f.", "norm."),
+    "pooler.": ("d_model d_model", "pooler.dense.", "", ""),
 }
-LLAMA: Rules = {
-    "embed_tokens.weight": "embedding.weight", "norm.weight": "norm.weight", "lm_head.weight": "out.weight",
-    ("layers.{}.self_attn.q_proj.weight", "layers.{}.self_attn.k_proj.weight", "layers.{}.self_attn.v_proj.weight"):
-        "layers.{}.self_attn.in_proj_weight",
-    "layers.{}.self_attn.o_proj.weight": "layers.{}.self_attn.out_proj.weight",
-    ("layers.{}.mlp.gate_proj.weight", "layers.{}.mlp.up_proj.weight"): "layers.{}.linear1.weight",
-    "layers.{}.mlp.down_proj.weight": "layers.{}.linear2.weight",
-    "layers.{}.input_layernorm.weight": "layers.{}.norm1.weight",
-    "layers.{}.post_attention_layernorm.weight": "layers.{}.norm2.weight",
-    "layers.{}.self_attn.rotary_emb.inv_freq": None,
+_LAYER = {
+    "self_attn.in_proj_": ("projected d_model", "attention.self.query. attention.self.key. attention.self.value.",
+                           "attn.c_attn.", "self_attn.q_proj. self_attn.k_proj. self_attn.v_proj."),
+    "self_attn.out_proj.": ("d_model d_model", "attention.output.dense.", "attn.c_proj.", "self_attn.o_proj."),
+    "linear1.": ("hidden d_model", "intermediate.dense.", "mlp.c_fc.", "mlp.gate_proj. mlp.up_proj."),
+    "linear2.": ("d_model dim_feedforward", "output.dense.", "mlp.c_proj.", "mlp.down_proj."),
+    "norm1.": ("d_model", "attention.output.LayerNorm.", "ln_1.", "input_layernorm."),
+    "norm2.": ("d_model", "output.LayerNorm.", "ln_2.", "post_attention_layernorm."),
 }
+_ANY = {"{}": "{}"}
+
+
+def _rules(
+    column: int, theirs: str, ours: str, norms: Mapping[str, str] = _ANY, matrices: Mapping[str, str] = _ANY,
+) -> dict[str | tuple[str, ...], str | None]:
+    """Names of the parts above, in one column, and ours: those in layers behind `theirs` and `ours`, with what stands
+    at the end, "weight" there and here, where it is another for `norms` and the `matrices` in layers."""
+    rules: dict[str | tuple[str, ...], str | None] = {}
+    for before, after, parts in (("", "", _TABLES | _ENDS), (theirs, ours, _LAYER)):
+        for part, (axes, *names) in parts.items():
+            for old, new in (norms if axes == "d_model" else matrices if before else _ANY).items():
+                if found := tuple(f"{before}{name}{old}" for name in names[column].split()):
+                    rules[found] = f"{after}{part}{new}"
+    return rules
+
+
+BERT: Rules = _rules(0, "encoder.layer.{}.", "encoder.layers.{}.", norms={   # as the first checkpoints have them, too
+    "gamma": "weight", "beta": "bias", **_ANY}) | {"embeddings.position_ids": None}
+GPT2: Rules = _rules(1, "h.{}.", "layers.{}.", matrices={   # which are (in, out)
+    "weight.T": "weight", "bias": "bias"}) | {"h.{}.attn.bias": None, "h.{}.attn.masked_bias": None}
+LLAMA: Rules = _rules(2, "layers.{}.", "layers.{}.") | {"layers.{}.self_attn.rotary_emb.inv_freq": None}
 ACTIVATIONS = {  # their names, and ours
     "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
@@ -109,9 +108,8 @@ class Bert(Module):
         tokens, cut = cut_padding("Bert", tokens, lengths, self.positions.weight.shape[0])
         types = types if types is None or not cut else ops.asarray(types)[:, : tokens.shape[1]]
         words = self.embedding(tokens)
-        if words.ndim != 3 or words.shape[1] > self.positions.weight.shape[0]:
-            raise ValueError(f"Bert: expected tokens (B, T) of at most {self.positions.weight.shape[0]} positions, got "
-                             f"shape {words.shape[:-1]}")
+        if words.ndim != 3:
+            raise ValueError(f"Bert: expected tokens (B, T), got shape {words.shape[:-1]}")
         if types is not None and np.shape(types) != words.shape[:2]:
             raise ValueError(f"Bert: expected types {words.shape[:2]}, as the tokens, got shape {np.shape(types)}")
         segments = self.types.weight[0] if types is None else self.types(types)
@@ -150,8 +148,8 @@ class Architecture(NamedTuple):
     tied: bool                          # whether the last layer is the embedding where nothing is said
     expected: Config                    # what other options, which would change numbers, must be; None: nothing
     more: Callable[[Config, dict[str, Any]], dict[str, Any]] = lambda config, arguments: {}     # other arguments
-    usual: Mapping[str, Callable[[dict[str, Any]], int]] = MappingProxyType({})     # sizes that are null, of others
-    aliases: Mapping[str, str] = MappingProxyType({})   # other names of the sizes
+    usual: Mapping[str, Callable[[dict[str, Any]], int]] = {}     # sizes that are null, of others
+    aliases: Mapping[str, str] = {}             # other names of the sizes
 
 
 def _arguments(family: Architecture, config: Config) -> dict[str, Any]:
@@ -166,10 +164,9 @@ def _arguments(family: Architecture, config: Config) -> dict[str, Any]:
         said = config.get(name)
         usual = family.usual.get(argument) if said is None else None
         a[argument] = usual(a) if usual else check.integers(kind, 1, **{name: said})
-    for part, whole in (("nhead", "d_model"), ("num_kv_heads", "nhead")):
-        if a[whole] % a.get(part, 1):
-            raise ValueError(f"{kind}: expected {family.sizes[part]} to divide {family.sizes[whole]}, got {a[part]} "
-                             f"and {a[whole]}")
+    if a["d_model"] % a["nhead"]:
+        raise ValueError(f"{kind}: expected {family.sizes['nhead']} to divide {family.sizes['d_model']}, got "
+                         f"{a['nhead']} and {a['d_model']}")
     name, eps = family.eps
     a["layer_norm_eps"] = check.numbers(kind, least=1e-30, below=math.inf, **{name: config.get(name, eps)})  # float32's
     name, usually, known = family.activation
@@ -231,18 +228,16 @@ ARCHITECTURES = {
 
 def _shapes(a: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shapes of all parameters of the module of arguments `a`, with a last layer and a pooler if it `has` them."""
-    width, inner, layers = a["d_model"], a["dim_feedforward"], "encoder.layers" if "segments" in a else "layers"
-    narrow = width // a["nhead"] * a.get("num_kv_heads", a["nhead"])
-    layer = {"self_attn.in_proj_": (width + 2 * narrow, width), "self_attn.out_proj.": (width, width),
-             "linear1.": (inner * (2 if a["activation"] == "swiglu" else 1), width), "linear2.": (width, inner),
-             "norm1.": (width,), "norm2.": (width,)}
-    parts = {f"{layers}.{i}.{part}": shape for i in range(a["num_layers"]) for part, shape in layer.items()}
-    parts |= {"norm.": (width,)} | ({"pooler.": (width, width)} if "pooler.weight" in has else {})
-    tables = {"embedding.weight": "vocab_size", "positions.weight": "max_length", "types.weight": "segments"} | (
-        {"out.weight": "vocab_size"} if "out.weight" in has else {})
-    shapes = {name: (a[rows], width) for name, rows in tables.items() if rows in a}
-    shapes |= {f"{part}weight": shape for part, shape in parts.items()}
-    return shapes | ({f"{part}bias": shape[:1] for part, shape in parts.items()} if a.get("bias", True) else {})
+    width, layers = a["d_model"], "encoder.layers" if "segments" in a else "layers"
+    sizes = {**a, "projected": width + 2 * (width // a["nhead"]) * a.get("num_kv_heads", a["nhead"]),
+             "hidden": a["dim_feedforward"] * (2 if a["activation"] == "swiglu" else 1)}
+    parts = {part: axes for part, (axes, *_) in _ENDS.items() if part == "norm." or f"{part}weight" in has}
+    parts |= {f"{layers}.{i}.{part}": axes for i in range(a["num_layers"]) for part, (axes, *_) in _LAYER.items()}
+    found = {f"{part}weight": axes for part, (axes, *_) in _TABLES.items()
+             if axes.split()[0] in a and (part != "out." or "out.weight" in has)}
+    found |= {f"{part}weight": axes for part, axes in parts.items()}
+    found |= {f"{part}bias": axes.split()[0] for part, axes in parts.items() if a.get("bias", True)}
+    return {name: tuple(sizes[axis] for axis in axes.split()) for name, axes in found.items()}
 
 
 def _own(state: Mapping[str, Any], family: Architecture) -> dict[str, Any]:
@@ -256,19 +251,15 @@ def _own(state: Mapping[str, Any], family: Architecture) -> dict[str, Any]:
     return own
 
 
-_AXES = {"embedding.weight": ("vocab_size", "d_model"), "linear2.weight": ("d_model", "dim_feedforward"),
-         "positions.weight": ("max_length",), "types.weight": ("segments",)}
-
-
 def _agree(a: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Refuse weights that are not those of the module of arguments `a`, whose sizes the configuration calls `names`."""
     there = {"num_layers": sum(key.endswith("linear2.weight") for key in state)}
-    for key, value in state.items():
-        for end, axes in _AXES.items():
-            if key.endswith(end):
-                there |= zip(axes, value.shape, strict=False)
-        if key.endswith("in_proj_weight") and value.ndim:
-            there["num_kv_heads"] = (len(value) - a["d_model"]) * a["nhead"] // (2 * a["d_model"])
+    for part, (axes, *_) in (_TABLES | _LAYER).items():
+        end = f"{part}weight"
+        first = next((value.shape for key, value in state.items() if key.endswith(end)), ())
+        there = dict(zip(axes.split(), first, strict=False)) | there
+    if "projected" in there:
+        there["num_kv_heads"] = (there["projected"] - a["d_model"]) * a["nhead"] // (2 * a["d_model"])
     if wrong := [f"{name} is {a[argument]} where the weights have {there[argument]}" for argument, name in names.items()
                  if a[argument] != there.get(argument, a[argument])]:
         raise ValueError(", ".join(wrong))
@@ -280,22 +271,20 @@ def _agree(a: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, n
 def _head(state: dict[str, Any], tied: bool, config: Config) -> bool | None:
     """Whether a language model's last layer is the embedding, as transformers decides it; None if it has none: there
     is no such tensor, and nothing ties one, or the architectures that are named do not have it."""
-    if tied and "embedding.weight" not in state and "out.weight" in state:
-        state["embedding.weight"] = state["out.weight"]
-    if "out.weight" in state:
-        if tied := tied and np.array_equal(state["out.weight"], state["embedding.weight"]):
-            del state["out.weight"]
-        return tied
     said = str(config.get("architectures") or "")
-    if tied and (not said or re.search(_HEADS, said)):
-        return True
-    if re.search(_HEADS, said):
+    headed = re.search(_HEADS, said)
+    if "out.weight" not in state and headed and not tied:
         raise ValueError(f"the weights lack the last layer, out.weight, which architectures={said} with "
                          "tie_word_embeddings=False has; one that names no language model would give hidden states")
-    return None
+    if "out.weight" not in state and not headed and (said or not tied):
+        return None
+    for name, other in (("embedding.weight", "out.weight"), ("out.weight", "embedding.weight")):
+        if tied and other in state:     # it stands for both
+            state.setdefault(name, state[other])
+    return tied and np.array_equal(state.get("out.weight", ()), state.get("embedding.weight", ()))
 
 
-def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
+def load(path: checkpoint.Name, config: Config | None = None) -> Any:
     """The model of a folder with `config.json` and weights, or of a file of weights beside it, ready for use (`eval`);
     `config` takes its place. float32, whatever the weights are in. Its "model_type" is "bert" (a `Bert`), "gpt2" or
     "llama" (a `nn.LanguageModel`). Training drops at one rate everywhere, hidden_dropout_prob or resid_pdrop; a Llama
@@ -334,7 +323,5 @@ def load(path: str | os.PathLike[str], config: Config | None = None) -> Any:
             model = module(**arguments)
     if isinstance(model, Bert) and "pooler.weight" not in state:
         model.pooler = None
-    if arguments.get("tied") and not isinstance(model, Headless):
-        state["out.weight"] = state["embedding.weight"]
     model.load_state_dict(state)
     return model.eval()

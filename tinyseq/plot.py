@@ -48,10 +48,6 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
     if not maps or not len(maps) == len(rows) == len(columns):
         raise ValueError("expected as many weights, rows and columns, at least one; got "
                          f"{len(maps)}, {len(rows)} and {len(columns)}")
-    for i, (w, row, column) in enumerate(zip(maps, rows, columns, strict=True)):
-        if w.shape != (len(row), len(column)) or not w.size:
-            raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)}); "
-                             "expected the same, and one of each at least")
 
     # In inches, fractions of a figure of one: a cell has one size in all maps, which flow into lines like words.
     row_width, column_width = (0.09 * max((len(label) for part in parts for label in part), default=0) + 0.15
@@ -60,7 +56,10 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
     cell, left, top, gap, wide = 0.3, max(0.45, row_width), max(0.35, column_width if upright else 0), 0.2, 10.8
     x = y = bottom = 0.0
     figure = Figure(figsize=(1, 1))
-    for w, row, column in zip(maps, rows, columns, strict=True):
+    for i, (w, row, column) in enumerate(zip(maps, rows, columns, strict=True)):
+        if w.shape != (len(row), len(column)) or not w.size:
+            raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)}); "
+                             "expected the same, and one of each at least")
         height, width = cell * len(row), cell * len(column)
         if x and x + left + width > wide:
             x, y = 0.0, bottom
@@ -152,7 +151,7 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
     _save(figure, path)
 
 
-def _panels(count: int, width: float) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, width: float) -> tuple[Figure, list[Any]]:
     """Axes side by side."""
     figure = Figure(figsize=(width * count, 3.6), layout="tight")
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
