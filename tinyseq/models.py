@@ -281,7 +281,8 @@ def _head(state: dict[str, Any], tied: bool, config: Config) -> bool | None:
     for name, other in (("embedding.weight", "out.weight"), ("out.weight", "embedding.weight")):
         if tied and other in state:     # it stands for both
             state.setdefault(name, state[other])
-    return tied and np.array_equal(state.get("out.weight", ()), state.get("embedding.weight", ()))
+    out, embedding = state.get("out.weight", ()), state.get("embedding.weight", ())
+    return tied and (out is embedding or np.array_equal(out, embedding))
 
 
 def load(path: checkpoint.Name, config: Config | None = None) -> Any:
