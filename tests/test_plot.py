@@ -1,6 +1,7 @@
 """Pictures are drawn, and wrong shapes are refused by name."""
 
 import builtins
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,19 @@ def test_labels_are_text_and_every_curve_has_its_name(tmp_path: Path) -> None:
         for label in LABELS[:6]:                # each text that is drawn stands in a comment, as it was given
             assert text.count(f"<!-- {label} -->") >= 1 + (name == "attention"), (name, label)
     plot.curves({"none": {}}, "x", tmp_path / "none.svg")
+
+
+@given(st.lists(st.builds(str.__mul__, st.sampled_from("Wil "), st.integers(0, 30)), min_size=1, max_size=3),
+       st.integers(1, 3))
+def test_no_label_of_attention_is_cut_off(labels: list[str], maps: int) -> None:
+    image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+    from tinyseq import plot
+    file, n = io.BytesIO(), len(labels)
+    plot.attention([np.eye(n)] * maps, [labels] * maps, [labels[::-1]] * maps, file)  # type: ignore[arg-type]
+    file.seek(0)
+    picture = image.imread(file)[..., :3]
+    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+        assert (edge == 1).all()
 
 
 @given(st.lists(st.floats(-5, 5) | st.just(float("nan")), min_size=1, max_size=5), st.booleans())
