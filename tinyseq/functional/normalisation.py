@@ -13,7 +13,7 @@ from tinyseq.check import explained, no_flag
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op
 from tinyseq.engine.tensor import Like, Out, Tensor, namespace
-from tinyseq.functional.arguments import floats, one_dtype
+from tinyseq.functional.arguments import float_backend, one_dtype
 
 
 def _shifted(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,7 @@ def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
 
     The others get 0. Where every entry is masked, or -inf, all are 0, and so is the gradient.
     """
-    backend = floats(x)
+    backend = float_backend(x)
     y = backend.softmax(x, no_flag(axis), None if mask is None else backend.asarray(mask))
     return y, (lambda g: backend.softmax_backward(g, y, axis),)
 
@@ -48,7 +48,7 @@ def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
 @op(definition=_log_softmax_definition, wide=True)
 def log_softmax(x: Tensor, axis: int = -1) -> Out:
     """log(softmax(x)) without underflow."""
-    backend = floats(x)
+    backend = float_backend(x)
     y = backend.softmax(x, no_flag(axis), log=True)
     return y, (lambda g: backend.softmax_backward(g, y, axis, log=True),)
 
