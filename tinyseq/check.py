@@ -73,9 +73,7 @@ def choice(where: str, among: Sequence[Any], **given: Any) -> None:
 
 def function(where: str, **given: Any) -> None:
     """Refuse, with a TypeError, what cannot be called."""
-    for name, value in given.items():
-        if not callable(value):
-            raise TypeError(f"{where}: expected {name} to be a function, got {describe(value)}")
+    _refuse(where, "a function", callable, given)
 
 
 def shapes(where: str, wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> None:
@@ -103,16 +101,18 @@ def arrays(where: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> d
 
 def mapping(where: str, **given: Any) -> None:
     """Refuse, with a TypeError, what is no dictionary."""
-    for name, value in given.items():
-        if not isinstance(value, Mapping):
-            raise TypeError(f"{where}: expected {name} to be a dictionary, got {describe(value)}")
+    _refuse(where, "a dictionary", lambda value: isinstance(value, Mapping), given)
 
 
 def instance(where: str, kind: Any, /, **given: Any) -> None:
     """Refuse, with a TypeError, what is no instance of a class, or of a union of classes."""
+    _refuse(where, getattr(kind, "__name__", kind), lambda value: isinstance(value, kind), given)
+
+
+def _refuse(where: str, wanted: Any, fits: Callable[[Any], bool], given: Mapping[str, Any]) -> None:
     for name, value in given.items():
-        if not isinstance(value, kind):
-            raise TypeError(f"{where}: expected {name} to be {getattr(kind, '__name__', kind)}, got {describe(value)}")
+        if not fits(value):
+            raise TypeError(f"{where}: expected {name} to be {wanted}, got {describe(value)}")
 
 
 REAL = frozenset({np.float32, np.float64, np.float16, np.int64, np.bool})  # dtypes that need no look

@@ -104,11 +104,8 @@ def unroll(
     return y if mask is None else ops.where(mask, y, 0.0), state
 
 
-def _scan_definition(
-    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
-    b_hh: Tensor | None, lengths: Any, reverse: bool, h_mask: Any,
-) -> tuple[Tensor, ...]:
-    weights = (w_ih, w_hh, b_ih, b_hh)
+def _scan_definition(cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+    *weights, lengths, reverse, h_mask = rest
 
     def step(x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h = state[0] if h_mask is None else state[0] * ops.like(x, h_mask)
