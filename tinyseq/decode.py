@@ -71,7 +71,7 @@ def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
         return getattr(state, "_make", tuple)(_map(where, f, part) for part in state)
     rows = isinstance(state, list) and state and all(isinstance(part, _PLAIN[1:]) for part in state)
     if not rows and isinstance(state, (dict, list)):
-        found = copy.copy(state)
+        found: Any = copy.copy(state)
         for key, part in state.items() if isinstance(state, dict) else enumerate(state):
             found[key] = _map(where, f, part)
         return found
@@ -80,8 +80,8 @@ def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
         for field in dataclasses.fields(state):
             object.__setattr__(found, field.name, _map(where, f, getattr(state, field.name)))  # it may be frozen
         return found
-    raise TypeError(f"{where}: expected a state of Tensors and arrays (batch first), numbers, text and None, in tuples, "
-                    f"lists, dictionaries and dataclasses, got {state!r} in it: the decoder keeps other things; "
+    raise TypeError(f"{where}: expected a state of Tensors and arrays (batch first), numbers, text and None, in "
+                    f"tuples, lists, dictionaries and dataclasses, got {state!r} in it: the decoder keeps other things; "
                     "numbers or text in a list may be one a row, an array, or not, a tuple")
 
 

@@ -267,14 +267,8 @@ def _gradient(where: str, i: int, p: Tensor) -> Array | None:
 def _in_place(name: str, body: Callable[..., Any], *args: Any) -> Any:
     """`body(*args)`, which writes to arrays in lists. A watcher sees an op, from what they were to what they become."""
     seen = watcher()
-    before = _copied(args) if seen else []
+    before = list(copy.deepcopy(args)) if seen else []
     out = body(*args)
     if seen:
         seen.forward(name, lambda *args: ((body(*args), args), None), before, {}, (out, args), None)
     return out
-
-
-def _copied(x: Any) -> Any:
-    if isinstance(x, (list, tuple)):
-        return list(map(_copied, x))
-    return backends.of(x).asarray(x, copy=True) if hasattr(x, "dtype") else x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
     `cos` and `sin` broadcast to (..., D/2). Llama's layout; these two get no gradient."""
     xp = namespace(x)
 
-    def turn(x: Tensor, sin: Tensor) -> Tensor:
+    def turn(x: Tensor, sin: Tensor) -> Any:
         a, b = xp.split(x, 2, axis=-1)
-        y: Tensor = xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
-        return y
+        return xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
     return turn(x, sin), (lambda g: turn(g, -sin), None, None)
 

@@ -44,9 +44,9 @@ def _reduce(losses: Tensor, reduction: str, *more: str, weights: Tensor | None =
     is also what any of `more` begins with."""
     if reduction == "none":
         return losses
-    if reduction == "mean" and weights is None:
-        return ops.mean(losses)
     if reduction == "mean":
+        if weights is None:
+            return ops.mean(losses)
         total = ops.sum(weights.detach())
         return ops.sum(losses) / ops.where(total == 0, 1.0, total)
     check.choice("loss", ("mean", "sum", "none", *more), reduction=reduction)
@@ -63,9 +63,10 @@ def _target(x: Tensor, target: Like) -> Tensor:
 
 def _class_ids(x: Tensor, targets: Like, ignore_index: int) -> Tensor:
     """The integer targets (...) of x (..., C), checked."""
-    if x.ndim == 0 or np.shape(targets) != x.shape[:-1]:
-        raise ValueError(f"expected x (..., C) and targets (...), got shapes {x.shape} and {np.shape(targets)}; classes "
-                         "stand on the last axis")
+    shape = np.shape(targets)
+    if x.ndim == 0 or shape != x.shape[:-1]:
+        raise ValueError(f"expected x (..., C) and targets (...), got shapes {x.shape} and {shape}; classes stand on "
+                         "the last axis")
     if type(ignore_index) is not int:  # a check costs a microsecond
         check.integers("loss", ignore_index=ignore_index)
     return ops.like(x, ops.check_ids("targets", targets, x.shape[-1], ignore_index))

@@ -105,7 +105,8 @@ def unroll(
 
 
 def _scan_definition(cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
-    *weights, lengths, reverse, h_mask = rest
+    w_ih, w_hh, b_ih, b_hh, lengths, reverse, h_mask = rest
+    weights = (w_ih, w_hh, b_ih, b_hh)
 
     def step(x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h = state[0] if h_mask is None else state[0] * ops.like(x, h_mask)
