@@ -81,8 +81,8 @@ def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
             object.__setattr__(found, field.name, _map(where, f, getattr(state, field.name)))  # it may be frozen
         return found
     raise TypeError(f"{where}: expected a state of Tensors and arrays (batch first), numbers, text and None, in "
-                    f"tuples, lists, dictionaries and dataclasses, got {state!r} in it: the decoder keeps other things; "
-                    "numbers or text in a list may be one a row, an array, or not, a tuple")
+                    f"tuples, lists, dictionaries and dataclasses, got {state!r} in it: the decoder keeps other "
+                    "things; numbers or text in a list may be one a row, an array, or not, a tuple")
 
 
 def take_rows(state: Any, rows: Any) -> Any:

@@ -71,7 +71,6 @@ def log_sigmoid(x: Tensor) -> Tensor:
     return -softplus(-x)
 
 
-@explained
 @wide
 def swiglu(x: Tensor) -> Tensor:
     """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020."""
@@ -79,7 +78,6 @@ def swiglu(x: Tensor) -> Tensor:
     return silu(a) * b
 
 
-@explained
 @wide
 def glu(x: Tensor, axis: int = -1) -> Tensor:
     """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al. 2017)."""

@@ -73,7 +73,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     return ops.reshape(_attention(query, key, value, mask, causal, scale, dropout, *drawn), shape)
 
 
-@explained
 @wide
 def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: bool = False,
                       scale: float | None = None) -> Tensor:

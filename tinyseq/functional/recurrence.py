@@ -23,7 +23,6 @@ def _same_size(h: Tensor, w_hh: Tensor, gates: int) -> None:
         raise ValueError(f"expected w_hh ({gates} H, H) for h (B, H), got shapes {w_hh.shape} and {h.shape}")
 
 
-@explained
 @wide
 def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
              nonlinearity: str = "tanh") -> Tensor:
@@ -34,7 +33,6 @@ def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
 
 
-@explained
 @wide
 def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
               b_hh: Any = None) -> tuple[Tensor, Tensor]:
@@ -50,7 +48,6 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih:
     return ops.sigmoid(o) * ops.tanh(c), c
 
 
-@explained
 @wide
 def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
              reset: str = "after", dropped: Tensor | None = None) -> Tensor:
