@@ -87,7 +87,8 @@ def _nll(log_probs: Tensor, ids: Any, weight: Any, ignore: int) -> tuple[Tensor,
     weights = ops.ones_like(log_probs.detach()[..., 0]) if weight is None else ops.like(log_probs, weight)[ids]
     weights = ops.where(kept, weights, 0.0)
     known = (ids >= 0) & (ids < log_probs.shape[-1])  # on the host all are, but nobody looks at a device
-    picked = ops.where(known, ops.take_along_axis(log_probs, ids[..., None])[..., 0], math.nan)
+    rows = namespace(ids._data).arange(ids.size).reshape(ids.shape)
+    picked = ops.where(known, ops.reshape(log_probs, (-1, log_probs.shape[-1]))[rows, ids], math.nan)
     return -weights * ops.where(kept, picked, 0.0), weights
 
 
