@@ -43,10 +43,8 @@ def integers(where: str, least: int | None = None, most: int | None = None, /, *
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def numbers(
-    where: str, *, least: float | None = None, above: float | None = None, most: float | None = None,
-    below: float | None = None, **given: Any,
-) -> Any:
+def numbers(where: str, *, least: float | None = None, above: float | None = None, most: float | None = None,
+            below: float | None = None, **given: Any) -> Any:
     """The `given` real numbers as floats, one or a tuple, >= `least`, > `above`, <= `most`, < `below`; never NaN.
 
     Python's and NumPy's numbers and what has one element and `__float__` (a 0-dimensional Tensor) are taken; a bool or

@@ -150,10 +150,8 @@ class SGD(Optimizer):
     slots = ("momentum",)
     hyperparameters = ("lr", "momentum", "weight_decay", "nesterov")
 
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, *, weight_decay: float = 0.0,
-        nesterov: bool = False,
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, *,
+                 weight_decay: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(parameters, lr)
         self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
         if nesterov and not self.momentum:
@@ -177,10 +175,8 @@ class Adam(Optimizer):
     hyperparameters = ("lr", "betas", "eps", "weight_decay")
     decoupled = False
 
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 0.0,
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, lr)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
@@ -194,10 +190,8 @@ class AdamW(Adam):
 
     decoupled = True
 
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 0.01,
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.01) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
 

@@ -85,9 +85,8 @@ def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: boo
     return ops.reshape(_attention_weights(query, key, mask, causal, scale), shape)
 
 
-def _attention_arguments(
-    query: Tensor, key: Tensor, value: Tensor, mask: Like, scale: float | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
+def _attention_arguments(query: Tensor, key: Tensor, value: Tensor, mask: Like,
+                         scale: float | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
     """The arguments, checked; heads (B, H, T, D) that share one of the key as (B, H_key, H / H_key, T, D)."""
     lead, heads = query.shape[:-2], key.shape[-3] if key.ndim > 3 else 0
     shared = heads and lead[:-1] == key.shape[:-3] and lead[-1] % heads == 0

@@ -112,10 +112,8 @@ def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, igno
 
 
 @_loss
-def cross_entropy(
-    logits: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100, reduction: str = "mean",
-    label_smoothing: float = 0.0,
-) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100, reduction: str = "mean",
+                  label_smoothing: float = 0.0) -> Tensor:
     """-log softmax(logits)[target]: logits (..., C), integer targets (...). PyTorch's, with classes on the last axis.
 
     `weight` (C,) weights the classes; a target `ignore_index` has loss and gradient 0, and the mean, which divides by

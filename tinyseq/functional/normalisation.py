@@ -83,10 +83,8 @@ def _trailing(x: Tensor, shape: int | Sequence[int], eps: float, **parameters: T
 
 
 @explained
-def layer_norm(
-    x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
+def layer_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None,
+               bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) over the trailing axes, weight times that, plus bias (Ba et al. 2016).
 
     `normalized_shape` is those axes' shape, and that of weight and bias.
@@ -110,9 +108,8 @@ def _rms_norm(x: Tensor, weight: Tensor | None, axes: tuple[int, ...], eps: floa
 
 
 @explained
-def rms_norm(
-    x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
-) -> Tensor:
+def rms_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None,
+             eps: float | None = None) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the trailing axes, times weight, of those axes' shape `normalized_shape`
     (Zhang & Sennrich 2019). `eps` is the dtype's unless given."""
     ndim = _trailing(x, normalized_shape, 0 if eps is None else eps, weight=weight)

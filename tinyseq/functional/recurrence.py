@@ -70,10 +70,8 @@ def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     return n + z * (h - n)
 
 
-def unroll(
-    step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: Tensor, state: tuple[Tensor, ...],
-    lengths: Like = None, reverse: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: Tensor, state: tuple[Tensor, ...],
+           lengths: Like = None, reverse: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Any recurrence in one direction: y (B, T, H), the first tensor of the state by step, and the final state.
 
     `step(x_t (B, I), state) -> state`, where a state is a tuple of Tensors with the batch first. `lengths` and
@@ -121,10 +119,8 @@ GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_before": 3, "lstm": 4}
 
 
 @op(definition=_scan_definition, wide=True)
-def _scan(
-    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
-    b_hh: Tensor | None, lengths: Any, reverse: bool, h_mask: Any,
-) -> tuple[Any, Any]:
+def _scan(cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
+          b_hh: Tensor | None, lengths: Any, reverse: bool, h_mask: Any) -> tuple[Any, Any]:
     if cell not in GATES or (c0 is None) == (cell == "lstm") or x.ndim != 3 or h0.ndim != 2:
         raise ValueError(f"expected a cell of {', '.join(GATES)}, x (B, T, I), h0 (B, H), c0 (B, H) for an LSTM only")
     batch, rows = x.shape[0], GATES[cell] * h0.shape[1]
@@ -147,10 +143,9 @@ def _scan(
 
 
 @explained
-def scan(
-    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None, lengths: Like = None, reverse: bool = False, h_mask: Like = None,
-) -> tuple[Tensor, ...]:
+def scan(cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
+         b_hh: Tensor | None = None, lengths: Like = None, reverse: bool = False,
+         h_mask: Like = None) -> tuple[Tensor, ...]:
     """One recurrent layer in one direction, as one op: (y, h_n), or (y, h_n, c_n) for an LSTM.
 
     `cell` is "rnn_tanh", "rnn_relu", "gru", "gru_before" or "lstm". x (B, T, I), h0 and c0 (B, H), weights (G H, I) and
