@@ -243,23 +243,17 @@ def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mappin
         if not room.startswith(("engine.", "functional.")) and (public or "self" in frame.f_locals):
             owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else path[-1]
         frame = frame.f_back  # type: ignore[assignment]
-    text = _told(error, str(error), function, args, kwargs)
+    text, name, parameters = str(error), function.__name__.lstrip("_"), signature(function).parameters
+    if not text.startswith(f"{name}("):  # as an inner call has told already
+        named = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        shown = ", ".join(f"{'x' if key == 'self' else key}={describe(a)}" for key, a in named.items())
+        misfit = "" if isinstance(error, IndexError) else _misfit(named, parameters, error)
+        text = f"{name}({shown}): {misfit or text.removeprefix(f'{name}: ')}"
     text = f"{owner}: {text}" if owner and not text.startswith(f"{owner}: ") else text
     # NumPy has subclasses; an attribute that is missing means that the argument is no tensor
     bases = {AttributeError: TypeError, TypeError: TypeError, IndexError: IndexError}
     kind = next((bases[base] for base in type(error).__mro__ if base in bases), ValueError)
     return kind(text)
-
-
-def _told(error: Exception, text: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """What an error says, with the call of a function in front of it, unless it is there."""
-    name, parameters = function.__name__.lstrip("_"), signature(function).parameters
-    if text.startswith(f"{name}("):
-        return text
-    named = {**dict(zip(parameters, args, strict=False)), **kwargs}
-    shown = ", ".join(f"{'x' if key == 'self' else key}={describe(a)}" for key, a in named.items())
-    misfit = "" if isinstance(error, IndexError) else _misfit(named, parameters, error)
-    return f"{name}({shown}): {misfit or text.removeprefix(f'{name}: ')}"
 
 
 def _misfit(named: Mapping[str, Any], parameters: Mapping[str, Any], error: Exception) -> str:
