@@ -43,10 +43,8 @@ def integers(where: str, least: int | None = None, most: int | None = None, /, *
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def numbers(
-    where: str, *, least: float | None = None, above: float | None = None, most: float | None = None,
-    below: float | None = None, **given: Any,
-) -> Any:
+def numbers(where: str, *, least: float | None = None, above: float | None = None, most: float | None = None,
+            below: float | None = None, **given: Any) -> Any:
     """The `given` real numbers as floats, one or a tuple, >= `least`, > `above`, <= `most`, < `below`; never NaN.
 
     Python's and NumPy's numbers and what has one element and `__float__` (a 0-dimensional Tensor) are taken; a bool or
@@ -73,9 +71,7 @@ def choice(where: str, among: Sequence[Any], **given: Any) -> None:
 
 def function(where: str, **given: Any) -> None:
     """Refuse, with a TypeError, what cannot be called."""
-    for name, value in given.items():
-        if not callable(value):
-            raise TypeError(f"{where}: expected {name} to be a function, got {describe(value)}")
+    _refuse(where, "a function", callable, given)
 
 
 def shapes(where: str, wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> None:
@@ -103,16 +99,18 @@ def arrays(where: str, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> d
 
 def mapping(where: str, **given: Any) -> None:
     """Refuse, with a TypeError, what is no dictionary."""
-    for name, value in given.items():
-        if not isinstance(value, Mapping):
-            raise TypeError(f"{where}: expected {name} to be a dictionary, got {describe(value)}")
+    _refuse(where, "a dictionary", lambda value: isinstance(value, Mapping), given)
 
 
 def instance(where: str, kind: Any, /, **given: Any) -> None:
     """Refuse, with a TypeError, what is no instance of a class, or of a union of classes."""
+    _refuse(where, getattr(kind, "__name__", kind), lambda value: isinstance(value, kind), given)
+
+
+def _refuse(where: str, wanted: Any, fits: Callable[[Any], bool], given: Mapping[str, Any]) -> None:
     for name, value in given.items():
-        if not isinstance(value, kind):
-            raise TypeError(f"{where}: expected {name} to be {getattr(kind, '__name__', kind)}, got {describe(value)}")
+        if not fits(value):
+            raise TypeError(f"{where}: expected {name} to be {wanted}, got {describe(value)}")
 
 
 REAL = frozenset({np.float32, np.float64, np.float16, np.int64, np.bool})  # dtypes that need no look
@@ -245,23 +243,17 @@ def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mappin
         if not room.startswith(("engine.", "functional.")) and (public or "self" in frame.f_locals):
             owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else path[-1]
         frame = frame.f_back  # type: ignore[assignment]
-    text = _told(error, str(error), function, args, kwargs)
+    text, name, parameters = str(error), function.__name__.lstrip("_"), signature(function).parameters
+    if not text.startswith(f"{name}("):  # as an inner call has told already
+        named = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        shown = ", ".join(f"{'x' if key == 'self' else key}={describe(a)}" for key, a in named.items())
+        misfit = "" if isinstance(error, IndexError) else _misfit(named, parameters, error)
+        text = f"{name}({shown}): {misfit or text.removeprefix(f'{name}: ')}"
     text = f"{owner}: {text}" if owner and not text.startswith(f"{owner}: ") else text
     # NumPy has subclasses; an attribute that is missing means that the argument is no tensor
     bases = {AttributeError: TypeError, TypeError: TypeError, IndexError: IndexError}
     kind = next((bases[base] for base in type(error).__mro__ if base in bases), ValueError)
     return kind(text)
-
-
-def _told(error: Exception, text: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """What an error says, with the call of a function in front of it, unless it is there."""
-    name, parameters = function.__name__.lstrip("_"), signature(function).parameters
-    if text.startswith(f"{name}("):
-        return text
-    named = {**dict(zip(parameters, args, strict=False)), **kwargs}
-    shown = ", ".join(f"{'x' if key == 'self' else key}={describe(a)}" for key, a in named.items())
-    misfit = "" if isinstance(error, IndexError) else _misfit(named, parameters, error)
-    return f"{name}({shown}): {misfit or text.removeprefix(f'{name}: ')}"
 
 
 def _misfit(named: Mapping[str, Any], parameters: Mapping[str, Any], error: Exception) -> str:

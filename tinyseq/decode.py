@@ -16,7 +16,6 @@ import copy
 import dataclasses
 import inspect
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -70,22 +69,20 @@ def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
         return state
     if isinstance(state, tuple):
         return getattr(state, "_make", tuple)(_map(where, f, part) for part in state)
-    parts: dict[Any, Any] | None = None
-    put: Callable[[Any, Any, Any], None] = operator.setitem
-    if isinstance(state, dict):
-        parts = dict(state)
-    elif isinstance(state, list) and not (state and all(isinstance(part, _PLAIN[1:]) for part in state)):
-        parts = dict(enumerate(state))
-    elif dataclasses.is_dataclass(state) and not isinstance(state, type):
-        parts, put = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}, object.__setattr__
-    if parts is None:
-        raise TypeError(f"{where}: expected a state of Tensors and arrays (batch first), numbers, text and None, in "
-                        f"tuples, lists, dictionaries and dataclasses, got {state!r} in it: the decoder keeps other "
-                        "things; numbers or text in a list may be one a row, an array, or not, a tuple")
-    found = copy.copy(state)
-    for key, part in parts.items():
-        put(found, key, _map(where, f, part))  # a dataclass may be frozen
-    return found
+    rows = isinstance(state, list) and state and all(isinstance(part, _PLAIN[1:]) for part in state)
+    if not rows and isinstance(state, (dict, list)):
+        found: Any = copy.copy(state)
+        for key, part in state.items() if isinstance(state, dict) else enumerate(state):
+            found[key] = _map(where, f, part)
+        return found
+    if dataclasses.is_dataclass(state) and not isinstance(state, type):
+        found = copy.copy(state)
+        for field in dataclasses.fields(state):
+            object.__setattr__(found, field.name, _map(where, f, getattr(state, field.name)))  # it may be frozen
+        return found
+    raise TypeError(f"{where}: expected a state of Tensors and arrays (batch first), numbers, text and None, in "
+                    f"tuples, lists, dictionaries and dataclasses, got {state!r} in it: the decoder keeps other "
+                    "things; numbers or text in a list may be one a row, an array, or not, a tuple")
 
 
 def take_rows(state: Any, rows: Any) -> Any:
@@ -373,14 +370,12 @@ def score(decoder: Any, state: Any, start: Like, target: Like, lengths: Like = N
     ops.check_ids("score", target, logits.shape[-1])
     logs = ops.take_along_axis(functional.log_softmax(logits), ops.like(logits, target[:, :, None]))[:, :, 0]
     logs = ops.pad(ops.where(ops.like(logits, real), logs, 0.0), [(0, 0), (0, steps - longest)])
-    weights = _looks(decoder, state, given, real) if align else None
-    return Scores(logs, ops.sum(logs, 1), weights if weights is None else ops.pad(
-        weights, [(0, 0), (0, steps - longest), (0, 0)]))
+    return Scores(logs, ops.sum(logs, 1), _looks(decoder, state, given, real, steps) if align else None)
 
 
-def _looks(decoder: Any, state: Any, given: Array, real: Array) -> Tensor | None:
-    """The attention weights (B, T, S) of steps over given tokens (B, T), 0 but where they are real; None without any.
-    Rows that have ended leave the batch."""
+def _looks(decoder: Any, state: Any, given: Array, real: Array, steps: int) -> Tensor | None:
+    """The attention weights (B, steps, S) of steps over given tokens (B, T), 0 but where they are real; None without
+    any. Rows that have ended leave the batch."""
     weights, rows = list[Tensor](), np.arange(len(given))
     for now, tokens in zip(real.T, given.T, strict=True):
         rows, state = rows[now[rows]], state if now[rows].all() else take_rows(state, np.flatnonzero(now[rows]))
@@ -389,4 +384,4 @@ def _looks(decoder: Any, state: Any, given: Array, real: Array) -> Tensor | None
             return None
         places = np.where(now, np.cumsum(now) - 1, len(rows))  # of rows that have ended, one of zeros
         weights.append(state.weights if now.all() else ops.pad(state.weights, [(0, 1), (0, 0)])[places])
-    return ops.stack(weights, 1) if weights else None
+    return ops.pad(ops.stack(weights, 1), [(0, 0), (0, steps - len(weights)), (0, 0)]) if weights else None

@@ -118,33 +118,29 @@ class Optimizer:
         name = type(self).__name__
         if not isinstance(state, Mapping):
             raise TypeError(f"{name}.load_state_dict: expected what state_dict() gave, got a {type(state).__name__}")
-        given = [state.get(k, here) for k, here in (("optimizer", name), ("parameters", len(self.parameters)))]
-        if given != [name, len(self.parameters)]:
+        given = state.get("optimizer", name), state.get("parameters", len(self.parameters))
+        if given != (name, len(self.parameters)):
             raise ValueError(f"{name}: this state was saved by another optimizer, {given[0]} over {given[1]} "
                              f"parameters; this is {name} over {len(self.parameters)}")
         loaded = copy.copy(self)
         for k in self.hyperparameters:
             if k in state:
                 setattr(loaded, k, state[k])
-        places = {k: (i, s) for i in range(len(self.parameters)) for s in ("steps", *self.slots)
-                  if (k := f"{i}.{s}") in state}
-        stepped = dict.fromkeys(i for i, _ in places.values())
-        needed = ["optimizer", "parameters", *self.hyperparameters]
-        needed += [f"{i}.{s}" for i in stepped for s in ("steps", *loaded._used())]
-        missing = [k for k in needed if k not in state]
-        unexpected = [k for k in state if k not in places and k not in needed]
+        loaded.state = [{s: state[k] for s in ("steps", *self.slots) if (k := f"{i}.{s}") in state}
+                        for i in range(len(self.parameters))]
+        stepped = [(i, p, own) for i, (p, own) in enumerate(zip(self.parameters, loaded.state, strict=True)) if own]
+        needed = dict.fromkeys(["optimizer", "parameters", *self.hyperparameters])
+        needed |= {f"{i}.{s}": p for i, p, own in stepped for s in loaded._whole(p, own)}
+        missing, unexpected = [k for k in needed if k not in state], [k for k in state if k not in needed]
         if missing or unexpected:
             raise KeyError(f"{name}: this state was saved by another optimizer, or in part: missing "
                            f"{missing or 'nothing'}, unexpected {unexpected or 'nothing'}; of one that lacks settings, "
                            "optimizer.state_dict() | state has them")
-        wanted = {k: self.parameters[i] for k, (i, s) in places.items() if s != "steps"}
-        arrays = check.arrays(name, wanted, state)
-        loaded.state = [{} for _ in self.parameters]
-        for k, (i, s) in places.items():
-            if s == "steps":
-                loaded.state[i][s] = check.integers(f"{name}.load_state_dict", 0, **{k: state[k]})
-            else:
-                loaded.state[i][s] = backends.of(wanted[k]._data).asarray(arrays[k], _wide(wanted[k]), copy=True)
+        arrays = check.arrays(name, {f"{i}.{s}": p for i, p, own in stepped for s in own if s != "steps"}, state)
+        for i, p, own in stepped:
+            found = {s: arrays[f"{i}.{s}"] for s in own if s != "steps"}
+            own["steps"] = check.integers(f"{name}.load_state_dict", 0, **{f"{i}.steps": own["steps"]})
+            own |= {s: backends.of(p._data).asarray(x, _wide(p), copy=True) for s, x in found.items()}
         self.__dict__.update(loaded.__dict__)  # at once, whatever interrupts
 
 
@@ -154,10 +150,8 @@ class SGD(Optimizer):
     slots = ("momentum",)
     hyperparameters = ("lr", "momentum", "weight_decay", "nesterov")
 
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, *, weight_decay: float = 0.0,
-        nesterov: bool = False,
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, *,
+                 weight_decay: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(parameters, lr)
         self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
         if nesterov and not self.momentum:
@@ -181,10 +175,8 @@ class Adam(Optimizer):
     hyperparameters = ("lr", "betas", "eps", "weight_decay")
     decoupled = False
 
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 0.0,
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, lr)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
@@ -198,10 +190,8 @@ class AdamW(Adam):
 
     decoupled = True
 
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 0.01,
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.01) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
 
@@ -239,8 +229,8 @@ def _leaves(where: str, parameters: Any) -> list[Tensor]:
     """The parameters as a list; anything but leaf Tensors is refused."""
     advice = ": pass a module's .parameters()"
     if isinstance(parameters, Tensor) or hasattr(parameters, "parameters") or not hasattr(parameters, "__iter__"):
-        kind = type(parameters).__name__
-        raise TypeError(f"{where}: expected parameters, a list of leaf Tensors, got a {kind}{advice}")
+        raise TypeError(f"{where}: expected parameters, a list of leaf Tensors, got a {type(parameters).__name__}"
+                        f"{advice}")
     listed = list(parameters)
     for i, p in enumerate(listed):
         if not isinstance(p, Tensor) or not p.is_leaf:
@@ -271,14 +261,8 @@ def _gradient(where: str, i: int, p: Tensor) -> Array | None:
 def _in_place(name: str, body: Callable[..., Any], *args: Any) -> Any:
     """`body(*args)`, which writes to arrays in lists. A watcher sees an op, from what they were to what they become."""
     seen = watcher()
-    before = _copied(args) if seen else []
+    before = list(copy.deepcopy(args)) if seen else []
     out = body(*args)
     if seen:
         seen.forward(name, lambda *args: ((body(*args), args), None), before, {}, (out, args), None)
     return out
-
-
-def _copied(x: Any) -> Any:
-    if isinstance(x, (list, tuple)):
-        return list(map(_copied, x))
-    return backends.of(x).asarray(x, copy=True) if hasattr(x, "dtype") else x

@@ -25,7 +25,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import explain
+from tinyseq.check import explain, explained
 from tinyseq.engine import ops
 from tinyseq.engine.graph import Node, grad_enabled, serials, switches
 from tinyseq.engine.tensor import PLAIN, Array, Tensor, namespaces
@@ -117,7 +117,8 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
 
 
 def wide(fn: Callable[P, R]) -> Callable[P, R]:
-    """A function of Tensors that, given float16, computes in float32, forward and back, and rounds once."""
+    """A function of Tensors that, given float16, computes in float32, forward and back, and rounds once; `explained`
+    too."""
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -126,7 +127,7 @@ def wide(fn: Callable[P, R]) -> Callable[P, R]:
                 return _in_float32(fn, args, kwargs)
         return fn(*args, **kwargs)
 
-    return call
+    return explained(call)
 
 
 def _in_float32(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -63,7 +63,6 @@ def _both(a: Like, b: Like) -> tuple[Tensor, Tensor]:
     return like(first, a), like(first, b)
 
 
-@explained
 @wide
 def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
     """Sum of a * b along `axis`, which is as long in both."""

@@ -9,7 +9,6 @@ from typing import Protocol
 import numpy as np
 
 from tinyseq import check
-from tinyseq.check import explained
 from tinyseq.engine.autograd import op, wide
 from tinyseq.engine.creation import asarray, ones
 from tinyseq.engine.elementwise import abs, isfinite, named, pow, square, where
@@ -69,7 +68,6 @@ def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     return y, (lambda g: expand(g) * deviation * 2 / n,)
 
 
-@explained
 @wide
 def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """Standard deviation, the root of `var`; where it is 0 so is the gradient."""
@@ -166,7 +164,6 @@ argmax = _found("argmax", "Place of the largest entry (the first of tied ones) a
 argmin = _found("argmin", "Place of the smallest entry (the first of tied ones) along `axis`, or of all, flattened.")
 
 
-@explained
 @wide
 def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The gradient at 0 is 0."""

@@ -10,7 +10,7 @@ from tinyseq.check import explained, no_flag
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op, wide
 from tinyseq.engine.tensor import Out, Tensor, namespace
-from tinyseq.functional.arguments import floats
+from tinyseq.functional.arguments import float_backend
 
 
 @op
@@ -47,7 +47,7 @@ def gelu(x: Tensor, approximate: str = "none") -> Out:
     """x times the normal distribution function of x (Hendrycks & Gimpel 2016), by erf or the `"tanh"` approximation."""
     if approximate not in ("none", "tanh"):
         raise ValueError("approximate must be 'none' or 'tanh'")
-    backend, tanh = floats(x), approximate == "tanh"
+    backend, tanh = float_backend(x), approximate == "tanh"
     return backend.gelu(x, tanh), (lambda g: backend.gelu_backward(g, x, tanh),)
 
 
@@ -71,7 +71,6 @@ def log_sigmoid(x: Tensor) -> Tensor:
     return -softplus(-x)
 
 
-@explained
 @wide
 def swiglu(x: Tensor) -> Tensor:
     """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020."""
@@ -79,7 +78,6 @@ def swiglu(x: Tensor) -> Tensor:
     return silu(a) * b
 
 
-@explained
 @wide
 def glu(x: Tensor, axis: int = -1) -> Tensor:
     """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al. 2017)."""

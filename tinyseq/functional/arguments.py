@@ -11,7 +11,7 @@ from tinyseq.engine import ops
 from tinyseq.engine.tensor import Like, Tensor
 
 
-def floats(x: Tensor) -> Any:
+def float_backend(x: Tensor) -> Any:
     """The backend of x, which must be floating-point."""
     if x.dtype.kind != "f":
         raise TypeError(f"expected floating-point numbers, got {x.dtype}: use x.astype(ts.float32)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
     `cos` and `sin` broadcast to (..., D/2). Llama's layout; these two get no gradient."""
     xp = namespace(x)
 
-    def turn(x: Tensor, sin: Tensor) -> Tensor:
+    def turn(x: Tensor, sin: Tensor) -> Any:
         a, b = xp.split(x, 2, axis=-1)
-        y: Tensor = xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
-        return y
+        return xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
     return turn(x, sin), (lambda g: turn(g, -sin), None, None)
 
@@ -73,7 +73,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     return ops.reshape(_attention(query, key, value, mask, causal, scale, dropout, *drawn), shape)
 
 
-@explained
 @wide
 def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: bool = False,
                       scale: float | None = None) -> Tensor:
@@ -86,9 +85,8 @@ def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: boo
     return ops.reshape(_attention_weights(query, key, mask, causal, scale), shape)
 
 
-def _attention_arguments(
-    query: Tensor, key: Tensor, value: Tensor, mask: Like, scale: float | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
+def _attention_arguments(query: Tensor, key: Tensor, value: Tensor, mask: Like,
+                         scale: float | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
     """The arguments, checked; heads (B, H, T, D) that share one of the key as (B, H_key, H / H_key, T, D)."""
     lead, heads = query.shape[:-2], key.shape[-3] if key.ndim > 3 else 0
     shared = heads and lead[:-1] == key.shape[:-3] and lead[-1] % heads == 0

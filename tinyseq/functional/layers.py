@@ -27,6 +27,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
     return y, (lambda g: ops.times(g, weight), lambda g: ops.times_over_rows(g, x), lambda g: g)
 
 
+def _embedding_definition(weight: Tensor, ids: Any, padding_idx: int | None) -> Tensor:
+    rows = weight[ids]
+    if padding_idx is None:
+        return rows
+    return ops.where(ops.like(weight, ids != padding_idx)[..., None], rows, rows.detach())
+
+
+@op(definition=_embedding_definition)
+def _embedding(weight: Tensor, ids: Any, padding_idx: int | None) -> Out:
+    backend, height = backends.of(weight), weight.shape[0]
+    return backend.embedding(weight, ids), (lambda g: backend.embedding_backward(g, ids, height, padding_idx),)
+
+
 @explained
 def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """Rows of weight (V, E) at integer ids (...): (..., E). The row `padding_idx`, from -V to V - 1, gets no gradient.
@@ -42,17 +55,10 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
     return _embedding(weight, ops.raw(ops.like(weight, ops.check_ids("embedding", ids, height))), padding_idx)
 
 
-def _embedding_definition(weight: Tensor, ids: Any, padding_idx: int | None) -> Tensor:
-    rows = weight[ids]
-    if padding_idx is None:
-        return rows
-    return ops.where(ops.like(weight, ids != padding_idx)[..., None], rows, rows.detach())
-
-
-@op(definition=_embedding_definition)
-def _embedding(weight: Tensor, ids: Any, padding_idx: int | None) -> Out:
-    backend, height = backends.of(weight), weight.shape[0]
-    return backend.embedding(weight, ids), (lambda g: backend.embedding_backward(g, ids, height, padding_idx),)
+@op(wide=True)
+def _dropout(x: Tensor, p: float, seed: int, stream: int) -> Out:
+    keep = backends.of(x._data if isinstance(x, Tensor) else x).dropout_mask(x.shape, p, seed, stream)
+    return x * keep * (1 / (1 - p)), (lambda g: g * keep * (1 / (1 - p)),)
 
 
 @explained
@@ -68,9 +74,3 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: rand
         raise TypeError(f"expected training to be True or False, got {check.describe(training)}")
     namespace(x)  # or an error, where nothing is dropped too
     return _dropout(x, p, *random.next_stream(generator)) if training and p > 0 else x
-
-
-@op(wide=True)
-def _dropout(x: Tensor, p: float, seed: int, stream: int) -> Out:
-    keep = backends.of(x._data if isinstance(x, Tensor) else x).dropout_mask(x.shape, p, seed, stream)
-    return x * keep * (1 / (1 - p)), (lambda g: g * keep * (1 / (1 - p)),)

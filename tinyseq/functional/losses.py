@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from tinyseq.check import explained
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op
 from tinyseq.engine.tensor import Like, Out, Tensor, namespace
-from tinyseq.functional.arguments import floats, matched
+from tinyseq.functional.arguments import float_backend, matched
 from tinyseq.functional.normalisation import log_softmax
 
 F = TypeVar("F", bound=Callable[..., Tensor])
@@ -31,8 +31,7 @@ def _loss(fn: F) -> F:
         if not args:
             return body(**kwargs)  # which says what is missing
         x = ops.operand(args[0])
-        if x.dtype.kind != "f":
-            floats(x)  # an error
+        float_backend(x._data)
         if x.dtype != np.float16:
             return body(x, *args[1:], **kwargs)
         return body(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)
@@ -40,10 +39,16 @@ def _loss(fn: F) -> F:
     return cast(F, explained(call))
 
 
-def _reduce(losses: Tensor, reduction: str, *more: str) -> Tensor:
-    """The mean, the losses themselves, or their sum, which is also what any of `more` begins with."""
-    if reduction in ("mean", "none"):
-        return ops.mean(losses) if reduction == "mean" else losses
+def _reduce(losses: Tensor, reduction: str, *more: str, weights: Tensor | None = None) -> Tensor:
+    """The mean, to which each loss counts with its weight if there are any; the losses themselves; or their sum, which
+    is also what any of `more` begins with."""
+    if reduction == "none":
+        return losses
+    if reduction == "mean":
+        if weights is None:
+            return ops.mean(losses)
+        total = ops.sum(weights.detach())
+        return ops.sum(losses) / ops.where(total == 0, 1.0, total)
     check.choice("loss", ("mean", "sum", "none", *more), reduction=reduction)
     return ops.sum(losses)
 
@@ -56,16 +61,15 @@ def _target(x: Tensor, target: Like) -> Tensor:
     return y
 
 
-def _class_losses(x: Tensor, targets: Like, ignore_index: int) -> tuple[Tensor, Any]:
-    """x (..., C) as rows (N, C), and targets (...) as raw integers (N,): checked."""
+def _class_ids(x: Tensor, targets: Like, ignore_index: int) -> Tensor:
+    """The integer targets (...) of x (..., C), checked."""
     shape = np.shape(targets)
     if x.ndim == 0 or shape != x.shape[:-1]:
         raise ValueError(f"expected x (..., C) and targets (...), got shapes {x.shape} and {shape}; classes stand on "
                          "the last axis")
     if type(ignore_index) is not int:  # a check costs a microsecond
         check.integers("loss", ignore_index=ignore_index)
-    ids = ops.raw(ops.like(x, ops.check_ids("targets", targets, x.shape[-1], ignore_index))).reshape(-1)
-    return ops.reshape(x, (ids.shape[0], x.shape[-1])), ids
+    return ops.like(x, ops.check_ids("targets", targets, x.shape[-1], ignore_index))
 
 
 def _class_weight(x: Tensor, weight: Like) -> Any:
@@ -77,31 +81,39 @@ def _class_weight(x: Tensor, weight: Like) -> Any:
 
 
 def _nll(log_probs: Tensor, ids: Any, weight: Any, ignore: int) -> tuple[Tensor, Tensor]:
-    """-log_probs (N, C) at the ids (N,), weighted, and the weights: (N,), both 0 where ignored."""
+    """-log_probs (..., C) at the ids (...), weighted, and the weights: both (...), and 0 where ignored."""
     kept = ops.like(log_probs, ids != ignore)
     ids = ops.where(kept, ids, 0)
-    weights = ops.ones_like(log_probs.detach()[:, 0]) if weight is None else ops.like(log_probs, weight)[ids]
+    weights = ops.ones_like(log_probs.detach()[..., 0]) if weight is None else ops.like(log_probs, weight)[ids]
     weights = ops.where(kept, weights, 0.0)
-    known = (ids >= 0) & (ids < log_probs.shape[1])  # on the host all are, but nobody looks at a device
-    picked = ops.where(known, log_probs[namespace(ids._data).arange(ids.size), ids], math.nan)
+    known = (ids >= 0) & (ids < log_probs.shape[-1])  # on the host all are, but nobody looks at a device
+    rows = namespace(ids._data).arange(ids.size).reshape(ids.shape)
+    picked = ops.where(known, ops.reshape(log_probs, (-1, log_probs.shape[-1]))[rows, ids], math.nan)
     return -weights * ops.where(kept, picked, 0.0), weights
 
 
-def _weighted(losses: Tensor, weights: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
-    """The mean of class losses (N,) counts each with its target's weight, so none that is ignored."""
-    if reduction == "none":
-        losses = ops.reshape(losses, shape)
-    elif reduction == "mean":
-        total = ops.sum(weights.detach())
-        losses, reduction = ops.sum(losses) / ops.where(total == 0, 1.0, total), "none"
-    return _reduce(losses, reduction)
+def _cross_entropy_definition(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> Any:
+    kept = ops.like(logits, ids != ignore)
+    logs = log_softmax(ops.where(kept[..., None], logits, 0.0))
+    losses, weights = _nll(logs, ids, weight, ignore)
+    if smoothing:
+        uniform = -ops.mean(logs if weight is None else logs * weight, -1)
+        losses = (1 - smoothing) * losses + smoothing * ops.where(kept, uniform, 0.0)
+    return losses, weights
+
+
+@op(definition=_cross_entropy_definition, wide=True)
+def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> tuple[Any, Any]:
+    backend, shape = backends.of(logits), logits.shape
+    rows, targets = logits.reshape(ids.size, shape[-1]), ids.reshape(-1)
+    losses, weights, saved = backend.cross_entropy(rows, targets, weight, smoothing, ignore)
+    pull: Callable[..., Any] = lambda g, needs: [backend.cross_entropy_backward(g[0].reshape(-1), saved).reshape(shape)]
+    return (losses.reshape(ids.shape), weights.reshape(ids.shape)), pull
 
 
 @_loss
-def cross_entropy(
-    logits: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100, reduction: str = "mean",
-    label_smoothing: float = 0.0,
-) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100, reduction: str = "mean",
+                  label_smoothing: float = 0.0) -> Tensor:
     """-log softmax(logits)[target]: logits (..., C), integer targets (...). PyTorch's, with classes on the last axis.
 
     `weight` (C,) weights the classes; a target `ignore_index` has loss and gradient 0, and the mean, which divides by
@@ -124,34 +136,18 @@ def cross_entropy(
         logs = log_softmax(logits)
         logs = ops.where((t == 0) & (logs == -math.inf), 0.0, logs)
         return _reduce(ops.sum(-t * logs, -1), reduction)
-    rows, ids = _class_losses(logits, targets, ignore_index)
-    losses, weights = _cross_entropy(rows, ids, weight, label_smoothing, ignore_index)
-    return _weighted(losses, weights, logits.shape[:-1], reduction)
-
-
-def _cross_entropy_definition(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> Any:
-    kept = ops.like(logits, ids != ignore)
-    logs = log_softmax(ops.where(kept[:, None], logits, 0.0))
-    losses, weights = _nll(logs, ids, weight, ignore)
-    if smoothing:
-        uniform = -ops.mean(logs if weight is None else logs * weight, 1)
-        losses = (1 - smoothing) * losses + smoothing * ops.where(kept, uniform, 0.0)
-    return losses, weights
-
-
-@op(definition=_cross_entropy_definition, wide=True)
-def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, ignore: int) -> tuple[Any, Any]:
-    backend = backends.of(logits)
-    losses, weights, saved = backend.cross_entropy(logits, ids, weight, smoothing, ignore)
-    return (losses, weights), lambda g, needs: [backend.cross_entropy_backward(g[0], saved)]
+    ids = _class_ids(logits, targets, ignore_index)
+    losses, weights = _cross_entropy(logits, ids, weight, label_smoothing, ignore_index)
+    return _reduce(losses, reduction, weights=weights)
 
 
 @_loss
 def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
              reduction: str = "mean") -> Tensor:
     """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
-    rows, ids = _class_losses(log_probs, targets, ignore_index)
-    return _weighted(*_nll(rows, ids, _class_weight(log_probs, weight), ignore_index), log_probs.shape[:-1], reduction)
+    ids = _class_ids(log_probs, targets, ignore_index)
+    losses, weights = _nll(log_probs, ids, _class_weight(log_probs, weight), ignore_index)
+    return _reduce(losses, reduction, weights=weights)
 
 
 @_loss

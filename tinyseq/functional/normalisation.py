@@ -13,7 +13,7 @@ from tinyseq.check import explained, no_flag
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op
 from tinyseq.engine.tensor import Like, Out, Tensor, namespace
-from tinyseq.functional.arguments import floats, one_dtype
+from tinyseq.functional.arguments import float_backend, one_dtype
 
 
 def _shifted(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,7 @@ def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
 
     The others get 0. Where every entry is masked, or -inf, all are 0, and so is the gradient.
     """
-    backend = floats(x)
+    backend = float_backend(x)
     y = backend.softmax(x, no_flag(axis), None if mask is None else backend.asarray(mask))
     return y, (lambda g: backend.softmax_backward(g, y, axis),)
 
@@ -48,7 +48,7 @@ def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
 @op(definition=_log_softmax_definition, wide=True)
 def log_softmax(x: Tensor, axis: int = -1) -> Out:
     """log(softmax(x)) without underflow."""
-    backend = floats(x)
+    backend = float_backend(x)
     y = backend.softmax(x, no_flag(axis), log=True)
     return y, (lambda g: backend.softmax_backward(g, y, axis, log=True),)
 
@@ -83,10 +83,8 @@ def _trailing(x: Tensor, shape: int | Sequence[int], eps: float, **parameters: T
 
 
 @explained
-def layer_norm(
-    x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
+def layer_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None,
+               bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) over the trailing axes, weight times that, plus bias (Ba et al. 2016).
 
     `normalized_shape` is those axes' shape, and that of weight and bias.
@@ -110,9 +108,8 @@ def _rms_norm(x: Tensor, weight: Tensor | None, axes: tuple[int, ...], eps: floa
 
 
 @explained
-def rms_norm(
-    x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
-) -> Tensor:
+def rms_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None,
+             eps: float | None = None) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the trailing axes, times weight, of those axes' shape `normalized_shape`
     (Zhang & Sennrich 2019). `eps` is the dtype's unless given."""
     ndim = _trailing(x, normalized_shape, 0 if eps is None else eps, weight=weight)

@@ -23,7 +23,6 @@ def _same_size(h: Tensor, w_hh: Tensor, gates: int) -> None:
         raise ValueError(f"expected w_hh ({gates} H, H) for h (B, H), got shapes {w_hh.shape} and {h.shape}")
 
 
-@explained
 @wide
 def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
              nonlinearity: str = "tanh") -> Tensor:
@@ -34,7 +33,6 @@ def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
 
 
-@explained
 @wide
 def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
               b_hh: Any = None) -> tuple[Tensor, Tensor]:
@@ -50,7 +48,6 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih:
     return ops.sigmoid(o) * ops.tanh(c), c
 
 
-@explained
 @wide
 def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
              reset: str = "after", dropped: Tensor | None = None) -> Tensor:
@@ -73,10 +70,8 @@ def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     return n + z * (h - n)
 
 
-def unroll(
-    step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: Tensor, state: tuple[Tensor, ...],
-    lengths: Like = None, reverse: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: Tensor, state: tuple[Tensor, ...],
+           lengths: Like = None, reverse: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Any recurrence in one direction: y (B, T, H), the first tensor of the state by step, and the final state.
 
     `step(x_t (B, I), state) -> state`, where a state is a tuple of Tensors with the batch first. `lengths` and
@@ -104,10 +99,8 @@ def unroll(
     return y if mask is None else ops.where(mask, y, 0.0), state
 
 
-def _scan_definition(
-    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
-    b_hh: Tensor | None, lengths: Any, reverse: bool, h_mask: Any,
-) -> tuple[Tensor, ...]:
+def _scan_definition(cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+    w_ih, w_hh, b_ih, b_hh, lengths, reverse, h_mask = rest
     weights = (w_ih, w_hh, b_ih, b_hh)
 
     def step(x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -126,10 +119,8 @@ GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "gru_before": 3, "lstm": 4}
 
 
 @op(definition=_scan_definition, wide=True)
-def _scan(
-    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
-    b_hh: Tensor | None, lengths: Any, reverse: bool, h_mask: Any,
-) -> tuple[Any, Any]:
+def _scan(cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
+          b_hh: Tensor | None, lengths: Any, reverse: bool, h_mask: Any) -> tuple[Any, Any]:
     if cell not in GATES or (c0 is None) == (cell == "lstm") or x.ndim != 3 or h0.ndim != 2:
         raise ValueError(f"expected a cell of {', '.join(GATES)}, x (B, T, I), h0 (B, H), c0 (B, H) for an LSTM only")
     batch, rows = x.shape[0], GATES[cell] * h0.shape[1]
@@ -152,10 +143,9 @@ def _scan(
 
 
 @explained
-def scan(
-    cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None, lengths: Like = None, reverse: bool = False, h_mask: Like = None,
-) -> tuple[Tensor, ...]:
+def scan(cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None,
+         b_hh: Tensor | None = None, lengths: Like = None, reverse: bool = False,
+         h_mask: Like = None) -> tuple[Tensor, ...]:
     """One recurrent layer in one direction, as one op: (y, h_n), or (y, h_n, c_n) for an LSTM.
 
     `cell` is "rnn_tanh", "rnn_relu", "gru", "gru_before" or "lstm". x (B, T, I), h0 and c0 (B, H), weights (G H, I) and
