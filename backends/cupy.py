@@ -228,18 +228,21 @@ class CupyBackend(NumpyBackend):
 
     # ---- products
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        """a @ b by cuBLAS's strided batched product, with no copy of an operand that has strides it can read."""
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """a @ b by cuBLAS's strided batched product, with no copy of an operand that has strides it can read, nor of
+        the result where it is to stand in contiguous memory."""
         types = GEMM_TYPES.get(a.dtype.char, GEMM_TYPES.get(a.dtype.name))
         if a.ndim < 2 or b.ndim < 2 or a.dtype != b.dtype or types is None or a.shape[-1] != b.shape[-2]:
-            return cp.matmul(a, b)
+            return cp.matmul(a, b, out=out)
         shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+        y = out if out is not None and out.flags.c_contiguous else cp.empty(shape, dtype=a.dtype)
         if not a.shape[-1]:
-            return cp.zeros(shape, dtype=a.dtype)
-        y = cp.empty(shape, dtype=a.dtype)
-        if y.size:
+            y.fill(0)
+        elif y.size:
             a, b = (cp.broadcast_to(x, (*shape[:-2], *x.shape[-2:])) for x in (a, b))
             self._product(a, b, y)()
+        if out is not None and out is not y:
+            out[...] = y
         return y
 
     def _product(self, a: Array, b: Array, y: Array, add: bool = False) -> Callable[..., None]:
@@ -428,9 +431,6 @@ class CupyBackend(NumpyBackend):
     def _by_columns(self, x: Array, query: Array) -> Array:
         return x
 
-    def _multiply(self, a: Array, b: Array, y: Array, fade: Any = 0) -> None:
-        y[...] = self.matmul(a, b) if isinstance(fade, int) and not fade else y * fade + self.matmul(a, b)
-
     def _attention_tame(self, e: Array) -> bool:
         return False  # to look would be to wait
 
@@ -571,19 +571,11 @@ class CupyBackend(NumpyBackend):
             recur(t * of_step)
             if h_mask is not None:
                 dh += past * h_mask
-        rows = batch * steps
-        flat_in, flat_rec, before = (a.reshape(rows, a.shape[2]) for a in (d_in, d_rec, masked))
-        dx = self.matmul(flat_in, w_ih).reshape(x.shape) if needs[0] else None
-        dw_ih = dw_hh = db_hh = None
-        if needs[3]:
-            if lengths is not None:  # what stands in the padding may be NaN
-                x = cp.where((cp.arange(steps) < lengths[:, None])[..., None], x, 0.0)
-            dw_ih = self.matmul(flat_in.T, x.reshape(rows, x.shape[2]))
-        if needs[4]:
-            dw_hh = self.matmul(flat_rec.T, before)
-            if cell == "gru_before":
-                dw_hh[split:] = self.matmul(flat_in[:, split:].T, extra[0].reshape(rows, size))
-        db_ih = flat_in.sum(axis=0) if needs[5] else None
-        if needs[6]:
-            db_hh = db_ih if d_rec is d_in and needs[5] else flat_rec.sum(axis=0)
-        return dx, dh if needs[1] else None, dc if needs[2] else None, dw_ih, dw_hh, db_ih, db_hh
+        slopes = [d.reshape(batch * steps, d.shape[2]).T for d in ([d_in] if d_rec is d_in else [d_in, d_rec])]
+        dx = self.matmul(slopes[0].T, w_ih).reshape(x.shape) if needs[0] else None
+        if needs[3] and lengths is not None:  # what stands in the padding may be NaN
+            x = cp.where((cp.arange(steps) < lengths[:, None])[..., None], x, 0.0)
+        entered = (x, masked, extra[0]) if cell == "gru_before" else (x, masked)
+        rows = [a.reshape(batch * steps, a.shape[2]) for a in entered]
+        of_w, of_u = self._of_weights(slopes[0], slopes[-1], needs, *rows)
+        return dx, dh if needs[1] else None, dc if needs[2] else None, of_w[0], of_u[0], of_w[1], of_u[1]
