@@ -126,21 +126,24 @@ class SumKernels(RowKernels):
         The order of addition is fixed, so results repeat bit by bit; float16 is summed in float32 at least.
         """
         xp = self.xp
-        parts = [xp.asarray(i) if isinstance(i, list) else i
-                 for i in (index if isinstance(index, tuple) else (index,))]
-        lists = [i for i in parts if getattr(i, "ndim", 0) and i.dtype != bool]
-        if not lists:  # slices, integers, boolean masks: each element is taken once
-            y = xp.zeros(shape, dtype=g.dtype)
-            y[index] = g
-            return y
+        parts = tuple(xp.asarray(i) if isinstance(i, (list, np.ndarray)) else i
+                      for i in (index if isinstance(index, tuple) else (index,)))
+        if any(getattr(i, "ndim", 0) and i.dtype != bool for i in parts):
+            return self._add_at(g, parts, shape).astype(g.dtype, copy=False)
+        y = xp.zeros(shape, dtype=g.dtype)  # slices, integers, boolean masks: each element is taken once
+        y[parts] = g
+        return y
+
+    def _add_at(self, g: Array, parts: tuple[Any, ...], shape: tuple[int, ...]) -> Array:
+        """unindex where one of the parts is an array of integers, so that an element may be taken again."""
         if len(parts) == 1:
-            rows, wide = lists[0].reshape(-1), xp.float32 if g.dtype == xp.float16 else g.dtype
-            y = self._add_rows(g.reshape(rows.shape[0], *shape[1:]), rows, shape, wide)
-        else:  # one after another, and many in one place
-            wide = g.dtype if g.dtype.kind != "f" or (g.itemsize > 2 and g.size <= math.prod(shape)) else xp.float64
-            y = xp.zeros(shape, dtype=wide)
-            xp.add.at(y, index, g.astype(wide, copy=False))
-        return y.astype(g.dtype, copy=False)
+            rows, wide = parts[0].reshape(-1), np.float32 if g.dtype == np.float16 else g.dtype
+            return self._add_rows(g.reshape(rows.shape[0], *shape[1:]), rows, shape, wide)
+        # one after another, and many in one place
+        wide = g.dtype if g.dtype.kind != "f" or (g.itemsize > 2 and g.size <= math.prod(shape)) else np.float64
+        y = np.zeros(shape, dtype=wide)
+        np.add.at(y, parts, g.astype(wide, copy=False))
+        return y
 
     def _add_rows(self, g: Array, rows: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         """Zeros of `shape` with g[i] (N, ...) added to row rows[i] (N,): sort the rows, then sum each
