@@ -28,6 +28,7 @@ except ImportError as error:
                           f"({error}): pip install 'tinyseq[cuda13]', or 'tinyseq[cuda12]' for CUDA 12") from None
     raise ImportError(f"CuPy is installed but does not load ({doctor.line(error)}): {DOCTOR}") from error
 
+Arrays = Sequence[Array]
 BLOCK = 256  # threads of a block where any number will do
 MANY = 64  # arrays that one launch of an optimizer takes: their addresses are an argument, of at most 4 KiB
 ADDRESSES = np.dtype([(name, np.uint64, MANY) for name in "pgmv"] + [("n", np.int64, MANY)])
@@ -240,9 +241,10 @@ class CupyBackend(NumpyBackend):
         elif y.size:
             a, b = (cp.broadcast_to(x, (*shape[:-2], *x.shape[-2:])) for x in (a, b))
             self._product(a, b, y)()
-        if out is not None and out is not y:
-            out[...] = y
-        return y
+        if out is None or out is y:
+            return y
+        out[...] = y
+        return out
 
     def _product(self, a: Array, b: Array, y: Array, add: bool = False) -> Callable[..., None]:
         """A function that does y = a @ b, or y += a @ b with `add`: (..., m, k), (..., k, n), (..., m, n), none empty.
@@ -448,14 +450,13 @@ class CupyBackend(NumpyBackend):
         for dtype, grid, addresses in self._launches(*lists):
             kernel(name, dtype)(grid, (BLOCK,), (addresses, *args))
 
-    def sgd_step(self, params: Sequence[Array], grads: Sequence[Array], buffers: Sequence[Array], lr: float,
-                 momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
+    def sgd_step(self, params: Arrays, grads: Arrays, buffers: Arrays, lr: float, momentum: float = 0.0,
+                 nesterov: bool = False, weight_decay: float = 0.0) -> None:
         lists = [params, grads, *([buffers] if momentum else [])]
         self._on_many("sgd", lists, lr, momentum, nesterov, weight_decay)
 
-    def adam_step(self, params: Sequence[Array], grads: Sequence[Array], m: Sequence[Array], v: Sequence[Array],
-                  step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
-                  weight_decay: float = 0.0, decoupled: bool = False) -> None:
+    def adam_step(self, params: Arrays, grads: Arrays, m: Arrays, v: Arrays, step: int, lr: float, beta1: float = 0.9,
+                  beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, decoupled: bool = False) -> None:
         lr, beta1, beta2, eps, weight_decay = map(float, (lr, beta1, beta2, eps, weight_decay))  # computed with in full
         root = math.sqrt(1 - beta2**step)
         decay, shrink = (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
@@ -493,13 +494,8 @@ class CupyBackend(NumpyBackend):
         hs, y = (cp.empty((batch, steps, size), dtype=dtype) for _ in range(2))
         masked = hs if h_mask is None else cp.empty_like(hs)  # what enters the products
         h, c = (None if s is None else s.astype(dtype, order="C") for s in (h0, c0))
-        extra: tuple[Any, Any] = (None, None)
-        if cell == "lstm":
-            extra = cp.empty_like(hs), c
-        elif cell == "gru":
-            extra = cp.empty((batch, 3 * size), dtype=dtype), cp.empty_like(hs)
-        elif cell == "gru_before":
-            extra = cp.empty_like(hs), None
+        of_cell = None if cell.startswith("rnn") else (batch, 3 * size) if cell == "gru" else hs.shape
+        extra = of_cell and cp.empty(of_cell, dtype=dtype), cp.empty_like(hs) if cell == "gru" else c
         order = range(steps)[::-1] if reverse else range(steps)
         if y.size:
             hs[:, order[0]] = h0

@@ -368,10 +368,7 @@ class RecurrentKernels(RowKernels):
 
     def _to_columns(self, arrays: Sequence[Array], packing: Packing) -> Array:
         """States (B, H) to (number of states, H, B), the longest sequence first."""
-        y = self.xp.empty((len(arrays), *arrays[0].shape[::-1]), dtype=arrays[0].dtype)  # C order, unlike a stack's
-        for column, a in zip(y, arrays, strict=True):
-            column[...] = a[packing.order].T
-        return y
+        return self.xp.array([a[packing.order].T for a in arrays], order="C")  # a stack would keep their order
 
     def _from_columns(self, columns: Array, packing: Packing) -> Array:
         """(number of states, H, B) to (number of states, B, H) in the batch's own order."""
