@@ -494,7 +494,8 @@ class CupyBackend(NumpyBackend):
         hs, y = (cp.empty((batch, steps, size), dtype=dtype) for _ in range(2))
         masked = hs if h_mask is None else cp.empty_like(hs)  # what enters the products
         h, c = (None if s is None else s.astype(dtype, order="C") for s in (h0, c0))
-        e1: Array = None if cell.startswith("rnn") else cp.empty((batch, 3 * size) if cell == "gru" else hs.shape, dtype)
+        shape = (batch, 3 * size) if cell == "gru" else hs.shape
+        e1: Array = None if cell.startswith("rnn") else cp.empty(shape, dtype=dtype)
         extra = e1, cp.empty_like(hs) if cell == "gru" else c
         order = range(steps)[::-1] if reverse else range(steps)
         if y.size:
