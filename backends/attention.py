@@ -1,9 +1,10 @@
 """Attention in blocks of queries and keys: forward and backward without the whole matrix of weights."""
 
 import math
-from collections.abc import Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+from tinyseq.backends.sums import RowKernels
 
 Array = Any
 Index = tuple[Any, ...]
@@ -12,20 +13,16 @@ Index = tuple[Any, ...]
 def blocks(shape: tuple[int, ...], size: int, whole: int = 0) -> Iterator[Index]:
     """Index tuples that cut an array of `shape` into views of about `size` elements or fewer.
 
-    The last `whole` axes are never cut. Cutting by index works on any strides, and on a mask broadcast to
-    `shape`.
+    The last `whole` axes are never cut, and an axis of which one entry is taken stays. Cutting by index works on any
+    strides, and on a mask broadcast to `shape`.
     """
-    inner = math.prod(shape[1:])
-    if len(shape) <= whole or inner * shape[0] <= size:
+    if len(shape) <= whole or math.prod(shape) <= size:
         yield (...,)
-    elif inner <= size or len(shape) - 1 <= whole:
-        step = max(1, size // max(inner, 1))
-        for i in range(0, shape[0], step):
-            yield (slice(i, i + step), ...)
     else:
-        for i in range(shape[0]):
+        step = max(1, size // math.prod(shape[1:]))
+        for start in range(0, shape[0], step):
             for rest in blocks(shape[1:], size, whole):
-                yield (i, *rest)
+                yield (slice(start, start + step), *rest)
 
 
 class Attention(NamedTuple):
@@ -40,7 +37,7 @@ class Attention(NamedTuple):
     dropout: tuple[float, int, int]  # probability, seed, stream
 
 
-class AttentionKernels:
+class AttentionKernels(RowKernels):
     """The part of a backend that runs attention; a backend adds `xp` and `dropout_mask`.
 
     A block is the scores of some queries and at least `keys` keys, about `scores` numbers, which stay in the cache:
@@ -49,15 +46,9 @@ class AttentionKernels:
     & Staats 2021, Dao et al. 2022).
     """
 
-    xp: ModuleType
+    dropout_mask: Callable[..., Array]
     scores = 1 << 17
     keys = 512
-
-    def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int, start: int = 0) -> Array:
-        raise NotImplementedError
-
-    def _row_sum(self, x: Array) -> Array:
-        raise NotImplementedError
 
     def attention(self, query: Array, key: Array, value: Array, mask: Array | None, causal: bool, scale: float,
                   dropout: tuple[float, int, int]) -> tuple[Array, Any]:
@@ -149,7 +140,7 @@ class AttentionKernels:
         axis, most = a.query.ndim - 2, max(self.keys, self.scores // max(t, 1))
         shape = (*a.query.shape[:-1], min(s, most))
         for i in blocks(shape, self.scores, whole=1) if math.prod(shape) else ():
-            stop = (i[axis] if len(i) > axis + 1 else slice(t)).indices(t)[1]
+            stop = i[axis].indices(t)[1] if len(i) > axis + 1 else t
             seen = s - t + stop if a.causal else s
             places = [slice(n, min(n + most, seen)) for n in range(0, seen, most)]
             if places:
@@ -176,12 +167,6 @@ class AttentionKernels:
     def _attention_kept(self, a: Attention, i: Index) -> Array | None:
         """Which weights of queries i dropout keeps, from all weights' mask; None for all."""
         whole = (*a.query.shape[:-1], a.key.shape[-2])
-        starts = (n if isinstance(n, int) else n.start for n in i[:-1])
-        start = sum(n * math.prod(whole[axis + 1:]) for axis, n in enumerate(starts))
+        start = sum(cut.start * math.prod(whole[axis + 1:]) for axis, cut in enumerate(i[:-1]))
         shape = (*a.query[i].shape[:-1], whole[-1])
         return self.dropout_mask(shape, *a.dropout, start) if a.dropout[0] else None
-
-    def _row_max(self, x: Array) -> Array:
-        """The largest entry of each row, (..., 1); a finite number for rows of -inf, so that x - max stays
-        -inf."""
-        return self.xp.maximum(self.xp.max(x, axis=-1, keepdims=True), self.xp.finfo(x.dtype).min)

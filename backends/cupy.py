@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,12 +28,13 @@ except ImportError as error:
                           f"({error}): pip install 'tinyseq[cuda13]', or 'tinyseq[cuda12]' for CUDA 12") from None
     raise ImportError(f"CuPy is installed but does not load ({doctor.line(error)}): {DOCTOR}") from error
 
+Arrays = Sequence[Array]
 BLOCK = 256  # threads of a block where any number will do
 MANY = 64  # arrays that one launch of an optimizer takes: their addresses are an argument, of at most 4 KiB
 ADDRESSES = np.dtype([(name, np.uint64, MANY) for name in "pgmv"] + [("n", np.int64, MANY)])
 
 # numbers of cuBLAS: dtype -> (type of the arrays, type of the sums), and 1 and 0 in the type of alpha and beta
-GEMM_TYPES: dict[str, tuple[int, int]] = {"e": (2, 68), "f": (0, 68), "d": (1, 70), "bfloat16": (14, 68)}
+GEMM_TYPES: dict[str, tuple[int, int]] = {"e": (2, 68), "f": (0, 68), "d": (1, 70), "E": (14, 68)}  # E is bfloat16
 TF32 = 77
 HALVES = (2, 14)  # of which cuBLAS adds up partial sums as they are, unless its math mode is
 SUMS_IN_FULL = 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
@@ -83,8 +84,8 @@ def kernel(name: str, dtype: Any) -> Callable[..., None]:
 
 
 def dense(x: Any, dtype: Any = None) -> Array:
-    """x as a C-contiguous array, x itself if it is one."""
-    return cp.asarray(x, dtype=dtype, order="C")
+    """x as a C-contiguous array, x itself if it is one, or None."""
+    return None if x is None else cp.asarray(x, dtype=dtype, order="C")
 
 
 def launch(name: str, dtype: Any, threads: int, *args: Any) -> None:
@@ -199,8 +200,7 @@ class CupyBackend(NumpyBackend):
         n = math.prod(x.shape[i] for i in axes)
         return sum_in_double()(x, 1 / n, axis=axis, keepdims=keepdims)
 
-    def cumulative_sum(self, x: Array, /, *, axis: int) -> Array:
-        return cp.cumsum(x, axis=axis)
+    cumulative_sum = staticmethod(cp.cumulative_sum)
 
     def argsort(self, x: Array, /, *, axis: int = -1, stable: bool = True) -> Array:
         return cp.argsort(x, axis=axis, kind="stable")
@@ -228,19 +228,23 @@ class CupyBackend(NumpyBackend):
 
     # ---- products
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        """a @ b by cuBLAS's strided batched product, with no copy of an operand that has strides it can read."""
-        types = GEMM_TYPES.get(a.dtype.char, GEMM_TYPES.get(a.dtype.name))
-        if a.ndim < 2 or b.ndim < 2 or a.dtype != b.dtype or types is None or a.shape[-1] != b.shape[-2]:
-            return cp.matmul(a, b)
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """a @ b by cuBLAS's strided batched product, with no copy of an operand that has strides it can read, nor of
+        the result where it is to stand in contiguous memory."""
+        legal = min(a.ndim, b.ndim) > 1 and a.dtype == b.dtype and a.shape[-1] == b.shape[-2]
+        if not legal or a.dtype.char not in GEMM_TYPES:
+            return cp.matmul(a, b, out=out)
         shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+        y = out if out is not None and out.flags.c_contiguous else cp.empty(shape, dtype=a.dtype)
         if not a.shape[-1]:
-            return cp.zeros(shape, dtype=a.dtype)
-        y = cp.empty(shape, dtype=a.dtype)
-        if y.size:
+            y.fill(0)
+        elif y.size:
             a, b = (cp.broadcast_to(x, (*shape[:-2], *x.shape[-2:])) for x in (a, b))
             self._product(a, b, y)()
-        return y
+        if out is None or out is y:
+            return y
+        out[...] = y
+        return out
 
     def _product(self, a: Array, b: Array, y: Array, add: bool = False) -> Callable[..., None]:
         """A function that does y = a @ b, or y += a @ b with `add`: (..., m, k), (..., k, n), (..., m, n), none empty.
@@ -249,7 +253,7 @@ class CupyBackend(NumpyBackend):
         Rows of y may be far apart where there is one matrix. cuBLAS counts by columns: it is given y^T = b^T a^T.
         """
         (a, *at), (b, *bt) = matrices(a), matrices(b)
-        kind, sums = GEMM_TYPES.get(a.dtype.char) or GEMM_TYPES[a.dtype.name]
+        kind, sums = GEMM_TYPES[a.dtype.char]
         scalars = SCALARS[sums]
         one, zero_or_one = scalars[1:].ctypes.data, scalars[int(add):].ctypes.data
         handle, cublas = cp.cuda.device.get_cublas_handle(), cp.cuda.cublas
@@ -316,23 +320,14 @@ class CupyBackend(NumpyBackend):
             np.broadcast_to(np.True_, x.shape)[index]  # raises IndexError
         return x[index]
 
-    def unindex(self, g: Array, index: Any, shape: tuple[int, ...]) -> Array:
-        parts = tuple(cp.asarray(i) if isinstance(i, (list, np.ndarray)) else i
-                      for i in (index if isinstance(index, tuple) else (index,)))
-        if all(not isinstance(i, cp.ndarray) or i.ndim == 0 or i.dtype == bool for i in parts):
-            return super().unindex(g, parts, shape)
+    def _add_at(self, g: Array, parts: tuple[Any, ...], shape: tuple[int, ...]) -> Array:
         if g.dtype.kind != "f":  # atomic sums of integers are right in any order
             y = cp.zeros(shape, dtype=g.dtype)
             cp.add.at(y, parts, g)
             return y
-        if len(parts) == 1:
-            height, width = shape[0], math.prod(shape[1:])
-            ids = parts[0].reshape(-1).astype(np.int64, copy=False) % height
-        else:
-            height, width = math.prod(shape), 1
-            ids = cp.arange(height).reshape(shape)[parts].reshape(-1)
-        y = self._sum_rows(g.reshape(ids.size, width), ids.astype(np.int64, copy=False), height)
-        return y.reshape(shape).astype(g.dtype, copy=False)
+        height, width = (shape[0], math.prod(shape[1:])) if len(parts) == 1 else (math.prod(shape), 1)
+        ids = (parts[0].astype(np.int64) % height) if len(parts) == 1 else cp.arange(height).reshape(shape)[parts]
+        return self._sum_rows(g.reshape(ids.size, width), ids.reshape(-1), height).reshape(shape)
 
     # ---- softmax and cross-entropy
 
@@ -352,9 +347,8 @@ class CupyBackend(NumpyBackend):
             raise TypeError(f"expected a boolean mask, got {take.dtype}")
         if take.ndim > 4:
             take = dense(take).reshape(math.prod(take.shape[:-1]), take.shape[-1])
-        lack = 4 - take.ndim
-        dims, strides = (1,) * lack + take.shape, (0,) * lack + take.strides
-        return self._over_rows("softmax", axis, x, more=(log, take, *dims[1:3], *strides))
+        take = take[(None,) * (4 - take.ndim)]
+        return self._over_rows("softmax", axis, x, more=(log, take, *take.shape[1:3], *take.strides))
 
     @in_float32
     def softmax_backward(self, g: Array, y: Array, axis: int = -1, log: bool = False) -> Array:
@@ -366,8 +360,7 @@ class CupyBackend(NumpyBackend):
         """NumpyBackend's, except that a target on the device that is no class gives NaN."""
         n, dtype = logits.shape[1], logits.dtype
         x, targets = dense(logits), dense(targets, dtype=np.int64)
-        weight = None if weight is None else dense(weight, dtype=dtype)
-        losses, weights = cp.empty_like(targets, dtype=dtype), cp.empty_like(targets, dtype=dtype)
+        weight, losses, weights = dense(weight, dtype=dtype), *(cp.empty_like(targets, dtype=dtype) for _ in range(2))
         saved = cp.empty((x.shape[0], 3), dtype=dtype)
         launch_rows("cross_entropy", x, x, targets, weight, smoothing, ignore_index, n, losses, weights, saved)
         return losses, weights, (x, targets, weight, weights, saved, smoothing, ignore_index, n)
@@ -385,17 +378,16 @@ class CupyBackend(NumpyBackend):
                    eps: float = 1e-5) -> tuple[Array, Any]:
         shape = x.shape[x.ndim - ndim:]
         rows = dense(x).reshape(math.prod(x.shape[:x.ndim - ndim]), math.prod(shape))
-        weight, bias = (None if a is None else dense(a) for a in (weight, bias))
         y, moments = cp.empty_like(rows), cp.empty((rows.shape[0], 2), dtype=x.dtype)
-        launch_rows("layer_norm", rows, rows, weight, bias, eps, rows.shape[1], y, moments)
+        launch_rows("layer_norm", rows, rows, dense(weight), dense(bias), eps, rows.shape[1], y, moments)
         return y.reshape(x.shape), (rows, moments, shape)
 
     @in_float32
     def layer_norm_backward(self, g: Array, saved: Any, weight: Array | None) -> tuple[Array, Array, Array]:
         x, moments, shape = saved
-        (rows, n), weight = x.shape, None if weight is None else dense(weight)
+        rows, n = x.shape
         flat, dx = dense(g).reshape(x.shape), cp.empty_like(x)
-        launch_rows("layer_norm_backward", dx, flat, x, weight, moments, n, dx)
+        launch_rows("layer_norm_backward", dx, flat, x, dense(weight), moments, n, dx)
         stretch = max(128, (rows + 63) // 64)  # rows summed by one block: 64 of them at most
         stretches = max(1, (rows + stretch - 1) // stretch)
         sums = cp.empty((2, stretches, n), dtype=x.dtype)
@@ -428,74 +420,61 @@ class CupyBackend(NumpyBackend):
     def _by_columns(self, x: Array, query: Array) -> Array:
         return x
 
-    def _multiply(self, a: Array, b: Array, y: Array, fade: Any = 0) -> None:
-        y[...] = self.matmul(a, b) if isinstance(fade, int) and not fade else y * fade + self.matmul(a, b)
-
     def _attention_tame(self, e: Array) -> bool:
         return False  # to look would be to wait
 
     # ---- optimizer steps: MANY arrays a launch
 
-    def _packs(self, *lists: Sequence[Array]) -> Any:
-        """(grid, arguments, slice) of launches that take up to MANY of each list's arrays, matched elementwise.
+    def _launches(self, *lists: Sequence[Array]) -> Iterator[tuple[Any, tuple[int, int], Any]]:
+        """(dtype, grid, argument) of launches that take up to MANY of each list's arrays, matched elementwise.
 
-        None where the kernels cannot: dtypes that differ or are not float32 or float64, memory with holes in it.
+        All is computed in float64 if one array is of it, else in float32. What is of another type, or has holes in its
+        memory, takes part by a copy, which is copied back after the last launch, but in the second list: gradients.
         """
-        dtype = lists[0][0].dtype
-        flat = []
-        for arrays in zip(*lists, strict=True):
-            order = "C" if arrays[0].flags.c_contiguous else "F"
-            dense = [cp.asarray(a, order=order) if k == 1 else a for k, a in enumerate(arrays)]
-            if dtype.char not in "fd" or any(a.dtype != dtype or not a.flags[f"{order}_CONTIGUOUS"] for a in dense):
-                return None
-            flat.append(dense)
-        packs = []
-        for start in range(0, len(flat), MANY):
-            some, addresses = flat[start:start + MANY], np.zeros((), ADDRESSES)
-            addresses["n"][:len(some)] = [dense[0].size for dense in some]
-            for name, column in zip("pgmv", zip(*some, strict=True), strict=False):
-                addresses[name][:len(some)] = [a.data.ptr for a in column]
-            width = min(256, max(1, (int(addresses["n"].max()) + BLOCK - 1) // BLOCK))
-            packs.append(((width, len(some)), addresses, some))
-        return packs
+        dtype = np.dtype("d" if any(a.dtype.char == "d" for arrays in lists for a in arrays) else "f")
+        orders = ["C" if a.flags.c_contiguous else "F" for a in lists[0]]
+        ready = [[cp.asarray(a, dtype, o) for a, o in zip(arrays, orders, strict=True)] for arrays in lists]
+        for start in range(0, len(orders), MANY):
+            some, addresses = slice(start, start + MANY), np.zeros((), ADDRESSES)
+            sizes = [a.size for a in ready[0][some]]
+            addresses["n"][:len(sizes)] = sizes
+            for name, arrays in zip("pgmv", ready, strict=False):
+                addresses[name][:len(sizes)] = [a.data.ptr for a in arrays[some]]
+            yield dtype, (min(256, max(1, (max(sizes) + BLOCK - 1) // BLOCK)), len(sizes)), addresses
+        for given, used in zip(lists[:1] + lists[2:], ready[:1] + ready[2:], strict=True):
+            for a, b in zip(given, used, strict=True):
+                if a is not b:
+                    a[...] = b
 
-    def _on_many(self, name: str, lists: Sequence[Sequence[Array]], *args: Any) -> bool:
-        """Run a kernel on the arrays of all lists; False where it cannot."""
-        packs = self._packs(*lists)
-        for grid, addresses, _ in packs or ():
-            kernel(name, lists[0][0].dtype)(grid, (BLOCK,), (addresses, *args))
-        return packs is not None
+    def _on_many(self, name: str, lists: Sequence[Sequence[Array]], *args: Any) -> None:
+        for dtype, grid, addresses in self._launches(*lists):
+            kernel(name, dtype)(grid, (BLOCK,), (addresses, *args))
 
-    def sgd_step(self, params: Sequence[Array], grads: Sequence[Array], buffers: Sequence[Array], lr: float,
-                 momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
+    def sgd_step(self, params: Arrays, grads: Arrays, buffers: Arrays, lr: float, momentum: float = 0.0,
+                 nesterov: bool = False, weight_decay: float = 0.0) -> None:
         lists = [params, grads, *([buffers] if momentum else [])]
-        if not self._on_many("sgd", lists, lr, momentum, nesterov, weight_decay):
-            super().sgd_step(params, grads, buffers, lr, momentum, nesterov, weight_decay)
+        self._on_many("sgd", lists, lr, momentum, nesterov, weight_decay)
 
-    def adam_step(self, params: Sequence[Array], grads: Sequence[Array], m: Sequence[Array], v: Sequence[Array],
-                  step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
-                  weight_decay: float = 0.0, decoupled: bool = False) -> None:
+    def adam_step(self, params: Arrays, grads: Arrays, m: Arrays, v: Arrays, step: int, lr: float, beta1: float = 0.9,
+                  beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, decoupled: bool = False) -> None:
         lr, beta1, beta2, eps, weight_decay = map(float, (lr, beta1, beta2, eps, weight_decay))  # computed with in full
         root = math.sqrt(1 - beta2**step)
         decay, shrink = (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
-        if not self._on_many("adam", (params, grads, m, v), lr * root / (1 - beta1**step), beta1, beta2, eps * root,
-                             decay, shrink):
-            super().adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled)
+        self._on_many("adam", (params, grads, m, v), lr * root / (1 - beta1**step), beta1, beta2, eps * root, decay,
+                      shrink)
 
     def global_norm(self, grads: Sequence[Array]) -> Array:
-        packs = self._packs(grads)
-        if packs is None:
-            return super().global_norm(grads)
-        sums = [cp.empty(math.prod(grid), dtype=cp.float64) for grid, _, _ in packs]
-        for (grid, addresses, _), some in zip(packs, sums, strict=True):
-            kernel("squares", grads[0].dtype)(grid, (BLOCK,), (addresses, some))
-        everything, y = sums[0] if len(sums) == 1 else cp.concatenate(sums), cp.empty((), dtype=grads[0].dtype)
-        kernel("root_of_sum", y.dtype)((1,), (1024,), (everything, everything.size, y))
+        sums = []
+        for dtype, grid, addresses in self._launches(grads):
+            sums.append(cp.empty(math.prod(grid), dtype=np.float64))
+            kernel("squares", dtype)(grid, (BLOCK,), (addresses, sums[-1]))
+        everything, y = sums[0] if len(sums) == 1 else cp.concatenate(sums), cp.empty((), dtype=dtype)
+        kernel("root_of_sum", dtype)((1,), (1024,), (everything, everything.size, y))
         return y
 
     def scale(self, arrays: Sequence[Array], factor: Array) -> None:
-        if not self._on_many("scale", [arrays], cp.asarray(factor, dtype=arrays[0].dtype)):
-            super().scale(arrays, factor)
+        for dtype, grid, addresses in self._launches(arrays):
+            kernel("scale", dtype)(grid, (BLOCK,), (addresses, cp.asarray(factor, dtype=dtype)))
 
     # ---- recurrent scans
 
@@ -510,19 +489,14 @@ class CupyBackend(NumpyBackend):
         stands, and a kernel; both find step t of an array (B, S, ...) by its strides.
         """
         (batch, steps), size, dtype = x.shape[:2], h0.shape[1], x.dtype
-        lengths = None if lengths is None else dense(lengths, np.int64)
-        b_ih, b_hh = (None if b is None else dense(b) for b in (b_ih, b_hh))
+        lengths, b_ih, b_hh = dense(lengths, np.int64), dense(b_ih), dense(b_hh)
         z = self.matmul(x.reshape(batch * steps, x.shape[2]), w_ih.T).reshape(batch, steps, w_ih.shape[0])
         hs, y = (cp.empty((batch, steps, size), dtype=dtype) for _ in range(2))
         masked = hs if h_mask is None else cp.empty_like(hs)  # what enters the products
         h, c = (None if s is None else s.astype(dtype, order="C") for s in (h0, c0))
-        extra: tuple[Any, Any] = (None, None)
-        if cell == "lstm":
-            extra = cp.empty_like(hs), c
-        elif cell == "gru":
-            extra = cp.empty((batch, 3 * size), dtype=dtype), cp.empty_like(hs)
-        elif cell == "gru_before":
-            extra = cp.empty_like(hs), None
+        shape = (batch, 3 * size) if cell == "gru" else hs.shape
+        e1: Array = None if cell.startswith("rnn") else cp.empty(shape, dtype=dtype)
+        extra = e1, cp.empty_like(hs) if cell == "gru" else c
         order = range(steps)[::-1] if reverse else range(steps)
         if y.size:
             hs[:, order[0]] = h0
@@ -548,8 +522,7 @@ class CupyBackend(NumpyBackend):
     def rnn_backward(self, cell: str, saved: Any, gy: Array | None, gh: Array | None, gc: Array | None,
                      needs: Sequence[bool]) -> tuple[Array | None, ...]:
         x, lengths, order, z, hs, masked, extra, w_ih, w_hh, h_mask = saved
-        (batch, steps, size), dtype = hs.shape, x.dtype
-        gy = None if gy is None else dense(gy)
+        (batch, steps, size), dtype, gy = hs.shape, x.dtype, dense(gy)
         dh, dc = (cp.zeros((batch, size), dtype=dtype) if g is None else g.astype(dtype, order="C") for g in (gh, gc))
         d_in = cp.empty_like(z)
         d_rec = cp.empty_like(z) if cell == "gru" else d_in
@@ -571,19 +544,11 @@ class CupyBackend(NumpyBackend):
             recur(t * of_step)
             if h_mask is not None:
                 dh += past * h_mask
-        rows = batch * steps
-        flat_in, flat_rec, before = (a.reshape(rows, a.shape[2]) for a in (d_in, d_rec, masked))
-        dx = self.matmul(flat_in, w_ih).reshape(x.shape) if needs[0] else None
-        dw_ih = dw_hh = db_hh = None
-        if needs[3]:
-            if lengths is not None:  # what stands in the padding may be NaN
-                x = cp.where((cp.arange(steps) < lengths[:, None])[..., None], x, 0.0)
-            dw_ih = self.matmul(flat_in.T, x.reshape(rows, x.shape[2]))
-        if needs[4]:
-            dw_hh = self.matmul(flat_rec.T, before)
-            if cell == "gru_before":
-                dw_hh[split:] = self.matmul(flat_in[:, split:].T, extra[0].reshape(rows, size))
-        db_ih = flat_in.sum(axis=0) if needs[5] else None
-        if needs[6]:
-            db_hh = db_ih if d_rec is d_in and needs[5] else flat_rec.sum(axis=0)
-        return dx, dh if needs[1] else None, dc if needs[2] else None, dw_ih, dw_hh, db_ih, db_hh
+        slopes = [d.reshape(batch * steps, d.shape[2]).T for d in ([d_in] if d_rec is d_in else [d_in, d_rec])]
+        dx = self.matmul(slopes[0].T, w_ih).reshape(x.shape) if needs[0] else None
+        if needs[3] and lengths is not None:  # what stands in the padding may be NaN
+            x = cp.where((cp.arange(steps) < lengths[:, None])[..., None], x, 0.0)
+        entered = (x, masked, extra[0]) if cell == "gru_before" else (x, masked)
+        rows = [a.reshape(batch * steps, a.shape[2]) for a in entered]
+        of_w, of_u = self._of_weights(slopes[0], slopes[-1], needs, *rows)
+        return dx, dh if needs[1] else None, dc if needs[2] else None, of_w[0], of_u[0], of_w[1], of_u[1]

@@ -4,18 +4,14 @@ The probes below look at one thing each and return facts; `diagnose` turns facts
 each. The exit code is 0 if there are none.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib.metadata import distributions, version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +32,7 @@ class Facts(NamedTuple):
     devices: tuple[tuple[str, int], ...] = ()  # (name, compute capability: 90 is 9.0)
     device_error: str = ""
     kernel_error: str = ""  # why a small kernel did not compile or run
-    environment: Mapping[str, str] = MappingProxyType({})  # those of VARIABLES that are set
+    environment: dict[str, str] = {}  # noqa: RUF012 (nobody writes to it); those of VARIABLES that are set
     stray: tuple[str, ...] = ()  # variables that lead to no CUDA, to another one's libraries, or to stubs
 
 
@@ -53,7 +49,7 @@ def diagnose(facts: Facts) -> list[Finding]:
     driver, built, value = _dotted(facts.driver), _dotted(facts.built), facts.environment.get("CUDA_VISIBLE_DEVICES")
     fitting = f"pip install 'tinyseq[cuda{min(max(facts.driver // 1000, 12), 13) if facts.driver else 13}]'"
     package, release = next(iter(facts.packages.items()), ("cupy", "0"))
-    remove, libraries = f"pip uninstall -y {' '.join(facts.packages)} && ", f"pip install '{package}[ctk]'"
+    remove = f"pip uninstall -y {' '.join(facts.packages)} && "
     none = not facts.devices and not facts.driver
     unfit = facts.import_error or ("tinyseq needs 14 or newer" if int(release.partition(".")[0]) < 14 else "")
     old = [name for name, capability in facts.devices if capability < 75 and facts.built >= 13000]
@@ -83,7 +79,7 @@ def diagnose(facts: Facts) -> list[Finding]:
     return found + _first(
         (old, f"CUDA 13 does not support {', '.join(old)}, older than compute capability 7.5.",
          f"{remove}pip install 'tinyseq[cuda12]'"),
-        (lacks, f"CUDA's libraries or headers are missing: {facts.kernel_error}.", libraries),
+        (lacks, f"CUDA's libraries or headers are missing: {facts.kernel_error}.", f"pip install '{package}[ctk]'"),
         (facts.kernel_error, f"A small kernel fails: {facts.kernel_error}.",
          f"pip install --force-reinstall --no-deps {package}=={release}"),
     )
@@ -137,26 +133,25 @@ def smi(query: str = "name,driver_version,memory.total") -> str:
 
 
 def cupy_facts() -> dict[str, Any]:
-    """What CuPy finds: its build, the devices, and whether a kernel and a product run."""
+    """What CuPy finds: its build, the devices, and whether a kernel and a product run; the first error ends it."""
+    facts: dict[str, Any] = {}
+    step = "import_error"
     try:
         import cupy
-    except Exception as error:  # whatever it is, it is the finding
-        return {"import_error": line(error)}
-    runtime = cupy.cuda.runtime
-    built = runtime.runtimeGetVersion()
-    facts: dict[str, Any] = {"built": built, "stray": stray(built // 1000)}
-    try:
+
+        runtime = cupy.cuda.runtime
+        facts["built"] = runtime.runtimeGetVersion()
+        facts["stray"] = stray(facts["built"] // 1000)
+        step = "device_error"
         found = [runtime.getDeviceProperties(i) for i in range(runtime.getDeviceCount())]
-    except runtime.CUDARuntimeError as error:
-        return facts | {"device_error": line(error)}
-    facts["devices"] = tuple((p["name"].decode(), 10 * p["major"] + p["minor"]) for p in found)
-    if found:
-        try:
+        facts["devices"] = tuple((p["name"].decode(), 10 * p["major"] + p["minor"]) for p in found)
+        step = "kernel_error"
+        if found:
             halves = cupy.arange(4).astype(cupy.float16)  # needs NVRTC and cuda_fp16.h, and cuBLAS for the product
             if (total := float((halves @ halves + 1).sum())) != 15.0:
                 raise ArithmeticError(f"0 + 1 + 4 + 9 + 1 is {total} there, not 15.0")
-        except Exception as error:
-            facts["kernel_error"] = line(error)
+    except Exception as error:  # whatever it is, it is the finding
+        facts[step] = line(error)
     return facts
 
 
@@ -191,8 +186,8 @@ def main() -> int:
     facts = probe()
     packages = [f"{name} {release}" for name, release in facts.packages.items()] or ["no CuPy"]
     devices = [name for name, _ in facts.devices] or ["no device"]
-    print(*about_numpy(), "; ".join(packages + devices), sep="\n")
     findings = diagnose(facts)
+    print(*about_numpy(), "; ".join(packages + devices), sep="\n")
     for text in list(map(str, findings)) or [f"All is well: a kernel ran on {facts.devices[0][0]}."]:
         print(f"\n{text}")
     return 1 if findings else 0

@@ -3,23 +3,18 @@
 Both work on logarithms in float64 whatever comes in, so that thousands of steps leave float32's digits intact.
 """
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+from tinyseq.backends.sums import RowKernels
 
 Array = Any
 NEVER = -1e30  # log 0, yet a number: differences of two are no NaN
 LEAST = 1e-280  # a sum below it may have lost terms that exp rounded to 0
 
 
-class PathKernels:
-    """The part of a backend that sums over paths; a backend adds `xp` and `asarray`. Lengths are int64 arrays."""
-
-    xp: ModuleType
-
-    def asarray(self, data: Any, dtype: Any = None, copy: bool | None = None) -> Array:
-        raise NotImplementedError
+class PathKernels(RowKernels):
+    """The part of a backend that sums over paths. Lengths are int64 arrays."""
 
     def _time_first(self, x: Array) -> Array:
         """(B, T, K) as (T, B, K)."""
@@ -29,7 +24,7 @@ class PathKernels:
         """Where rows are still going on, by step (T, B, 1); where all have full length, True by step."""
         if lengths is None or (isinstance(lengths, np.ndarray) and lengths.min(initial=steps) == steps):
             return [True] * steps
-        return (self.xp.arange(steps)[:, None] < self.asarray(lengths))[..., None]
+        return (self.xp.arange(steps)[:, None] < self.xp.asarray(lengths))[..., None]
 
     def _go(self, real: Any, new: Array, old: Array) -> Array:
         return new if real is True else self.xp.where(real, new, old)

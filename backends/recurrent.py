@@ -4,33 +4,32 @@ The time loop, the matrix products and the packing of sequences of unequal lengt
 small methods (a step forward, the slopes of its activations, a step backward), which a backend may override.
 """
 
+import itertools
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from tinyseq.backends.sums import RowKernels
 
 Array = Any
 
 
 class Cell(NamedTuple):
     """What the recurrent scan must know of a cell. `order` names PyTorch's blocks of weight rows as the scan
-    stacks them: first the gates with a sigmoid. Per step and hidden unit it keeps `states` numbers (h, and c
-    of an LSTM), `kept` activations for backward and `slopes` gradients of pre-activations."""
+    stacks them: last the one without a sigmoid. Per step and hidden unit it keeps `kept` activations for backward
+    and `slopes` gradients of pre-activations."""
 
     order: tuple[int, ...]
-    sigmoids: int
-    states: int
     kept: int
     slopes: int
 
 
 CELLS = {
-    "rnn_tanh": Cell((0,), 0, 1, 0, 1),
-    "rnn_relu": Cell((0,), 0, 1, 0, 1),
-    "gru": Cell((0, 1, 2), 2, 1, 4, 4),
-    "gru_before": Cell((0, 1, 2), 2, 1, 3, 3),
-    "lstm": Cell((3, 0, 1, 2), 3, 2, 5, 4),
+    "rnn_tanh": Cell((0,), 0, 1),
+    "rnn_relu": Cell((0,), 0, 1),
+    "gru": Cell((0, 1, 2), 4, 4),
+    "gru_before": Cell((0, 1, 2), 3, 3),
+    "lstm": Cell((3, 0, 1, 2), 5, 4),
 }
 
 
@@ -39,47 +38,24 @@ class Packing(NamedTuple):
     first.
 
     Sequences that end leave at the right, so step t works on the first n columns of every (features, batch)
-    array. `runs` groups steps with equal n: (number of steps, n). `rows` and `times` (both (N,)) say where in
-    (B, T) the packed rows stand, and `order` (B,) sorts the batch; all three are None where every sequence
-    has full length.
+    array. `runs` groups steps with equal n: (number of steps, n). `places`, two arrays (N,), say where in (B, T) the
+    packed rows stand, None where every sequence has full length; `order` sorts the batch, the longest first.
     """
 
     batch: int
     steps: int
     reverse: bool
     runs: list[tuple[int, int]]
-    rows: Array
-    times: Array
-    order: Array
+    places: tuple[Array, Array] | None
+    order: Any
 
 
-class Scan(NamedTuple):
-    """What a recurrent scan saves for its backward pass; `runs` holds (states, kept activations) of each
-    run."""
-
-    packing: Packing
-    x: Array
-    runs: list[tuple[Array, Array]]
-    w_ih: Array
-    w_hh: Array
-    h_mask: Array
-
-
-class RecurrentKernels:
-    """The part of a backend that runs recurrent layers; a backend adds `xp`, `block` and `asarray`."""
-
-    xp: ModuleType
-    block: int
-
-    def asarray(self, data: Any, dtype: Any = None, copy: bool | None = None) -> Array:
-        raise NotImplementedError
-
-    def _row_sum(self, x: Array) -> Array:
-        raise NotImplementedError
+class RecurrentKernels(RowKernels):
+    """The part of a backend that runs recurrent layers."""
 
     def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
                     b_ih: Array | None, b_hh: Array | None, lengths: np.ndarray[Any, Any] | None = None,
-                    reverse: bool = False, h_mask: Array | None = None) -> tuple[Array, Array, Array | None, Scan]:
+                    reverse: bool = False, h_mask: Array | None = None) -> tuple[Array, Array, Array | None, Any]:
         """One recurrent layer in one direction: (y (B, T, H), h_n (B, H), c_n (B, H) or None, saved).
 
         cell: a key of CELLS. x (B, T, I); h0 and, for an LSTM, c0 (B, H); weights w_ih (G H, I), w_hh (G H,
@@ -88,8 +64,8 @@ class RecurrentKernels:
 
             rnn_tanh, rnn_relu   h' = tanh(a), max(a, 0)
             lstm                 c' = s(a_f) c + s(a_i) tanh(a_g),  h' = s(a_o) tanh(c')
-            gru                  r = s(a_r), z = s(a_z), n = tanh(W_n x + b_n + r (U_n h + d_n)),  h' = n + z
-            (h - n) gru_before           the same with n = tanh(W_n x + b_n + U_n (r h) + d_n)
+            gru                  r = s(a_r), z = s(a_z), n = tanh(W_n x + b_n + r (U_n h + d_n)),  h' = n + z (h - n)
+            gru_before           the same with n = tanh(W_n x + b_n + U_n (r h) + d_n)
 
         lengths (B,), integers from 0 to T in host memory: y is zero past the end and h_n is the state at the
         last real step. `reverse` runs from each sequence's last real step to its first. h_mask (B, H) multiplies
@@ -109,16 +85,14 @@ class RecurrentKernels:
         advance = getattr(self, f"_{cell}_forward")
         state = self._to_columns([h0] if c0 is None else [h0, c0], packing)
         mask = None if h_mask is None else self._to_columns([h_mask], packing)[0]
-        final = xp.empty(state.shape, dtype=x.dtype)
         y = xp.empty((packed.shape[0], hidden), dtype=x.dtype)
-        runs, start = [], 0
+        runs, start = [], 0  # (states, kept activations) of each run
         for k, n in packing.runs:
             stop = start + k * n
-            final[..., n:state.shape[-1]] = state[..., n:]  # sequences that ended
             z = w_in @ packed[start:stop].T
             z = (self._arrange(z, spec) if few else z).reshape(-1, k, n).swapaxes(0, 1)
             z = xp.add(z, bias, order="C")  # a step's share in one piece: (k, G H, n)
-            states = xp.empty((k + 1, spec.states, hidden, n), dtype=x.dtype)
+            states = xp.empty((k + 1, len(state), hidden, n), dtype=x.dtype)
             states[0] = state[..., :n]
             kept = xp.empty((k, spec.kept, hidden, n), dtype=x.dtype)
             u = xp.empty((w_rec.shape[0], n), dtype=x.dtype)
@@ -131,13 +105,12 @@ class RecurrentKernels:
                 advance(u, z[t], states[t], states[t + 1], kept[t], d_n)
             y[start:stop].reshape(k, n, hidden)[...] = states[1:, 0].swapaxes(1, 2)
             runs.append((states, kept))
-            state, start = states[-1], stop
-        final[..., :state.shape[-1]] = state
-        ends = self._from_columns(final, packing)
-        saved = Scan(packing, packed, runs, w_ih, w_hh, mask)
-        return self._unpack(y, packing), ends[0], ends[1] if spec.states == 2 else None, saved
+            state[..., :n], start = states[-1], stop  # what stands beyond has ended
+        ends = self._from_columns(state, packing)
+        saved = packing, packed, runs, w_ih, w_hh, mask
+        return self._unpack(y, packing), ends[0], None if c0 is None else ends[1], saved
 
-    def rnn_backward(self, cell: str, saved: Scan, gy: Array | None, gh: Array | None, gc: Array | None,
+    def rnn_backward(self, cell: str, saved: Any, gy: Array | None, gh: Array | None, gc: Array | None,
                      needs: Sequence[bool]) -> tuple[Array | None, ...]:
         """(dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh) for gradients of y, h_n and c_n (None: zero).
 
@@ -150,12 +123,11 @@ class RecurrentKernels:
         hidden, total, dtype = w_hh.shape[1], packed.shape[0], packed.dtype
         before = cell == "gru_before"
         ends = [xp.zeros((packing.batch, hidden), dtype=dtype) if g is None else g for g in (gh, gc)]
-        ending = self._to_columns(ends[:1] if spec.kept == 0 else ends, packing)  # (1 or 2, H, B)
-        gradient = ending[..., :0]
+        state = self._to_columns(ends if spec.kept else ends[:1], packing)  # its gradient, (1 or 2, H, B)
         factors, retreat = getattr(self, f"_{cell}_factors"), getattr(self, f"_{cell}_backward")
         first = hidden if cell == "gru" else 0  # rows of slopes before those of the recurrent weights
-        w_back = xp.ascontiguousarray(w_hh[:2 * hidden].T if before else w_hh.T)
-        w_back_n = xp.ascontiguousarray(w_hh[2 * hidden:].T)
+        split = 2 * hidden if before else w_hh.shape[0]
+        w_back, w_back_n = xp.ascontiguousarray(w_hh[:split].T), xp.ascontiguousarray(w_hh[split:].T)
         g_rows = xp.zeros((total, hidden), dtype=dtype) if gy is None else self._pack(gy, packing)
         slopes = xp.empty((spec.slopes * hidden, total), dtype=dtype)
         old_h = xp.empty((hidden, total), dtype=dtype)
@@ -163,7 +135,7 @@ class RecurrentKernels:
         stop = total
         for (k, n), (states, kept) in zip(reversed(packing.runs), reversed(runs), strict=True):
             start = stop - k * n
-            gradient = xp.concatenate((gradient, ending[..., gradient.shape[-1]:n]), axis=-1)
+            gradient = xp.ascontiguousarray(state[..., :n])
             g_steps = xp.ascontiguousarray(g_rows[start:stop].reshape(k, n, hidden).swapaxes(1, 2))
             f = factors(states, kept)
             dz = xp.empty((k, spec.slopes, hidden, n), dtype=dtype)
@@ -171,34 +143,48 @@ class RecurrentKernels:
                 retreat(gradient, g_steps[t], f[t], kept[t], dz[t])
                 if before:
                     self._gru_before_unreset(gradient, self._masked(w_back_n @ dz[t, 2], mask), f[t], kept[t], dz[t])
-                d = dz[t].reshape(-1, n)[first:first + w_back.shape[1]]
+                d = dz[t].reshape(-1, n)[first:first + split]
                 xp.matmul(w_back, d, out=gradient[0])
                 if mask is not None:
                     gradient[0] *= mask[:, :n]
+            state[..., :n] = gradient
             self._steps_of(slopes, start, stop, k)[...] = dz.reshape(k, -1, n).swapaxes(0, 1)
             self._steps_of(old_h, start, stop, k)[...] = self._masked(states[:-1, 0], mask).swapaxes(0, 1)
             if before:
                 reset = self._masked(states[:-1, 0] * kept[:, 0], mask)
                 self._steps_of(reset_h, start, stop, k)[...] = reset.swapaxes(0, 1)
             stop = start
-        gradient = xp.concatenate((gradient, ending[..., gradient.shape[-1]:]), axis=-1)
         if cell.startswith("gru"):
-            gradient = gradient[:1] + gradient[1:]  # what came through the weights, and what was carried by z
-        starts = self._from_columns(gradient, packing)
-        d_in, d_rec = slopes[:w_ih.shape[0]], slopes[first:]
+            state = state[:1] + state[1:]  # what came through the weights, and what was carried by z
+        starts = self._from_columns(state, packing)
+        d_in = d_rec = slopes[:w_ih.shape[0]]
         if first:  # slopes are stacked n, r, z, r n: the first three belong to W, the last three to U
-            w_ih = xp.roll(w_ih, hidden, axis=0)
+            w_ih, d_rec = xp.roll(w_ih, hidden, axis=0), slopes[first:]
         dx = self._unpack(d_in.T @ w_ih, packing) if needs[0] else None
-        dw_ih = xp.roll(d_in @ packed, -first, axis=0) if needs[3] else None
-        db_ih = xp.roll(self._row_sum(d_in)[:, 0], -first, axis=0) if needs[5] else None
-        dw_hh = None
-        if needs[4] and before:
-            dw_hh = xp.concatenate((d_rec[:2 * hidden] @ old_h.T, d_rec[2 * hidden:] @ reset_h.T))
-        elif needs[4]:
-            dw_hh = d_rec @ old_h.T
+        of_w, of_u = self._of_weights(d_in, d_rec, needs, packed, old_h.T, *([reset_h.T] if before else []))
+        if first:
+            of_w = [None if g is None else xp.roll(g, -first, axis=0) for g in of_w]
         dc0 = starts[1] if needs[2] and cell == "lstm" else None
-        dh0 = starts[0] if needs[1] else None
-        return dx, dh0, dc0, dw_ih, dw_hh, db_ih, self._row_sum(d_rec)[:, 0] if needs[6] else None
+        return dx, starts[0] if needs[1] else None, dc0, of_w[0], of_u[0], of_w[1], of_u[1]
+
+    def _of_weights(self, d_in: Array, d_rec: Array, needs: Sequence[bool], x: Array, h: Array,
+                    reset_h: Array | None = None) -> tuple[list[Array], list[Array]]:
+        """[dw_ih, db_ih] and [dw_hh, db_hh] from the slopes of the pre-activations by W and by U, (G H, N) both.
+
+        Rows x (N, I) went into W, h (N, H) into U, or into all but its last H rows, which took reset_h (N, H).
+        """
+        xp, dw_hh, db_hh = self.xp, None, None
+        dw_ih = xp.matmul(d_in, x) if needs[3] else None
+        db_ih = xp.sum(d_in, axis=1) if needs[5] else None
+        if needs[4]:
+            dw_hh = xp.empty((d_rec.shape[0], h.shape[1]), dtype=h.dtype)
+            split = d_rec.shape[0] if reset_h is None else 2 * h.shape[1]
+            xp.matmul(d_rec[:split], h, out=dw_hh[:split])
+            if reset_h is not None:
+                xp.matmul(d_rec[split:], reset_h, out=dw_hh[split:])
+        if needs[6]:
+            db_hh = db_ih if needs[5] and d_rec is d_in else xp.sum(d_rec, axis=1)
+        return [dw_ih, db_ih], [dw_hh, db_hh]
 
     # Steps of the cells. Forward: u (G H, n) recurrent products, free to be overwritten; x (G H, n) the
     # input's share with biases; old and new (states, H, n); kept (kept, H, n). Both u and x come with the
@@ -268,21 +254,21 @@ class RecurrentKernels:
         gates *= 0.5
         gates += 0.5
 
-    def _gru_mix(self, h: Array, z: Array, n: Array, out: Array) -> None:
-        self.xp.subtract(h, n, out=out)
-        out *= z
-        out += n
+    def _gru_mix(self, a: Array, x: Array, kept: Array, old: Array, new: Array) -> None:
+        """n from what is added to the input's share of its pre-activation, into kept[2], and h'."""
+        xp, z, n, h = self.xp, kept[1], kept[2], new[0]
+        xp.add(a, x[2 * n.shape[0]:], out=n)
+        xp.tanh(n, out=n)
+        xp.subtract(old[0], n, out=h)
+        h *= z
+        h += n
 
     def _gru_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
-        xp = self.xp
         self._gru_gates(u, x, kept)
-        r, z, n, q = kept
-        hidden = q.shape[0]
-        xp.add(u[2 * hidden:], d, out=q)
-        xp.multiply(r, q, out=n)
-        n += x[2 * hidden:]
-        xp.tanh(n, out=n)
-        self._gru_mix(old[0], z, n, new[0])
+        r, _, n, q = kept
+        self.xp.add(u[2 * q.shape[0]:], d, out=q)
+        self.xp.multiply(r, q, out=n)
+        self._gru_mix(n, x, kept, old, new)
 
     def _gru_factors(self, states: Array, kept: Array) -> Array:
         """From dL/dh' to a_n, a_r, a_z and U_n h + d_n."""
@@ -304,12 +290,7 @@ class RecurrentKernels:
         return kept[0] * old[0]
 
     def _gru_before_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
-        xp = self.xp
-        _, z, n = kept
-        hidden = n.shape[0]
-        xp.add(u[2 * hidden:], x[2 * hidden:], out=n)
-        xp.tanh(n, out=n)
-        self._gru_mix(old[0], z, n, new[0])
+        self._gru_mix(u[2 * kept.shape[1]:], x, kept, old, new)
 
     def _gru_before_factors(self, states: Array, kept: Array) -> Array:
         """From dL/d(r h) to a_r; from dL/dh' to a_z and a_n."""
@@ -333,7 +314,7 @@ class RecurrentKernels:
     def _arrange(self, w: Array, spec: Cell) -> Array:
         """Weight rows (G H, ...) in the scan's order, those of sigmoid gates halved: a contiguous copy."""
         parts = w.reshape(len(spec.order), w.shape[0] // len(spec.order), *w.shape[1:]).take(spec.order, 0)
-        parts[:spec.sigmoids] *= 0.5
+        parts[:-1] *= 0.5
         return parts.reshape(w.shape)
 
     def _biases(self, b_ih: Array | None, b_hh: Array | None, cell: str, hidden: int) -> tuple[Any, Any]:
@@ -351,54 +332,48 @@ class RecurrentKernels:
                    reverse: bool) -> Packing:
         """Where each step's rows stand, and runs of steps on equally many sequences, `self.block` states at
         most."""
-        rows = times = order = None
-        if lengths is None:
-            counts = [batch] * steps
-        else:
+        xp, places, counts = self.xp, None, [batch] * steps
+        order: Any = slice(None)
+        if lengths is not None:
             lengths = lengths.astype(np.int64, copy=False)  # unsigned ones have no negative
-            sort = np.argsort(-lengths, kind="stable")
-            ends = lengths[sort]
+            order = np.argsort(-lengths, kind="stable")
+            ends = lengths[order]
             active = np.arange(steps)[:, None] < ends  # (T, B)
             counts = active.sum(axis=1).tolist()
             t, column = np.nonzero(active)
-            rows, times = self.asarray(sort[column]), self.asarray(ends[column] - 1 - t if reverse else t)
-            order = self.asarray(sort)
-        runs: list[tuple[int, int]] = []
-        for n in filter(None, counts):
-            if runs and runs[-1][1] == n and (runs[-1][0] + 1) * n * hidden <= self.block:
-                runs[-1] = (runs[-1][0] + 1, n)
-            else:
-                runs.append((1, n))
-        return Packing(batch, steps, reverse, runs, rows, times, order)
+            places = xp.asarray(order[column]), xp.asarray(ends[column] - 1 - t if reverse else t)
+            order = xp.asarray(order)
+        runs = []
+        for n, same in itertools.groupby(filter(None, counts)):
+            k, most = len(list(same)), max(1, self.block // max(1, n * hidden))
+            runs += [(min(most, k - done), n) for done in range(0, k, most)]
+        return Packing(batch, steps, reverse, runs, places, order)
 
     def _pack(self, x: Array, packing: Packing) -> Array:
         """(B, T, F) to packed rows (N, F)."""
-        if packing.rows is not None:
-            return x[packing.rows, packing.times]
+        if packing.places is not None:
+            return x[packing.places]
         x = x[:, ::-1] if packing.reverse else x
         return self.xp.ascontiguousarray(x.swapaxes(0, 1)).reshape(packing.batch * packing.steps, x.shape[2])
 
     def _unpack(self, packed: Array, packing: Packing) -> Array:
         """Packed rows (N, F) to (B, T, F), zero past the end."""
         shape = packing.batch, packing.steps, packed.shape[1]
-        if packing.rows is not None:
+        if packing.places is not None:
             y = self.xp.zeros(shape, dtype=packed.dtype)
-            y[packing.rows, packing.times] = packed
+            y[packing.places] = packed
             return y
         y = packed.reshape(shape[1], shape[0], shape[2]).swapaxes(0, 1)
         return self.xp.ascontiguousarray(y[:, ::-1] if packing.reverse else y)
 
     def _to_columns(self, arrays: Sequence[Array], packing: Packing) -> Array:
         """States (B, H) to (number of states, H, B), the longest sequence first."""
-        y = self.xp.empty((len(arrays), *arrays[0].shape[::-1]), dtype=arrays[0].dtype)  # C order, unlike a stack's
-        for column, a in zip(y, arrays, strict=True):
-            column[...] = (a if packing.order is None else a[packing.order]).T
-        return y
+        return self.xp.array([a[packing.order].T for a in arrays], order="C")  # a stack would keep their order
 
     def _from_columns(self, columns: Array, packing: Packing) -> Array:
         """(number of states, H, B) to (number of states, B, H) in the batch's own order."""
         y = self.xp.empty((columns.shape[0], columns.shape[2], columns.shape[1]), dtype=columns.dtype)
-        y[:, slice(None) if packing.order is None else packing.order] = columns.swapaxes(1, 2)
+        y[:, packing.order] = columns.swapaxes(1, 2)
         return y
 
     def _steps_of(self, array: Array, start: int, stop: int, k: int) -> Array:

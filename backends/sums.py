@@ -11,14 +11,45 @@ Array = Any
 reduce: Any = np.add.reduce  # whose types know no bool as keepdims
 
 
-class SumKernels:
-    """The part of a backend that sums; a backend adds `xp` and `block`."""
+class RowKernels:
+    """What all kernels are built on: sums and maxima of rows. A backend adds `xp` and `block`, the parts of it that
+    inherit from this one add kernels."""
 
     xp: ModuleType
     block: int
+    long = 1 << 9  # numbers that a matrix product sums at a time, in several sums side by side
+
+    def _row_max(self, x: Array) -> Array:
+        """The largest entry of each row, (..., 1); a finite number for rows of -inf, so that x - max stays -inf."""
+        return self.xp.maximum(self.xp.max(x, axis=-1, keepdims=True), self.xp.finfo(x.dtype).min)
+
+    def _row_sum(self, x: Array) -> Array:
+        """The sum of each row, (..., 1): a product with ones is much faster than a reduction of short
+        rows. It is summed by `long` at a time, so that no error grows with a row."""
+        n = x.shape[-1]
+        if n <= self.long:
+            return self.xp.matmul(x, self.xp.ones((n, 1), dtype=x.dtype))
+        stop = n - n % self.long
+        parts = self._row_sum(x[..., :stop].reshape(*x.shape[:-1], n // self.long, self.long))
+        return self._row_sum(parts[..., 0]) + self._row_sum(x[..., stop:])
+
+    def _row_dot(self, a: Array, b: Array) -> Array:
+        """The sum of each row of a * b, (..., 1)."""
+        n = a.shape[-1]
+        if n < 64:  # there a call for each costs more than an array of products
+            return self._row_sum(a * b)
+        if n <= self.long:
+            return self.xp.vecdot(a, b)[..., None]
+        stop = n - n % self.long
+        of_a, of_b = (x[..., :stop].reshape(*x.shape[:-1], n // self.long, self.long) for x in (a, b))
+        return self._row_sum(self.xp.vecdot(of_a, of_b)) + self._row_dot(a[..., stop:], b[..., stop:])
+
+
+class SumKernels(RowKernels):
+    """The part of a backend that sums."""
+
     stretch = 64  # numbers that are summed one after another, twice as many at most; in up to eight sums as many again
     few = 1 << 16  # numbers of which NumPy's own sum is fast enough
-    long = 1 << 9  # numbers that a matrix product sums at a time, in several sums side by side
 
     def sum(self, x: Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Array:
         """The sum over an axis, several, or all.
@@ -95,21 +126,24 @@ class SumKernels:
         The order of addition is fixed, so results repeat bit by bit; float16 is summed in float32 at least.
         """
         xp = self.xp
-        parts = [xp.asarray(i) if isinstance(i, list) else i
-                 for i in (index if isinstance(index, tuple) else (index,))]
-        lists = [i for i in parts if getattr(i, "ndim", 0) and i.dtype != bool]
-        if not lists:  # slices, integers, boolean masks: each element is taken once
-            y = xp.zeros(shape, dtype=g.dtype)
-            y[index] = g
-            return y
+        parts = tuple(xp.asarray(i) if isinstance(i, (list, np.ndarray)) else i
+                      for i in (index if isinstance(index, tuple) else (index,)))
+        if any(getattr(i, "ndim", 0) and i.dtype != bool for i in parts):
+            return self._add_at(g, parts, shape).astype(g.dtype, copy=False)
+        y = xp.zeros(shape, dtype=g.dtype)  # slices, integers, boolean masks: each element is taken once
+        y[parts] = g
+        return y
+
+    def _add_at(self, g: Array, parts: tuple[Any, ...], shape: tuple[int, ...]) -> Array:
+        """unindex where one of the parts is an array of integers, so that an element may be taken again."""
         if len(parts) == 1:
-            rows, wide = lists[0].reshape(-1), xp.float32 if g.dtype == xp.float16 else g.dtype
-            y = self._add_rows(g.reshape(rows.shape[0], *shape[1:]), rows, shape, wide)
-        else:  # one after another, and many in one place
-            wide = g.dtype if g.dtype.kind != "f" or (g.itemsize > 2 and g.size <= math.prod(shape)) else xp.float64
-            y = xp.zeros(shape, dtype=wide)
-            xp.add.at(y, index, g.astype(wide, copy=False))
-        return y.astype(g.dtype, copy=False)
+            rows, wide = parts[0].reshape(-1), np.float32 if g.dtype == np.float16 else g.dtype
+            return self._add_rows(g.reshape(rows.shape[0], *shape[1:]), rows, shape, wide)
+        # one after another, and many in one place
+        wide = g.dtype if g.dtype.kind != "f" or (g.itemsize > 2 and g.size <= math.prod(shape)) else np.float64
+        y = np.zeros(shape, dtype=wide)
+        np.add.at(y, parts, g.astype(wide, copy=False))
+        return y
 
     def _add_rows(self, g: Array, rows: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         """Zeros of `shape` with g[i] (N, ...) added to row rows[i] (N,): sort the rows, then sum each
@@ -128,27 +162,6 @@ class SumKernels:
                 return self._add_rows(parts, rows[starts], shape, dtype)
             y[rows[starts]] = np.add.reduceat(g[order], starts, axis=0, dtype=dtype)
         return y
-
-    def _row_sum(self, x: Array) -> Array:
-        """The sum of each row, (..., 1): a product with ones is much faster than a reduction of short
-        rows. It is summed by `long` at a time, so that no error grows with a row."""
-        n = x.shape[-1]
-        if n <= self.long:
-            return self.xp.matmul(x, self.xp.ones((n, 1), dtype=x.dtype))
-        stop = n - n % self.long
-        parts = self._row_sum(x[..., :stop].reshape(*x.shape[:-1], n // self.long, self.long))
-        return self._row_sum(parts[..., 0]) + self._row_sum(x[..., stop:])
-
-    def _row_dot(self, a: Array, b: Array) -> Array:
-        """The sum of each row of a * b, (..., 1)."""
-        n = a.shape[-1]
-        if n < 64:  # there a call for each costs more than an array of products
-            return self._row_sum(a * b)
-        if n <= self.long:
-            return self.xp.vecdot(a, b)[..., None]
-        stop = n - n % self.long
-        of_a, of_b = (x[..., :stop].reshape(*x.shape[:-1], n // self.long, self.long) for x in (a, b))
-        return self._row_sum(self.xp.vecdot(of_a, of_b)) + self._row_dot(a[..., stop:], b[..., stop:])
 
     def _in_float32(self, step: Any, lists: Sequence[Sequence[Array]], *args: Any) -> None:
         """A step on lists of arrays, the second of which are gradients, with float32 for float16, rounded once."""

@@ -316,8 +316,9 @@ def test_optimizers_take_what_their_kernels_cannot() -> None:
         host = [np.ones(4, t) for t in types]
         there = [cp.repeat(cp.asarray(a), 2)[::2] for a in host]
         for backend, p in ((CUPY, there), (NUMPY, host)):
-            backend.adam_step(p, p[::-1], [0 * a for a in p], [0 * a for a in p], 1, 0.1)
-            backend.sgd_step(p, p[::-1], [], 0.1)
+            grads = [a.copy() for a in p[::-1]]
+            backend.adam_step(p, grads, [0 * a for a in p], [0 * a for a in p], 1, 0.1)
+            backend.sgd_step(p, grads, [], 0.1)
             backend.scale(p, backend.xp.asarray(0.5))
         for a, b in zip(there, host, strict=True):
             close(a, b)

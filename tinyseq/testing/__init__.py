@@ -10,7 +10,8 @@ and times the GPU at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,26 +43,18 @@ def check_grad(fn: Function, *inputs: Any, order: int = 1, step: float = 1e-5, t
     seed = check.integers("check_grad", 0, seed=seed)
     if not places:
         raise ValueError(f"check_grad: expected a floating-point Tensor among the inputs, got {inputs}")
-    leaves = [inputs[i] if inputs[i].dtype == np.float64 else inputs[i].astype(np.float64) for i in places]
+    points = [inputs[i] if inputs[i].dtype == np.float64 else inputs[i].astype(np.float64) for i in places]
 
     def of_floats(*floats: Tensor) -> Any:
-        arguments = list(inputs)
-        for i, x in zip(places, floats, strict=True):
-            arguments[i] = x
-        return fn(*arguments)
+        return fn(*(dict(enumerate(inputs)) | dict(zip(places, floats, strict=True))).values())
 
-    rng = np.random.default_rng(seed)
-    weights = [_like(rng.standard_normal(y.shape), y) for y in _flat(of_floats(*leaves)) if y.dtype.kind == "f"]
-    _compare(_name(fn), of_floats, leaves, weights, rng, step, tolerance)
-    if order == 2:
-        def gradients(*args: Tensor) -> Any:
-            xs, ws = args[: len(leaves)], args[len(leaves) :]
-            return [g for g in _gradients(of_floats, xs, ws, create_graph=True) if g is not None]
-
-        both = [*leaves, *weights]
-        seconds = [_like(rng.standard_normal(g.shape), g) for g in gradients(*map(_leaf, both))]
-        if seconds:
-            _compare(f"the gradient of {_name(fn)}", gradients, both, seconds, rng, step, tolerance)
+    rng, name, function = np.random.default_rng(seed), _name(fn), of_floats
+    for _ in range(order):
+        outputs = _outputs(function, list(map(_leaf, points)))
+        weights = [_like(rng.standard_normal(y.shape), y) for y in outputs]
+        _compare(name, function, points, weights, rng, step, tolerance)
+        function = functools.partial(_gradients, function, len(points))
+        name, points = f"the gradient of {name}", [*points, *weights]
 
 
 def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None,
@@ -72,7 +65,7 @@ def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None,
     a TypeError, ValueError or IndexError whose message names the shape of every Tensor among them.
     """
     check.function("check_shapes", fn=fn)
-    outputs = list(_flat(fn(*inputs)))
+    outputs = _flat(fn(*inputs))
     found, declared = [y.shape for y in outputs], list(shape) if isinstance(shape, list) else [shape]
     given = f"{_name(fn)}({', '.join(map(describe, inputs))})"
     if found != declared:
@@ -95,65 +88,58 @@ def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None,
 def _compare(name: str, fn: Function, inputs: Sequence[Tensor], weights: Sequence[Tensor], rng: np.random.Generator,
              step: float, tolerance: float) -> None:
     """Hold the slope that the gradients give to that of central differences."""
-    leaves = list(map(_leaf, inputs))
-    found = _gradients(fn, leaves, weights)
+    found = _gradients(fn, len(inputs), *map(_leaf, inputs), *weights, create_graph=False)
     gradients = [np.zeros(x.shape) if g is None else g.numpy() for x, g in zip(inputs, found, strict=True)]
     for i, (x, g) in enumerate(zip(inputs, gradients, strict=True)):
         if g.shape != x.shape or g.dtype != x.dtype:
             raise AssertionError(f"{name}: input {i} is {describe(x)}, its gradient {g.dtype}{list(g.shape)}")
+    size = np.sqrt(sum(np.sum(g * g) for g in gradients)) + 0.01
     directions = [rng.standard_normal(x.shape) for x in inputs]
     length = np.sqrt(sum(np.sum(d * d) for d in directions)) or 1.0
-    points = [x.detach().numpy() for x in inputs]
 
     def value(which: Sequence[int], shift: float) -> float:
         """The weighted sum of the outputs, with the inputs `which` moved along the direction."""
-        moved = [p + shift / length * d if i in which else p
-                 for i, (p, d) in enumerate(zip(points, directions, strict=True))]
-        outputs = _outputs(fn, [_leaf(_like(p, x)) for p, x in zip(moved, inputs, strict=True)])
-        pairs = zip(weights, outputs, strict=True)
+        moves = [shift / length * d if i in which else 0.0 for i, d in enumerate(directions)]
+        moved = [_leaf(_like(x.detach().numpy() + move, x)) for x, move in zip(inputs, moves, strict=True)]
+        pairs = zip(weights, _outputs(fn, moved), strict=True)
         return float(sum(np.sum(w.detach().numpy() * y.detach().numpy()) for w, y in pairs))
 
-    def slopes(which: Sequence[int]) -> tuple[float, float]:
-        """By central differences, and by the gradients."""
-        got = sum(np.sum(gradients[i] * directions[i]) for i in which) / length
-        return (value(which, step) - value(which, -step)) / (2 * step), float(got)
+    def slopes(which: Sequence[int]) -> tuple[bool, str]:
+        """Whether that of central differences and that of the gradients differ, and both in words."""
+        expected = (value(which, step) - value(which, -step)) / (2 * step)
+        got = float(sum(np.sum(gradients[i] * directions[i]) for i in which) / length)
+        differ = not abs(expected - got) <= tolerance * (size + abs(expected))
+        return differ, f"expected {expected:.10g}, got {got:.10g}"
 
-    def differ(expected: float, got: float) -> bool:
-        size = np.sqrt(sum(np.sum(g * g) for g in gradients)) + abs(expected) + 0.01
-        return not abs(expected - got) <= tolerance * size
-
-    expected, got = slopes(range(len(inputs)))
-    if differ(expected, got):
-        lines = [f"{name}: wrong slope along a random unit direction: expected {expected:.10g}, got {got:.10g}"]
+    differ, said = slopes(range(len(inputs)))
+    if differ:
+        lines = [f"{name}: wrong slope along a random unit direction: {said}"]
         for i, x in enumerate(inputs):
-            expected, got = slopes([i])
-            mark = "  <- differs" if differ(expected, got) else ""
-            lines.append(f"  input {i}, {describe(x)}, alone: expected {expected:.10g}, got {got:.10g}{mark}")
+            differ, said = slopes([i])
+            lines.append(f"  input {i}, {describe(x)}, alone: {said}{'  <- differs' if differ else ''}")
         raise AssertionError("\n".join(lines))
 
 
-def _gradients(fn: Function, leaves: Sequence[Tensor], weights: Sequence[Tensor], create_graph: bool = False) -> Any:
-    """Gradients of the weighted sum of fn's outputs; None where it does not depend on a leaf."""
-    pairs = [(y, w) for y, w in zip(_outputs(fn, leaves), weights, strict=True) if y.requires_grad]
+def _gradients(fn: Function, n: int, *args: Tensor, create_graph: bool = True) -> Any:
+    """Gradients by the first n arguments of the sum of fn's outputs, weighted by the others; None by unused ones."""
+    pairs = [(y, w) for y, w in zip(_outputs(fn, args[:n]), args[n:], strict=True) if y.requires_grad]
     if not pairs:
-        return [None] * len(leaves)
+        return [None] * n
     outputs, seeds = zip(*pairs, strict=True)
-    return grad(outputs, leaves, seeds, create_graph=create_graph, allow_unused=True)
+    return grad(outputs, args[:n], seeds, create_graph=create_graph, allow_unused=True)
 
 
 def _outputs(fn: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
     return [y for y in _flat(fn(*inputs)) if y.dtype.kind == "f"]
 
 
-def _flat(outputs: Any) -> Iterator[Tensor]:
+def _flat(outputs: Any) -> list[Tensor]:
     """The Tensors in an output: one, or nested tuples and lists of them."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, (tuple, list)):
-        for y in outputs:
-            yield from _flat(y)
-    elif outputs is not None:
+    if isinstance(outputs, (tuple, list)):
+        return [y for part in outputs for y in _flat(part)]
+    if not isinstance(outputs, Tensor | None):
         raise AssertionError(f"expected a Tensor or tuples of them, got {type(outputs).__name__}")
+    return [] if outputs is None else [outputs]
 
 
 def _leaf(x: Tensor) -> Tensor:

@@ -28,12 +28,7 @@ from tinyseq.engine.debug import flat
 from tinyseq.engine.tensor import Tensor
 from tinyseq.testing.compare import difference, parity
 
-MODELS: dict[str, Callable[[Any, int], Any]] = {  # of the layers of `nn` or `torch.nn`, whose names are the same
-    "RNN": lambda nn, width: nn.RNN(width, width, batch_first=True),
-    "GRU": lambda nn, width: nn.GRU(width, width, batch_first=True),
-    "LSTM": lambda nn, width: nn.LSTM(width, width, batch_first=True),
-    "Transformer": lambda nn, width: nn.TransformerEncoderLayer(width, 4, 4 * width, batch_first=True),
-}
+MODELS = ("RNN", "GRU", "LSTM", "Transformer")
 TIME = 32  # length of the sequences that are timed
 SIZES = ((128, 32), (512, 32), (512, 128), (1024, 128))  # widths and batches
 CLOCKS = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
@@ -67,9 +62,8 @@ def exercise(dtype: str, extent: Extent) -> None:
         return ops.tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True)
 
     def run(*results: Any) -> None:
-        for result in results:
-            total: Any = sum(ops.sum(ops.square(y)) for y in flat(result))
-            total.backward()
+        total: Any = sum(ops.sum(ops.square(y)) for y in flat(results))
+        total.backward()
 
     x, weight, bias, a, b = some(rows, columns), some(columns), some(columns), some(3, 5, 7), some(3, 4, 7)
     mask, ids = ops.tensor(rng.random((rows, columns)) < 0.7), ops.tensor(rng.integers(0, rows, shape))
@@ -145,7 +139,9 @@ def check_models() -> dict[str, str]:
 
 def training(kind: str, x: Any, nn: Any, optim: Any) -> Callable[[], Any]:
     """One training step of a model on x (B, T, width), which returns the loss, in this library or in PyTorch."""
-    model = MODELS[kind](nn, x.shape[-1])
+    width = x.shape[-1]
+    name, sizes = ("TransformerEncoderLayer", (width, 4, 4 * width)) if kind == MODELS[-1] else (kind, (width, width))
+    model = getattr(nn, name)(*sizes, batch_first=True)
     optimizer = optim.Adam(model.parameters())
 
     def step() -> Any:
@@ -179,21 +175,23 @@ def report(quick: bool) -> tuple[str, bool]:
     """The report as Markdown, and whether all checks passed."""
     cupy, backend = import_module("cupy"), backends.load("cupy")
     device = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
-    name, emulated = device["name"].decode(), b"emulator" in device["name"]
+    name = "CPU-emulated CuPy" if b"emulator" in device["name"] else device["name"].decode()
     torch: Any = import_module("torch") if find_spec("torch") else None
     about = [*doctor.about_numpy(), platform.platform(), f"PyTorch {torch.__version__ if torch else 'none'}",
              f"CuPy {cupy.__version__}, CUDA {cupy.cuda.runtime.runtimeGetVersion()}, compute capability "
              f"{device['major']}.{device['minor']}", f"{CLOCKS}: {doctor.smi(CLOCKS) or 'nvidia-smi is not there'}"]
-    lines = [f"# tinyseq on {'CPU-emulated CuPy' if emulated else name}", "", *(f"- {line}" for line in about)]
+    lines = [f"# tinyseq on {name}", "", *(f"- {line}" for line in about)]
     checks = {"Kernels against NumPy's": check_kernels([SMALL] if quick else [SMALL, LARGE]),
               "Training in step with NumPy": check_models()}
     for title, found in checks.items():
         right = [name for name, problem in found.items() if not problem]
         lines += ["", f"## {title}", "", *(f"- {name}: {problem}" for name, problem in found.items() if problem),
                   f"{len(right)} of {len(found)} agree: {', '.join(right)}"]
-    none = ["None: this is CPU-emulated CuPy, whose times mean nothing."]
-    times = none if emulated else table(torch, backend.synchronize, [(64, 16)] if quick else SIZES)
-    lines += ["", "## Milliseconds a training step", "", *times, ""]
+    lines += ["", "## Milliseconds a training step", ""]
+    if name == "CPU-emulated CuPy":
+        lines += [f"None: this is {name}, whose times mean nothing.", ""]
+    else:
+        lines += [*table(torch, backend.synchronize, [(64, 16)] if quick else SIZES), ""]
     return "\n".join(lines), not any(problem for found in checks.values() for problem in found.values())
 
 
