@@ -27,7 +27,7 @@ test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags o
 CUPY_TESTS := tests/cupy_on_cpu tests/engine tests/functional tests/nn \
     $(patsubst %,tests/backends/test_%.py,attention backends cupy paths sums) \
     $(patsubst %,tests/testing/test_%.py,compare laws testing) \
-    $(patsubst %,tests/test_%.py,arrays checkpoint decode interrupts lengths lens models optim road scope)
+    $(patsubst %,tests/test_%.py,archives arrays checkpoint decode interrupts lengths lens models optim road scope)
 CUPY := PYTHONPATH=tests TINYSEQ_TEST_PROFILE=emulated $(VENV)/bin/python -m pytest -p cupy_on_cpu.plugin -n auto
 cupy: $(READY)  ## run tests on CPU-emulated CuPy, those of its kernels under AddressSanitizer too; needs g++
 	$(VENV)/bin/pip install --quiet cupy-cuda13x==14.2.0 cuda-pathfinder ml_dtypes 'nvidia-cuda-runtime==13.*' \

@@ -30,6 +30,11 @@ ROOMS = dict(re.findall(r'^ *(\w+)\["(.*?)"\]', PICTURE, re.MULTILINE))     # fr
 ARROWS = re.findall(r"^ *(\w+)\[.*\] --> (\w+)$", PICTURE, re.MULTILINE)
 FLOOR = {f"tinyseq.{name}": -n for n, names in enumerate(ROOMS.values()) for name in names.split(", ")}
 ROOF = FLOOR["tinyseq"] = FLOOR.pop("tinyseq.tinyseq")
+ELSEWHERE = {   # modules without a test file of their own, and why
+    "tinyseq/__init__.py": "names alone: test_package.py and test_wrong_calls.py walk them",
+    "tinyseq/engine/__init__.py": "a text alone",
+    "tinyseq/doctor.py": "another name of backends/doctor.py, which runs as that too",
+}
 
 
 def modules() -> dict[Path, Path]:
@@ -90,6 +95,20 @@ def test_only_the_engine_has_a_circle() -> None:
         for name in ends:
             del left[name]
     assert left and all(name.startswith("tinyseq.engine") for name in left)
+
+
+def test_a_files_tests_are_found_by_its_path() -> None:
+    """tinyseq/engine/tensor.py has tests/engine/test_tensor.py, and what a room's __init__ does tests/nn/test_nn.py."""
+    ours = {path.relative_to(ROOT) for path in modules().values()} - set(map(Path, ELSEWHERE))
+    assert set(map(Path, ELSEWHERE)) <= {path.relative_to(ROOT) for path in modules().values()}
+    wanted = set()
+    for path in ours:
+        name = path.parent.name if path.stem == "__init__" else path.stem
+        wanted.add(Path("tests", *path.parent.parts[path.parts[0] == "tinyseq":], f"test_{name}.py"))
+    there = {path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")}
+    rooms = {path.parent for path in wanted} - {Path("tests")}      # above them stand laws of the whole house too
+    assert sorted(wanted - there) == [], "modules without tests at their path"
+    assert sorted(path for path in there - wanted if path.parent in rooms) == [], "tests of no module"
 
 
 def test_public_functions_and_classes_of_layers_say_what_they_do() -> None:
