@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/ready
 TYPES := .venv-types
 
-.PHONY: help demo test cupy lint types bench clean
+.PHONY: help demo test cupy lint types lines bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -46,6 +46,9 @@ types: $(READY)  ## mypy --strict on the installed package, and on a line that u
 	$(TYPES)/bin/pip install --quiet . hypothesis   # whose decorators laws.py wears
 	cd $(TYPES) && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --python-executable bin/python -p tinyseq
 	cd $(TYPES) && ../$(VENV)/bin/mypy --strict --python-executable bin/python -c '$(USERS_PROGRAM)'
+
+lines:  ## lines of code by room against their limits, which stand in CONTRIBUTING.md
+	$(PYTHON) tests/helpers/lines.py
 
 bench: $(READY)  ## run every benchmark; those against PyTorch need `.venv/bin/pip install torch==2.13.0`
 	for file in tests/benchmarks/*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
