@@ -8,6 +8,7 @@ import io
 import re
 import sys
 import tokenize
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,11 @@ def of_python(source: str) -> int:
 def of_cuda(source: str) -> int:
     """Of C: with no comment's mark inside a string."""
     return sum(bool(line.strip()) for line in re.sub(r"//.*|/\*[\s\S]*?\*/", "", source).splitlines())
+
+
+@cache
+def lines_of_code(path: Path) -> int:
+    return (of_python if path.suffix == ".py" else of_cuda)(path.read_text("utf-8"))
 
 
 class Row(NamedTuple):
@@ -57,8 +63,7 @@ def table(page: str) -> list[Row]:
     for text in rows:
         room, most = (cell.strip() for cell in text.strip(" |").split("|"))
         paths = sorted({path for pattern in re.findall("`(.*?)`", room) for path in ROOT.glob(pattern)})
-        lines = {str(path.relative_to(ROOT)): (of_python if path.suffix == ".py" else of_cuda)(path.read_text("utf-8"))
-                 for path in paths}
+        lines = {str(path.relative_to(ROOT)): lines_of_code(path) for path in paths}
         found.append(Row(room.replace("`", ""), lines, room.startswith("each"), int(most.replace(",", ""))))
     return found
 
@@ -66,10 +71,10 @@ def table(page: str) -> list[Row]:
 def main() -> int:
     rows = table((ROOT / "CONTRIBUTING.md").read_text("utf-8"))
     for row in rows:
-        print(f"{row.longest:7,} of {row.most:5,}  {'! ' if row.over else '  '}{row.room}")
-    over = [text for row in rows for text in row.over]
-    print(*over, sep="\n")
-    return bool(over)
+        print(f"{row.longest:7,} of {row.most:5,}  {'!' if row.over else ' '} {row.room}")
+        for text in row.over if row.each else []:
+            print(" " * 18, text)
+    return any(row.over for row in rows)
 
 
 if __name__ == "__main__":
