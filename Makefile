@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/ready
 TYPES := .venv-types
 
-.PHONY: help demo test cupy lint types bench clean
+.PHONY: help demo test cupy lint types lines bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -24,9 +24,10 @@ test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags o
 
 # The tests that a backend can change, on the real CuPy with a CPU in the GPU's place: tests/cupy_on_cpu/README.md.
 # CUPY_ON_CPU_CACHE names the folder of compiled kernels.
-CUPY_TESTS := tests/cupy_on_cpu tests/backends/test_cupy.py tests/engine tests/functional tests/nn \
-    tests/testing/test_compare.py tests/testing/test_laws.py \
-    $(patsubst %,tests/test_%.py,optim checkpoint decode models lens road lengths interrupts)
+CUPY_TESTS := tests/cupy_on_cpu tests/engine tests/functional tests/nn \
+    $(patsubst %,tests/backends/test_%.py,attention backends cupy paths sums) \
+    $(patsubst %,tests/testing/test_%.py,compare laws testing) \
+    $(patsubst %,tests/test_%.py,archives arrays checkpoint decode interrupts lengths lens models optim road scope)
 CUPY := PYTHONPATH=tests TINYSEQ_TEST_PROFILE=emulated $(VENV)/bin/python -m pytest -p cupy_on_cpu.plugin -n auto
 cupy: $(READY)  ## run tests on CPU-emulated CuPy, those of its kernels under AddressSanitizer too; needs g++
 	$(VENV)/bin/pip install --quiet cupy-cuda13x==14.2.0 cuda-pathfinder ml_dtypes 'nvidia-cuda-runtime==13.*' \
@@ -45,6 +46,9 @@ types: $(READY)  ## mypy --strict on the installed package, and on a line that u
 	$(TYPES)/bin/pip install --quiet . hypothesis   # whose decorators laws.py wears
 	cd $(TYPES) && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --python-executable bin/python -p tinyseq
 	cd $(TYPES) && ../$(VENV)/bin/mypy --strict --python-executable bin/python -c '$(USERS_PROGRAM)'
+
+lines:  ## lines of code by room against their limits, which stand in CONTRIBUTING.md
+	$(PYTHON) tests/helpers/lines.py
 
 bench: $(READY)  ## run every benchmark; those against PyTorch need `.venv/bin/pip install torch==2.13.0`
 	for file in tests/benchmarks/*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done

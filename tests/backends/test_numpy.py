@@ -9,64 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.kernels import BACKENDS, backends, close, dtypes, seeds, slope
+from helpers.rows import layout
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tinyseq.backends.attention import blocks
 from tinyseq.backends.numpy import NumpyBackend, keep_memory
-from tinyseq.backends.recurrent import CELLS
 
 import tinyseq as ts
-
-
-class Pieces(NumpyBackend):
-    block = 7
-
-
-BACKENDS = (NumpyBackend(), Pieces())
-backends = pytest.mark.parametrize("backend", BACKENDS, ids=["whole", "pieces"])
-cells = pytest.mark.parametrize("cell", sorted(CELLS))
-dtypes = st.sampled_from([np.float32, np.float64])
-seeds = st.integers(0, 2**32 - 1)
-
-
-def layout(x: np.ndarray, kind: int) -> np.ndarray:
-    """x as it is, with a backward last axis, as a transposed copy or as a strided slice; always read-only."""
-    if kind == 1:
-        x = x[..., ::-1].copy()[..., ::-1]
-    elif kind == 2:
-        x = np.asfortranarray(x)
-    elif kind == 3:
-        x = np.repeat(x, 2, axis=-1)[..., ::2]
-    x.flags.writeable = False
-    return x
-
-
-def close(got: Any, expected: Any, dtype: Any = None) -> None:
-    """Equal to rounding, 1e-10 or (float32) 1e-5 of the largest entry, with `dtype` where it is given.
-
-    Where all entries are small it is of 0.1: inputs are of order one, and rounding is relative to them.
-    """
-    got, expected = np.asarray(got), np.asarray(expected)
-    assert got.shape == expected.shape
-    if dtype is not None:
-        assert got.dtype == dtype
-    finite = np.isfinite(expected)
-    assert np.array_equal(got[~finite], expected[~finite], equal_nan=True)
-    scale = np.abs(expected[finite]).max(initial=0.1)
-    error = np.abs(got[finite] - expected[finite]).max(initial=0)
-    assert error <= (1e-10 if got.dtype == np.float64 else 1e-5) * scale, (error, scale)
-
-
-def slope(f: Any, inputs: list[np.ndarray], gradients: Any, rng: np.random.Generator) -> None:
-    """Along one random direction, `gradients` give the central difference, of order 4, of the scalar f (float64)."""
-    directions = [rng.standard_normal(x.shape) for x in inputs]
-    h = 1e-4
-    up, down, top, bottom = (f(*[x + s * h * d for x, d in zip(inputs, directions, strict=True)])
-                             for s in (1, -1, 2, -2))
-    expected = sum((d * g).sum() for d, g in zip(directions, gradients, strict=True))
-    found = (8 * (up - down) - (top - bottom)) / (12 * h)
-    assert abs(found - expected) <= 1e-7 * max(1, abs(expected))
 
 
 @st.composite
@@ -78,17 +28,7 @@ def rows(draw: Any, min_side: int = 0) -> tuple[np.ndarray, int, np.random.Gener
     return layout(x, draw(st.integers(0, 3))), draw(st.integers(-len(shape), len(shape) - 1)), rng
 
 
-# ---- pieces, memory, namespace
-
-
-@given(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0), st.integers(1, 40), st.integers(0, 2))
-def test_blocks_cover_each_element_once(shape: tuple[int, ...], size: int, whole: int) -> None:
-    seen = np.zeros(shape, dtype=int)
-    unit = math.prod(shape[len(shape) - whole:]) if whole else 1
-    for i in blocks(shape, size, whole):
-        assert seen[i].size <= max(size, unit)
-        seen[i] += 1
-    assert (seen == 1).all()
+# --- memory, namespace -----------------------------------------------------------------------------------------------
 
 
 def test_memory_is_kept_unless_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +70,7 @@ def test_namespace_has_the_library_and_what_it_lacks() -> None:
     assert not hasattr(np, "erf"), "NumPy's own module must stay as it was"
 
 
-# ---- elementwise functions
+# --- elementwise functions -------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.floats(-30, 30) | st.sampled_from([0.46875, 0.5, 1e4, -1e4, math.inf, -math.inf])))
@@ -188,7 +128,7 @@ def test_logsumexp_extremes() -> None:
     assert ts.logsumexp(ts.asarray(x), 1).tolist() == expected
 
 
-# ---- indexing
+# --- indexing --------------------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -234,7 +174,7 @@ def test_unindex_sums_float16_in_float32() -> None:
         assert y.dtype == np.float16 and y.tolist() == [[4096, 4096], [0, 0], [0, 0]]
 
 
-# ---- softmax and cross-entropy
+# --- softmax and cross-entropy ---------------------------------------------------------------------------------------
 
 
 def plain_softmax(x: np.ndarray, axis: int, mask: Any = True) -> np.ndarray:
@@ -356,7 +296,7 @@ def test_cross_entropy_is_torchs(case: Any) -> None:
         close(BACKENDS[1].cross_entropy_backward(g, saved), expected.numpy())
 
 
-# ---- layer norm, GELU, dropout
+# --- layer norm, GELU, dropout ---------------------------------------------------------------------------------------
 
 
 @backends
@@ -448,7 +388,7 @@ def test_dropout_rate() -> None:
         assert abs(kept - (1 - p)) <= 5 * math.sqrt(p * (1 - p) / 100_000)
 
 
-# ---- optimizer steps
+# --- optimizer steps -------------------------------------------------------------------------------------------------
 
 
 def tensors(rng: np.random.Generator, dtype: Any = np.float64) -> list[np.ndarray]:
@@ -553,199 +493,3 @@ def test_global_norm_and_scale(dtype: Any, seed: int) -> None:
     BACKENDS[0].scale(grads, np.float64(0.5))
     for g, b in zip(grads, before, strict=True):
         close(g, b * 0.5, dtype)
-
-
-# ---- recurrent scans
-
-
-def sigmoid(a: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-a))
-
-
-def plain_cell(cell: str, x: Any, h: Any, c: Any, w: Any, u: Any, b: Any, d: Any) -> tuple[Any, Any]:
-    """One step of one sequence: x (I,), h and c (H,) to the next h and c, by the equations of rnn_forward."""
-    if cell.startswith("rnn"):
-        a = w @ x + b + u @ h + d
-        return (np.tanh(a) if cell == "rnn_tanh" else np.maximum(a, 0)), c
-    if cell == "lstm":
-        i, f, g, o = np.split(w @ x + b + u @ h + d, 4)
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        return sigmoid(o) * np.tanh(c), c
-    size = len(h)
-    r, z = np.split(sigmoid((w @ x + b + u @ h + d)[:2 * size]), 2)
-    u_n, w_n, b_n, d_n = u[2 * size:], w[2 * size:], b[2 * size:], d[2 * size:]
-    inner = r * (u_n @ h + d_n) if cell == "gru" else u_n @ (r * h) + d_n
-    n = np.tanh(w_n @ x + b_n + inner)
-    return (1 - z) * n + z * h, c
-
-
-def plain_scan(cell: str, x: Any, h0: Any, c0: Any, *weights: Any, lengths: Any, reverse: bool) -> Any:
-    """One sequence and one step at a time, in float64: y (B, T, H), h_n and c_n (B, H)."""
-    arrays = [np.asarray(a, np.float64) for a in (x, h0, c0, *weights)]
-    x, h0, c0, *weights = arrays
-    y, h_n, c_n = np.zeros((*x.shape[:2], h0.shape[1])), h0.copy(), c0.copy()
-    for row in range(x.shape[0]):
-        length = x.shape[1] if lengths is None else lengths[row]
-        for t in reversed(range(length)) if reverse else range(length):
-            h_n[row], c_n[row] = plain_cell(cell, x[row, t], h_n[row], c_n[row], *weights)
-            y[row, t] = h_n[row]
-    return y, h_n, c_n
-
-
-@st.composite
-def scans(draw: Any, cell: str) -> Any:
-    batch, steps, inputs, hidden = (draw(st.integers(low, 5)) for low in (0, 0, 1, 1))
-    rng = np.random.default_rng(draw(seeds))
-    dtype = draw(dtypes)
-    gates = len(CELLS[cell].order)
-    shapes = [(batch, steps, inputs), (batch, hidden), (batch, hidden), (gates * hidden, inputs),
-              (gates * hidden, hidden), (gates * hidden,), (gates * hidden,)]
-    kind = draw(st.integers(0, 3))
-    arrays = [layout(rng.standard_normal(s).astype(dtype), kind) for s in shapes]
-    lengths = rng.integers(0, steps + 1, batch) if draw(st.booleans()) else None
-    return arrays, lengths, draw(st.booleans()), rng
-
-
-def forward(backend: NumpyBackend, cell: str, arrays: Any, lengths: Any, reverse: bool) -> Any:
-    x, h0, c0, *weights = arrays
-    return backend.rnn_forward(cell, x, h0, c0 if cell == "lstm" else None, *weights, lengths, reverse)
-
-
-@backends
-@cells
-@given(data=st.data())
-def test_scan_equals_its_definition(backend: NumpyBackend, cell: str, data: Any) -> None:
-    arrays, lengths, reverse, rng = data.draw(scans(cell))
-    y, h_n, c_n, saved = forward(backend, cell, arrays, lengths, reverse)
-    expected = plain_scan(cell, *arrays, lengths=lengths, reverse=reverse)
-    dtype = arrays[0].dtype
-    close(y, expected[0], dtype)
-    close(h_n, expected[1], dtype)
-    if cell == "lstm":
-        close(c_n, expected[2], dtype)
-    else:
-        assert c_n is None
-    gradients = [layout(rng.standard_normal(a.shape).astype(dtype), 2) for a in expected]
-    if cell != "lstm":
-        gradients[2] = None
-    needs = [True, True, cell == "lstm", True, True, True, True]
-    pulled = backend.rnn_backward(cell, saved, *gradients, needs)
-    for array, g, need in zip(arrays, pulled, needs, strict=True):
-        assert (g.shape, g.dtype) == (array.shape, dtype) if need else g is None
-    if dtype == np.float64 and cell != "rnn_relu":     # relu: a corner may lie between the two points
-        def f(*a: Any) -> Any:
-            outputs = plain_scan(cell, *a, lengths=lengths, reverse=reverse)
-            return sum((o * g).sum() for o, g in zip(outputs, gradients, strict=True) if g is not None)
-        used = [k for k, need in enumerate(needs) if need]
-
-        def of_used(*a: Any) -> Any:
-            return f(*[a[used.index(k)] if k in used else arrays[k] for k in range(7)])
-        slope(of_used, [arrays[k] for k in used], [pulled[k] for k in used], rng)
-
-
-@backends
-@cells
-@given(steps=st.integers(1, 3), dtype=dtypes, seed=seeds)
-def test_a_scan_of_few_rows_is_that_of_many(backend: NumpyBackend, cell: str, steps: int, dtype: Any,
-                                            seed: int) -> None:
-    rng, rows = np.random.default_rng(seed), len(CELLS[cell].order) * 24
-    shapes = (9, steps, 2), (9, 24), (9, 24), (rows, 2), (rows, 24), (rows,), (rows,)
-    x, h0, c0, *weights = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
-    many = forward(backend, cell, [x, h0, c0, *weights], None, False)
-    few = forward(backend, cell, [x[:1], h0[:1], c0[:1], *weights], None, False)
-    for one, nine in zip(few[:3], many[:3], strict=True):
-        assert one is nine is None or close(one, nine[:1]) is None
-
-
-@cells
-@given(data=st.data(), needs=st.lists(st.booleans(), min_size=7, max_size=7))
-def test_scan_gives_what_is_needed_and_takes_none_for_zero(cell: str, data: Any, needs: list[bool]) -> None:
-    arrays, lengths, reverse, rng = data.draw(scans(cell))
-    y, h_n, _, saved = forward(BACKENDS[0], cell, arrays, lengths, reverse)
-    gy = rng.standard_normal(y.shape).astype(y.dtype)
-    everything = BACKENDS[0].rnn_backward(cell, saved, gy, np.zeros_like(h_n), np.zeros_like(h_n), [True] * 7)
-    some = BACKENDS[0].rnn_backward(cell, saved, gy, None, None, needs)
-    for wanted, one, two in zip(needs, some, everything, strict=True):
-        assert wanted or one is None
-        if wanted and two is not None:
-            assert np.array_equal(one, two)
-    only_end = BACKENDS[0].rnn_backward(cell, saved, None, np.ones_like(h_n), None, [True] * 7)
-    same = BACKENDS[0].rnn_backward(cell, saved, np.zeros_like(y), np.ones_like(h_n), None, [True] * 7)
-    for one, two in zip(only_end, same, strict=True):
-        assert (one is None and two is None) or np.array_equal(one, two)
-
-
-@backends
-@cells
-@given(data=st.data())
-def test_scan_never_sees_the_padding(backend: NumpyBackend, cell: str, data: Any) -> None:
-    arrays, lengths, reverse, _ = data.draw(scans(cell))
-    if lengths is None:
-        return
-    x = arrays[0].copy()
-    x[np.arange(x.shape[1]) >= lengths[:, None]] = math.nan
-    longer = np.concatenate((x, np.full((x.shape[0], 2, x.shape[2]), math.nan, x.dtype)), axis=1)
-    y, h_n, c_n, saved = forward(backend, cell, arrays, lengths, reverse)
-    y2, h2, c2, saved2 = forward(backend, cell, [longer, *arrays[1:]], lengths, reverse)
-    close(y2[:, :x.shape[1]], y)
-    close(h2, h_n)
-    assert not y2[:, x.shape[1]:].any() and (c_n is None or np.array_equal(c2, c_n))
-    needs = [True, True, cell == "lstm", True, True, True, True]
-    g = np.ones_like(y)
-    g2 = np.ones_like(y2)
-    g2[np.arange(y2.shape[1]) >= lengths[:, None]] = math.nan
-    for k, (one, two) in enumerate(zip(backend.rnn_backward(cell, saved, g, h_n, c_n, needs),
-                                       backend.rnn_backward(cell, saved2, g2, h_n, c_n, needs), strict=True)):
-        if k == 0:
-            assert not two[:, x.shape[1]:].any()
-            two = two[:, :x.shape[1]]
-        if needs[k]:
-            close(two, one)
-
-
-@pytest.mark.reference
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("lengths", [None, [4, 7, 1, 7, 2]])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "gru", "lstm"])
-def test_scan_is_torchs(cell: str, bias: bool, lengths: Any, dtype: Any) -> None:
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    x, h0, c0 = (rng.standard_normal(s).astype(dtype) for s in ((5, 7, 3), (2, 5, 6), (2, 5, 6)))
-    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(cell, torch.nn.RNN)
-    options = {"nonlinearity": "relu"} if cell == "rnn_relu" else {}
-    torch.manual_seed(0)
-    net = kind(3, 6, bias=bias, batch_first=True, bidirectional=True, dtype=torch.tensor(x).dtype, **options)
-    leaves = [torch.tensor(a, requires_grad=True) for a in (x, h0, c0)]
-    given = leaves[0]
-    if lengths is not None:
-        given = torch.nn.utils.rnn.pack_padded_sequence(given, torch.tensor(lengths), batch_first=True,
-                                                        enforce_sorted=False)
-    out, ends = net(given, (leaves[1], leaves[2]) if cell == "lstm" else leaves[1])
-    if lengths is not None:
-        out, _ = torch.nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=7)
-    outputs = [out, *(ends if cell == "lstm" else [ends])]
-    gradients = [rng.standard_normal(o.shape).astype(dtype) for o in outputs]
-    sum((o * torch.tensor(g)).sum() for o, g in zip(outputs, gradients, strict=True)).backward()
-    dx = 0
-    for k, suffix in enumerate(("", "_reverse")):
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[:4 if bias else 2]
-        weights = [getattr(net, f"{n}_l0{suffix}") for n in names]
-        arrays = [w.detach().numpy() for w in weights] + [None] * (0 if bias else 2)
-        y, h_n, c_n, saved = BACKENDS[0].rnn_forward(
-            cell, x, h0[k], c0[k] if cell == "lstm" else None, *arrays,
-            None if lengths is None else np.array(lengths), reverse=k == 1)
-        close(y, out[..., 6 * k:6 * k + 6].detach().numpy(), dtype)
-        close(h_n, outputs[1][k].detach().numpy(), dtype)
-        g_end = [g[k] for g in gradients[1:]]
-        if cell == "lstm":
-            close(c_n, outputs[2][k].detach().numpy(), dtype)
-        pulled = BACKENDS[0].rnn_backward(cell, saved, gradients[0][..., 6 * k:6 * k + 6], g_end[0],
-                                          g_end[1] if cell == "lstm" else None, [True] * 5 + [bias] * 2)
-        dx = dx + pulled[0]
-        close(pulled[1], leaves[1].grad[k].numpy(), dtype)
-        if cell == "lstm":
-            close(pulled[2], leaves[2].grad[k].numpy(), dtype)
-        for g, w in zip(pulled[3:], weights, strict=False):
-            close(g, w.grad.numpy(), dtype)
-    close(dx, leaves[0].grad.numpy(), dtype)

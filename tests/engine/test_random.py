@@ -141,9 +141,6 @@ def test_seeds_may_be_numpys() -> None:
     assert random.get_state() == (3, 0) and type(random.get_state()[0]) is int
 
 
-# --- threads, tasks --------------------------------------------------------------------------------------------------
-
-
 def test_threads_draw_what_the_main_thread_decides_and_none_alike() -> None:
     found = []
     for _ in range(2):
@@ -215,9 +212,6 @@ def test_trainings_in_threads_are_those_that_run_alone() -> None:
         np.testing.assert_equal(found[seed], training(seed))
 
 
-# --- recompute, interrupts -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_recompute_draws_again_what_any_generator_gave(create_graph: bool) -> None:
     g, inner = Generator(1), Generator(2)
@@ -251,3 +245,16 @@ def test_an_interrupt_at_any_line_of_a_draw_locks_nothing() -> None:
         if ended:
             break
     assert n > 20
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("low, high", [(0.0, 1.0), (-3.0, -1.0), (0.1, 0.3)])
+def test_uniform_draws_are_below_high_in_any_dtype(low: float, high: float, dtype: str,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    class Highest:
+        def uniform(self, low: float, high: float, shape: Any) -> Any:
+            return np.full(shape, np.nextafter(high, low))
+
+    monkeypatch.setattr(ts.random, "host_generator", lambda generator: Highest())
+    draws = ts.random.uniform((2,), low, high, dtype)
+    assert draws.dtype == dtype and (draws.numpy() < np.dtype(dtype).type(high)).all()

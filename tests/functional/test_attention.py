@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.functions import composed, draw
+from helpers.layers import close, normal
 from hypothesis import given
 from hypothesis import strategies as st
-from tinyseq.backends.attention import Attention
 
 import tinyseq as ts
 from tinyseq import backends
@@ -189,24 +190,6 @@ def test_dropout_drops_weights_and_keeps_the_mean() -> None:
         F.attention(query, key, value, dropout=1.0)
 
 
-@pytest.mark.parametrize("steps", [1 << 12, 1 << 14, 1 << 17])
-def test_no_block_is_the_matrix_of_all_weights(steps: int) -> None:
-    backend = backends.active()
-    x = backend.xp.broadcast_to(backend.xp.zeros(1), (1, steps, 1))
-    i, parts = next(backend._attention_blocks(Attention(x, x, x, None, False, 1.0, (0.1, 0, 0))))
-    rows = x[i].shape[-2]
-    assert all(rows * (place.stop - place.start) <= backend.scores for _, place in parts)
-    assert rows * steps <= max(256 * steps, backend.scores)  # of all keys: dropout's mask
-
-
-def test_a_mask_is_a_stretch_of_a_longer_one() -> None:
-    backend = backends.active()
-    whole = backend.asnumpy(backend.dropout_mask((50,), 0.5, 7, 2))
-    for start in (0, 1, 7, 8, 9, 33):
-        found = backend.asnumpy(backend.dropout_mask((3, 5), 0.5, 7, 2, start))
-        assert np.array_equal(found, whole[start:start + 15].reshape(3, 5))
-
-
 def test_a_nan_is_not_hidden() -> None:
     query = ts.tensor([[1.0, math.nan], [1.0, 2.0]])
     y = F.attention(query, ts.ones((3, 2)), ts.ones((3, 1))).numpy()
@@ -243,3 +226,39 @@ def test_pytorch_agrees(dtype: str, data: Any) -> None:
     y.backward(torch.tensor(case.weights))
     with in_blocks(10, 1):
         assert_close(case(), [x.detach().numpy() for x in (y, *(x.grad for x in leaves))], case.digits)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_fully_masked_row_gives_zeros_and_no_nan(kernel: bool) -> None:
+    q, k, v = (ts.tensor(x, requires_grad=True) for x in draw(lambda _: 1, (1, 2, 3), (1, 4, 3), (1, 4, 3)))
+    mask = ts.tensor([[[True, False, True, True], [False] * 4]])
+    with pytest.MonkeyPatch.context() if kernel else composed():
+        for order in (1, 2):
+            y, w = F.attention(q, k, v, mask), F.attention_weights(q, k, mask)
+            found = ts.grad(ts.sum(y * y) + ts.sum(w**3), [q, k, v], create_graph=True)
+            if order == 2:
+                found = ts.grad(sum(ts.sum(g * g) for g in found), [q, k, v])
+            assert all(np.isfinite(g.detach().numpy()).all() for g in found)
+            assert not y.detach().numpy()[0, 1].any() and not found[0].detach().numpy()[0, 1].any()
+            assert found[0].detach().numpy()[0, 0].any()
+
+
+# --- rotary positions ------------------------------------------------------------------------------------------------
+
+
+def test_rotary_scores_depend_on_distance_alone() -> None:
+    rng = np.random.default_rng(0)
+    q, k = normal(rng, 6), normal(rng, 6)
+    score = lambda i, j: np.dot(*[F.rotate(ts.asarray(a), ts.cos(t), ts.sin(t)).numpy() for a, t in (
+        (q, ts.asarray(i * np.array([1, 0.3, 0.1]))), (k, ts.asarray(j * np.array([1, 0.3, 0.1]))))])
+    close(score(7, 4), score(3, 0))
+    close(score(0, 0), q @ k)
+    assert abs(score(7, 3) - score(7, 4)) > 1e-3
+
+
+def test_gradients_of_new_functions_are_central_differences() -> None:
+    rng = np.random.default_rng(0)
+    x, w, angle = (ts.asarray(normal(rng, *shape)) for shape in ((2, 3, 4), (4,), (3, 2)))
+    check_grad(F.swiglu, x, order=2)
+    check_grad(lambda x, w: F.rms_norm(x, 4, w, 0.1), x, w, order=2)
+    check_grad(lambda x: F.rotate(x, ts.cos(angle), ts.sin(angle)), x, order=2)

@@ -275,7 +275,6 @@ def np_index_add(x: Any, values: Any, indices: Any, axis: int) -> Any:
     return y
 
 
-
 # --- the table -------------------------------------------------------------------------------------------------------
 
 F23, F34, F4, I3, B3 = (np.ones((2, 3), np.float32), np.ones((3, 4), np.float32), np.ones(4, np.float32),

@@ -1,5 +1,6 @@
-"""The recurrent family: initialisation by name, cells, a scan over any cell, one dropout mask over time, pieces."""
+"""The recurrent family: fused layers and PyTorch's, cells, a scan over any cell, one dropout mask over time, pieces."""
 
+import copy
 import math
 import pickle
 import re
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.layers import close, holding, judge, leaf, normal, same
+from helpers.layers import close, dtypes, holding, judge, leaf, normal, same, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,9 +18,8 @@ import tinyseq as ts
 import tinyseq.functional as F
 from tinyseq import nn
 from tinyseq.nn import init
-from tinyseq.testing import check_grad
+from tinyseq.testing import check_grad, check_shapes
 
-seeds = st.integers(0, 2**32 - 1)
 PAGE: dict[str, Any] = {}  # what docs/your-own-cell.md defines, once its code has run
 _text = (Path(__file__).parents[2] / "docs/your-own-cell.md").read_text()
 for _block in re.findall(r"```python\n(.*?)```", _text, re.S):
@@ -41,39 +41,226 @@ def tensors(y: ts.Tensor, state: Any) -> list[ts.Tensor]:
     return [y, *([state] if isinstance(state, ts.Tensor) else state)]
 
 
-# --- initialisation ------------------------------------------------------------------------------------------------
+# --- fused layers ----------------------------------------------------------------------------------------------------
+
+every_kind = pytest.mark.parametrize("kind", FUSED)
 
 
-@given(kind=st.sampled_from(["RNN", "GRU", "LSTM"]), bias=st.booleans(), inputs=st.integers(1, 6),
-       hidden=st.integers(1, 6))
-def test_recurrent_init_is_orthogonal_and_xavier_by_gate(kind: str, bias: bool, inputs: int, hidden: int) -> None:
-    ts.random.manual_seed(0)
-    layer = getattr(nn, kind)(inputs, hidden, 2, bias=bias, bidirectional=True, dtype="float64")
-    model = nn.Sequential(nn.Linear(2, 3), layer)
-    linear = model.state_dict()["0.weight"].numpy().copy()
-    assert init.recurrent_(model) is model
-    assert (model.state_dict()["0.weight"].numpy() == linear).all()
-    for name, parameter in layer.named_parameters():
-        gates = parameter.detach().numpy().reshape(-1, hidden, *parameter.shape[1:])
-        if name.startswith("weight_hh"):
-            np.testing.assert_allclose(gates @ gates.swapaxes(1, 2), [np.eye(hidden)] * len(gates), atol=1e-12)
-            assert len(gates) == 1 or hidden == 1 or (gates[0] != gates[1]).any()
-        elif name.startswith("weight_ih"):
-            bound = np.sqrt(6 / (hidden + gates.shape[2]))
-            assert np.abs(gates).max() <= bound and (hidden * inputs < 9 or np.abs(gates).max() > bound / 2)
-        else:
-            forget = kind == "LSTM" and name.startswith("bias_ih")
-            assert (gates == (np.arange(len(gates)) == 1)[:, None] * forget).all()
+@pytest.mark.reference
+@pytest.mark.parametrize("kind", ["RNN", "RNN relu", "GRU", "LSTM"])
+@given(dtype=dtypes, bias=st.booleans(), two=st.booleans(), layers=st.integers(1, 3), start=st.booleans(),
+       ragged=st.booleans(), sizes=st.tuples(*[st.integers(1, 5)] * 4), seed=seeds)
+def test_recurrent_layers_are_torchs(kind: str, dtype: str, bias: bool, two: bool, layers: int, start: bool,
+                                     ragged: bool, sizes: Any, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    batch, steps, width, hidden = sizes
+    name, _, relu = kind.partition(" ")
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, steps + 1, batch) if ragged else None
+    x = normal(rng, batch, steps, width, dtype=dtype)
+    states = [normal(rng, layers * (1 + two), batch, hidden, dtype=dtype) for _ in range(1 + (name == "LSTM"))]
+
+    def run(module: Any, x: Any, *state: Any) -> list[Any]:
+        y, h = module(x, state if len(state) == 2 else state[0] if state else None, lengths)
+        return [y, *(h if isinstance(h, tuple) else (h,))]
+
+    def torch_run(module: Any, x: Any, *state: Any) -> list[Any]:
+        if lengths is not None:
+            x = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), True, enforce_sorted=False)
+        y, h = module(x, state if len(state) == 2 else state[0] if state else None)
+        if lengths is not None:
+            y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=steps)
+        return [y, *(h if isinstance(h, tuple) else (h,))]
+
+    options: dict[str, Any] = {"num_layers": layers, "bias": bias, "bidirectional": two}
+    theirs = getattr(torch.nn, name)(width, hidden, **options, **({"nonlinearity": relu} if relu else {}),
+                                     batch_first=True, dtype=getattr(torch, dtype))
+    judge(FUSED[kind](width, hidden, **options, dtype=dtype), theirs, run, torch_run, [x, *states[:3 * start]], dtype)
 
 
-def test_recurrent_init_of_a_cell_and_of_what_has_none() -> None:
-    cell = init.recurrent_(nn.LSTMCell(2, 3))
-    assert cell.bias_ih.detach().numpy().tolist() == [0] * 3 + [1] * 3 + [0] * 6
-    with pytest.raises(ValueError, match=r"Linear holds no.*only \['weight', 'bias'\]"):
-        init.recurrent_(nn.Linear(2, 3))
+def test_gru_with_reset_before_the_product_is_its_equation() -> None:
+    rng = np.random.default_rng(0)
+    gru = nn.GRU(3, 2, reset="before", dtype="float64")
+    x = normal(rng, 1, 5, 3)
+    (w, u, b, d) = (p.detach().numpy() for p in gru.parameters())
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))
+    h, states = np.zeros(2), []
+    for t in range(5):
+        r, z = (sigmoid(w[k] @ x[0, t] + b[k] + u[k] @ h + d[k]) for k in (slice(0, 2), slice(2, 4)))
+        n = np.tanh(w[4:] @ x[0, t] + b[4:] + u[4:] @ (r * h) + d[4:])
+        h = (1 - z) * n + z * h
+        states.append(h)
+    y, h_n = gru(ts.asarray(x))
+    close(y[0], np.stack(states))
+    close(h_n[0, 0], h)
 
 
-# --- cells ---------------------------------------------------------------------------------------------------------
+class Scan:
+    """A recurrent layer, or the decoder over a fixed memory, as one function: (x, lengths) -> [y, *states]."""
+
+    def __init__(self, kind: str, two: bool, layers: int, rng: np.random.Generator, batch: int, steps: int) -> None:
+        self.layer = FUSED[kind](2, 3, num_layers=layers, bidirectional=two, dtype="float64")
+        shape = layers * (1 + two), batch, 3
+        self.start = [ts.asarray(normal(rng, *shape)) for _ in range(1 + (kind == "LSTM"))]
+
+    def __call__(self, x: Any, lengths: Any, rows: Any = None) -> list[ts.Tensor]:
+        start = self.start if rows is None else [s[:, rows] for s in self.start]
+        y, h = self.layer(ts.asarray(x), tuple(start) if len(start) == 2 else start[0], lengths)
+        return [y, *(h if isinstance(h, tuple) else (h,))]
+
+
+@st.composite
+def scans(draw: Any, directions: tuple[bool, ...] = (False, True)) -> Any:
+    """A layer, x (B, T, 2) and lengths (B,): from 0 to T, in any order."""
+    rng = np.random.default_rng(draw(seeds))
+    batch, steps = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    kind, two, layers = draw(st.sampled_from(list(FUSED))), draw(st.sampled_from(directions)), draw(st.integers(1, 2))
+    scan = Scan(kind, two, layers, rng, batch, steps)
+    return scan, normal(rng, batch, steps, 2), rng.integers(0, steps + 1, batch), rng
+
+
+@given(scans())
+def test_padding_and_more_of_it_change_nothing(case: Any) -> None:
+    scan, x, lengths, _ = case
+    y, *states = scan(x, lengths)
+    longer = np.concatenate([x, np.ones((len(x), 3, 2))], axis=1)
+    for other in (holding(x, lengths, 1e4), holding(x, lengths, math.nan), holding(longer, lengths, -7.0)):
+        y_other, *states_other = scan(other, lengths)
+        close(y_other[:, : x.shape[1]], y)
+        assert not y_other.detach().numpy()[np.arange(other.shape[1]) >= lengths[:, None]].any()
+        for s, t in zip(states_other, states, strict=True):
+            close(s, t)
+
+
+@given(scans())
+def test_gradients_stop_at_padding(case: Any) -> None:
+    scan, x, lengths, _ = case
+    x = leaf(holding(x, lengths, math.inf))
+    y, *states = scan(x, lengths)
+    (ts.sum(y * y) + sum(ts.sum(s) for s in states)).backward()
+    assert x.grad is None or not x.grad.numpy()[np.arange(x.shape[1]) >= lengths[:, None]].any()
+    assert all(p.grad is None or np.isfinite(p.grad.numpy()).all() for p in scan.layer.parameters())
+
+
+@given(scans())
+def test_a_batch_is_its_rows_in_any_order(case: Any) -> None:
+    scan, x, lengths, rng = case
+    y, *states = scan(x, lengths)
+    order = rng.permutation(len(x))
+    for rows in (order, *[[i] for i in range(len(x))]):
+        y_rows, *states_rows = scan(x[rows], lengths[rows], rows)
+        close(y_rows, y[rows])
+        for s, t in zip(states_rows, states, strict=True):
+            close(s, t[:, rows])
+
+
+@given(scans())
+def test_an_empty_row_keeps_its_first_state(case: Any) -> None:
+    scan, x, lengths, _ = case
+    lengths = np.where(np.arange(len(x)) == 0, 0, lengths)
+    y, *states = scan(x, lengths)
+    assert not y.detach().numpy()[0].any()
+    for s, t in zip(states, scan.start, strict=True):
+        close(s[:, 0], t[:, 0])
+
+
+@given(scans(directions=(False,)))
+def test_a_forward_layer_never_sees_the_future_and_goes_on_where_it_stood(case: Any) -> None:
+    scan, x, _, rng = case
+    y, *states = scan(x, None)
+    cut = rng.integers(0, x.shape[1] + 1)
+    before, *scan.start = scan(x[:, :cut], None)
+    after, *ends = scan(x[:, cut:], None)
+    close(ts.concat([before, after], 1), y)
+    for s, t in zip(ends, states, strict=True):
+        close(s, t)
+
+
+@given(scans(directions=(True,)))
+def test_the_reverse_direction_is_a_forward_layer_on_reversed_rows(case: Any) -> None:
+    scan, x, lengths, _ = case
+    y = scan(x, lengths)[0].detach().numpy()
+    if scan.layer.num_layers > 1:
+        return
+    forward = Scan.__new__(Scan)
+    forward.start = [s[1:] for s in scan.start]
+    forward.layer = copy.deepcopy(scan.layer)
+    forward.layer.bidirectional = False
+    for k, v in scan.layer.state_dict().items():
+        if k.endswith("_reverse"):
+            setattr(forward.layer, k.removesuffix("_reverse"), nn.Parameter(v))
+    for i, n in enumerate(lengths):
+        turned = forward(x[i : i + 1, :n][:, ::-1], None, [i])[0].detach().numpy()
+        close(y[i, :n, 3:], turned[0, ::-1])
+
+
+@every_kind
+def test_a_recurrent_layers_gradients_and_shapes(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    layer = FUSED[kind](2, 3, num_layers=2, bidirectional=True, dtype="float64")
+    x, h = leaf(normal(rng, 2, 4, 2)), leaf(normal(rng, 4, 2, 3))
+    state = (h, h) if kind == "LSTM" else h
+    names = list(layer.state_dict())
+
+    def run(x: Any, h: Any, *parameters: Any) -> Any:
+        for name, p in zip(names, parameters, strict=True):
+            setattr(layer, name, p)
+        return layer(x, (h, h) if kind == "LSTM" else h, [4, 2])
+
+    if "relu" not in kind:  # which has kinks
+        check_grad(run, x, h, *layer.parameters(), order=2)
+    bad = ts.zeros((4, 1, 3), "float64")
+    check_shapes(lambda *a: layer(*a), x, state, shape=[(2, 4, 6)] + [(4, 2, 3)] * (2 if kind == "LSTM" else 1),
+                 dtype="float64", wrong=[(x[0],), (x[:, :, :1],), (x, (bad, bad) if kind == "LSTM" else bad)])
+
+
+@pytest.mark.parametrize("bad, message", [
+    ({"lengths": [1]}, r"2 integers.*\(1,\)"), ({"lengths": [1.0, 2.0]}, "float64"),
+    ({"lengths": [0, 5]}, r"from 0 to the 4 steps.*\[0, 5\]"), ({"lengths": [-1, 2]}, r"\[-1, 2\]"),
+    ({"h0": ts.zeros((2, 2, 3))}, r"= \[\(1, 2, 3\)\], got .*\[\(2, 2, 3\)\]"),
+    ({"h0": [1, 2, 3]}, r"GRU: expected .* initial state of 1 tensors .*got x \(2, 4, 2\) and \[\(3,\)\]")])
+def test_wrong_lengths_and_states_are_named(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nn.GRU(2, 3)(ts.zeros((2, 4, 2)), **bad)
+
+
+def test_wrong_recurrent_layers_are_named() -> None:
+    for kind, sizes, options, message in (
+        (nn.GRU, (2, 3), {"batch_first": False}, "permute_dims"), (nn.RNN, (2, 0), {}, "1 <= hidden_size, got 0"),
+        (nn.GRU, (0, 3), {}, "1 <= input_size, got 0"),
+        (nn.RNN, (2, 3), {"nonlinearity": "gelu"}, "'gelu'"), (nn.GRU, (2, 3), {"reset": "never"}, "'never'"),
+        (nn.GRU, (2, 3), {"dropout": 1.0}, "GRU: expected a number 0 <= dropout < 1, got 1.0"),
+        (nn.Scan, (nn.GRUCell, 2, 3), {"dropout": -0.1}, "Scan: expected a number 0 <= dropout < 1, got -0.1"),
+        (nn.LSTM, (2, 3), {"recurrent_dropout": 1}, "LSTM: expected a number 0 <= recurrent_dropout < 1, got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kind(*sizes, **options)
+    with pytest.raises(TypeError, match="pair"):
+        nn.LSTM(2, 3)(ts.zeros((1, 1, 2)), ts.zeros((1, 1, 3)))
+    with pytest.raises(ValueError, match=r"2 tensors .*got x \(1, 1, 2\) and \[\(1, 1, 3\)\]"):
+        nn.LSTM(2, 3)(ts.zeros((1, 1, 2)), (ts.zeros((1, 1, 3)),))
+
+
+def test_arguments_stand_in_torchs_order_and_no_rows_need_no_lengths() -> None:
+    for layer in (nn.LSTM(2, 3, 2, False, True, 0.5, True), nn.GRU(2, 3, 2, False, True, 0.5, True),
+                  nn.RNN(2, 3, 2, "relu", False, True, 0.5, True)):
+        assert (layer.dropout, layer.bidirectional, len(layer.parameters())) == (0.5, True, 8)
+        assert layer(np.zeros((0, 4, 2), np.float32), lengths=[])[0].shape == (0, 4, 6)
+    with pytest.raises(ValueError, match="permute_dims"):
+        nn.GRU(2, 3, 1, True, False)
+    assert nn.GRUCell(2, 3, False).reset == "after" and nn.RNNCell(2, 3, False, "relu").nonlinearity == "relu"
+
+
+def test_dropout_stands_between_layers_and_in_training_only() -> None:
+    x = ts.asarray(normal(np.random.default_rng(0), 2, 5, 3, dtype="float32"))
+    stacked, single = nn.GRU(3, 8, num_layers=2, dropout=0.5), nn.GRU(3, 8, dropout=0.5)
+    assert (stacked(x)[0].detach().numpy() != stacked(x)[0].detach().numpy()).any()
+    same(single(x)[0], single(x)[0])
+    stacked.eval()
+    same(stacked(x)[0], stacked(x)[0])
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.reference
@@ -124,7 +311,7 @@ def test_cells_take_arrays_as_layers_do(kind: str) -> None:
              ts.stack(tensors(*expected)) if kind == "LSTM" else expected)
 
 
-# --- a scan over any cell ------------------------------------------------------------------------------------------
+# --- scans of cells --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", OURS)
@@ -314,7 +501,7 @@ def test_wrong_cells_of_a_scan_are_named() -> None:
         nn.Scan(nn.GRUCell(2, 3), 2, 3)
 
 
-# --- dropout on the state, and pieces -----------------------------------------------------------------------------
+# --- one mask over time, pieces --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", FUSED)

@@ -1,4 +1,4 @@
-"""Contexts and decoders that use them: equal to equations written out in PyTorch, and held to laws by hypothesis."""
+"""Decoders and encoder-decoders: equal to equations written out in PyTorch, and held to laws by hypothesis."""
 
 import itertools
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.contexts import CONTEXTS, FIXED, E, H, M, V, sizes, width
+from helpers.layers import close, holding, leaf, normal, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,39 +16,9 @@ import tinyseq.functional as F
 from tinyseq import nn
 from tinyseq.testing import check_grad
 
-V, E, H, M = 7, 3, 6, 4  # vocabulary, embedding, hidden state, memory
-CONTEXTS: dict[str, Callable[[], Any]] = {
-    "dot": lambda: nn.DotAttention(H, H, scale=True), "general": lambda: nn.DotAttention(H, M),
-    "additive": lambda: nn.AdditiveAttention(H, M, 5), "multi-head": lambda: nn.MultiheadContext(H, M, 2),
-    "last": lambda: nn.FixedContext(M), "q(both)": lambda: nn.FixedContext(M, "both", 5),
-    "mean": lambda: nn.FixedContext(M, "mean"), "q(max)": lambda: nn.FixedContext(M, "max", 3)}
-FIXED = ["last", "q(both)", "mean", "q(max)"]
 CELLS: dict[str, Any] = {"GRU": nn.GRU, "LSTM": nn.LSTM, "RNN": nn.RNN}
 FEEDS = [None, "attentional", "context"]
 names, cells, feeds = (st.sampled_from(list(x)) for x in (CONTEXTS, CELLS, FEEDS))
-sizes = st.tuples(st.integers(1, 3), st.sampled_from([3, 0, 1]), st.sampled_from([4, 0, 1]))  # batch, steps, positions
-seeds = st.integers(0, 2**32 - 1)
-
-
-def close(got: Any, expected: Any) -> None:
-    got, expected = (x.detach().numpy() if hasattr(x, "detach") else np.asarray(x) for x in (got, expected))
-    assert got.shape == expected.shape
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 * np.abs(expected).max(initial=1.0))
-
-
-def normal(rng: np.random.Generator, *shape: int) -> Any:
-    x = rng.standard_normal(shape)
-    x.flags.writeable = False
-    return x
-
-
-def leaf(x: Any) -> ts.Tensor:
-    return ts.Tensor(ts.asarray(x).data, requires_grad=True)
-
-
-def width(name: str) -> int:
-    """Features of the memory that the context `name` takes."""
-    return H if name == "dot" else M
 
 
 def decoder(name: str | None, cell: str = "GRU", feed: str | None = None, seed: int = 0) -> nn.AttentionDecoder:
@@ -77,85 +49,8 @@ class Case:
 
 cases = st.builds(Case, names, cells, feeds, sizes, seeds)
 
-# --- contexts ------------------------------------------------------------------------------------------------------
 
-
-@given(st.sampled_from(FIXED), sizes, seeds)
-def test_a_fixed_context_is_its_equation(name: str, size: Any, seed: int) -> None:
-    batch, queries, positions = size
-    rng, module = np.random.default_rng(seed), CONTEXTS[name]().to(ts.float64)
-    memory, mask = normal(rng, batch, positions, M), rng.random((batch, positions)) < 0.6
-    h = np.zeros((batch, M))
-    for i, real in enumerate(mask):
-        if real.any():
-            taken = memory[i, real]
-            h[i] = {"last": taken[-1], "q(both)": [*taken[-1, : M // 2], *taken[0, M // 2 :]], "mean": taken.mean(0),
-                    "q(max)": taken.max(0)}[name]
-    if module.projection is not None:
-        w, b = (p.detach().numpy() for p in module.projection.parameters())
-        h = np.tanh(h @ w.T + b)
-    assert h.shape[1] == (module.context_size or M)
-    context, weights = module(ts.zeros((batch, queries, H), ts.float64), ts.asarray(memory), mask)
-    assert weights is None
-    close(context, np.broadcast_to(h[:, None], (batch, queries, h.shape[1])))
-    full = np.ones_like(mask)
-    close(module.keys(ts.asarray(memory)), module.keys(ts.asarray(memory), ts.asarray(full)))
-
-
-@given(names, sizes, seeds)
-def test_contexts_have_exact_gradients_and_do_not_see_what_is_masked(name: str, size: Any, seed: int) -> None:
-    """Rows wholly masked, and memories of no position, included: their gradients are finite, their contexts zero."""
-    batch, queries, positions = size
-    rng, module = np.random.default_rng(seed), CONTEXTS[name]().to(ts.float64)
-    query, memory = normal(rng, batch, queries, H), normal(rng, batch, positions, width(name))
-    mask = rng.random((batch, positions)) < 0.6
-    call = lambda q, m: module(q, m, mask)[0]
-    context = call(ts.asarray(query), ts.asarray(memory))
-    close(call(ts.asarray(query), ts.asarray(np.where(mask[..., None], memory, np.nan))), context)
-    longer = np.concatenate([memory, np.full((batch, 2, width(name)), 7.0)], 1)
-    padded = np.concatenate([mask, np.zeros((batch, 2), bool)], 1)
-    close(module(ts.asarray(query), ts.asarray(longer), padded)[0], context)
-    if not name.startswith("q"):
-        assert not context.detach().numpy()[~mask.any(1)].any()
-    q, m = leaf(query), leaf(memory)
-    ts.sum(ts.square(call(q, m))).backward()
-    gradients = [m.grad, *(p.grad for p in module.parameters())] + ([] if name in FIXED else [q.grad])
-    assert all(np.isfinite(g.numpy()).all() for g in gradients if g is not None)
-    assert not m.grad.numpy()[~mask].any()
-    if queries and positions:
-        check_grad(call, q, m, order=2)
-
-
-@pytest.mark.reference
-@pytest.mark.parametrize("heads", [1, 2, 3])
-def test_multi_head_context_is_pytorchs_attention(heads: int) -> None:
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(heads)
-    ours = nn.MultiheadContext(H, M, heads).to(ts.float64)
-    theirs = torch.nn.MultiheadAttention(H, heads, bias=False, kdim=M, vdim=M, batch_first=True).double()
-    theirs.load_state_dict({k: torch.tensor(v.numpy()) for k, v in ours.multihead.state_dict().items()})
-    query, memory, mask = normal(rng, 2, 3, H), normal(rng, 2, 5, M), np.arange(5) < np.array([[5], [2]])
-    q, m = torch.tensor(query), torch.tensor(memory)
-    expected, weights = theirs(q, m, m, key_padding_mask=torch.tensor(~mask))
-    context, found = ours(ts.asarray(query), ts.asarray(memory), mask)
-    close(context, expected.detach().numpy())
-    close(found, weights.detach().numpy())
-
-
-def test_wrong_contexts_are_named() -> None:
-    for size, pool, message in ((4, "first", "'last', 'both'.*got 'first'"), (5, "both", "even memory_size .*, got 5")):
-        with pytest.raises(ValueError, match=message):
-            nn.FixedContext(size, pool)
-    with pytest.raises(ValueError, match="multiple of num_heads"):
-        nn.MultiheadContext(6, 4, 4)
-    for name in FIXED:
-        module, memory = CONTEXTS[name](), ts.zeros((2, 5, 4))
-        for mask in (np.ones((2, 5)), np.ones((2, 4), bool), np.ones((2, 5), int)):
-            with pytest.raises(ValueError, match=rf"boolean mask.*\(2, 5\).*key_padding_mask is ~.*{mask.dtype}"):
-                module(ts.zeros((2, 1, H)), memory, mask)
-
-
-# --- decoders ------------------------------------------------------------------------------------------------------
+# --- decoders --------------------------------------------------------------------------------------------------------
 
 
 @given(cases)
@@ -303,9 +198,6 @@ def test_names_and_shapes_of_saved_decoders_stay() -> None:
         "combine.bias": (6,), "out.weight": (9, 6), "out.bias": (9,)}
 
 
-# --- training ------------------------------------------------------------------------------------------------------
-
-
 @given(names, feeds, seeds)
 def test_scheduled_sampling_feeds_own_tokens(name: str, feed: str | None, seed: int) -> None:
     """With probability 1 that is greedy decoding; with 0 teacher forcing; the coins depend on the seed alone."""
@@ -355,6 +247,40 @@ def test_dropout_falls_on_what_the_logits_are_made_of_in_training_only(feed: str
     np.testing.assert_allclose(dropped, np.where(kept, 2 * a, 0), rtol=1e-6)
     assert 0.3 < kept.mean() < 0.7
 
+
+def small_decoder(rng: np.random.Generator) -> nn.AttentionDecoder:
+    attention = [nn.DotAttention(3, 4), nn.AdditiveAttention(3, 4, 2)][rng.integers(2)]
+    return nn.AttentionDecoder(6, 2, 3, attention, memory_size=4).to(ts.float64)
+
+
+@given(sizes=st.tuples(*[st.integers(1, 4)] * 3), seed=seeds)
+def test_teacher_forcing_is_step_after_step(sizes: Any, seed: int) -> None:
+    """And so it never sees the future; nor the other rows, nor the memory's padding."""
+    (batch, steps, length), rng = sizes, np.random.default_rng(seed)
+    decoder, tokens = small_decoder(rng), rng.integers(0, 6, (batch, steps))
+    memory, hidden, sizes = normal(rng, batch, length, 4), normal(rng, batch, 3), rng.integers(1, length + 1, batch)
+
+    def start(rows: Any, filling: float) -> Any:
+        m = ts.asarray(holding(memory, sizes, filling)[rows])
+        return decoder.start(m, ts.asarray(hidden[rows]), nn.length_mask(sizes[rows], length))
+
+    logits = decoder(tokens, start(slice(None), 0.0))
+    state = start(slice(None), 9.0)
+    for t in range(steps):
+        step, state = decoder.step(tokens[:, t], state)
+        close(step, logits[:, t])
+    order = rng.permutation(batch)
+    close(decoder(tokens[order], start(order, 0.0)), logits[order])
+    for i in range(batch):
+        close(decoder(tokens[i : i + 1], start([i], 1.0)), logits[i : i + 1])
+
+
+def test_decoder_names_a_wrong_first_state() -> None:
+    with pytest.raises(ValueError, match=r"\(B, H\) = \(2, 3\), got float32\[2, 4\]"):
+        small_decoder(np.random.default_rng(0)).start(ts.zeros((2, 5, 4)), ts.zeros((2, 4)))
+
+
+# --- encoders --------------------------------------------------------------------------------------------------------
 
 ENCODERS: dict[str, Callable[[], Any]] = {
     "GRU both ways": lambda: nn.GRU(E, H // 2, bidirectional=True), "RNN": lambda: nn.RNN(E, H),
@@ -455,3 +381,23 @@ def test_wrong_calls_are_named() -> None:
         with pytest.raises((TypeError, ValueError), match=rf"^{who}.*[\s\S]*got"):
             call()
             print(who, call.__defaults__)       # what was not refused
+
+
+@pytest.mark.parametrize("encoder", [nn.GRU(2, 3, bidirectional=True), nn.LSTM(2, 6), nn.RNN(2, 6, num_layers=2)])
+def test_encoder_decoder_does_not_look_at_padding(encoder: Any) -> None:
+    decoder = nn.AttentionDecoder(5, 2, 6, nn.DotAttention(6, 6), memory_size=6)
+    model = nn.EncoderDecoder(nn.Embedding(7, 2), encoder, decoder)
+    source, target = np.array([[1, 2, 3], [4, 5, 6]]), np.array([[1, 2], [3, 4]])
+    logits = model(source, [3, 1], target)
+    assert logits.shape == (2, 2, 5)
+    state = model.encode(source, [3, 1])
+    h, memory = state.hidden.detach().numpy(), state.memory.detach().numpy()
+    half = 3 if encoder.bidirectional else 6
+    close(h[:, :half], memory[[0, 1], [2, 0], :half])  # forwards it ended at the last real letter,
+    close(h[:, half:], memory[:, 0, half:])  # backwards at the first
+    close(model(source[1:, :1], [1], target[1:]), logits[1:])
+    close(model(source[:1], None, target[:1]), logits[:1])
+    ts.sum(logits * logits).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    touched = np.flatnonzero(np.abs(model.embedding.weight.grad.numpy()).sum(1))
+    assert touched.tolist() == [1, 2, 3, 4]

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 import tinyseq as ts
 from tinyseq import functional as F
 from tinyseq import nn
-from tinyseq.nn import structured
 from tinyseq.testing import check_grad
 
 SEEDS = st.integers(0, 10_000)
@@ -170,9 +169,6 @@ def test_crf_refuses_tags_out_of_range() -> None:
         assert crf(x, [[0, 1, 2, tag]], [3]).shape == (1,)    # in the padding it may stand
 
 
-# --- long, wide and forbidden ----------------------------------------------------------------------------------------
-
-
 def slopes(loss: Callable[[ts.Tensor], ts.Tensor], x: Any, layer: Any = None) -> list[Any]:
     """A loss of x, and the gradients of its sum."""
     x = ts.tensor(x, requires_grad=True)
@@ -239,21 +235,6 @@ def test_a_crf_is_right_however_far_apart_its_scores_are(
             expected = given_to - np.logaddexp.reduce(values)
             np.testing.assert_allclose(found[0][row], expected, rtol=1e-9, atol=1e-9)
             assert np.isfinite(found[1][row]).all()
-
-
-@given(SEEDS, st.integers(1, 3), st.integers(1, 6), st.integers(1, 4))
-def test_kernels_of_paths_are_their_definitions(seed: int, batch: int, steps: int, tags: int) -> None:
-    rng = np.random.default_rng(seed)
-    lengths = rng.choice([None, 1]) and rng.integers(0, steps + 1, batch)
-    a, x, moves = draw(seed, batch, tags), draw(seed + 1, batch, steps, tags), draw(seed + 2, tags, tags)
-    skips = rng.random((batch, tags)) < 0.5
-    for op, leaves, more in ((structured._chain, [a, x, moves], (lengths,)),
-                             (structured._alignments, [x], (skips, lengths))):
-        found, expected = op(*leaves, *more), op.definition(*leaves, *more)
-        np.testing.assert_allclose(found.detach().numpy(), expected.detach().numpy(), rtol=1e-12)
-        g = np.where(found.detach().numpy() > structured.NEVER / 2, rng.standard_normal(found.shape), 0.0)
-        for one, two in zip(*(ts.grad(y, leaves, ts.asarray(g)) for y in (found, expected)), strict=True):
-            np.testing.assert_allclose(one.numpy(), two.numpy(), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

@@ -1,0 +1,39 @@
+"""Debugging: the first op that made a NaN or widened, forwards and backwards, with its line."""
+
+import math
+
+import numpy as np
+import pytest
+
+import tinyseq as ts
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_debug_names_the_first_op_forwards() -> None:
+    x = ts.tensor([0.0, 1.0], requires_grad=True)
+    with ts.debug(), pytest.raises(FloatingPointError, match=r"in log\(float32\[2\]\), called at .*test_debug"):
+        ts.exp(ts.log(x) * 2)
+    assert not np.isfinite(ts.log(x).data).all()  # outside nobody looks
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_debug_names_the_first_op_backwards() -> None:
+    x = ts.tensor([0.0, 1.0], requires_grad=True)
+    with ts.debug():
+        y = ts.sqrt(x * 2).sum()  # its gradient at 0 is infinite
+        line = test_debug_names_the_first_op_backwards.__code__.co_firstlineno + 4
+        with pytest.raises(FloatingPointError, match=rf"gradient of sqrt\(float32\[2\]\), .*test_debug.py:{line}"):
+            y.backward()
+
+
+def test_debug_sees_float32_become_float64() -> None:
+    x = ts.tensor([1.0, 2.0])
+    with ts.debug():
+        x * 2.0 + np.float64(3) + math.pi
+        x.astype(np.float64)
+        with pytest.raises(TypeError, match=r"became float64 in multiply\(float32\[2\], float64\[2\]\), called at"):
+            x * np.array([1.0, 2.0])
+        with pytest.raises(TypeError, match=r"multiply\(float32\[2\], int64\[2\]\)"):
+            x * ts.tensor([1, 2])
+    with ts.debug():
+        ts.where(x > 1, x, -math.inf)  # an infinity that was given, not made

@@ -1,0 +1,132 @@
+"""Recomputation: the same gradients, nothing kept inside, nothing changed meanwhile unseen."""
+
+import gc
+import threading
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+from helpers.tensors import equal, leaf
+
+import tinyseq as ts
+from tinyseq import random
+from tinyseq.engine.tensor import Tensor
+from tinyseq.testing import check_grad
+
+
+def noisy(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return ts.tanh(x * w) * random.normal(2, dtype=np.float64) + b * b
+
+
+def test_recompute_says_when_the_function_changed() -> None:
+    model = ts.nn.Dropout(0.5)
+    y = ts.recompute(model, leaf(1.0, 2.0)).sum()
+    model.eval()
+    with pytest.raises(RuntimeError, match="fewer random numbers"):
+        y.backward()
+
+
+def test_recompute_beside_a_thread_that_draws() -> None:
+    stop = threading.Event()
+
+    def draw() -> None:
+        while not stop.is_set():
+            random.next_stream()
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        for _ in range(50):
+            x = ts.ones(64, requires_grad=True)
+            y = ts.recompute(lambda x: ts.functional.dropout(x), x)
+            y.sum().backward()
+            equal(x.grad, y.detach().numpy())
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_recompute_gives_the_same_gradients(create_graph: bool) -> None:
+    found = []
+    for run in (lambda fn, *args: fn(*args), ts.recompute):
+        x, w = leaf(0.5, 1.0), leaf(2.0, 3.0)
+        b = w * 2  # closed over: an intermediate
+        ts.manual_seed(5)
+        y = run(lambda x, k, w=w, b=b: (noisy(x, w, b), k * x), x, 2.0)
+        random.uniform(1)  # somebody draws in between: what is replayed is not where the generator stands
+        after = random.get_state()
+        gs = ts.grad([y[0].sum(), y[1].sum()], [x, w, b], create_graph=create_graph)
+        assert random.get_state() == after
+        found += [[y[0], *gs], ts.grad(gs[0].sum(), [x, w]) if create_graph else []]
+    for a, b in zip(found[0] + found[1], found[2] + found[3], strict=True):
+        equal(a, b.detach().numpy())
+
+
+def test_recompute_nests_and_differentiates() -> None:
+    w = leaf(0.5, 1.0)
+    check_grad(lambda x: ts.recompute(lambda y: ts.sin(ts.recompute(ts.exp, y) * w), x), leaf(0.1, 0.2), order=2)
+    check_grad(lambda x, w: ts.recompute(lambda y: ts.sin(ts.recompute(ts.exp, y) * w), x), leaf(0.1, 0.2), w, order=2)
+    assert not ts.recompute(ts.exp, ts.ones(2)).requires_grad
+    y = ts.recompute(lambda x: (w, x * 1), ts.ones(2))[0]  # what it closes over, handed out
+    y.sum().backward()
+    equal(w.grad, [1.0, 1.0])
+
+
+def test_recompute_keeps_nothing_inside() -> None:
+    def deep(x: Tensor) -> Tensor:
+        for _ in range(20):
+            x = ts.tanh(x * x)
+        return x
+
+    kept = []
+    for run in (lambda fn, x: fn(x), ts.recompute):
+        x = leaf(np.ones(10_000))
+        tracemalloc.start()
+        y = run(deep, x)
+        gc.collect()
+        kept.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        y.sum().backward()
+    assert kept[1] < 0.1 * kept[0]
+
+
+def test_recompute_sees_a_leaf_that_another_thread_made_meanwhile() -> None:
+    w, begun = leaf(2.0), []
+
+    def fn(x: Tensor) -> Tensor:
+        if not begun:
+            begun.append(True)
+            w.data = np.array(3.0)  # an optimizer's step, say
+        return x * w
+
+    ts.recompute(fn, leaf(5.0)).backward()
+    equal(w.grad, 5.0)
+
+
+def test_recompute_refuses_a_parameter_written_since() -> None:
+    w = leaf(1.0, 2.0)
+    y = ts.recompute(lambda x: x * w, leaf(3.0, 4.0)).sum()
+    w.data = np.zeros(2)
+    with pytest.raises(RuntimeError, match=r"leaf of shape \(2,\) was written to"):
+        y.backward()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_recompute_lets_go_of_what_its_function_holds(no_collector: None, backward: bool) -> None:
+    def run() -> tuple[weakref.ref[Held], Tensor]:
+        held, w = Held(), leaf(2.0)
+        y = ts.recompute(lambda x: x * w + 0 * id(held), leaf(1.0))
+        if backward:
+            y.backward()
+        return weakref.ref(held), y
+
+    held, y = run()
+    assert (held() is None) == backward  # a freed graph holds its functions no longer
+    del y
+    assert held() is None
+
+
+class Held:
+    """Something that a function holds."""

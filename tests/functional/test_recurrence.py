@@ -1,0 +1,21 @@
+"""Scans whose lengths are integers of any width."""
+
+import numpy as np
+import pytest
+from helpers.functions import scan
+
+import tinyseq as ts
+import tinyseq.functional as F
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint64"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths_may_be_of_any_integer_type_or_a_list(dtype: str, reverse: bool) -> None:
+    _, x, h, _, *more = scan("gru")(lambda options: options[0])[0]
+    x = np.random.default_rng(0).standard_normal((3, 5, x.shape[2]))
+    arguments = ["gru", *(ts.tensor(v) for v in (x, np.ones((3, h.shape[1])))), None,
+                 *(None if v is None else ts.tensor(v) for v in more[:4])]
+    expected = F.scan(*arguments, np.array([2, 0, 4]), reverse)
+    for lengths in (np.array([2, 0, 4], dtype), ts.tensor(np.array([2, 0, 4], dtype)), [2, 0, 4]):
+        for y, z in zip(F.scan(*arguments, lengths, reverse), expected, strict=True):
+            assert np.array_equal(y.numpy(), z.numpy())

@@ -1,0 +1,216 @@
+"""Modules: what they hold, save, copy and say."""
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.layers import close, same
+
+import tinyseq as ts
+from tinyseq import nn, optim
+from tinyseq.nn import init
+
+
+class Nested(nn.Module):
+    """Parameters in lists, tuples and dicts; a tied weight, a buffer, private names."""
+
+    def __init__(self) -> None:
+        self.layers = [nn.Linear(2, 2), {"in": (nn.Linear(2, 2, bias=False), nn.Dropout())}]
+        self.scale = nn.Parameter(ts.tensor(2.0))
+        self.tied = self.layers[0].weight
+        self.count = nn.Buffer([3])
+        self._cache = nn.Parameter(ts.ones(3))
+        self.name = "nested"
+
+    def forward(self, x: Any) -> Any:
+        return self.layers[1]["in"][1](self.layers[0](x)) * self.scale
+
+
+def test_parameters_are_found_wherever_they_hang() -> None:
+    model = Nested()
+    names = ["layers.0.weight", "layers.0.bias", "layers.1.in.0.weight", "scale"]
+    assert [name for name, _ in model.named_parameters()] == names
+    assert [id(p) for p in model.parameters()] == [id(p) for _, p in model.named_parameters()]
+    assert list(model.state_dict()) == [*names, "tied", "count"]
+    assert [name for name, _ in model.children()] == ["layers.0", "layers.1.in.0", "layers.1.in.1"]
+    assert len(list(model.modules())) == 4
+
+
+def test_modes_reach_everything() -> None:
+    model = Nested()
+    assert all(m.training for m in model.train().modules()) and not any(m.training for m in model.eval().modules())
+    x = ts.ones((50, 2))
+    same(model(x), model(x))
+    model.train()
+    assert (model(x).detach().numpy() != model(x).detach().numpy()).any()
+    model.requires_grad_(False)
+    assert not any(p.requires_grad for p in model.parameters()) and not model(x).requires_grad
+    assert len(model.parameters()) == 4
+    model.requires_grad_()
+    ts.sum(model(x)).backward()
+    assert model.scale.grad is not None
+    model.zero_grad()
+    assert model.scale.grad is None
+
+
+def test_to_converts_numbers_and_voids_older_graphs() -> None:
+    model = Nested()
+    y = ts.sum(model.eval()(ts.ones((1, 2))))
+    assert model.to(ts.float64) is model
+    assert [t.dtype for t in model.state_dict().values()] == ["float64"] * 5 + ["int64"]
+    assert model.tied is model.layers[0].weight and all(p.requires_grad for p in model.parameters())
+    assert model(ts.ones((1, 2), "float64")).dtype == "float64"
+    with pytest.raises(RuntimeError, match="written"):
+        y.backward()
+    assert model.to("numpy").scale.backend == "numpy"
+    assert [t.dtype for t in model.to("float32").state_dict().values()] == ["float32"] * 5 + ["int64"]
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
+def test_modules_copy_and_pickle(duplicate: Any) -> None:
+    model = Nested().eval()
+    model.scale.requires_grad = False
+    twin, x = duplicate(model), ts.ones((1, 2))
+    same(twin(x), model(x))
+    assert not twin.training and twin.tied is twin.layers[0].weight and not twin.scale.requires_grad
+    before = model(x)
+    init.zeros_(twin.scale)
+    same(model(x), before)
+    stack = nn.Sequential(nn.Linear(2, 2), nn.GELU(approximate="tanh"))
+    for layer in (nn.LSTM(2, 3, 2), stack, nn.AdditiveAttention(4, 3, 5)):
+        assert repr(duplicate(layer)) == repr(layer)
+
+
+def test_state_dicts_are_copied_in_and_errors_load_nothing() -> None:
+    ts.manual_seed(0)
+    model, other = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    state = model.state_dict()
+    before = {k: v.numpy().copy() for k, v in state.items()}
+    model.load_state_dict({k: v.numpy().astype("float64") * 2 for k, v in state.items()})
+    assert all(v.dtype == "float32" and (v.numpy() == 2 * before[k]).all() for k, v in model.state_dict().items())
+    with pytest.raises(KeyError, match=r"Sequential: missing \['2.weight', '2.bias'\], unexpected nothing"):
+        model.load_state_dict(other.state_dict())
+    with pytest.raises(KeyError, match=r"missing nothing, unexpected \['2.weight', '2.bias'\]"):
+        other.load_state_dict(model.state_dict())
+    wrong = {k: np.zeros((4, *v.shape)) if k.endswith("bias") else np.zeros(v.shape) for k, v in state.items()}
+    with pytest.raises(ValueError, match=r"0.bias: \(4, 3\) given, \(3,\) here; 2.bias: \(4, 1\) given"):
+        model.load_state_dict(wrong)
+    assert all((v.numpy() == 2 * before[k]).all() for k, v in model.state_dict().items())
+    model.load_state_dict(other.state_dict(), strict=False)
+    same(model.state_dict()["0.bias"], other.state_dict()["0.bias"])
+    same(model.state_dict()["2.bias"], ts.asarray(2 * before["2.bias"]))
+    y = ts.sum(model(ts.ones((1, 2))))
+    model.load_state_dict(model.state_dict())
+    with pytest.raises(RuntimeError, match="written"):
+        y.backward()
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, twin, path = Nested(), Nested(), tmp_path / "model.safetensors"
+    model.save(path)
+    twin.load(path)
+    for k, v in model.state_dict().items():
+        assert twin.state_dict()[k].dtype == v.dtype
+        same(twin.state_dict()[k], v)
+    before = path.read_bytes()
+    init.zeros_(model.scale)
+    for broken in ("os.fsync", "os.replace"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="disk"):
+            patch.setattr(broken, lambda *args: (_ for _ in ()).throw(OSError("the disk is full")))
+            model.save(path)
+        assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    model.save(path)
+    assert path.read_bytes() != before and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_modules_say() -> None:
+    assert repr(Nested()) == (
+        "Nested(\n  (layers.0): Linear(2, 2, bias=True)\n  (layers.1.in.0): Linear(2, 2, bias=False)\n"
+        "  (layers.1.in.1): Dropout(p=0.5)\n)")
+    model = nn.Sequential(nn.Embedding(9, 2, padding_idx=-9), nn.Sequential(nn.LayerNorm(2), nn.LeakyReLU(
+        negative_slope=0.1)), nn.LSTM(2, 3, 2, dropout=0.1, bidirectional=True))
+    assert repr(model) == (
+        "Sequential(\n  (0): Embedding(9, 2, padding_idx=0)\n  (1): Sequential(\n    (0): LayerNorm((2,), eps=1e-05)\n"
+        "    (1): LeakyReLU(negative_slope=0.1)\n  )\n"
+        "  (2): LSTM(2, 3, num_layers=2, dropout=0.1, bidirectional=True)\n)")
+    with pytest.raises(NotImplementedError, match="Module has no forward"):
+        nn.Module()(1)
+
+
+def test_parameters_are_copies_and_take_numbers() -> None:
+    x, frozen = np.ones(3, "float32"), np.ones(3, "float32")
+    frozen.flags.writeable = False
+    for data in (x, frozen, ts.asarray(x)):
+        p = nn.Parameter(data)
+        assert p.requires_grad and p.dtype == "float32"
+        p.grad = ts.ones(3)
+        optim.SGD([p], 1.0).step()
+        assert p.tolist() == [0, 0, 0] and x.tolist() == [1, 1, 1] and frozen.tolist() == [1, 1, 1]
+    assert nn.Parameter([1.0, 2.0]).shape == (2,) and not nn.Parameter(x, requires_grad=False).requires_grad
+
+
+def test_only_parameters_are_trained_and_what_was_computed_is_not_kept() -> None:
+    model = Nested()
+    names, state = [name for name, _ in model.named_parameters()], list(model.state_dict())
+    model.seen = model(ts.ones((1, 2)))  # type: ignore[attr-defined]
+    assert [name for name, _ in model.named_parameters()] == names and list(model.state_dict()) == state
+    assert all(isinstance(p, nn.Parameter) for p in model.parameters())
+    model.layers.append({"w": ts.ones(2, requires_grad=True)})
+    for ask in (model.parameters, model.state_dict):
+        with pytest.raises(TypeError, match=r"Nested: layers.2.w is a plain Tensor that requires .* nn.Parameter"):
+            ask()
+
+
+class Averaging(nn.Module):
+    """A running mean, and the last input kept to be looked at."""
+
+    def __init__(self) -> None:
+        self.mean, self.out = nn.Buffer(ts.zeros(2)), nn.Linear(2, 2)
+
+    def forward(self, x: Any) -> Any:
+        self.last, self.all = x * 1.0, {"x": [x * 1.0]}
+        self.mean = 0.5 * self.mean + 0.5 * ts.mean(self.out(x), 0)
+        return self.out(x - self.mean)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_a_forward_computes_never_becomes_a_buffer(recorded: bool) -> None:
+    model = Averaging()
+    before = {k: v.numpy().copy() for k, v in model.state_dict().items()}
+    assert list(before) == ["mean", "out.weight", "out.bias"]
+    with ts.enable_grad() if recorded else ts.no_grad():
+        model(ts.ones((3, 2)))
+    after = model.state_dict()
+    assert list(after) == list(before) and (after["mean"].numpy() != before["mean"]).all()
+    assert type(model.mean) is nn.Buffer and not model.mean.requires_grad and len(model.parameters()) == 2
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model))).to(ts.float64)
+    assert twin.mean.dtype == "float64" and type(twin.mean) is nn.Buffer and twin.last.dtype == "float32"
+    twin.load_state_dict(before)
+    assert twin.mean.tolist() == [0, 0]
+
+
+def test_a_module_may_know_its_parent() -> None:
+    parent = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
+    names = list(parent.state_dict())
+    parent[1].parent = [parent]  # type: ignore[attr-defined]
+    assert list(parent.state_dict()) == names and len(parent.parameters()) == 4
+    assert len(list(parent.eval().modules())) == 4 and not parent[0].training
+    assert "(parent.0): (see above)" in repr(parent)
+    assert list(copy.deepcopy(parent).state_dict()) == names
+
+
+@pytest.mark.reference
+def test_torchs_safetensors_load_here_and_ours_there(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file, save_file
+
+    theirs, ours = torch.nn.GRU(3, 4, 2, bidirectional=True), nn.GRU(3, 4, 2, bidirectional=True)
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    ours.load(tmp_path / "theirs.safetensors")
+    for k, v in theirs.state_dict().items():
+        close(ours.state_dict()[k], v)
+    ours.save(tmp_path / "ours.safetensors")
+    theirs.load_state_dict(load_file(tmp_path / "ours.safetensors"))
