@@ -145,8 +145,8 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     known = {"clip", "direction", "hidden_size", "activations", "activation_alpha", "activation_beta", "layout", *own}
     if not attributes.keys() <= known:
         raise ValueError(f"from_onnx: expected attributes of {sorted(known)}, got {sorted(attributes)}")
-    for option in ("layout", "linear_before_reset"):
-        check.integers("from_onnx", 0, 1, **{option: attributes.get(option, 0)})
+    after, layout = (attributes.get(key, 0) for key in ("linear_before_reset", "layout"))
+    check.integers("from_onnx", 0, 1, linear_before_reset=after, layout=layout)
     usual = {"RNN": ["tanh"], "GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}[name] * len(W)
     given = attributes.get("activations") or usual
     if not isinstance(given, (list, tuple)):
@@ -154,7 +154,7 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     given = [f.decode() if isinstance(f, bytes) else str(f) for f in given]
     lower = [f.lower() for f in given]
     plain = lower == (lower[:1] * len(W) if name == "RNN" else usual)
-    _same(layer, _equation(name, lower[0], plain, attributes.get("linear_before_reset", 0)) or f"activations={given}")
+    _same(layer, _equation(name, lower[0], plain, after) or f"activations={given}")
     if P is not None and np.any(_array("from_onnx", "P", P)):
         _same(layer, "i = sigmoid(W x + b + U h + d + P * c), and so on, with peepholes P")
     for option, value in needed.items():
