@@ -6,10 +6,8 @@ The stream is that of `generator` if given, else that of `tinyseq.random`'s curr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -19,21 +17,15 @@ from tinyseq.engine import random
 from tinyseq.engine.random import Generator
 from tinyseq.engine.tensor import Tensor
 from tinyseq.nn.module import Module
+from tinyseq.scope import Scope
 
 M = TypeVar("M", bound=Module)
 
 
-_skipped = ContextVar("skipped", default=False)
-
-
-@contextmanager
-def skip() -> Iterator[None]:
+class skip(Scope):
     """Inside, nothing here draws or fills, and new parameters stay 0: for a model whose weights are loaded next."""
-    token = _skipped.set(True)
-    try:
-        yield
-    finally:
-        _skipped.reset(token)
+
+    stack: ClassVar = ContextVar("skipped", default=())
 
 
 def _fill(tensor: Tensor, values: Any, generator: Generator | None = None) -> Tensor:
@@ -42,7 +34,7 @@ def _fill(tensor: Tensor, values: Any, generator: Generator | None = None) -> Te
         raise TypeError(f"expected tensor to be a Tensor, got {describe(tensor)}")
     if callable(values) and tensor.dtype.kind != "f":
         raise TypeError(f"expected tensor to be of a floating-point dtype, got {describe(tensor)}")
-    if not _skipped.get():
+    if not skip.stack.get():
         values = values(random.host_generator(generator)) if callable(values) else values
         tensor.data = np.array(np.broadcast_to(values, tensor.shape), tensor.dtype)
     return tensor

@@ -73,7 +73,11 @@ class _Recurrent(Module):
         self.input_size, self.hidden_size, self.num_layers = check.integers(
             type(self).__name__, 1, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         self.dropout = check.numbers(type(self).__name__, least=0, below=1, dropout=dropout)
-        self.bidirectional, self.directions = bidirectional, 2 if bidirectional else 1
+        self.bidirectional = bidirectional
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
 
     def _scan(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         """y (B, T, H) and the final state of one layer in one direction, k counting layers and in them directions."""
