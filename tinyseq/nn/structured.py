@@ -19,7 +19,6 @@ from tinyseq.engine.graph import no_grad
 from tinyseq.engine.tensor import Array, Like, Tensor, namespace
 from tinyseq.functional.arguments import checked_lengths
 from tinyseq.nn import init
-from tinyseq.nn.masks import length_mask
 from tinyseq.nn.module import Module, Parameter
 
 
@@ -153,10 +152,12 @@ class CRF(Module):
         tags = tags if hasattr(tags, "dtype") else np.asarray(tags)
         if tags.shape != scores.shape[:2] or tags.dtype.kind not in "iu":
             raise ValueError(f"CRF: expected integer tags (B, T) = {scores.shape[:2]}, got {tags.dtype} {tags.shape}")
-        tags = ops.like(on, tags)                                                   # where the lengths are, or a device
-        tags = ops.check_ids("CRF", ops.where(ops.like(tags, on), tags, 0), self.num_tags)
-        rest = None if lengths is None else ops.maximum(n - 1, 0)
+        tags = ops.integers(tags)
+        if backends.on_host(tags, on):
+            ops.check_ids("CRF", np.where(on, tags, 0), self.num_tags)
+        rest = None if lengths is None else namespace(n).maximum(n - 1, 0)
         tags, on, n = (ops.like(scores, a) for a in (tags, on, n))
+        tags = ops.where(on, tags, 0)
         emitted = ops.take_along_axis(scores, tags[..., None], 2)[..., 0]           # 0 in the padding
         moved = moves[tags[:, :-1], tags[:, 1:]]
         ends = ops.take_along_axis(tags, ops.maximum(n - 1, 0)[:, None], 1)[:, 0]
@@ -192,17 +193,17 @@ class CRF(Module):
         rows = Tensor(xp.stack(tags[::-1], axis=1)).tolist()
         return [row[:n] for row, n in zip(rows, Tensor(n).tolist(), strict=True)]
 
-    def _begin(self, where: str, x: Like, lengths: Like) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _begin(self, where: str, x: Like, lengths: Like) -> tuple[Tensor, Tensor, Tensor, Tensor, Array, Array]:
         """In float64: x, 0 in the padding, and the start, transition and end scores. The lengths (B,) and where steps
-        are real (B, T), where the lengths are."""
+        are real (B, T), as arrays where the lengths are."""
         x = ops.asarray(x)
         if x.ndim != 3 or x.shape[2] != self.num_tags or not x.shape[1] or x.dtype.kind != "f":
             raise ValueError(f"{where}: expected floating-point scores (batch, time, {self.num_tags}) of at least one "
                              f"step, got {x.dtype} {x.shape}")
         batch, time, _ = x.shape
         n = checked_lengths(np.full(batch, time) if lengths is None else lengths, time, batch, where)
-        on = length_mask(n, time)
+        on = namespace(n).arange(time) < n[:, None]
         x = x if lengths is None else ops.where(ops.like(x, on)[..., None], x, 0.0)
         x, start, moves, end = (a.astype(np.float64) for a in (
             x, self.start_transitions, self.transitions, self.end_transitions))
-        return x, start, moves, end, Tensor(n), on
+        return x, start, moves, end, n, on
