@@ -47,9 +47,7 @@ def weights_of(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
     return w_ih, w_hh, b_ih, b_hh
 
 
-def _begin(
-    module: Any, x: Like, state: Sequence[Like] | None, sizes: Sequence[int], *lead: int
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """x and the initial state, zeros unless given, of shapes (*lead, B, size); what does not fit is refused by name."""
     x = ops.operand(x)
     shapes = [(*lead, *x.shape[:1], size) for size in sizes]
