@@ -140,6 +140,11 @@ class use_backend:
         _chosen.set((*chosen[:at], *(c for c in chosen[at + 1 :] if c.entered)))
 
 
+def on_host(*arrays: Array) -> bool:
+    """Whether their values can be looked at without waiting: on a device nobody looks."""
+    return all(isinstance(array, load("numpy").array_types) for array in arrays)
+
+
 def of(array: Array) -> Backend:
     """The backend whose kernels run on `array`: the active one if it takes arrays of this type, else their owner."""
     backend = active()

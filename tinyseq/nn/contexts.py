@@ -1,5 +1,6 @@
-"""Contexts: what a decoder takes from a memory of any length, by attention or as one fixed summary.
+"""Contexts, the attention of a recurrent decoder to its memory; that between all positions is in nn/multihead.py.
 
+A context is what a decoder takes from a memory of any length, by attention or as one fixed summary.
 Each module maps queries (B, T, Q) and a memory (B, S, M) to contexts (B, T, C) and weights (B, T, S), or None where it
 has no weights. The memory may be an encoder's outputs, the frames of a sound or the regions of an image; `mask` (B, S)
 is boolean, True where a position takes part. `keys` is what of the memory is computed once, however often it is asked.

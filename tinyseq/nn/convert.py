@@ -43,7 +43,7 @@ def from_torch(layer: Any, state: Mapping[str, Any]) -> State:
     Values are tensors on the CPU, or arrays. A state_dict does not tell tanh from relu: choose `nonlinearity` alike.
     """
     name = _name("from_torch", layer)
-    _mapping("from_torch", state=state)
+    _mapping("from_torch", "state", state)
     _same(layer, EQUATIONS["gru" if name == "GRU" else layer.kind])
     if any(key.startswith("weight_hr") for key in state):
         _same(layer, "h' = W_hr (o * tanh(c')), which is proj_size > 0")
@@ -61,7 +61,7 @@ def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], in
     time_major and a merge_mode that is not "concat" are refused, as are keys that Keras does not write.
     """
     name = _name("from_keras", layer)
-    _mapping("from_keras", config=config)
+    _mapping("from_keras", "config", config)
     index = check.integers("from_keras", 0, layer.num_layers - 1, index=index)
     cells = [_keras_cell(layer, name, side, side is config.get("backward_layer")) for side in _sides(layer, config)]
     count = sum(2 + cell["use_bias"] for cell in cells)
@@ -93,12 +93,11 @@ def _sides(layer: Any, config: Mapping[str, Any]) -> list[Any]:
 def _keras_cell(layer: Any, name: str, side: Any, backward: bool) -> dict[str, Any]:
     """The settings of a Keras layer of one direction, {"class_name", "config"}, if ours computes the same."""
     kind = {"RNN": "SimpleRNN"}.get(name, name)
-    _mapping("from_keras", layer=side)
-    settings, classes = dict(_mapping("from_keras", config=side.get("config"))), [(side.get("class_name", kind), kind)]
+    settings = dict(_mapping("from_keras", "config", _mapping("from_keras", "layer", side).get("config")))
+    classes = [(side.get("class_name", kind), kind)]
     if cell := settings.pop("cell", None):  # an RNN around it
-        _mapping("from_keras", cell=cell)
+        settings |= _mapping("from_keras", "config", _mapping("from_keras", "cell", cell).get("config"))
         classes = [(side.get("class_name", "RNN"), "RNN"), (cell.get("class_name"), f"{kind}Cell")]
-        settings |= _mapping("from_keras", config=cell.get("config"))
     for found, expected in classes:
         if found != expected:
             _same(layer, f"the equations of a {found}, not of a {expected}")
@@ -145,8 +144,8 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     known = {"clip", "direction", "hidden_size", "activations", "activation_alpha", "activation_beta", "layout", *own}
     if not attributes.keys() <= known:
         raise ValueError(f"from_onnx: expected attributes of {sorted(known)}, got {sorted(attributes)}")
-    for option in ("layout", "linear_before_reset"):
-        check.integers("from_onnx", 0, 1, **{option: attributes.get(option, 0)})
+    after, layout = (attributes.get(key, 0) for key in ("linear_before_reset", "layout"))
+    check.integers("from_onnx", 0, 1, linear_before_reset=after, layout=layout)
     usual = {"RNN": ["tanh"], "GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}[name] * len(W)
     given = attributes.get("activations") or usual
     if not isinstance(given, (list, tuple)):
@@ -154,7 +153,7 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     given = [f.decode() if isinstance(f, bytes) else str(f) for f in given]
     lower = [f.lower() for f in given]
     plain = lower == (lower[:1] * len(W) if name == "RNN" else usual)
-    _same(layer, _equation(name, lower[0], plain, attributes.get("linear_before_reset", 0)) or f"activations={given}")
+    _same(layer, _equation(name, lower[0], plain, after) or f"activations={given}")
     if P is not None and np.any(_array("from_onnx", "P", P)):
         _same(layer, "i = sigmoid(W x + b + U h + d + P * c), and so on, with peepholes P")
     for option, value in needed.items():
@@ -171,11 +170,10 @@ def _name(where: str, layer: Any) -> str:
                     f"{type(layer).__name__}")
 
 
-def _mapping(where: str, **given: Any) -> Mapping[str, Any]:
-    for name, value in given.items():
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise TypeError(f"{where}: expected {name} as a dictionary of names, got a {type(value).__name__}")
-    return value  # type: ignore[no-any-return]
+def _mapping(where: str, name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{where}: expected {name} as a dictionary of names, got a {type(value).__name__}")
+    return value
 
 
 def _array(where: str, name: str, value: Any, axes: int | None = None) -> np.ndarray[Any, Any]:

@@ -6,49 +6,37 @@ The stream is that of `generator` if given, else that of `tinyseq.random`'s curr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from tinyseq import backends, check
+from tinyseq import check
 from tinyseq.check import describe, explained
 from tinyseq.engine import random
 from tinyseq.engine.random import Generator
 from tinyseq.engine.tensor import Tensor
 from tinyseq.nn.module import Module
+from tinyseq.scope import Scope
 
 M = TypeVar("M", bound=Module)
 
 
-_skipped = ContextVar("skipped", default=False)
-
-
-@contextmanager
-def skip() -> Iterator[None]:
+class skip(Scope):
     """Inside, nothing here draws or fills, and new parameters stay 0: for a model whose weights are loaded next."""
-    token = _skipped.set(True)
-    try:
-        yield
-    finally:
-        _skipped.reset(token)
+
+    stack: ClassVar = ContextVar("skipped", default=())
 
 
-def _draw(tensor: Tensor, of: Callable[[np.random.Generator], Any], generator: Generator | None) -> Tensor:
-    if tensor.dtype.kind != "f":
-        raise TypeError(f"expected tensor to be of a floating-point dtype, got {describe(tensor)}")
-    return tensor if _skipped.get() else _fill(tensor, of(random.host_generator(generator)))
-
-
-def _fill(tensor: Tensor, values: Any) -> Tensor:
+def _fill(tensor: Tensor, values: Any, generator: Generator | None = None) -> Tensor:
+    """Give a tensor numbers, or what a function of NumPy's generator of the next stream makes of that."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"expected tensor to be a Tensor, got {describe(tensor)}")
-    if _skipped.get():
-        return tensor
-    values = np.broadcast_to(np.asarray(values, dtype=tensor.dtype), tensor.shape)
-    tensor.data = backends.of(tensor._data).asarray(values, copy=True)
+    if callable(values) and tensor.dtype.kind != "f":
+        raise TypeError(f"expected tensor to be of a floating-point dtype, got {describe(tensor)}")
+    if not skip.stack.get():
+        values = values(random.host_generator(generator)) if callable(values) else values
+        tensor.data = np.array(np.broadcast_to(values, tensor.shape), tensor.dtype)
     return tensor
 
 
@@ -82,14 +70,14 @@ def constant_(tensor: Tensor, value: float) -> Tensor:
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Uniformly distributed from `low` to `high`."""
     low, high = check.numbers("uniform_", low=low, high=high)
-    return _draw(tensor, lambda rng: rng.uniform(low, high, tensor.shape), generator)
+    return _fill(tensor, lambda rng: rng.uniform(low, high, tensor.shape), generator)
 
 
 @explained
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Normally distributed, of that mean and standard deviation."""
     mean, std = check.numbers("normal_", mean=mean), check.numbers("normal_", least=0, std=std)
-    return _draw(tensor, lambda rng: mean + std * rng.standard_normal(tensor.shape), generator)
+    return _fill(tensor, lambda rng: mean + std * rng.standard_normal(tensor.shape), generator)
 
 
 @explained
@@ -132,7 +120,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, *, generator: Generator | Non
         q = q * np.sign(np.diag(r))  # so that every orthogonal matrix is as likely
         return gain * (q if rows >= columns else q.T).reshape(tensor.shape)
 
-    return _draw(tensor, draw, generator)
+    return _fill(tensor, draw, generator)
 
 
 def recurrent_(module: M, *, generator: Generator | None = None) -> M:

@@ -49,20 +49,19 @@ class Embedding(Module):
     ) -> None:
         num_embeddings, embedding_dim = check.integers("Embedding", 0, num_embeddings=num_embeddings,
                                                        embedding_dim=embedding_dim)
+        self.padding_idx = padding_idx
+        self.weight = init.normal_(Parameter(ops.zeros((num_embeddings, embedding_dim), dtype)))
         if padding_idx is not None:
             padding_idx = check.integers("Embedding", -num_embeddings, num_embeddings - 1, padding_idx=padding_idx)
-        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
-        self.weight = init.normal_(Parameter(ops.zeros((num_embeddings, embedding_dim), dtype)))
-        if self.padding_idx is not None:
-            row = ops.zeros((embedding_dim,), dtype)
-            self.weight.data = ops.setitem(self.weight.detach(), self.padding_idx, row).data
+            self.padding_idx = padding_idx % num_embeddings
+            self.weight.data = ops.setitem(self.weight.detach(), padding_idx, 0.0)
 
     def forward(self, ids: Like) -> Tensor:
         return functional.embedding(ids, self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
-        return ", ".join(map(str, self.weight.shape)) + (
-            "" if self.padding_idx is None else f", padding_idx={self.padding_idx}")
+        padding = [] if self.padding_idx is None else [f"padding_idx={self.padding_idx}"]
+        return ", ".join([*map(str, self.weight.shape), *padding])
 
 
 def _shape(where: str, normalized_shape: Any) -> tuple[int, ...]:

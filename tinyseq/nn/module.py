@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from tinyseq import backends, check
+from tinyseq import check
 from tinyseq.check import describe
 from tinyseq.engine import ops
 from tinyseq.engine.tensor import Tensor
@@ -75,18 +75,15 @@ class Module:
     # --- what it holds
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the modules that hang on this one directly, in the order of its attributes."""
-        for name, value in _entries(self):
-            if isinstance(value, Module):
-                yield name, value
+        return ((name, value) for name, value in _entries(self) if isinstance(value, Module))
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it, each once."""
-        below = (value for _, value in _walk(self) if isinstance(value, Module))
-        yield from {id(module): module for module in (self, *below)}.values()
+        yield from {id(module): module for _, module in [("", self), *self.named_modules()]}.values()
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of all that hang below this one; one that hangs in several places comes under each name."""
-        yield from ((name, value) for name, value in _walk(self) if isinstance(value, Module))
+        return ((name, value) for name, value in _walk(self) if isinstance(value, Module))
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every parameter and buffer; one that hangs in several places comes under each name.
@@ -169,7 +166,7 @@ class Module:
         keys = matching(where, own, state, strict)
         wanted = {k: tensor for k, tensor in own.items() if k in state}
         for k, array in check.arrays(where, wanted, state).items():
-            own[k].data = backends.of(own[k]._data).asarray(array, dtype=own[k].dtype, copy=True)
+            own[k].data = array.astype(own[k].dtype)
         return keys
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -222,10 +219,9 @@ def _entries(module: Module) -> Iterator[tuple[str, Any]]:
         name, value = stack.pop()
         if isinstance(value, Module) or (isinstance(value, Tensor) and value.is_leaf):
             yield name, value
-        elif isinstance(value, (list, tuple)):
-            stack += [(f"{name}.{i}", v) for i, v in reversed(list(enumerate(value)))]
-        elif isinstance(value, dict):
-            stack += [(f"{name}.{k}", v) for k, v in reversed(value.items())]
+        elif isinstance(value, (list, tuple, dict)):
+            inside = value.items() if isinstance(value, dict) else enumerate(value)
+            stack += [(f"{name}.{key}", v) for key, v in reversed(list(inside))]
 
 
 def _walk(module: Module, prefix: str = "", above: tuple[Module, ...] = ()) -> Iterator[tuple[str, Any]]:

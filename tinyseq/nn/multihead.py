@@ -1,4 +1,7 @@
-"""Multi-head attention: every position asks every other one, in several subspaces at once (Vaswani et al. 2017)."""
+"""Multi-head attention, the Transformer's: between all positions; a recurrent decoder's is in nn/contexts.py.
+
+Every position asks every other one, in several subspaces at once (Vaswani et al. 2017).
+"""
 
 from __future__ import annotations
 

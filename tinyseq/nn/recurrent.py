@@ -24,14 +24,13 @@ from tinyseq.nn.masks import refuse
 from tinyseq.nn.module import Module, Parameter
 
 KEYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-KINDS = {"tanh": "rnn_tanh", "relu": "rnn_relu", "after": "gru", "before": "gru_before"}  # by the option that says so
+KINDS = {"nonlinearity": {"tanh": "rnn_tanh", "relu": "rnn_relu"}, "reset": {"after": "gru", "before": "gru_before"}}
 
 
-def _kind(module: Module, option: str, value: str, *choices: str) -> str:
-    """The name in `GATES` of what one option chooses; the module keeps it under its own name."""
-    check.choice(type(module).__name__, choices, **{option: value})
-    setattr(module, option, value)
-    return KINDS[value]
+def _kind(module: Module, option: str, value: str) -> str:
+    """The name in `GATES` of the cell that an option chooses."""
+    check.choice(type(module).__name__, [*KINDS[option]], **{option: value})
+    return KINDS[option][value]
 
 
 def _add_weights(module: Module, kind: str, inputs: int, hidden: int, bias: bool, dtype: Any, suffix: str = "") -> None:
@@ -48,16 +47,13 @@ def weights_of(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
     return w_ih, w_hh, b_ih, b_hh
 
 
-def _begin(
-    module: Any, x: Like, state: Sequence[Like] | None, sizes: Sequence[int], *lead: int
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """x and the initial state, zeros unless given, of shapes (*lead, B, size); what does not fit is refused by name."""
     x = ops.operand(x)
     shapes = [(*lead, *x.shape[:1], size) for size in sizes]
     if state is None:
-        given = tuple(Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes)
-    else:
-        given = tuple(part if isinstance(part, Tensor) else ops.like(x, part) for part in state)
+        state = [Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes]
+    given = tuple([ops.like(x, part) for part in state])
     wide, found = x.ndim == 2 + len(lead) and x.shape[-1] == module.input_size, [part.shape for part in given]
     if not wide or found != shapes:
         axes, state_axes = ("batch, time", "layers x directions, batch") if lead else ("batch", "batch")
@@ -70,15 +66,12 @@ class _Recurrent(Module):
     """What all recurrent layers share: the loop over layers and directions."""
 
     sizes: tuple[int, ...]  # of the tensors in a state: (H,), or (H, H) for h and c of an LSTM
-    dropout: float
-    recurrent_dropout: float
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool, **p: float) -> None:
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, dropout: float, bidirectional: bool) -> None:
         self.input_size, self.hidden_size, self.num_layers = check.integers(
             type(self).__name__, 1, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        self.dropout = check.numbers(type(self).__name__, least=0, below=1, dropout=dropout)
         self.bidirectional = bidirectional
-        for name, value in p.items():
-            setattr(self, name, check.numbers(type(self).__name__, least=0, below=1, **{name: value}))
 
     @property
     def directions(self) -> int:
@@ -108,9 +101,8 @@ class _Recurrent(Module):
         return x, tuple(ops.stack(list(parts)) for parts in zip(*finals, strict=True))
 
     def extra_repr(self) -> str:
-        extra = [f"num_layers={self.num_layers}"] if self.num_layers > 1 else []
-        extra += [f"dropout={self.dropout}"] if self.dropout else []
-        extra += ["bidirectional=True"] if self.bidirectional else []
+        usual = {"num_layers": 1, "dropout": 0.0, "bidirectional": False}
+        extra = [f"{name}={getattr(self, name)}" for name, value in usual.items() if getattr(self, name) != value]
         return ", ".join([str(self.input_size), str(self.hidden_size), *extra])
 
 
@@ -124,8 +116,9 @@ class _Fused(_Recurrent):
         dropout: float = 0.0, bidirectional: bool = False, *, recurrent_dropout: float = 0.0, dtype: Any = np.float32,
     ) -> None:
         refuse(self, batch_first=not batch_first)
-        super().__init__(input_size, hidden_size, num_layers, bidirectional, dropout=dropout,
-                         recurrent_dropout=recurrent_dropout)
+        super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
+        self.recurrent_dropout = check.numbers(
+            type(self).__name__, least=0, below=1, recurrent_dropout=recurrent_dropout)
         self.sizes = (self.hidden_size,) * (2 if self.kind == "lstm" else 1)
         self._suffixes = [f"_l{k}{way}" for k in range(self.num_layers) for way in ("", "_reverse")[: self.directions]]
         for k, suffix in enumerate(self._suffixes):
@@ -160,7 +153,7 @@ class Scan(_Recurrent):
         if isinstance(cell, Module) or not callable(cell):
             raise TypeError("Scan: expected cell to be a class or function that makes the cell of each layer and "
                             f"direction, cell(I, H), got {'a module: ' * isinstance(cell, Module)}{cell!r}")
-        super().__init__(input_size, hidden_size, num_layers, bidirectional, dropout=dropout)
+        super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
         self.cells: list[Module] = []
         for _ in range(num_layers):
             self.cells += [cell(input_size, hidden_size) for _ in range(self.directions)]
@@ -200,7 +193,7 @@ class RNN(_Plain):
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh",
                  *args: Any, **options: Any) -> None:
-        self.kind = _kind(self, "nonlinearity", nonlinearity, "tanh", "relu")
+        self.nonlinearity, self.kind = nonlinearity, _kind(self, "nonlinearity", nonlinearity)
         super().__init__(input_size, hidden_size, num_layers, *args, **options)
 
 
@@ -212,7 +205,7 @@ class GRU(_Plain):
     """
 
     def __init__(self, input_size: int, hidden_size: int, *args: Any, reset: str = "after", **options: Any) -> None:
-        self.kind = _kind(self, "reset", reset, "after", "before")
+        self.reset, self.kind = reset, _kind(self, "reset", reset)
         super().__init__(input_size, hidden_size, *args, **options)
 
 
@@ -249,11 +242,9 @@ class _Cell(Module):
 class RNNCell(_Cell):
     """One step of RNN: x (B, I), h (B, H) or None for zeros -> the next h (B, H)."""
 
-    nonlinearity: str
-
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh",
                  **options: Any) -> None:
-        self.kind = _kind(self, "nonlinearity", nonlinearity, "tanh", "relu")
+        self.nonlinearity, self.kind = nonlinearity, _kind(self, "nonlinearity", nonlinearity)
         super().__init__(input_size, hidden_size, bias, **options)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
@@ -264,10 +255,8 @@ class RNNCell(_Cell):
 class GRUCell(_Cell):
     """One step of GRU: x (B, I), h (B, H) or None for zeros -> the next h (B, H)."""
 
-    reset: str
-
     def __init__(self, input_size: int, hidden_size: int, *args: Any, reset: str = "after", **options: Any) -> None:
-        self.kind = _kind(self, "reset", reset, "after", "before")
+        self.reset, self.kind = reset, _kind(self, "reset", reset)
         super().__init__(input_size, hidden_size, *args, **options)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:

@@ -78,7 +78,7 @@ class AttentionDecoder(Module):
         self.embedding = Embedding(vocab_size, embedding_dim)
         self.rnn = cell(embedding_dim + fed, hidden_size)
         self.states = 2 if cell is LSTM else 1
-        self.attention = attention
+        self.attention: Any = attention
         self.combine = None if attention is None else Linear(context_size + hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
         self.out = Linear(hidden_size, vocab_size)
@@ -150,38 +150,27 @@ class AttentionDecoder(Module):
     def _run(self, x: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Embeddings (B, T, E) -> a (B, T, H) and the state after them; one step at most, unless `fused`."""
         context = weights = None
-        fed = state.fed if state.fed is None else ops.expand_dims(state.fed, 1)
+        memory = (state.memory, state.mask, state.keys)
+        before: tuple[Tensor, ...] = state.hidden if isinstance(state.hidden, tuple) else (state.hidden,)
+        fed = None if state.fed is None else ops.expand_dims(state.fed, 1)
         if self.feed == "context":
-            h = state.hidden[0] if isinstance(state.hidden, tuple) else state.hidden
-            context, weights = self._look(ops.expand_dims(h, 1), state)
+            context, weights = self.attention.attend(ops.expand_dims(before[0], 1), *memory)
             fed = context
         if fed is not None:
             x = ops.concat([x, ops.broadcast_to(fed, (*x.shape[:2], fed.shape[2]))], -1)
-        s, hidden = self._recur(x, state.hidden)
+        first = tuple([part[None] for part in before])  # of the one layer
+        s, last = self.rnn(x, first if self.states == 2 else first[0])
+        hidden: Any = tuple([part[0] for part in last]) if self.states == 2 else last[0]
         if self.combine is None:
             return s, state._replace(hidden=hidden)
         if context is None:
-            context, weights = self._look(s, state)
+            context, weights = self.attention.attend(s, *memory)
         context = ops.broadcast_to(context, (*s.shape[:2], context.shape[2]))
         a = ops.tanh(self.combine(ops.concat([context, s], -1)))
         if not a.shape[1]:
             return a, state
-        last = None if weights is None else weights[:, -1]
-        fed = None if state.fed is None else a[:, -1]
-        return a, state._replace(hidden=hidden, weights=last, fed=fed)
-
-    def _look(self, query: Tensor, state: DecoderState) -> Any:
-        """What queries (B, T, H) take from the memory: contexts (B, T, C) and weights (B, T, S)."""
-        assert self.attention is not None
-        return self.attention.attend(query, state.memory, state.mask, state.keys)
-
-    def _recur(self, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        """The recurrent layer from a state with the batch first: its outputs (B, T, H), and the state after them."""
-        if isinstance(hidden, tuple):
-            s, (h, c) = self.rnn(x, tuple(part[None] for part in hidden))
-            return s, (h[0], c[0])
-        s, h = self.rnn(x, hidden[None])
-        return s, h[0]
+        return a, state._replace(hidden=hidden, weights=None if weights is None else weights[:, -1],
+                                 fed=None if state.fed is None else a[:, -1])
 
 
 class EncoderDecoder(Module):

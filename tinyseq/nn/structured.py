@@ -86,11 +86,11 @@ class CTCLoss(Module):
             losses = ops.mean(losses / Tensor(xp.maximum(counts, 1)))
         return (ops.sum(losses) if self.reduction == "sum" else losses).astype(log_probs.dtype)
 
-    def _checked(self, log_probs: Tensor, targets: Like, *lengths: Like) -> tuple[Array, Array, Array]:
+    def _checked(self, log_probs: Tensor, targets: Like, frames: Like, counts: Like) -> tuple[Array, Array, Array]:
         """Targets, input lengths and target lengths as int64 arrays, where they are."""
-        shapes, batch = [np.shape(a) for a in (targets, *lengths)], log_probs.shape[:1]
-        if (log_probs.ndim != 3 or log_probs.dtype.kind != "f" or len(shapes[0]) != 2
-                or {shapes[0][:1], *shapes[1:]} != {batch}):
+        shapes = [np.shape(a) for a in (targets, frames, counts)]
+        fits = len(shapes[0]) == 2 and {shapes[0][:1], *shapes[1:]} == {log_probs.shape[:1]}
+        if log_probs.ndim != 3 or log_probs.dtype.kind != "f" or not fits:
             raise ValueError("CTCLoss: expected floating-point log_probs (B, T, C), targets (B, S), input_lengths and "
                              f"target_lengths (B,), got {log_probs.dtype} and shapes {log_probs.shape}, {shapes[0]}, "
                              f"{shapes[1]} and {shapes[2]}")
@@ -98,16 +98,16 @@ class CTCLoss(Module):
         if self.blank >= classes:
             raise ValueError(f"CTCLoss: expected a blank from 0 to {classes - 1}, got {self.blank}")
         labels = ops.integers(targets, "CTCLoss: targets: ")
-        frames, counts = (checked_lengths(n, most, rows, "CTCLoss", name) for n, most, name in zip(
-            lengths, (steps, labels.shape[1]), ("input_lengths", "target_lengths"), strict=True))
-        if isinstance(labels, np.ndarray) and isinstance(counts, np.ndarray):
+        frames = checked_lengths(frames, steps, rows, "CTCLoss", "input_lengths")
+        counts = checked_lengths(counts, labels.shape[1], rows, "CTCLoss", "target_lengths")
+        if backends.on_host(labels, counts):
             real = np.arange(labels.shape[1]) < counts[:, None]
             wrong = real & ((labels < 0) | (labels >= classes) | (labels == self.blank))
             for row in np.flatnonzero(wrong.any(1))[:1]:
                 raise ValueError(f"CTCLoss: expected targets from 0 to {classes - 1}, none the blank {self.blank}; row "
                                  f"{row} is {labels[row, : counts[row]].tolist()}")
             needed = counts + (real[:, 1:] & (labels[:, 1:] == labels[:, :-1])).sum(1)
-            if isinstance(frames, np.ndarray) and not self.zero_infinity and (frames < needed).any():
+            if backends.on_host(frames) and not self.zero_infinity and (frames < needed).any():
                 row = int((frames < needed).argmax())
                 raise ValueError(f"CTCLoss: row {row} has {frames[row]} frames, its {counts[row]} targets need at "
                                  f"least {needed[row]}; zero_infinity=True leaves such rows out")
@@ -148,21 +148,21 @@ class CRF(Module):
         self.transitions = init.uniform_(Parameter(ops.zeros((num_tags, num_tags), dtype)), -0.1, 0.1)
 
     def forward(self, x: Tensor, tags: Like, lengths: Like = None) -> Tensor:
-        scores, start, moves, end, steps, real = self._begin("CRF", x, lengths)
-        given = tags._data if isinstance(tags, Tensor) else tags
-        given = given if type(given) in backends.arrays else np.asarray(given)
-        if given.shape != scores.shape[:2] or given.dtype.kind not in "iu":
-            raise ValueError(f"CRF: expected integer tags (B, T) = {scores.shape[:2]}, got {given.dtype} {given.shape}")
-        if type(given) is type(real):
-            ops.check_ids("CRF", namespace(real).where(real, given, 0), self.num_tags)
-        on, n = (ops.like(scores, a) for a in (real, steps))
-        tags = ops.where(on, ops.like(scores, ops.integers(given)), 0)
+        scores, start, moves, end, n, on = self._begin("CRF", x, lengths)
+        tags = tags if hasattr(tags, "dtype") else np.asarray(tags)
+        if tags.shape != scores.shape[:2] or tags.dtype.kind not in "iu":
+            raise ValueError(f"CRF: expected integer tags (B, T) = {scores.shape[:2]}, got {tags.dtype} {tags.shape}")
+        tags = ops.integers(tags)
+        if backends.on_host(tags, on):
+            ops.check_ids("CRF", np.where(on, tags, 0), self.num_tags)
+        rest = None if lengths is None else namespace(n).maximum(n - 1, 0)
+        tags, on, n = (ops.like(scores, a) for a in (tags, on, n))
+        tags = ops.where(on, tags, 0)
         emitted = ops.take_along_axis(scores, tags[..., None], 2)[..., 0]           # 0 in the padding
         moved = moves[tags[:, :-1], tags[:, 1:]]
         ends = ops.take_along_axis(tags, ops.maximum(n - 1, 0)[:, None], 1)[:, 0]
         score = ops.sum(emitted, 1) + ops.sum(ops.where(on[:, 1:], moved, 0.0), 1) + start[tags[:, 0]] + end[ends]
 
-        rest = None if lengths is None else namespace(steps).maximum(steps - 1, 0)
         parts = start + scores[:, 0], scores[:, 1:], moves, rest
         try:
             a = _chain(*parts)
@@ -174,18 +174,18 @@ class CRF(Module):
     @no_grad()
     def decode(self, x: Tensor, lengths: Like = None) -> list[list[int]]:
         """The most probable tags of each row. Scores that are NaN are a ValueError."""
-        scores, start, moves, end, steps, real = self._begin("CRF.decode", x, lengths)
-        on, n = (ops.like(scores, a)._data for a in (real, steps))
-        x, moves, xp = scores._data, moves._data, namespace(scores._data)
-        best, ways = [start._data + x[:, 0]], xp.empty((len(moves), len(x), len(moves)), dtype=x.dtype)
+        x, *parts = self._begin("CRF.decode", x, lengths)
+        x, start, moves, end, n, on = (ops.like(x, a)._data for a in (x, *parts))
+        xp = namespace(x)
+        best, ways = [start + x[:, 0]], xp.empty((len(moves), len(x), len(moves)), dtype=x.dtype)
         for t in range(1, x.shape[1]):
             xp.add(best[-1].T[:, :, None], moves[:, None], out=ways)                # (from, B, to)
             best.append(xp.where(on[:, t, None], ways.max(axis=0) + x[:, t], best[-1]))
-        tags = [xp.argmax(best[-1] + end._data, axis=1)]
+        tags = [xp.argmax(best[-1] + end, axis=1)]
         for t in range(x.shape[1] - 1, 0, -1):
             came = xp.argmax(best[t - 1] + moves.T[tags[-1]], axis=1)
             tags.append(xp.where(on[:, t], came, tags[-1]))
-        lost = Tensor(xp.isnan(best[-1] + end._data)).numpy().any(1)
+        lost = Tensor(xp.isnan(best[-1] + end)).numpy().any(1)
         for row in np.flatnonzero(lost)[:1]:
             step = int(Tensor(xp.isnan(xp.stack([b[row] for b in best]))).numpy().any(1).argmax())
             raise ValueError("CRF.decode: expected scores and transitions that are numbers, but those of row "
@@ -201,9 +201,9 @@ class CRF(Module):
             raise ValueError(f"{where}: expected floating-point scores (batch, time, {self.num_tags}) of at least one "
                              f"step, got {x.dtype} {x.shape}")
         batch, time, _ = x.shape
-        steps = checked_lengths(np.full(batch, time) if lengths is None else lengths, time, batch, where)
-        real = namespace(steps).arange(time) < steps[:, None]
-        x = x if lengths is None else ops.where(ops.like(x, real)[..., None], x, 0.0)
+        n = checked_lengths(np.full(batch, time) if lengths is None else lengths, time, batch, where)
+        on = namespace(n).arange(time) < n[:, None]
+        x = x if lengths is None else ops.where(ops.like(x, on)[..., None], x, 0.0)
         x, start, moves, end = (a.astype(np.float64) for a in (
             x, self.start_transitions, self.transitions, self.end_transitions))
-        return x, start, moves, end, steps, real
+        return x, start, moves, end, n, on
