@@ -62,7 +62,9 @@ def table(page: str) -> list[Row]:
     found = []
     for text in rows:
         room, most = (cell.strip() for cell in text.strip(" |").split("|"))
-        paths = sorted({path for pattern in re.findall("`(.*?)`", room) for path in ROOT.glob(pattern)})
+        named, without = ({path for pattern in re.findall("`(.*?)`", part) for path in ROOT.glob(pattern)}
+                          for part in re.split(r"\bwithout\b", room + " without ", maxsplit=1))
+        paths = sorted(named - without)
         lines = {str(path.relative_to(ROOT)): lines_of_code(path) for path in paths}
         found.append(Row(room.replace("`", ""), lines, room.startswith("each"), int(most.replace(",", ""))))
     return found
