@@ -2,8 +2,8 @@
 
 from tinyseq.engine.gradients import backward
 from tinyseq.engine.creation import (
-    arange, asarray, check_ids, eye, from_dlpack, full, full_like, integers, like, linspace, one_hot, ones, ones_like,
-    operand, raw, tensor, zeros, zeros_like,
+    arange, asarray, eye, from_dlpack, full, full_like, like, linspace, ones, ones_like, operand, raw, tensor, zeros,
+    zeros_like,
 )
 from tinyseq.engine.elementwise import (
     abs, acos, acosh, add, asin, asinh, astype, atan, atan2, atanh, bitwise_and, bitwise_invert, bitwise_or,
@@ -12,7 +12,9 @@ from tinyseq.engine.elementwise import (
     logical_or, logical_xor, maximum, minimum, multiply, negative, not_equal, pow, reciprocal, remainder, round,
     sigmoid, sign, sin, sinh, sqrt, square, subtract, tan, tanh, to_backend, trunc, where,
 )
-from tinyseq.engine.indexing import argsort, getitem, index_add, setitem, sort, take, take_along_axis, topk, unindex
+from tinyseq.engine.indexing import (
+    argsort, check_ids, getitem, index_add, integers, one_hot, setitem, sort, take, take_along_axis, topk, unindex,
+)
 from tinyseq.engine.shapes import (
     broadcast_to, concat, expand_dims, flip, matrix_transpose, moveaxis, pad, permute_dims, repeat, reshape, roll,
     split, squeeze, stack, tile, tril, triu, unstack,

@@ -279,7 +279,7 @@ class Tensor:
         self.data = new._data
         return self
 
-    def __getitem__(self, index: Any) -> Tensor: return ops.getitem(self, index)
+    def __getitem__(self, index: Any) -> Tensor: return ops.getitem(self, _of_arrays(index))
 
     def __setitem__(self, index: Any, value: Like) -> None:
         if isinstance(self.node, Leaf) and grad_enabled():
@@ -287,7 +287,7 @@ class Tensor:
         if not self.is_leaf and not grad_enabled():
             raise RuntimeError(f"assignment under no_grad would cut the history of this tensor, computed by "
                                f"{name_of(self.node)}: assign to x.detach() instead")
-        new = ops.setitem(self, index, value)
+        new = ops.setitem(self, _of_arrays(index), value)
         together(*self._holds(new._data) if isinstance(self.node, Leaf)
                  else [(self, "_data", new._data), (self, "node", new.node)])
 
@@ -344,6 +344,13 @@ class Tensor:
     def permute_dims(self, *axes: Any) -> Tensor:
         """`x.permute_dims(0, 2, 1)` or `x.permute_dims((0, 2, 1))`."""
         return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes)
+
+
+def _of_arrays(index: Any) -> Any:
+    """An index with the arrays of its Tensors: no gradient goes to a place."""
+    if isinstance(index, tuple):
+        return tuple(map(_of_arrays, index))
+    return index._data if isinstance(index, Tensor) else index
 
 
 def _unpickle(kind: type[Tensor], backend: str, data: Any, requires_grad: bool) -> Tensor:
