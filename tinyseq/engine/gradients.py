@@ -112,8 +112,8 @@ def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], wanted: Set[Node
               retain_graph: bool, ends: Mapping[Node, Any] = MappingProxyType({})) -> dict[Node, Any]:
     """Gradients of `outputs`, weighted by `seeds`, at the `wanted` nodes, or at all leaves where that is None.
 
-    They are arrays, or Tensors if `create_graph`. The graph is not looked at beyond the nodes in `ends`; with
-    `create_graph` these are given with their Tensors.
+    They are arrays, or Tensors if `create_graph`. The graph ends at the nodes in `ends`, whatever they were computed
+    from; with `create_graph` these are given with their Tensors.
     """
     if create_graph and not grad_enabled():
         with enable_grad():
@@ -126,11 +126,11 @@ def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], wanted: Set[Node
         grads[y.node] = grads[y.node] + g if y.node in grads else g
     order = _order(list(grads), ends)
     replayed = _replay(order, ends) if create_graph else None
-    return _walk(order, grads, wanted, replayed, retain_graph, ends)
+    return _walk(order, grads, wanted, replayed, retain_graph)
 
 
 def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | None,
-          replayed: dict[Node, Any] | None, retain_graph: bool, ends: Mapping[Node, Any]) -> dict[Node, Any]:
+          replayed: dict[Node, Any] | None, retain_graph: bool) -> dict[Node, Any]:
     """From the youngest node to the oldest: each takes its gradient from `grads` and adds to its parents' there.
 
     Returns what was found at the `wanted` nodes. `replayed` has the pull-backs to use in place of the nodes' own.
@@ -147,8 +147,6 @@ def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | 
         if type(node) is Leaf:
             if wanted is None:
                 found[node] = g
-            continue
-        if node in ends:
             continue
         parents = node.parents
         if node.index is not None:  # one output of several: hand its gradient up to the op
@@ -182,7 +180,7 @@ def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | 
                     own.add(parent)
         if not retain_graph:
             node.pulls, node.parents, node.args = None, (), ()
-    return found
+    return found | grads  # those of the ends, which are not in `order`
 
 
 def _freed(node: Node) -> RuntimeError:
@@ -207,26 +205,25 @@ def _seed(y: Tensor, seed: Like, create_graph: bool) -> Any:
 
 
 def _order(roots: list[Node], ends: Mapping[Node, Any]) -> list[Node]:
-    """The nodes that `roots` were computed from, each after its parents; nothing beyond the `ends`."""
-    seen = set(roots)
-    for node in roots:  # grows as it goes
-        if node in ends:
-            continue
+    """The nodes that `roots` were computed from, each after its parents, without the `ends` and what is beyond."""
+    order = [node for node in roots if node not in ends]
+    seen = {None, *order, *ends}
+    for node in order:  # grows as it goes
         if type(node) is Leaf and node.written:
             raise RuntimeError(f"a leaf of shape {node.shape} was written to after its use: run the forward pass again")
         for parent in node.parents:
-            if parent is not None and parent not in seen:
+            if parent not in seen:
                 seen.add(parent)
-                roots.append(parent)
-    roots.sort(key=attrgetter("serial"))
-    return roots
+                order.append(parent)  # type: ignore[arg-type]
+    order.sort(key=attrgetter("serial"))
+    return order
 
 
-def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node]:
+def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node | None]:
     """The nodes from which a gradient reaches a wanted one."""
-    needed: set[Node] = set()
+    needed = {*wanted}
     for node in order:
-        if node in wanted or any(parent in needed for parent in node.parents):
+        if any(parent in needed for parent in node.parents):
             needed.add(node)
     return needed
 
@@ -263,8 +260,6 @@ def _replay(order: list[Node], ends: Mapping[Node, Any]) -> dict[Node, Any]:
     pulls: dict[Node, Any] = {}
     with enable_grad():
         for node in order:
-            if node in values:
-                continue
             if type(node) is Leaf:
                 values[node] = wrap(node.data, node)
                 continue

@@ -15,9 +15,8 @@ from tinyseq.interrupts import together
 
 Array = Any
 Like = Any  # what an op takes as an operand: a Tensor, a number, an array
-
-
 Axis = int | tuple[int, ...] | None
+Shape = int | Sequence[int]
 
 namespaces = backends.namespaces
 PLAIN = frozenset({float, int, bool, str, type(None), slice, type(Ellipsis)})  # operands that need no unwrapping
@@ -74,12 +73,7 @@ class Tensor:
 
     def written(self) -> None:
         """Tell the engine that the array was changed in place: graphs that were made from the old values are void."""
-        old = self.node
-        if isinstance(old, Leaf):
-            self.node = Leaf(self, self._data)  # first: what is marked is no tensor's node, whatever interrupts
-            old.written = True
-        else:
-            self._holds(self._data)  # refuses a computed tensor
+        together(*self._holds(self._data))
 
     def _holds(self, data: Array) -> list[tuple[Any, str, Any]]:
         """What has to be set, all at once, for a leaf to hold `data`: its array, a new node, and a mark at the old."""
@@ -361,4 +355,3 @@ namespaces[Tensor] = ops
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
 Outs = tuple[tuple[Tensor, ...], Any]
-Shape = int | Sequence[int]
