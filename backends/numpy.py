@@ -13,7 +13,6 @@ pieces of `self.block` elements, so that the chain of small steps stays in the p
 import ctypes
 import operator
 import os
-import sys
 from types import ModuleType
 from typing import Any
 
@@ -37,13 +36,13 @@ def keep_memory() -> None:
     page and unmapped again, at every step. The process then holds on to its peak memory. Only on Linux with
     glibc; the environment variable TINYSEQ_KEEP_MEMORY=0 switches it off.
     """
-    if os.environ.get("TINYSEQ_KEEP_MEMORY", "1") == "0" or sys.platform != "linux":
+    if os.environ.get("TINYSEQ_KEEP_MEMORY", "1") == "0":
         return
     try:
         if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
             return
         mallopt = ctypes.CDLL(None).mallopt
-    except (ValueError, OSError, AttributeError):  # another C library: nothing to tell it
+    except (ValueError, OSError, AttributeError):  # another system or C library: nothing to tell it
         return
     mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: arrays below 32 MiB (the most glibc allows) come from the heap
     mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: the heap shrinks only when 1 GiB at its end is free
@@ -66,9 +65,8 @@ class NumpyBackend(ActivationKernels, NormalisationKernels, LossKernels, LayerKe
         lacks."""
         xp = ModuleType(f"tinyseq.backends.{self.name}.xp", "Array functions under Array API names.")
         public = {k: v for k, v in vars(library).items() if not k.startswith("__") or k == "__getattr__"}
-        lacking = (self.unstack,)  # new in NumPy 2.1
         ours = (self.sum, self.mean, self.cumulative_sum, self.erf, self.sigmoid, self.getitem, self.unindex)
-        vars(xp).update({f.__name__: f for f in lacking} | public | {f.__name__: f for f in ours})
+        vars(xp).update({"unstack": self.unstack} | public | {f.__name__: f for f in ours})  # NumPy's own is new in 2.1
         return xp
 
     # ---- arrays in and out

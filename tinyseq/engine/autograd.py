@@ -9,8 +9,8 @@
 op, its parents' nodes, its constants and the pull-backs. A node is not a Tensor and keeps no parent's value, so only
 what some pull-back uses stays alive. `backward` walks the nodes from the output to the leaves.
 
-For gradients of gradients the same bodies run once more, on Tensors this time (`_replay`): then the pull-backs are
-made of Tensors too, and what they compute can be differentiated again. No op needs a second rule.
+For gradients of gradients the same bodies run once more, on Tensors this time (`_replay` in gradients.py): then the
+pull-backs are made of Tensors too, and what they compute can be differentiated again. No op needs a second rule.
 """
 
 from __future__ import annotations
@@ -94,10 +94,8 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
                 x, nodes = _unwrap(a, args)
                 raw.append(x)
                 parents += nodes
-                if type(x) is Slots:
-                    listed = True
-                else:
-                    lent = (*lent, len(raw) - 1)
+                listed = listed or type(x) is Slots
+                lent = lent if type(x) is Slots else (*lent, len(raw) - 1)
         recording = any(parents) and (not (modes := switches.get()) or modes[-1].enabled)
         if recording and (lent or kwargs):
             for i in lent:
@@ -173,7 +171,8 @@ def attach(op: Any, parents: list[Node | None], args: list[Any] | None, kwargs: 
     if type(pulls) is tuple:
         if len(pulls) < len(parents) and any(parents[len(pulls) :]):
             raise TypeError(f"{op.__name__}: a Tensor has no pull-back of its own ({len(pulls)} for {len(parents)} "
-                            "slots): it is in a list where one Tensor is expected (ts.stack them), or the op lacks one")
+                            "slots): it is in a list where one Tensor is expected (ts.stack them), or the op lacks a "
+                            "pull-back")
         if args is not None:  # keep only the closures that will be called
             pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])
     node.pulls = pulls
@@ -205,8 +204,10 @@ def _moved(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], d
     here = next((a for a in args if isinstance(a, Tensor) and not isinstance(a._data, np.ndarray)), None)
     if here is None or not any(isinstance(a, np.ndarray) for a in (*args, *kwargs.values())):
         return None
-    move: Callable[[Any], Any] = lambda a: (
-        a if not isinstance(a, np.ndarray) else like(here, a)._data if a.ndim else a.item())
+
+    def move(a: Any) -> Any:
+        return a if not isinstance(a, np.ndarray) else like(here, a)._data if a.ndim else a.item()
+
     return list(map(move, args)), {name: move(a) for name, a in kwargs.items()}
 
 

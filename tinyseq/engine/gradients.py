@@ -5,21 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Any, cast
 
 from tinyseq import backends, check
 from tinyseq.check import describe, explained
-from tinyseq.engine.autograd import in_slots, over_slots, wrap
+from tinyseq.engine.autograd import in_slots, op, over_slots, wrap
 from tinyseq.engine.creation import asarray, like
-from tinyseq.engine.elementwise import identity
 from tinyseq.engine.graph import Leaf, Node, enable_grad, grad_enabled, name_of
-from tinyseq.engine.tensor import Like, Tensor, namespace, namespaces
+from tinyseq.engine.tensor import Like, Out, Tensor, namespace, namespaces
 
 
 def backward(y: Tensor, seed: Like, retain_graph: bool, create_graph: bool) -> None:
     """`Tensor.backward`: add the gradients of y, weighted by `seed`, to the `.grad` of the leaves."""
-    for leaf, g in pull_back([y], [seed], None, create_graph, retain_graph or create_graph).items():
+    for leaf, g in pull_back([y], [seed], None, create_graph, retain_graph or create_graph, {}).items():
         tensor = cast(Leaf, leaf).tensor()
         while tensor is not None:
             old = tensor.grad  # a sum is a new array, and the first gradient could belong to someone else
@@ -51,7 +49,7 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor], 
     for i, x in enumerate(wanted):
         if x.node is None:
             raise ValueError(f"input {i}, of shape {x.shape}, does not require a gradient")
-    found = pull_back(roots, seeds, {x.node for x in wanted}, create_graph, retain_graph or create_graph)
+    found = pull_back(roots, seeds, {x.node for x in wanted}, create_graph, retain_graph or create_graph, {})
     results: list[Tensor | None] = []
     for i, x in enumerate(wanted):
         g = found.get(cast(Node, x.node))
@@ -109,7 +107,7 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
 
 
 def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], wanted: Set[Node | None] | None, create_graph: bool,
-              retain_graph: bool, ends: Mapping[Node, Any] = MappingProxyType({})) -> dict[Node, Any]:
+              retain_graph: bool, ends: Mapping[Node, Any]) -> dict[Node, Any]:
     """Gradients of `outputs`, weighted by `seeds`, at the `wanted` nodes, or at all leaves where that is None.
 
     They are arrays, or Tensors if `create_graph`. The graph ends at the nodes in `ends`, whatever they were computed
@@ -279,13 +277,19 @@ def _run(node: Node, values: Mapping[Node, Any]) -> tuple[Any, Any]:
         raise _freed(node)
     slots = iter(node.parents)
     fill: Callable[[Any], Any] = lambda constant: constant if (parent := next(slots)) is None else values[parent]
-    args = over_slots(fill, node.parents if node.args is None else node.args)
+    args = [values[p] for p in node.parents if p is not None] if node.args is None else over_slots(fill, node.args)
     if node.op.definition is not None:
         return _run_definition(node, args, values)
     out, pulls = node.op.body(*args, **node.kwargs)
     # A body may return what it was given, which has a node already.
     fresh: Callable[[Any], Any] = lambda y: Tensor(y._data) if any(y is a for a in args) else y
     return tuple(map(fresh, out)) if type(out) is tuple else fresh(out), pulls
+
+
+@op
+def identity(x: Tensor) -> Out:
+    """A tensor with the same values: a new place in the graph."""
+    return x, (lambda g: g,)
 
 
 def _run_definition(node: Node, args: list[Any], values: Mapping[Node, Any]) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
 """All functions of tensors under one name, those of the Array API standard (2024.12): `namespace(x)` of a Tensor x."""
 
-from tinyseq.engine.gradients import backward
+from tinyseq.engine.gradients import backward, identity
 from tinyseq.engine.creation import (
     arange, asarray, eye, from_dlpack, full, full_like, like, linspace, ones, ones_like, operand, raw, tensor, zeros,
     zeros_like,
@@ -8,7 +8,7 @@ from tinyseq.engine.creation import (
 from tinyseq.engine.elementwise import (
     abs, acos, acosh, add, asin, asinh, astype, atan, atan2, atanh, bitwise_and, bitwise_invert, bitwise_or,
     bitwise_xor, ceil, clip, cos, cosh, divide, equal, erf, exp, expm1, floor, floor_divide, greater, greater_equal,
-    identity, isfinite, isinf, isnan, less, less_equal, log, log10, log1p, log2, logaddexp, logical_and, logical_not,
+    isfinite, isinf, isnan, less, less_equal, log, log10, log1p, log2, logaddexp, logical_and, logical_not,
     logical_or, logical_xor, maximum, minimum, multiply, negative, not_equal, pow, reciprocal, remainder, round,
     sigmoid, sign, sin, sinh, sqrt, square, subtract, tan, tanh, to_backend, trunc, where,
 )

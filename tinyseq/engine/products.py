@@ -154,11 +154,9 @@ def _contract(p: Names, a: Tensor, q: Names, b: Tensor, keep: Set[Any]) -> tuple
     rows, columns = [c for c in p if c not in q], [c for c in q if c not in p]
     length = dict(zip(p + q, a.shape + b.shape, strict=True))
     shape: Callable[[Names], list[int]] = lambda names: [length[c] for c in names]
-    left = permute_dims(a, [p.index(c) for c in (*batch, *rows, *inner)])
-    right = permute_dims(b, [q.index(c) for c in (*batch, *inner, *columns)])
-    k = math.prod(shape(inner))
-    left = reshape(left, (*shape(batch), math.prod(shape(rows)), k))
-    right = reshape(right, (*shape(batch), k, math.prod(shape(columns))))
+    n, k, m = (math.prod(shape(names)) for names in (rows, inner, columns))
+    left = reshape(permute_dims(a, [p.index(c) for c in (*batch, *rows, *inner)]), (*shape(batch), n, k))
+    right = reshape(permute_dims(b, [q.index(c) for c in (*batch, *inner, *columns)]), (*shape(batch), k, m))
     names = [*batch, *rows, *columns]
     return names, reshape(left @ right, shape(names))
 
