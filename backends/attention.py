@@ -4,25 +4,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from tinyseq.backends.sums import RowKernels
+from tinyseq.backends.rows import RowKernels, blocks
 
 Array = Any
 Index = tuple[Any, ...]
-
-
-def blocks(shape: tuple[int, ...], size: int, whole: int = 0) -> Iterator[Index]:
-    """Index tuples that cut an array of `shape` into views of about `size` elements or fewer.
-
-    The last `whole` axes are never cut, and an axis of which one entry is taken stays. Cutting by index works on any
-    strides, and on a mask broadcast to `shape`.
-    """
-    if len(shape) <= whole or math.prod(shape) <= size:
-        yield (...,)
-    else:
-        step = max(1, size // math.prod(shape[1:]))
-        for start in range(0, shape[0], step):
-            for rest in blocks(shape[1:], size, whole):
-                yield (slice(start, start + step), *rest)
 
 
 class Attention(NamedTuple):

@@ -6,7 +6,7 @@ Both work on logarithms in float64 whatever comes in, so that thousands of steps
 from typing import Any
 
 import numpy as np
-from tinyseq.backends.sums import RowKernels
+from tinyseq.backends.rows import RowKernels
 
 Array = Any
 NEVER = -1e30  # log 0, yet a number: differences of two are no NaN

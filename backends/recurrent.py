@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tinyseq.backends.sums import RowKernels
+from tinyseq.backends.rows import RowKernels
 
 Array = Any
 

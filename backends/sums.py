@@ -2,47 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+from tinyseq.backends.rows import RowKernels
 
 Array = Any
 reduce: Any = np.add.reduce  # whose types know no bool as keepdims
-
-
-class RowKernels:
-    """What all kernels are built on: sums and maxima of rows. A backend adds `xp` and `block`, the parts of it that
-    inherit from this one add kernels."""
-
-    xp: ModuleType
-    block: int
-    long = 1 << 9  # numbers that a matrix product sums at a time, in several sums side by side
-
-    def _row_max(self, x: Array) -> Array:
-        """The largest entry of each row, (..., 1); a finite number for rows of -inf, so that x - max stays -inf."""
-        return self.xp.maximum(self.xp.max(x, axis=-1, keepdims=True), self.xp.finfo(x.dtype).min)
-
-    def _row_sum(self, x: Array) -> Array:
-        """The sum of each row, (..., 1): a product with ones is much faster than a reduction of short
-        rows. It is summed by `long` at a time, so that no error grows with a row."""
-        n = x.shape[-1]
-        if n <= self.long:
-            return self.xp.matmul(x, self.xp.ones((n, 1), dtype=x.dtype))
-        stop = n - n % self.long
-        parts = self._row_sum(x[..., :stop].reshape(*x.shape[:-1], n // self.long, self.long))
-        return self._row_sum(parts[..., 0]) + self._row_sum(x[..., stop:])
-
-    def _row_dot(self, a: Array, b: Array) -> Array:
-        """The sum of each row of a * b, (..., 1)."""
-        n = a.shape[-1]
-        if n < 64:  # there a call for each costs more than an array of products
-            return self._row_sum(a * b)
-        if n <= self.long:
-            return self.xp.vecdot(a, b)[..., None]
-        stop = n - n % self.long
-        of_a, of_b = (x[..., :stop].reshape(*x.shape[:-1], n // self.long, self.long) for x in (a, b))
-        return self._row_sum(self.xp.vecdot(of_a, of_b)) + self._row_dot(a[..., stop:], b[..., stop:])
 
 
 class SumKernels(RowKernels):

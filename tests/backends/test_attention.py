@@ -1,25 +1,11 @@
 """Attention in blocks: what a block holds, and the stretch of dropout's mask that belongs to it."""
 
-import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from tinyseq.backends.attention import Attention, blocks
+from tinyseq.backends.attention import Attention
 
 from tinyseq import backends
-
-
-@given(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0), st.integers(1, 40), st.integers(0, 2))
-def test_blocks_cover_each_element_once(shape: tuple[int, ...], size: int, whole: int) -> None:
-    seen = np.zeros(shape, dtype=int)
-    unit = math.prod(shape[len(shape) - whole:]) if whole else 1
-    for i in blocks(shape, size, whole):
-        assert seen[i].size <= max(size, unit)
-        seen[i] += 1
-    assert (seen == 1).all()
 
 
 @pytest.mark.parametrize("steps", [1 << 12, 1 << 14, 1 << 17])

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.rows import layout
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from tinyseq.backends.numpy import NumpyBackend
 
 
@@ -44,3 +46,12 @@ def slope(f: Any, inputs: list[np.ndarray], gradients: Any, rng: np.random.Gener
     expected = sum((d * g).sum() for d, g in zip(directions, gradients, strict=True))
     found = (8 * (up - down) - (top - bottom)) / (12 * h)
     assert abs(found - expected) <= 1e-7 * max(1, abs(expected))
+
+
+@st.composite
+def rows(draw: Any, min_side: int = 0) -> tuple[np.ndarray, int, np.random.Generator]:
+    """An array of one to three dimensions in some layout, an axis of it, and a generator."""
+    shape = draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=min_side, max_side=6))
+    rng = np.random.default_rng(draw(seeds))
+    x = (3 * rng.standard_normal(shape)).astype(draw(dtypes))
+    return layout(x, draw(st.integers(0, 3))), draw(st.integers(-len(shape), len(shape) - 1)), rng

@@ -1,8 +1,23 @@
-"""The engine: tensors, their functions and gradients, random numbers.
+"""The engine: tensors, their functions and gradients, random numbers. In the order in which to read it:
 
-One circle is here, and nowhere else: a Tensor's methods call the functions (`ops`), which are made of `@op`, which
-makes Tensors. It closes because `ops` is imported first, and what needs it within the circle imports the module, not
-its names.
+- `graph`: nodes, which lead from what was computed back to the leaves; whether anything is recorded (`no_grad`)
+- `tensor`: the Tensor that users hold: an array, its node, and the functions as methods
+- `creation`: Tensors from numbers, lists and arrays
+- `autograd`: `@op`, which makes a function of Tensors from one of arrays, and records it
+- `gradients`: back from the outputs: `backward`, `grad`, and gradients of gradients
+- `elementwise`: functions of one entry at a time: arithmetic, powers, comparisons, choice
+- `indexing`: entries by their places: slices and integers, taken, set and added to; sorting
+- `shapes`: the same entries in another shape or order, joined, cut, repeated
+- `reductions`: many entries to one: sums, means, extremes, norms
+- `products`: sums of products: `matmul`, and named axes (`einsum`, `tensordot`)
+- `ops`: all functions under one name
+- `random`: numbers that are a function of (seed, stream)
+- `recompute`: what a function computed is forgotten, and computed again on the way back
+- `debug`: where a NaN comes from
+
+Each file imports from those above it, but for one circle, here and nowhere else: a Tensor's methods are the functions
+(`tensor` needs `ops`), which are made by `@op`, which makes Tensors. So `tensor` imports `ops` as a module, whose names
+are there when a method is called; and `ops` is imported first, so that it is there as a module when `tensor` looks.
 """
 
 from tinyseq.engine import ops as ops

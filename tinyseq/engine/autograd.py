@@ -9,8 +9,8 @@
 op, its parents' nodes, its constants and the pull-backs. A node is not a Tensor and keeps no parent's value, so only
 what some pull-back uses stays alive. `backward` walks the nodes from the output to the leaves.
 
-For gradients of gradients the same bodies run once more, on Tensors this time (`_replay`): then the pull-backs are
-made of Tensors too, and what they compute can be differentiated again. No op needs a second rule.
+For gradients of gradients the same bodies run once more, on Tensors this time (`_replay` in gradients.py): then the
+pull-backs are made of Tensors too, and what they compute can be differentiated again. No op needs a second rule.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.check import explain, explained
-from tinyseq.engine import ops
-from tinyseq.engine.graph import Node, grad_enabled, serials, switches
+from tinyseq.engine.creation import like
+from tinyseq.engine.graph import Node, serials, switches
 from tinyseq.engine.tensor import PLAIN, Array, Tensor, namespaces
 from tinyseq.scope import Scope
 
@@ -66,19 +66,25 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
     check.function("op", body=body or op, definition=definition or op)
     if body is None:
         return functools.partial(op, definition=definition, wide=wide)
+    return _recorded(body, definition, wide)
+
+
+def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> Any:
+    """The function that runs `body` on the arrays in its Tensors and records it. Every op goes through these lines."""
     made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)  # `call` would hold itself
 
     @functools.wraps(body)
     def call(*args: Any, **kwargs: Any) -> Any:
         if kwargs:
             args, kwargs = _positional(body, args, kwargs)
-        raw, parents, listed = [], [], False
+        raw, parents = [], []  # one entry an argument; one a slot
+        listed = False  # whether an argument has several slots
         lent: tuple[int, ...] = ()  # places of arguments that their owner can write to
         for a in args:
             if isinstance(a, Tensor):
                 x = a._data
                 if wide and x.itemsize == 2 and x.dtype.kind == "f":  # float16, at the least cost
-                    return _in_float32(functools.partial(op, definition=definition)(body), args, kwargs)
+                    return _in_float32(_recorded(body, definition, False), args, kwargs)
                 raw.append(x)
                 parents.append(a.node)
             elif type(a) in PLAIN or (type(a) is tuple and PLAIN.issuperset(map(type, a))):
@@ -88,10 +94,10 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
                 x, nodes = _unwrap(a, args)
                 raw.append(x)
                 parents += nodes
-                listed = True
-                if type(x) is not Slots:
-                    lent = (*lent, len(raw) - 1)
-        if (lent or kwargs) and any(parents) and grad_enabled():  # the caller may refill them before `backward`
+                listed = listed or type(x) is Slots
+                lent = lent if type(x) is Slots else (*lent, len(raw) - 1)
+        recording = any(parents) and (not (modes := switches.get()) or modes[-1].enabled)
+        if recording and (lent or kwargs):
             for i in lent:
                 raw[i] = frozen(raw[i])
             kwargs = {name: frozen(x) for name, x in kwargs.items()}
@@ -99,16 +105,16 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
             result = body(*raw, **kwargs)
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             if isinstance(error, (TypeError, ValueError)) and (moved := _moved(args, kwargs)):
-                return functools.partial(op, definition=definition, wide=wide)(body)(*moved[0], **moved[1])
+                return _recorded(body, definition, wide)(*moved[0], **moved[1])
             raise explain(_elsewhere(raw, error), body, raw, {}) from error
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
         out, pulls = result
         if _watched and (watchers := _watchers.get()):
             pulls = watchers[-1].forward(body.__name__, body, raw, kwargs, out, pulls)
-        if pulls is None or not any(parents) or ((modes := switches.get()) and not modes[-1].enabled):
+        if pulls is None or not recording:
             return tuple([wrap(y) for y in out]) if type(out) is tuple else wrap(out)
-        constants = _constants(raw, parents) if listed or None in parents else ()
+        constants = _constants(raw, parents) if listed or None in parents else None
         return attach(made, parents, constants, kwargs, out, pulls)
 
     call.definition = definition  # type: ignore[attr-defined]
@@ -155,19 +161,21 @@ def wrap(array: Array, node: Node | None = None) -> Tensor:
     return tensor
 
 
-def attach(op: Any, parents: list[Node | None], args: Sequence[Any], kwargs: Any, out: Any, pulls: Any) -> Any:
+def attach(op: Any, parents: list[Node | None], args: list[Any] | None, kwargs: Any, out: Any, pulls: Any) -> Any:
     """Tensors for `out`, one array or a tuple of them, with a node. See `Node` for the arguments.
 
     An op with several outputs has one node for itself, and one an output that hands its gradient up.
     """
     node = _new(Node)
-    node.op, node.serial, node.args, node.kwargs, node.index = op, next(serials), args, kwargs or _EMPTY, None
-    node.parents = tuple(parents)
-    if type(pulls) is tuple and len(pulls) < len(parents) and any(parents[len(pulls) :]):
-        raise TypeError(f"{op.__name__}: a Tensor has no pull-back of its own ({len(pulls)} for {len(parents)} slots): "
-                        "it is in a list where one Tensor is expected (ts.stack them), or the op lacks a pull-back")
-    if type(pulls) is tuple and args:  # keep only the closures that will be called
-        pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])
+    node.op, node.serial, node.index = op, next(serials), None
+    node.args, node.kwargs, node.parents = args, kwargs or _EMPTY, tuple(parents)
+    if type(pulls) is tuple:
+        if len(pulls) < len(parents) and any(parents[len(pulls) :]):
+            raise TypeError(f"{op.__name__}: a Tensor has no pull-back of its own ({len(pulls)} for {len(parents)} "
+                            "slots): it is in a list where one Tensor is expected (ts.stack them), or the op lacks a "
+                            "pull-back")
+        if args is not None:  # keep only the closures that will be called
+            pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])
     node.pulls = pulls
     if type(out) is not tuple:
         if out.dtype.kind != "f":
@@ -197,8 +205,10 @@ def _moved(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], d
     here = next((a for a in args if isinstance(a, Tensor) and not isinstance(a._data, np.ndarray)), None)
     if here is None or not any(isinstance(a, np.ndarray) for a in (*args, *kwargs.values())):
         return None
-    move: Callable[[Any], Any] = lambda a: (
-        a if not isinstance(a, np.ndarray) else ops.like(here, a)._data if a.ndim else a.item())
+
+    def move(a: Any) -> Any:
+        return a if not isinstance(a, np.ndarray) else like(here, a)._data if a.ndim else a.item()
+
     return list(map(move, args)), {name: move(a) for name, a in kwargs.items()}
 
 
@@ -209,8 +219,8 @@ def _unwrap(a: Any, args: Sequence[Any]) -> tuple[Any, list[Node | None]]:
         return a.item() if number else a, [None]
     if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
         first = next(x for x in a if isinstance(x, Tensor))
-        slots = [x if isinstance(x, Tensor) else ops.like(first, x) if getattr(x, "ndim", 0)
-                 else ops.like(first, x).astype(first.dtype) for x in a]
+        slots = [x if isinstance(x, Tensor) else like(first, x) if getattr(x, "ndim", 0)
+                 else like(first, x).astype(first.dtype) for x in a]
         return Slots(x._data for x in slots), [x.node for x in slots]
     return _plain(a), [None]
 
@@ -234,9 +244,19 @@ def frozen(a: Any) -> Any:
 
 def _constants(raw: list[Any], parents: list[Node | None]) -> list[Any]:
     """The raw arguments with None in place of each parent's value."""
-    slots = iter(parents)
+    slots = iter(parents)  # here and not through `over_slots`, which costs a call each
     return [Slots(x if next(slots) is None else None for x in a) if type(a) is Slots
             else a if next(slots) is None else None for a in raw]
+
+
+def over_slots(fn: Callable[[Any], Any], args: Sequence[Any]) -> list[Any]:
+    """`args` with fn(x) in place of what is in each slot."""
+    return [Slots(map(fn, a)) if type(a) is Slots else fn(a) for a in args]
+
+
+def in_slots(args: Sequence[Any]) -> list[Any]:
+    """What is in the slots of `args`, one after another."""
+    return [x for a in args for x in (a if type(a) is Slots else (a,))]
 
 
 def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -257,8 +277,7 @@ def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any
 
 def _elsewhere(raw: list[Any], error: Exception) -> Exception:
     """The error of a body, or what explains it: that its arguments live on different backends."""
-    flat = [x for a in raw for x in (a if type(a) is Slots else [a])]
-    places = sorted({backends.of(a).name for a in flat if type(a) in backends.arrays})
+    places = sorted({backends.of(a).name for a in in_slots(raw) if type(a) in backends.arrays})
     if len(places) > 1 and (isinstance(error, TypeError) or "numpy.ndarray" in str(error)):
         return TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')
     return error

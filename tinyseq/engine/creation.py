@@ -10,9 +10,8 @@ import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.check import explained
-from tinyseq.engine.autograd import op
 from tinyseq.engine.graph import grad_enabled
-from tinyseq.engine.tensor import Array, Like, Out, Shape, Tensor, namespace
+from tinyseq.engine.tensor import Array, Like, Shape, Tensor, namespace
 
 
 @explained
@@ -69,6 +68,11 @@ def operand(data: Any, backend: backends.Backend | None = None) -> Tensor:
         return data
     shared = not grad_enabled() or (type(data) in backends.arrays and not isinstance(data, np.ndarray))
     return _tensor(data, None, None if shared else True, backend=backend)
+
+
+def raw(x: Like) -> Array:
+    """The array of an operand."""
+    return asarray(x)._data
 
 
 @explained
@@ -156,43 +160,3 @@ def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.floa
     n_rows, n_cols = check.integers("eye", 0, n_rows=n_rows, n_cols=n_rows if n_cols is None else n_cols)
     k = check.integers("eye", k=k)
     return _new("eye", n_rows, n_cols, k=k, dtype=dtype)
-
-
-@op
-def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
-    """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
-    num_classes = check.integers("one_hot", 0, num_classes=num_classes)
-    ids = raw(check_ids("one_hot", ids, num_classes))
-    xp = namespace(ids)
-    return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(check.dtype(dtype)), None
-
-
-def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> Array:
-    """The integers `ids`, as of `integers`. Those out of range, which would be another row's numbers, are refused
-    where they come from the host; on a device, where looking would wait for it, nobody looks."""
-    ids = integers(ids, f"{name}: ")
-    known = ids if ignored is None or not isinstance(ids, np.ndarray) else ids[ids != ignored]
-    if isinstance(known, np.ndarray) and known.size and (known.min() < 0 or known.max() >= size):
-        bad = int(known.min() if known.min() < 0 else known.max())
-        raise IndexError(f"{name}: id {bad} is out of range, expected 0 <= id < {size} (ids of shape {ids.shape})")
-    return ids
-
-
-def raw(x: Like) -> Array:
-    return x._data if isinstance(x, Tensor) else asarray(x)._data
-
-
-def integers(data: Like, where: str = "") -> Array:
-    """The array of `data` as int64, so that nothing is reckoned with in a narrow type; it stays where it is.
-
-    Booleans and numbers with a fraction are a TypeError, what int64 does not hold is an IndexError.
-    """
-    data = data._data if isinstance(data, Tensor) else data
-    data = data if type(data) in backends.arrays else np.asarray(data)
-    if data.dtype == np.int64:
-        return data
-    if data.dtype.kind not in "iu" and data.size:
-        raise TypeError(f"{where}expected integers as indices, got dtype {data.dtype} and shape {data.shape}")
-    if data.dtype == np.uint64 and isinstance(data, np.ndarray) and data.max(initial=0) > np.iinfo(np.int64).max:
-        raise IndexError(f"{where}id {data.max()} is out of range, expected integers that int64 holds")
-    return data.astype(np.int64)

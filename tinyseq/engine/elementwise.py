@@ -16,12 +16,6 @@ from tinyseq.engine.tensor import Array, Like, Out, Tensor, namespace
 
 
 @op
-def identity(x: Tensor) -> Out:
-    """A tensor with the same values: a new place in the graph."""
-    return x, (lambda g: g,)
-
-
-@op
 def add(a: Like, b: Like) -> Out:
     """a + b."""
     return a + b, (lambda g: g, lambda g: g)
@@ -129,9 +123,9 @@ def _of_output(name: str, doc: str, slope: Callable[[Any], Any]) -> Callable[[Te
     return named(name, doc, body, wide=True)
 
 
-def _step(name: str, doc: str) -> Callable[[Tensor], Tensor]:
+def _of_steps(name: str, doc: str, pulls: Any = (_zero,)) -> Callable[[Tensor], Tensor]:
     """The op `name` of one tensor, flat but for its steps."""
-    return named(name, doc, lambda x: (getattr(namespace(x), name)(x), (_zero,)))
+    return named(name, doc, lambda x: (getattr(namespace(x), name)(x), pulls))
 
 
 def named(name: str, doc: str, body: Callable[P, tuple[R, Any]], wide: bool = False) -> Callable[P, R]:
@@ -163,11 +157,11 @@ erf = _of_input("erf", "The error function, 2 / sqrt(pi) times the integral of e
                 lambda xp, x: (2 / math.sqrt(math.pi)) * xp.exp(-x * x))
 sigmoid = _of_output("sigmoid", "1 / (1 + exp(-x)), right for any x.", lambda y: y * (1 - y))
 abs = _of_input("abs", "|x|; the gradient at 0 is 0.", lambda xp, x: xp.sign(x))
-sign = _step("sign", "-1, 0 or 1; the gradient is 0.")
-floor = _step("floor", "The largest integer <= x; the gradient is 0.")
-ceil = _step("ceil", "The smallest integer >= x; the gradient is 0.")
-trunc = _step("trunc", "The nearest integer towards 0; the gradient is 0.")
-round = _step("round", "The nearest integer, halves the even one; the gradient is 0.")
+sign = _of_steps("sign", "-1, 0 or 1; the gradient is 0.")
+floor = _of_steps("floor", "The largest integer <= x; the gradient is 0.")
+ceil = _of_steps("ceil", "The smallest integer >= x; the gradient is 0.")
+trunc = _of_steps("trunc", "The nearest integer towards 0; the gradient is 0.")
+round = _of_steps("round", "The nearest integer, halves the even one; the gradient is 0.")
 
 
 @op(wide=True)
@@ -248,12 +242,7 @@ def _compare(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
 
 
 def _logic(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
-    return named(name, doc, lambda a, b: (
-        getattr(namespace(a, b), name)(check.operand(a), check.operand(b)), None))
-
-
-def _test(name: str, doc: str) -> Callable[[Tensor], Tensor]:
-    return named(name, doc, lambda x: (getattr(namespace(x), name)(x), None))
+    return named(name, doc, lambda a, b: (getattr(namespace(a, b), name)(check.operand(a), check.operand(b)), None))
 
 
 equal = _compare("equal", "a == b.")
@@ -268,8 +257,8 @@ logical_xor = _logic("logical_xor", "One true, not both.")
 bitwise_and = _compare("bitwise_and", "Of booleans, both; of integers, bit by bit.")
 bitwise_or = _compare("bitwise_or", "Of booleans, one or both; of integers, bit by bit.")
 bitwise_xor = _compare("bitwise_xor", "Of booleans, one, not both; of integers, bit by bit.")
-bitwise_invert = _test("bitwise_invert", "Of booleans, not; of integers, each bit turned.")
-logical_not = _test("logical_not", "0, or False.")
-isnan = _test("isnan", "Not a number.")
-isinf = _test("isinf", "inf or -inf.")
-isfinite = _test("isfinite", "Neither NaN nor an infinity.")
+bitwise_invert = _of_steps("bitwise_invert", "Of booleans, not; of integers, each bit turned.", None)
+logical_not = _of_steps("logical_not", "0, or False.", None)
+isnan = _of_steps("isnan", "Not a number.", None)
+isinf = _of_steps("isinf", "inf or -inf.", None)
+isfinite = _of_steps("isfinite", "Neither NaN nor an infinity.", None)

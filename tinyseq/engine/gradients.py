@@ -5,20 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Any, cast
 
 from tinyseq import backends, check
 from tinyseq.check import describe, explained
-from tinyseq.engine import ops
-from tinyseq.engine.autograd import Slots, wrap
+from tinyseq.engine.autograd import in_slots, op, over_slots, wrap
+from tinyseq.engine.creation import asarray, like
 from tinyseq.engine.graph import Leaf, Node, enable_grad, grad_enabled, name_of
-from tinyseq.engine.tensor import Like, Tensor, namespace, namespaces
+from tinyseq.engine.tensor import Like, Out, Tensor, namespace, namespaces
 
 
 def backward(y: Tensor, seed: Like, retain_graph: bool, create_graph: bool) -> None:
     """`Tensor.backward`: add the gradients of y, weighted by `seed`, to the `.grad` of the leaves."""
-    for leaf, g in pull_back([y], [seed], None, create_graph, retain_graph or create_graph).items():
+    for leaf, g in pull_back([y], [seed], None, create_graph, retain_graph or create_graph, {}).items():
         tensor = cast(Leaf, leaf).tensor()
         while tensor is not None:
             old = tensor.grad  # a sum is a new array, and the first gradient could belong to someone else
@@ -30,15 +29,8 @@ def backward(y: Tensor, seed: Like, retain_graph: bool, create_graph: bool) -> N
 
 
 @explained
-def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Like = None,
-    *,
-    create_graph: bool = False,
-    retain_graph: bool = False,
-    allow_unused: bool = False,
-) -> Any:
+def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor], grad_outputs: Like = None, *,
+         create_graph: bool = False, retain_graph: bool = False, allow_unused: bool = False) -> Any:
     """d(outputs)/d(inputs), weighted by `grad_outputs` and summed over the outputs; `.grad` is left alone.
 
     Returns a Tensor of its input's shape and dtype, or a list of them for a sequence of inputs. `inputs` may be leaves
@@ -57,7 +49,7 @@ def grad(
     for i, x in enumerate(wanted):
         if x.node is None:
             raise ValueError(f"input {i}, of shape {x.shape}, does not require a gradient")
-    found = pull_back(roots, seeds, {x.node for x in wanted}, create_graph, retain_graph or create_graph)
+    found = pull_back(roots, seeds, {x.node for x in wanted}, create_graph, retain_graph or create_graph, {})
     results: list[Tensor | None] = []
     for i, x in enumerate(wanted):
         g = found.get(cast(Node, x.node))
@@ -101,8 +93,8 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
         arguments, outer = list(args), grad_enabled()
         with enable_grad():
             for i in whole:
-                x = ops.asarray(args[i])
-                arguments[i] = ops.identity(x) if x.requires_grad and outer else Tensor(x._data, True)
+                x = asarray(args[i])
+                arguments[i] = identity(x) if x.requires_grad and outer else Tensor(x._data, True)
             value = fn(*arguments)
             loss = value[0] if isinstance(value, tuple) else value
             own = {arguments[i].node for i in whole}
@@ -114,27 +106,34 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     return wrapped
 
 
-def pull_back(
-    outputs: Sequence[Tensor], seeds: Sequence[Like], wanted: Set[Node | None] | None, create_graph: bool = False,
-    retain_graph: bool = False, stop: bool = False, known: Mapping[Node, Tensor] = MappingProxyType({}),
-) -> dict[Node, Any]:
+def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], wanted: Set[Node | None] | None, create_graph: bool,
+              retain_graph: bool, ends: Mapping[Node, Any]) -> dict[Node, Any]:
     """Gradients of `outputs`, weighted by `seeds`, at the `wanted` nodes, or at all leaves where that is None.
 
-    They are arrays, or Tensors if `create_graph`. With `stop` no gradient passes on through a wanted node; the graph is
-    not looked at beyond the `known` ones, whose Tensors are given.
+    They are arrays, or Tensors if `create_graph`. The graph ends at the nodes in `ends`, whatever they were computed
+    from; with `create_graph` these are given with their Tensors.
     """
     if create_graph and not grad_enabled():
         with enable_grad():
-            return pull_back(outputs, seeds, wanted, create_graph, retain_graph, stop, known)
+            return pull_back(outputs, seeds, wanted, create_graph, retain_graph, ends)
     grads: dict[Node, Any] = {}
     for y, seed in zip(outputs, seeds, strict=True):
         if y.node is None:
             raise ValueError(f"this tensor of shape {y.shape} was not computed from one that requires a gradient")
         g = _seed(y, seed, create_graph)
         grads[y.node] = grads[y.node] + g if y.node in grads else g
-    order = _order(list(grads), known)
+    order = _order(list(grads), ends)
+    replayed = _replay(order, ends) if create_graph else None
+    return _walk(order, grads, wanted, replayed, retain_graph)
+
+
+def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | None,
+          replayed: dict[Node, Any] | None, retain_graph: bool) -> dict[Node, Any]:
+    """From the youngest node to the oldest: each takes its gradient from `grads` and adds to its parents' there.
+
+    Returns what was found at the `wanted` nodes. `replayed` has the pull-backs to use in place of the nodes' own.
+    """
     needed = None if wanted is None else _reaching(order, wanted)
-    replayed = _replay(order, known) if create_graph else None
     found: dict[Node, Any] = {}
     own: set[Node] = set()  # nodes whose gradient is a sum that we allocated: more is added in place
     for node in reversed(order):
@@ -143,20 +142,17 @@ def pull_back(
             continue
         if wanted is not None and node in wanted:
             found[node] = g
-            if stop:
-                continue
         if type(node) is Leaf:
             if wanted is None:
                 found[node] = g
             continue
-        parents, pulls = node.parents, node.pulls
+        parents = node.parents
         if node.index is not None:  # one output of several: hand its gradient up to the op
             grads.setdefault(parents[0], [None] * len(parents[0].shape))[node.index] = g  # type: ignore
             continue
+        pulls = node.pulls if replayed is None else replayed[node]
         if pulls is None:
             raise _freed(node)
-        if replayed is not None:
-            pulls = replayed[node]
         if type(g) is list:
             g = _fill(g, node)
         joint = callable(pulls)
@@ -182,7 +178,7 @@ def pull_back(
                     own.add(parent)
         if not retain_graph:
             node.pulls, node.parents, node.args = None, (), ()
-    return found
+    return found | grads  # those of the ends, which are not in `order`
 
 
 def _freed(node: Node) -> RuntimeError:
@@ -206,27 +202,26 @@ def _seed(y: Tensor, seed: Like, create_graph: bool) -> Any:
     return seed.astype(y.dtype) if isinstance(seed, Tensor) else Tensor(g)
 
 
-def _order(roots: list[Node], known: Mapping[Node, Tensor]) -> list[Node]:
-    """The nodes that `roots` were computed from, each after its parents; nothing beyond the `known` ones."""
-    seen = set(roots)
-    for node in roots:  # grows as it goes
-        if node in known:
-            continue
+def _order(roots: list[Node], ends: Mapping[Node, Any]) -> list[Node]:
+    """The nodes that `roots` were computed from, each after its parents, without the `ends` and what is beyond."""
+    order = [node for node in roots if node not in ends]
+    seen = {None, *order, *ends}
+    for node in order:  # grows as it goes
         if type(node) is Leaf and node.written:
             raise RuntimeError(f"a leaf of shape {node.shape} was written to after its use: run the forward pass again")
         for parent in node.parents:
-            if parent is not None and parent not in seen:
+            if parent not in seen:
                 seen.add(parent)
-                roots.append(parent)
-    roots.sort(key=attrgetter("serial"))
-    return roots
+                order.append(parent)  # type: ignore[arg-type]
+    order.sort(key=attrgetter("serial"))
+    return order
 
 
-def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node]:
+def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node | None]:
     """The nodes from which a gradient reaches a wanted one."""
-    needed: set[Node] = set()
+    needed = {*wanted}
     for node in order:
-        if node in wanted or any(parent in needed for parent in node.parents):
+        if any(parent in needed for parent in node.parents):
             needed.add(node)
     return needed
 
@@ -242,95 +237,92 @@ def _fill(several: list[Any], node: Node) -> tuple[Any, ...]:
 
 def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
     """Sum a gradient over the axes along which its argument was broadcast."""
-    extra = g.ndim - len(parent.shape)
-    if extra < 0:  # assignment drops leading axes of length 1
-        g = g.reshape((1,) * -extra + g.shape)
-    if extra > 0:
-        g = namespace(g).sum(g, axis=tuple(range(extra)))
-    if g.ndim == len(parent.shape):
-        axes = tuple([i for i, n in enumerate(parent.shape) if n == 1 and g.shape[i] != 1])
-        g = namespace(g).sum(g, axis=axes, keepdims=True) if axes else g
-    if g.shape != parent.shape:
-        raise RuntimeError(f"a pull-back of {name_of(node)} returned shape {g.shape} for an argument of {parent.shape}")
-    return g
+    shape = parent.shape
+    if g.ndim < len(shape):  # assignment drops leading axes of length 1
+        g = g.reshape((1,) * (len(shape) - g.ndim) + g.shape)
+    extra = g.ndim - len(shape)
+    if any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
+        raise RuntimeError(f"a pull-back of {name_of(node)} returned shape {g.shape} for an argument of {shape}")
+    stretched = (i for i, n in enumerate(shape, extra) if n != g.shape[i])
+    total = namespace(g).sum(g, axis=(*range(extra), *stretched))
+    return total if total.shape == shape else total.reshape(shape)
 
 
-def _replay(order: list[Node], known: Mapping[Node, Tensor]) -> dict[Node, Any]:
+def _replay(order: list[Node], ends: Mapping[Node, Any]) -> dict[Node, Any]:
     """Run the ops of a graph once more, on Tensors: their pull-backs, made of Tensors.
 
     The values computed on the way take the original ones' places in the graph, so that derivatives with respect to
-    any tensor in it are found. Values of `known` nodes are not computed again.
+    any tensor in it are found. Those of the `ends` are given.
     """
-    values: dict[Node, Any] = {}
+    values: dict[Node, Any] = dict(ends)
     pulls: dict[Node, Any] = {}
     with enable_grad():
         for node in order:
-            if node in known:
-                values[node] = known[node]
-                continue
             if type(node) is Leaf:
                 values[node] = wrap(node.data, node)
                 continue
             if node.index is not None:
                 out = values[cast(Node, node.parents[0])][node.index]
-            elif node.pulls is None:
-                raise _freed(node)
             else:
-                args = _arguments(node, values)
-                if node.op.definition is not None:
-                    out, pulls[node] = _run_definition(node, args)
-                else:
-                    out, pulls[node] = node.op.body(*args, **node.kwargs)
-                if type(out) is tuple:
-                    values[node] = tuple([Tensor(y._data) if any(y is a for a in args) else y for y in out])
-                    continue
-                if any(out is a for a in args):  # a body may return what it was given
-                    out = Tensor(out._data)
-            out.node = node
+                out, pulls[node] = _run(node, values)
+            if type(out) is not tuple:
+                out.node = node
             values[node] = out
     return pulls
 
 
-def _arguments(node: Node, values: dict[Node, Any]) -> list[Any]:
-    """A node's arguments with Tensors in the places of its parents."""
-    if not node.args:
-        return [values[cast(Node, parent)] for parent in node.parents]
+def _run(node: Node, values: Mapping[Node, Any]) -> tuple[Any, Any]:
+    """A node's op once more, on the Tensors of its parents: Tensors of nobody else's, and its pull-backs."""
+    if node.pulls is None:
+        raise _freed(node)
     slots = iter(node.parents)
+    fill: Callable[[Any], Any] = lambda constant: constant if (parent := next(slots)) is None else values[parent]
+    args = [values[p] for p in node.parents if p is not None] if node.args is None else over_slots(fill, node.args)
+    if node.op.definition is not None:
+        return _run_definition(node, args, values)
+    out, pulls = node.op.body(*args, **node.kwargs)
+    # A body may return what it was given, which has a node already.
+    fresh: Callable[[Any], Any] = lambda y: Tensor(y._data) if any(y is a for a in args) else y
+    return tuple(map(fresh, out)) if type(out) is tuple else fresh(out), pulls
 
-    def fill(constant: Any) -> Any:
-        parent = next(slots)
-        return constant if parent is None else values[parent]
 
-    return [Slots(map(fill, a)) if type(a) is Slots else fill(a) for a in node.args]
+@op
+def identity(x: Tensor) -> Out:
+    """A tensor with the same values: a new place in the graph."""
+    return x, (lambda g: g,)
 
 
-def _run_definition(node: Node, args: list[Any]) -> tuple[Any, Any]:
-    """What an op with a kernel of its own gives, and its joint pull-back, by its composed definition."""
-
-    first = next(x for a in args for x in (a if type(a) is Slots else [a]) if isinstance(x, Tensor))
+def _run_definition(node: Node, args: list[Any], values: Mapping[Node, Any]) -> tuple[Any, Any]:
+    """The same of an op with a kernel of its own, by its composed definition, with a joint pull-back."""
+    first = next((x for x in in_slots(args) if isinstance(x, Tensor)), None)
 
     def alias(a: Any) -> Any:  # gradients stop here: what lies behind an argument is not this op's business
         if isinstance(a, Tensor):
-            return ops.identity(a)
-        return ops.like(first, a) if type(a) in backends.arrays and a.dtype.kind == "f" else a  # without gradient
+            return identity(a)
+        array = type(a) in backends.arrays and a.dtype.kind == "f"  # without gradient
+        return like(first, a) if array and first is not None else a
 
-    args = [Slots(map(alias, a)) if type(a) is Slots else alias(a) for a in args]
+    args = over_slots(alias, args)
     out = node.op.definition(*args, **node.kwargs)
 
     def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
-        flat = [x for a in args for x in (a if type(a) is Slots else [a])]
-        nodes = [x.node if isinstance(x, Tensor) else None for x in flat]
-        nodes += node.parents[len(nodes) :]  # what a recomputed function closes over
-        known = {x.node: x for x in flat if isinstance(x, Tensor) and x.node is not None}
-        return pull_through(out, g, nodes, needs, create_graph=True, known=known)
+        slots = in_slots(args)
+        slots += [values[cast(Node, n)] for n in node.parents[len(slots) :]]  # what a recomputed function closes over
+        nodes = [x.node if isinstance(x, Tensor) else None for x in slots]
+        return pull_through(out, g, nodes, needs, slots)
 
     return Tensor(out._data) if isinstance(out, Tensor) else tuple(Tensor(y._data) for y in out), pull
 
 
-def pull_through(out: Any, g: Any, nodes: Sequence[Node | None], needs: Sequence[bool], **how: Any) -> list[Any]:
-    """A joint pull-back of a function that was recorded: its output or outputs, their gradients, its slots' nodes."""
+def pull_through(out: Any, g: Any, nodes: Sequence[Node | None], needs: Sequence[bool],
+                 slots: Sequence[Any] | None = None) -> list[Any]:
+    """A joint pull-back of a function that was recorded: its output or outputs, their gradients, its slots' nodes.
+
+    Where what is in the slots is given too, the gradients are Tensors.
+    """
     pairs = [(y, h) for y, h in ([(out, g)] if isinstance(out, Tensor) else zip(out, g, strict=True)) if y.node]
+    ends = {n: x for n, x in zip(nodes, slots or nodes, strict=True) if n is not None}
     wanted = {n for n, need in zip(nodes, needs, strict=True) if need}
-    found: dict[Any, Any] = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted, retain_graph=True,
-                                      stop=True, **how)
+    found: dict[Any, Any] = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted,
+                                      create_graph=slots is not None, retain_graph=True, ends=ends)
     return [found.get(n) for n in nodes]

@@ -19,7 +19,7 @@ class Node:
     op: Any  # its name, body and definition; None for a leaf and for one output of several
     serial: int  # a node is younger than its parents
     parents: Sequence[Node | None]  # one entry a slot (see `op`): None where no gradient goes
-    args: Sequence[Any]  # the raw arguments with None in place of each parent's value; empty if all have parents
+    args: Sequence[Any] | None  # the raw arguments with None in place of each parent's value; None if all have parents
     kwargs: dict[str, Any]
     pulls: Any  # a tuple of pull-backs or one joint pull-back; None once the graph is freed
     shape: Any

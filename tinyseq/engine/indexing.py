@@ -1,18 +1,17 @@
-"""Entries by their places: slices and integer arrays, taken, set and added to; and sorted, which finds places."""
+"""Entries by their places: slices and integers, taken, set and added to; and sorted, which finds places."""
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tinyseq import check
+from tinyseq import backends, check
 from tinyseq.check import explained
 from tinyseq.engine.autograd import op
-from tinyseq.engine.creation import asarray, integers
-from tinyseq.engine.tensor import Axis, Like, Out, Tensor, namespace
+from tinyseq.engine.creation import asarray, raw
+from tinyseq.engine.tensor import Array, Axis, Like, Out, Tensor, namespace
 
 
 def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -24,20 +23,45 @@ def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
     return tuple(i % ndim for i in axes)
 
 
-def _index(index: Any) -> Any:
-    """An index with the arrays of its Tensors."""
-    if isinstance(index, tuple):
-        return tuple(_index(i) for i in index)
-    return index._data if isinstance(index, Tensor) else index
+def integers(data: Like, where: str = "") -> Array:
+    """The array of `data` as int64, so that nothing is reckoned with in a narrow type; it stays where it is.
+
+    Booleans and numbers with a fraction are a TypeError, what int64 does not hold is an IndexError.
+    """
+    data = data._data if isinstance(data, Tensor) else data
+    data = data if type(data) in backends.arrays else np.asarray(data)
+    if data.dtype == np.int64:
+        return data
+    if data.dtype.kind not in "iu" and data.size:
+        raise TypeError(f"{where}expected integers as indices, got dtype {data.dtype} and shape {data.shape}")
+    if data.dtype == np.uint64 and isinstance(data, np.ndarray) and data.max(initial=0) > np.iinfo(np.int64).max:
+        raise IndexError(f"{where}id {data.max()} is out of range, expected integers that int64 holds")
+    return data.astype(np.int64)
 
 
-def getitem(x: Tensor, index: Any) -> Tensor:
-    """x[index], as in NumPy: slices, ellipsis, None, integers, integer and boolean arrays, mixed."""
-    return _getitem(x, _index(index))
+def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> Array:
+    """The integers `ids`, as of `integers`. Those out of range, which would be another row's numbers, are refused
+    where they come from the host; on a device, where looking would wait for it, nobody looks."""
+    ids = integers(ids, f"{name}: ")
+    known = ids if ignored is None or not isinstance(ids, np.ndarray) else ids[ids != ignored]
+    if isinstance(known, np.ndarray) and known.size and (known.min() < 0 or known.max() >= size):
+        bad = int(known.min() if known.min() < 0 else known.max())
+        raise IndexError(f"{name}: id {bad} is out of range, expected 0 <= id < {size} (ids of shape {ids.shape})")
+    return ids
 
 
 @op
-def _getitem(x: Tensor, index: Any) -> Out:
+def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
+    """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
+    num_classes = check.integers("one_hot", 0, num_classes=num_classes)
+    ids = raw(check_ids("one_hot", ids, num_classes))
+    xp = namespace(ids)
+    return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(check.dtype(dtype)), None
+
+
+@op
+def getitem(x: Tensor, index: Any) -> Out:
+    """x[index], as in NumPy: slices, ellipsis, None, integers, integer and boolean arrays, mixed."""
     return picked(x, index)
 
 
@@ -51,23 +75,15 @@ def along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
     return (*(slice(None),) * axes_of(axis, ndim)[0], index)
 
 
-def unindex(values: Tensor, index: Any, shape: Sequence[int]) -> Tensor:
-    """Zeros of `shape` with `values` added at `index`: what pulls a gradient back through `x[index]`."""
-    return _unindex(values, _index(index), tuple(shape))
-
-
 @op
-def _unindex(values: Tensor, index: Any, shape: tuple[int, ...]) -> Out:
+def unindex(values: Tensor, index: Any, shape: tuple[int, ...]) -> Out:
+    """Zeros of `shape` with `values` added at `index`: what pulls a gradient back through `x[index]`."""
     return namespace(values).unindex(values, index, shape), (lambda g: g[index],)
 
 
-def setitem(x: Tensor, index: Any, value: Like) -> Tensor:
-    """A copy of x with `value` at `index`, each place given once; what `x[index] = value` makes of x."""
-    return _setitem(x, _index(index), value)
-
-
 @op
-def _setitem(x: Tensor, index: Any, value: Like) -> Out:
+def setitem(x: Tensor, index: Any, value: Like) -> Out:
+    """A copy of x with `value` at `index`, each place given once; what `x[index] = value` makes of x."""
     return _put(x, index, value), (lambda g: _put(g, index, 0), None, lambda g: g[index])
 
 

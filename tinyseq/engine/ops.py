@@ -1,18 +1,20 @@
 """All functions of tensors under one name, those of the Array API standard (2024.12): `namespace(x)` of a Tensor x."""
 
-from tinyseq.engine.gradients import backward
+from tinyseq.engine.gradients import backward, identity
 from tinyseq.engine.creation import (
-    arange, asarray, check_ids, eye, from_dlpack, full, full_like, integers, like, linspace, one_hot, ones, ones_like,
-    operand, raw, tensor, zeros, zeros_like,
+    arange, asarray, eye, from_dlpack, full, full_like, like, linspace, ones, ones_like, operand, raw, tensor, zeros,
+    zeros_like,
 )
 from tinyseq.engine.elementwise import (
     abs, acos, acosh, add, asin, asinh, astype, atan, atan2, atanh, bitwise_and, bitwise_invert, bitwise_or,
     bitwise_xor, ceil, clip, cos, cosh, divide, equal, erf, exp, expm1, floor, floor_divide, greater, greater_equal,
-    identity, isfinite, isinf, isnan, less, less_equal, log, log10, log1p, log2, logaddexp, logical_and, logical_not,
+    isfinite, isinf, isnan, less, less_equal, log, log10, log1p, log2, logaddexp, logical_and, logical_not,
     logical_or, logical_xor, maximum, minimum, multiply, negative, not_equal, pow, reciprocal, remainder, round,
     sigmoid, sign, sin, sinh, sqrt, square, subtract, tan, tanh, to_backend, trunc, where,
 )
-from tinyseq.engine.indexing import argsort, getitem, index_add, setitem, sort, take, take_along_axis, topk, unindex
+from tinyseq.engine.indexing import (
+    argsort, check_ids, getitem, index_add, integers, one_hot, setitem, sort, take, take_along_axis, topk, unindex,
+)
 from tinyseq.engine.shapes import (
     broadcast_to, concat, expand_dims, flip, matrix_transpose, moveaxis, pad, permute_dims, repeat, reshape, roll,
     split, squeeze, stack, tile, tril, triu, unstack,

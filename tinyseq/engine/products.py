@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from tinyseq.engine.creation import like, operand
 from tinyseq.engine.elementwise import multiply
 from tinyseq.engine.indexing import axes_of
 from tinyseq.engine.reductions import sum
-from tinyseq.engine.shapes import expand_dims, permute_dims, reshape, squeeze
+from tinyseq.engine.shapes import expand_dims, permute_dims, reshape
 from tinyseq.engine.tensor import Array, Like, Out, Tensor, namespace
+
+Names = list[Any]  # of the axes of an operand: those of one name go together
 
 
 def times(a: Array, b: Array) -> Array:
@@ -87,16 +90,15 @@ def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[in
     """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
     a, b, axes = operand(a), operand(b), no_flag(axes)
     of_a, of_b = (range(-axes, 0), range(axes)) if isinstance(axes, int) else axes
-    names = [list(_LETTERS[: a.ndim]), list(_LETTERS[a.ndim : a.ndim + b.ndim])]
+    p, q = list(range(a.ndim)), list(range(a.ndim, a.ndim + b.ndim))
     try:
         for i, j in zip(of_a, of_b, strict=True):
             if a.shape[i] != b.shape[j]:
                 raise ValueError
-            names[1][j] = names[0][i]
+            q[j] = p[i]
     except (IndexError, ValueError):
         raise ValueError(f"tensordot: axes {axes} do not fit the shapes {a.shape} and {b.shape}") from None
-    output = [c for c in names[0] + names[1] if (c in names[0]) != (c in names[1])]
-    return einsum("{},{}->{}".format(*map("".join, (*names, output))), a, b)
+    return _contract(p, a, q, b, {*p} ^ {*q})[1]
 
 
 @explained
@@ -111,18 +113,18 @@ def einsum(subscripts: str, *operands: Like) -> Tensor:
 
 def _einsum(subscripts: str, *operands: Tensor) -> Tensor:
     inputs, output = _subscripts(subscripts, [x.shape for x in operands])
-    inputs, tensors = map(list, zip(*map(_diagonal, inputs, operands), strict=True))
-    names, y = _sum_out(inputs[0], tensors[0], {*output, *"".join(inputs[1:])})
-    for i in range(1, len(inputs)):
-        names, y = _contract(names, y, inputs[i], tensors[i], {*output, *"".join(inputs[i + 1 :])})
+    (names, y), *rest = map(_diagonal, inputs, operands)
+    names, y = _sum_out(names, y, {*output, *"".join(inputs[1:])})
+    for i, (others, x) in enumerate(rest, 2):
+        names, y = _contract(names, y, others, x, {*output, *"".join(inputs[i:])})
     return permute_dims(y, [names.index(c) for c in output])
 
 
-def _diagonal(names: str, x: Tensor) -> tuple[str, Tensor]:
+def _diagonal(names: str, x: Tensor) -> tuple[Names, Tensor]:
     """x, whose axes have `names`, with each of them once: the entries where axes of one name have one index."""
-    once = "".join(dict.fromkeys(names))
-    if once == names:
-        return names, x
+    once = list(dict.fromkeys(names))
+    if len(once) == len(names):
+        return once, x
     for name, n in zip(names, x.shape, strict=True):
         if n != (m := x.shape[names.index(name)]):
             raise ValueError(f"einsum: index {name!r} is {m} and {n} long in an operand of shape {x.shape}")
@@ -131,31 +133,31 @@ def _diagonal(names: str, x: Tensor) -> tuple[str, Tensor]:
     return once, x[tuple([places[once.index(name)] for name in names])]
 
 
-def _sum_out(names: str, x: Tensor, keep: set[str]) -> tuple[str, Tensor]:
+def _sum_out(names: Names, x: Tensor, keep: Set[Any]) -> tuple[Names, Tensor]:
     """x, whose axes have `names`, summed over those that are not to keep."""
     axes = tuple(i for i, c in enumerate(names) if c not in keep)
-    return "".join(c for c in names if c in keep), sum(x, axes) if axes else x
+    return [c for c in names if c in keep], sum(x, axes) if axes else x
 
 
-def _contract(p: str, a: Tensor, q: str, b: Tensor, keep: set[str]) -> tuple[str, Tensor]:
+def _contract(p: Names, a: Tensor, q: Names, b: Tensor, keep: Set[Any]) -> tuple[Names, Tensor]:
     """The product of a, with axes p, and b, with axes q, summed over the names that are not to keep."""
-    for c in set(p) & set(q):
+    for c in [c for c in p if c in q]:
         n, m = a.shape[p.index(c)], b.shape[q.index(c)]
         if n != m and 1 not in (n, m):
             raise ValueError(f"einsum: index {c!r} is {n} long in an operand of shape {a.shape} and {m} in {b.shape}")
         if n != m:  # an axis of length 1 stands for any length
-            p, a = (p.replace(c, ""), squeeze(a, p.index(c))) if n == 1 else (p, a)
-            q, b = (q.replace(c, ""), squeeze(b, q.index(c))) if m == 1 else (q, b)
-    (p, a), (q, b) = _sum_out(p, a, keep | set(q)), _sum_out(q, b, keep | set(p))
+            p, a = _sum_out(p, a, {*p} - {c}) if n == 1 else (p, a)
+            q, b = _sum_out(q, b, {*q} - {c}) if m == 1 else (q, b)
+    (p, a), (q, b) = _sum_out(p, a, keep | {*q}), _sum_out(q, b, keep | {*p})
     batch, inner = [c for c in p if c in q and c in keep], [c for c in p if c in q and c not in keep]
     rows, columns = [c for c in p if c not in q], [c for c in q if c not in p]
-    left = permute_dims(a, [p.index(c) for c in (*batch, *rows, *inner)])
-    right = permute_dims(b, [q.index(c) for c in (*batch, *inner, *columns)])
-    n, k = len(batch), math.prod(right.shape[len(batch) : len(batch) + len(inner)])
-    outer_shape = (*left.shape[: n + len(rows)], *right.shape[n + len(inner) :])
-    left = reshape(left, (*left.shape[:n], math.prod(left.shape[n : n + len(rows)]), k))
-    right = reshape(right, (*right.shape[:n], k, math.prod(right.shape[n + len(inner) :])))
-    return "".join((*batch, *rows, *columns)), reshape(left @ right, outer_shape)
+    length = dict(zip(p + q, a.shape + b.shape, strict=True))
+    shape: Callable[[Names], list[int]] = lambda names: [length[c] for c in names]
+    n, k, m = (math.prod(shape(names)) for names in (rows, inner, columns))
+    left = reshape(permute_dims(a, [p.index(c) for c in (*batch, *rows, *inner)]), (*shape(batch), n, k))
+    right = reshape(permute_dims(b, [q.index(c) for c in (*batch, *inner, *columns)]), (*shape(batch), k, m))
+    names = [*batch, *rows, *columns]
+    return names, reshape(left @ right, shape(names))
 
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -17,7 +17,6 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, ClassVar
 
@@ -107,9 +106,7 @@ def set_state(state: Sequence[int]) -> None:
         _namesakes.clear()  # threads started from here on begin as the first ones
 
 
-_Drawn = tuple[int, int]
-_records: ContextVar[tuple[list[_Drawn], ...]] = ContextVar("records", default=())  # where draws are written down
-_again: ContextVar[Iterator[_Drawn] | None] = ContextVar("again", default=None)  # what is to be drawn again
+_again: ContextVar[Iterator[tuple[int, int]] | None] = ContextVar("again", default=None)  # what is to be drawn again
 
 
 def next_stream(generator: Generator | None = None) -> tuple[int, int]:
@@ -117,36 +114,31 @@ def next_stream(generator: Generator | None = None) -> tuple[int, int]:
     if generator is not None and not isinstance(generator, Generator):
         raise TypeError(f"expected generator to be a tinyseq.random.Generator, got {generator!r}: Generator(seed)")
     again = _again.get()
-    if again is None:
-        drawn = (generator or current())._next()
-    elif (found := next(again, None)) is not None:
-        drawn = found
-    else:
+    drawn = (generator or current())._next() if again is None else next(again, None)
+    if drawn is None:
         raise RuntimeError("recompute: the function draws more random numbers than the first time")
-    for record in _records.get():
-        record.append(drawn)
+    for record in recording.stack.get():
+        record.draws.append(drawn)
     return drawn
 
 
-@contextmanager
-def recording() -> Iterator[list[_Drawn]]:
-    """The list of the draws inside the block."""
-    before, drawn = _records.get(), list[_Drawn]()
-    _records.set((*before, drawn))
-    try:
-        yield drawn
-    finally:
-        _records.set(before)
+class recording(Scope):
+    """The draws inside a `with` block."""
+
+    stack: ClassVar[ContextVar[tuple[recording, ...]]] = ContextVar("records", default=())
+
+    def __init__(self) -> None:
+        self.draws: list[tuple[int, int]] = []
 
 
-def replaying(drawn: Sequence[_Drawn], fn: Callable[..., Any], *args: Any) -> Any:
+def replaying(draws: Sequence[tuple[int, int]], fn: Callable[..., Any], *args: Any) -> Any:
     """`fn(*args)`, drawing what was recorded; no generator moves.
 
     It runs in a context of its own, which ends with it whatever interrupts it where.
     """
 
     def run() -> Any:
-        again = iter(drawn)
+        again = iter(draws)
         _again.set(again)
         out = fn(*args)
         if next(again, None) is not None:

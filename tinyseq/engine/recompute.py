@@ -32,8 +32,8 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
         return [Tensor(x, p is not None) if t else x for x, t, p in zip(raw, given, parents, strict=False)]
 
     def again(*arguments: Any) -> Any:
-        wrap = (t and not isinstance(x, Tensor) for x, t in zip(arguments, given, strict=True))
-        return random.replaying(drawn, fn, *[Tensor(x) if w else x for x, w in zip(arguments, wrap, strict=True)])
+        whole = [Tensor(x) if t and not isinstance(x, Tensor) else x for x, t in zip(arguments, given, strict=True)]
+        return random.replaying(record.draws, fn, *whole)
 
     def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
         for node in closed_over:
@@ -45,7 +45,7 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
         return pull_through(out, g, [getattr(a, "node", None) for a in begun] + closed_over, needs)
 
     arguments = leaves()
-    with enable_grad(), random.recording() as drawn:
+    with enable_grad(), random.recording() as record:
         out = fn(*arguments)
     outs = [out] if isinstance(out, Tensor) else list(out)
     seen = dict.fromkeys(y.node for y in outs if y.node is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -25,11 +25,6 @@ def _expander(x: Tensor, axis: Axis, keepdims: bool) -> Callable[[Tensor], Tenso
 
 def _count(x: Tensor, axis: Axis) -> int:
     return math.prod(x.shape[i] for i in axes_of(axis, x.ndim))
-
-
-def _first(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """The first entry of x along each of the axes, with length 1."""
-    return x[tuple([slice(1) if i in axes else slice(None) for i in range(x.ndim)])]
 
 
 @op
@@ -61,8 +56,9 @@ def _divisor(x: Tensor, axis: Axis, correction: float) -> float:
 def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Out:
     """Variance: squared deviations from the mean, summed and divided by n - `correction` (0, unlike PyTorch's 1)."""
     xp, expand, n = namespace(x), _expander(x, axis, keepdims), _divisor(x, axis, correction)
-    x = x if x.dtype.kind == "f" else x.astype(np.float64)
-    deviation = x - _first(x, axes_of(axis, x.ndim))  # exactly 0 for equal entries, as from their mean it is not
+    x, axes = x if x.dtype.kind == "f" else x.astype(np.float64), axes_of(axis, x.ndim)
+    first = x[tuple([slice(1) if i in axes else slice(None) for i in range(x.ndim)])]
+    deviation = x - first  # exactly 0 for equal entries, as from their mean it is not
     deviation -= xp.mean(deviation, axis=axis, keepdims=True)
     y = xp.sum(deviation * deviation, axis=axis, keepdims=keepdims) / n
     return y, (lambda g: expand(g) * deviation * 2 / n,)

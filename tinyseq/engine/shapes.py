@@ -14,8 +14,7 @@ import numpy as np
 from tinyseq import check
 from tinyseq.check import explained
 from tinyseq.engine.autograd import op
-from tinyseq.engine.creation import integers
-from tinyseq.engine.indexing import along, axes_of, picked
+from tinyseq.engine.indexing import along, axes_of, integers, picked
 from tinyseq.engine.tensor import Axis, Like, Out, Outs, Shape, Tensor, namespace
 
 

@@ -15,9 +15,8 @@ from tinyseq.interrupts import together
 
 Array = Any
 Like = Any  # what an op takes as an operand: a Tensor, a number, an array
-
-
 Axis = int | tuple[int, ...] | None
+Shape = int | Sequence[int]
 
 namespaces = backends.namespaces
 PLAIN = frozenset({float, int, bool, str, type(None), slice, type(Ellipsis)})  # operands that need no unwrapping
@@ -74,12 +73,7 @@ class Tensor:
 
     def written(self) -> None:
         """Tell the engine that the array was changed in place: graphs that were made from the old values are void."""
-        old = self.node
-        if isinstance(old, Leaf):
-            self.node = Leaf(self, self._data)  # first: what is marked is no tensor's node, whatever interrupts
-            old.written = True
-        else:
-            self._holds(self._data)  # refuses a computed tensor
+        together(*self._holds(self._data))
 
     def _holds(self, data: Array) -> list[tuple[Any, str, Any]]:
         """What has to be set, all at once, for a leaf to hold `data`: its array, a new node, and a mark at the old."""
@@ -279,7 +273,7 @@ class Tensor:
         self.data = new._data
         return self
 
-    def __getitem__(self, index: Any) -> Tensor: return ops.getitem(self, index)
+    def __getitem__(self, index: Any) -> Tensor: return ops.getitem(self, _of_arrays(index))
 
     def __setitem__(self, index: Any, value: Like) -> None:
         if isinstance(self.node, Leaf) and grad_enabled():
@@ -287,7 +281,7 @@ class Tensor:
         if not self.is_leaf and not grad_enabled():
             raise RuntimeError(f"assignment under no_grad would cut the history of this tensor, computed by "
                                f"{name_of(self.node)}: assign to x.detach() instead")
-        new = ops.setitem(self, index, value)
+        new = ops.setitem(self, _of_arrays(index), value)
         together(*self._holds(new._data) if isinstance(self.node, Leaf)
                  else [(self, "_data", new._data), (self, "node", new.node)])
 
@@ -346,6 +340,13 @@ class Tensor:
         return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes)
 
 
+def _of_arrays(index: Any) -> Any:
+    """An index with the arrays of its Tensors: no gradient goes to a place."""
+    if isinstance(index, tuple):
+        return tuple(map(_of_arrays, index))
+    return index._data if isinstance(index, Tensor) else index
+
+
 def _unpickle(kind: type[Tensor], backend: str, data: Any, requires_grad: bool) -> Tensor:
     return kind(backends.load(backend).asarray(data), requires_grad=requires_grad)
 
@@ -354,4 +355,3 @@ namespaces[Tensor] = ops
 
 Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
 Outs = tuple[tuple[Tensor, ...], Any]
-Shape = int | Sequence[int]

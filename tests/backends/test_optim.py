@@ -1,0 +1,103 @@
+"""Optimizer steps against their equations, and PyTorch."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.kernels import BACKENDS, backends, close, dtypes, seeds
+from hypothesis import given
+from hypothesis import strategies as st
+from tinyseq.backends.numpy import NumpyBackend
+
+
+def tensors(rng: np.random.Generator, dtype: Any = np.float64) -> list[np.ndarray]:
+    """Arrays as parameters may be: matrices, vectors, one number, none, and a transposed one."""
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in ((4, 5), (9,), (), (0, 3), (2, 3, 4))]
+    return [*arrays, rng.standard_normal((3, 4)).astype(dtype).T]
+
+
+@backends
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(momentum=st.sampled_from([0.0, 0.9]), nesterov=st.booleans(), decay=st.sampled_from([0.0, 0.1]),
+       seed=seeds)
+def test_sgd_step(backend: NumpyBackend, dtype: Any, momentum: float, nesterov: bool, decay: float,
+                  seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    params, buffers = tensors(rng, dtype), [np.zeros_like(p) for p in tensors(rng, dtype)] if momentum else []
+    expected = [p.astype(np.float64) for p in params]
+    running: list[Any] = [None] * len(params)
+    for step in range(3):
+        grads = tensors(rng, dtype)
+        before = [g.copy() for g in grads]
+        backend.sgd_step(params, grads, buffers, 0.1, momentum, nesterov, decay)
+        assert all(map(np.array_equal, grads, before))
+        for k, g in enumerate(grads):
+            d = g + decay * expected[k]
+            if momentum:
+                running[k] = d if step == 0 else momentum * running[k] + d
+                d = d + momentum * running[k] if nesterov else running[k]
+            expected[k] = expected[k] - 0.1 * d
+    for p, e in zip(params, expected, strict=True):
+        close(p, e, dtype)
+
+
+@backends
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(decay=st.sampled_from([0.0, 0.1]), decoupled=st.booleans(), seed=seeds)
+def test_adam_step(backend: NumpyBackend, dtype: Any, decay: float, decoupled: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    params = tensors(rng, dtype)
+    m, v = ([np.zeros_like(p) for p in params] for _ in range(2))
+    expected = [p.astype(np.float64) for p in params]
+    mean, square = ([np.zeros(p.shape) for p in params] for _ in range(2))
+    for step in range(1, 4):
+        grads = tensors(rng, dtype)
+        before = [g.copy() for g in grads]
+        backend.adam_step(params, grads, m, v, step, 0.1, 0.8, 0.95, 1e-4, decay, decoupled)
+        assert all(map(np.array_equal, grads, before))
+        for k, g in enumerate(grads):
+            if decoupled:
+                expected[k] = expected[k] * (1 - 0.1 * decay)
+            d = g + (0 if decoupled else decay) * expected[k]
+            mean[k] = 0.8 * mean[k] + 0.2 * d
+            square[k] = 0.95 * square[k] + 0.05 * d * d
+            hat = np.sqrt(square[k] / (1 - 0.95**step)) + 1e-4
+            expected[k] = expected[k] - 0.1 * mean[k] / (1 - 0.8**step) / hat
+    for p, e in zip(params, expected, strict=True):
+        close(p, e, dtype)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name, options", [
+    ("SGD", {}), ("SGD", {"momentum": 0.9, "weight_decay": 0.1}),
+    ("SGD", {"momentum": 0.9, "nesterov": True}), ("Adam", {"weight_decay": 0.1}),
+    ("AdamW", {"weight_decay": 0.1})])
+def test_optimizer_steps_are_torchs(name: str, options: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    params = tensors(rng)
+    states = [[np.zeros_like(p) for p in params] for _ in range(2)]
+    leaves = [torch.tensor(p.copy(), requires_grad=True) for p in params]
+    optimizer = getattr(torch.optim, name)(leaves, lr=0.01, **options)
+    for step in range(1, 5):
+        grads = tensors(rng)
+        for leaf, g in zip(leaves, grads, strict=True):
+            leaf.grad = torch.tensor(g.copy())
+        optimizer.step()
+        if name == "SGD":
+            BACKENDS[1].sgd_step(params, grads, states[0], 0.01, **options)
+        else:
+            BACKENDS[1].adam_step(params, grads, *states, step, 0.01, decoupled=name == "AdamW", **options)
+    for p, leaf in zip(params, leaves, strict=True):
+        close(p, leaf.detach().numpy())
+
+
+@given(dtypes, seeds)
+def test_global_norm_and_scale(dtype: Any, seed: int) -> None:
+    grads = tensors(np.random.default_rng(seed), dtype)
+    norm = BACKENDS[0].global_norm(grads)
+    close(norm, np.linalg.norm(np.concatenate([g.ravel() for g in grads])), dtype)
+    before = [g.copy() for g in grads]
+    BACKENDS[0].scale(grads, np.float64(0.5))
+    for g, b in zip(grads, before, strict=True):
+        close(g, b * 0.5, dtype)
