@@ -24,7 +24,7 @@ test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags o
 
 # The tests that a backend can change, on the real CuPy with a CPU in the GPU's place: tests/cupy_on_cpu/README.md.
 # CUPY_ON_CPU_CACHE names the folder of compiled kernels.
-CUPY_TESTS := tests/cupy_on_cpu tests/backends/test_cupy.py tests/engine tests/functional tests/nn \
+CUPY_TESTS := tests/cupy_on_cpu tests/backends/test_cupy.py tests/backends/test_steps.py tests/engine tests/functional tests/nn \
     tests/testing/test_compare.py tests/testing/test_laws.py \
     $(patsubst %,tests/test_%.py,optim checkpoint decode models lens road lengths interrupts)
 CUPY := PYTHONPATH=tests TINYSEQ_TEST_PROFILE=emulated $(VENV)/bin/python -m pytest -p cupy_on_cpu.plugin -n auto

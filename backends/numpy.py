@@ -23,6 +23,7 @@ import numpy as np
 from tinyseq.backends.attention import AttentionKernels, blocks
 from tinyseq.backends.paths import PathKernels
 from tinyseq.backends.recurrent import RecurrentKernels
+from tinyseq.backends.steps import StepKernels
 from tinyseq.backends.sums import SumKernels
 
 Array = Any
@@ -53,7 +54,7 @@ def keep_memory() -> None:
     mallopt(-2, 1 << 26)  # M_TOP_PAD: and grows by 64 MiB at a time
 
 
-class NumpyBackend(SumKernels, AttentionKernels, PathKernels, RecurrentKernels):
+class NumpyBackend(SumKernels, AttentionKernels, PathKernels, RecurrentKernels, StepKernels):
     """NumPy arrays, and the portable version of every kernel."""
 
     name = "numpy"
