@@ -50,11 +50,6 @@ def _sizes(name: str, d_model: int, nhead: int, dim_feedforward: int, dropout: f
     return d_model, dim_feedforward
 
 
-def _dtype(layer: Any) -> Any:
-    """That of a layer's weight, if it has one."""
-    return getattr(getattr(layer, "weight", None), "dtype", None)
-
-
 class TransformerEncoderLayer(Attending):
     """Self-attention, then the same two linear layers at each position, each added to what it was given.
 
@@ -97,8 +92,8 @@ class TransformerEncoderLayer(Attending):
         between: Between | None = None, look: Sublayer | None = None,
     ) -> Tensor:
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
-        name = type(self).__name__
-        masks.vectors(name, self.d_model, _dtype(self.linear1), **{"tgt" if self.crosses else "src": src})
+        name, given = type(self).__name__, {"tgt" if self.crosses else "src": src}
+        masks.vectors(name, self.d_model, getattr(self.self_attn, "dtype", None), **given)
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
         return _real(name, self._around(attend, look, _real(name, src, lengths), lambda layer, x: layer(x)), lengths)
 
@@ -134,7 +129,7 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         `memory_mask` and `memory_lengths` are of the attention to the memory, the other options of that to itself.
         """
         if not isinstance(memory, tuple):
-            masks.vectors(type(self).__name__, self.d_model, _dtype(self.linear1), memory=memory)
+            masks.vectors(type(self).__name__, self.d_model, getattr(self.self_attn, "dtype", None), memory=memory)
         look: Sublayer = lambda x: self.multihead_attn(x, memory, mask=memory_mask, lengths=memory_lengths)[0]
         return super().forward(tgt, look=look, **options)
 
