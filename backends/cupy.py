@@ -143,8 +143,8 @@ class CupyBackend(NumpyBackend):
 
     Kernels, each equal to NumpyBackend's method of that name: softmax, cross_entropy, layer_norm and gelu, each with
     its `_backward`; random_raw, dropout_mask; embedding, embedding_backward, unindex; sgd_step, adam_step,
-    global_norm, scale; rnn_forward, rnn_backward. And `matmul`, which copies no operand that cuBLAS can read where
-    it is.
+    global_norm, scale; rnn_forward, rnn_backward; norm_few, attention_few, a launch each. And `matmul`, which copies
+    no operand that cuBLAS can read where it is.
     """
 
     name = "cupy"
@@ -374,12 +374,12 @@ class CupyBackend(NumpyBackend):
     # ---- layer norm, GELU, dropout
 
     @in_float32
-    def layer_norm(self, x: Array, weight: Array | None, bias: Array | None, ndim: int = 1,
-                   eps: float = 1e-5) -> tuple[Array, Any]:
+    def layer_norm(self, x: Array, weight: Array | None, bias: Array | None, ndim: int = 1, eps: float = 1e-5,
+                   centred: bool = True) -> tuple[Array, Any]:
         shape = x.shape[x.ndim - ndim:]
         rows = dense(x).reshape(math.prod(x.shape[:x.ndim - ndim]), math.prod(shape))
         y, moments = cp.empty_like(rows), cp.empty((rows.shape[0], 2), dtype=x.dtype)
-        launch_rows("layer_norm", rows, rows, dense(weight), dense(bias), eps, rows.shape[1], y, moments)
+        launch_rows("layer_norm", rows, rows, dense(weight), dense(bias), eps, centred, rows.shape[1], y, moments)
         return y.reshape(x.shape), (rows, moments, shape)
 
     @in_float32
@@ -552,3 +552,25 @@ class CupyBackend(NumpyBackend):
         rows = [a.reshape(batch * steps, a.shape[2]) for a in entered]
         of_w, of_u = self._of_weights(slopes[0], slopes[-1], needs, *rows)
         return dx, dh if needs[1] else None, dc if needs[2] else None, of_w[0], of_u[0], of_w[1], of_u[1]
+
+    # ---- steps: few vectors, a launch each
+
+    def norm_few(self, x: Array, weight: Array | None, bias: Array | None, eps: float | None,
+                 centred: bool = True) -> Array:
+        return self.layer_norm(x.T, weight, bias, 1, np.finfo(x.dtype).eps if eps is None else eps, centred)[0].T
+
+    def gelu_few(self, x: Array) -> Array:
+        return self.gelu(x, True)
+
+    @in_float32
+    def attention_few(self, q: Array, k: Array, v: Array, mask: Array | None = None) -> tuple[Array, Array]:
+        (batch, few, steps, wide), heads = k.shape, q.shape[1]
+        k, v = (a if a.strides[2:] == (wide * a.itemsize, a.itemsize) else dense(a) for a in (k, v))
+        strides = [s // a.itemsize for a in (k, v) for s in a.strides[:2]]
+        weights, y = cp.empty((batch, heads, steps), q.dtype), cp.empty((batch, heads, wide), q.dtype)
+        if y.size:
+            threads = min(1024, max(32, 1 << (steps - 1).bit_length()))
+            mask = None if mask is None else dense(mask)
+            kernel("attend", q.dtype)((batch * heads,), (threads,), (
+                dense(q), k, v, mask, wide**-0.5, heads, heads // few, steps, wide, *strides, weights, y))
+        return y.reshape(batch, few, heads // few, wide), weights.reshape(batch, few, heads // few, steps)

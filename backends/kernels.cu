@@ -102,15 +102,53 @@ extern "C" __global__ void tinyseq_cross_entropy_backward(
   }
 }
 
+// ---- attention of one query, a block a head of a row of the batch: q and y (rows, width), weights (rows, n)
+
+// k and v hold n vectors of each of fewer heads, every one of which serves `shared` heads of q; in them rows of the
+// batch are kb and vb apart, heads kh and vh. `take` (batch, n) is True where a key takes part.
+extern "C" __global__ void tinyseq_attend(const T* q, const T* k, const T* v, const bool* take, double scale, I heads,
+                                          I shared, I n, I width, I kb, I kh, I vb, I vh, T* weights, T* y) {
+  __shared__ T part[32][33];
+  const I r = blockIdx.x, row = r / heads, head = r % heads / shared;
+  const I lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  q += r * width, k += row * kb + head * kh, v += row * vb + head * vh, weights += r * n;
+  if (take) take += row * n;
+  for (I s = warp; s < n; s += warps) {             // a warp a key
+    T sum = 0;
+    for (I d = lane; d < width; d += 32) sum += q[d] * (T)scale * k[s * width + d];
+    for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(EVERYONE, sum, o);
+    if (lane == 0) weights[s] = sum;
+  }
+  __syncthreads();
+  T top = (T)LOWEST, sum = 0;
+  ROW(i) if (!take || take[i]) top = join<true>(top, weights[i]);
+  top = over_block<true>(top);
+  ROW(i) sum += weights[i] = !take || take[i] ? exp(weights[i] - top) : (T)0;
+  sum = over_block<false>(sum);
+  ROW(i) weights[i] /= sum < 1 ? (T)1 : sum;        // an entry that takes part makes it 1 at least
+  for (I start = 0; start < width; start += 32) {   // a warp some of the keys, 32 features at a time
+    const I d = start + lane;
+    T sum = 0;
+    __syncthreads();
+    if (d < width) for (I s = warp; s < n; s += warps) sum += weights[s] * v[s * width + d];
+    part[warp][lane] = sum;
+    __syncthreads();
+    if (warp) continue;
+    for (I w = 1; w < warps; w++) sum += part[w][lane];
+    if (d < width) y[r * width + d] = sum;
+  }
+}
+
 // ---- layer norm, a block a row of n; `moments` (rows, 2): the mean, and 1 over the standard deviation
 
-extern "C" __global__ void tinyseq_layer_norm(const T* x, const T* weight, const T* bias, double eps, I n, T* y,
-                                              T* moments) {
+// Not `centred` the mean counts as 0: RMS norm.
+extern "C" __global__ void tinyseq_layer_norm(const T* x, const T* weight, const T* bias, double eps, I centred, I n,
+                                              T* y, T* moments) {
   const I r = blockIdx.x;
   x += r * n;
   T sum = 0, squares = 0;
-  ROW(i) sum += x[i] - x[0];                        // so that the mean of one value is exactly that
-  const T mean = x[0] + over_block<false>(sum) / n;
+  if (centred) ROW(i) sum += x[i] - x[0];           // so that the mean of one value is exactly that
+  const T mean = centred ? x[0] + over_block<false>(sum) / n : (T)0;
   ROW(i) squares += (x[i] - mean) * (x[i] - mean);
   const T scale = 1 / sqrt(over_block<false>(squares) / n + (T)eps);
   ROW(i) y[r * n + i] = (x[i] - mean) * scale * (weight ? weight[i] : (T)1) + (bias ? bias[i] : (T)0);

@@ -25,6 +25,7 @@ from tinyseq.backends.normalisation import NormalisationKernels
 from tinyseq.backends.optim import OptimKernels
 from tinyseq.backends.paths import PathKernels
 from tinyseq.backends.recurrent import RecurrentKernels
+from tinyseq.backends.steps import StepKernels
 from tinyseq.backends.sums import SumKernels
 
 Array = Any
@@ -51,7 +52,7 @@ def keep_memory() -> None:
 
 
 class NumpyBackend(ActivationKernels, NormalisationKernels, LossKernels, LayerKernels, OptimKernels, AttentionKernels,
-                   PathKernels, RecurrentKernels, SumKernels):
+                   PathKernels, RecurrentKernels, StepKernels, SumKernels):
     """NumPy arrays, and the portable version of every kernel."""
 
     name = "numpy"

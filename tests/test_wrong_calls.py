@@ -182,7 +182,7 @@ GOOD = [
     "nn.SinusoidalPositions(d_model=4)",
     "nn.LearnedPositions(max_length=4, d_model=4, dtype=ts.float32)",
     *[f"nn.{name}(vocab_size=5, d_model=4, nhead=2, num_layers=1, dim_feedforward=3, dropout=0.1, positions='rotary', "
-      "max_length=6, rotary_base=1e3, tied=True, norm_first=True, dtype=ts.float32)"
+      "max_length=6, rotary_base=1e3, tied=True, norm_first=True, last_norm=True, out_bias=True, dtype=ts.float32)"
       for name in ("LanguageModel", "ConditionalLanguageModel")],
     "nn.AttentionDecoder(vocab_size=5, embedding_dim=2, hidden_size=3, attention=nn.DotAttention(3, 4), memory_size=4, "
     "dropout=0.1, cell=nn.LSTM, feed='context')",
@@ -553,7 +553,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "seed": "seed",
     "flag": """keepdims requires_grad endpoint descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
-        norm_first nesterov strict align wide zero_infinity""",
+        norm_first last_norm out_bias nesterov strict align wide zero_infinity""",
     "passed on": "src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape",
 }
 BY_NAME = {key: kind for kind, keys in KINDS.items() for key in keys.split()}

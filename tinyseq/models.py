@@ -19,11 +19,12 @@ from tinyseq import check, checkpoint
 from tinyseq.engine import ops
 from tinyseq.engine.tensor import Like, Tensor
 from tinyseq.nn import init
-from tinyseq.nn.language import LanguageModel, LanguageState
+from tinyseq.nn.language import LanguageModel
 from tinyseq.nn.layers import Dropout, Embedding, LayerNorm, Linear, Sequential
 from tinyseq.nn.masks import cut_padding
 from tinyseq.nn.module import Module, matching
 from tinyseq.nn.positions import LearnedPositions
+from tinyseq.nn.steps import LanguageState
 from tinyseq.nn.transformer import TransformerEncoder, TransformerEncoderLayer
 from tinyseq.nn.transformer import _sizes as layer_sizes
 

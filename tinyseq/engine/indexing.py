@@ -44,7 +44,7 @@ def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> Ar
     where they come from the host; on a device, where looking would wait for it, nobody looks."""
     ids = integers(ids, f"{name}: ")
     known = ids if ignored is None or not isinstance(ids, np.ndarray) else ids[ids != ignored]
-    if isinstance(known, np.ndarray) and known.size and (known.min() < 0 or known.max() >= size):
+    if isinstance(known, np.ndarray) and known.size and known.view(np.uint64).max() >= size:  # one below 0 too
         bad = int(known.min() if known.min() < 0 else known.max())
         raise IndexError(f"{name}: id {bad} is out of range, expected 0 <= id < {size} (ids of shape {ids.shape})")
     return ids

@@ -12,7 +12,8 @@ from tinyseq.nn.masks import length_mask
 from tinyseq.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, Scan
 from tinyseq.nn.seq2seq import AttentionDecoder, DecoderState, EncoderDecoder
 from tinyseq.nn.structured import CRF, CTCLoss
-from tinyseq.nn.language import ConditionalLanguageModel, LanguageModel, LanguageState
+from tinyseq.nn.language import ConditionalLanguageModel, LanguageModel
+from tinyseq.nn.steps import LanguageState
 from tinyseq.nn.positions import LearnedPositions, SinusoidalPositions
 from tinyseq.nn.transformer import (
     Transformer, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,

@@ -5,7 +5,6 @@ Every position asks every other one, in several subspaces at once (Vaswani et al
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,34 +17,9 @@ from tinyseq.nn import init
 from tinyseq.nn.layers import Linear
 from tinyseq.nn.masks import Attending, attention_mask, refuse, vectors
 from tinyseq.nn.module import Module, Parameter
+from tinyseq.nn.steps import Between, Pair, call_few
 
 _seen: ContextVar[list[tuple[Module, Tensor]] | None] = ContextVar("seen", default=None)  # weights, if somebody looks
-Pair = tuple[Tensor, Tensor]
-Between = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-
-
-def product(x: Array, weight: Tensor, bias: Tensor | None) -> Array:
-    """`functional.linear` of few vectors (E,) or (E, B), as arrays, features first: (N,) or (N, B)."""
-    y = weight._data.dot(x)
-    if bias is not None:
-        rows = y.T
-        rows += bias._data
-    return y
-
-
-def _recall(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
-    """`functional.attention` of one query, on arrays: q (B, heads, D), k and v (B, num_kv_heads, S, D), mask (B, S) ->
-    (B, num_kv_heads, heads / num_kv_heads, D), and the weights, with S in the place of D."""
-    batch, few, steps, wide = k.shape
-    q *= wide**-0.5
-    weights = q.reshape(batch, few, q.shape[1] // few, wide) @ k.swapaxes(-1, -2)
-    if mask is None and steps and isinstance(q, np.ndarray):  # shorter than NumPy's kernel, which is for many
-        weights -= weights.max(axis=-1, keepdims=True)
-        np.exp(weights, out=weights)
-        weights /= weights.sum(axis=-1, keepdims=True)
-    else:
-        weights = backends.of(q).softmax(weights, -1, None if mask is None else mask[:, None, None])
-    return weights @ v, weights
 
 
 class MultiheadAttention(Attending):
@@ -94,6 +68,10 @@ class MultiheadAttention(Attending):
         if self.out_proj.bias is not None:
             init.zeros_(self.out_proj.bias)
 
+    @property
+    def dtype(self) -> Any:
+        return (self.in_proj_weight if self.packed else self.q_proj_weight).dtype
+
     def forward(
         self, query: Tensor, key: Tensor | Pair | None = None, value: Tensor | None = None, *, mask: Like = None,
         lengths: Like = None, causal: bool = False, need_weights: bool = False, between: Between | None = None,
@@ -107,7 +85,7 @@ class MultiheadAttention(Attending):
         them (`functional.rotate`), put earlier ones in front.
         """
         name = type(self).__name__
-        vectors(name, self.embed_dim, self.out_proj.weight.dtype, query=query)
+        vectors(name, self.embed_dim, self.dtype, query=query)
         masked, taking = mask is not None or lengths is not None, None
         if masked and between is None and not isinstance(key, tuple):  # what no query sees is 0: 0 times NaN is NaN
             key = query if key is None else key
@@ -158,25 +136,26 @@ class MultiheadAttention(Attending):
         """`forward` of one more position to itself and the n before, on arrays: x (E, B), or (E,) of a batch of one, as
         it comes. `past` (B, 2, num_kv_heads, capacity, D) holds their keys and values, and gets those of x; mask
         (B, n + 1)."""
-        batch, _, few, _, wide = past.shape
-        qkv = product(x, self.in_proj_weight, self.in_proj_bias).T.reshape(batch, self.num_heads + 2 * few, wide)
+        backend, (batch, _, few, _, wide) = backends.of(x), past.shape
+        bias = None if self.in_proj_bias is None else self.in_proj_bias._data
+        qkv = backend.linear_few(x, self.in_proj_weight._data, bias).T
+        qkv = qkv.reshape(batch, self.num_heads + 2 * few, wide)
         if turn is not None:
             turned = qkv[:, :-few]
             turned[...] = functional.rotate.body(turned, *turn)[0]  # type: ignore[attr-defined]
         past[:, :, :, n] = qkv[:, self.num_heads :].reshape(batch, 2, few, wide)
-        past = past[:, :, :, : n + 1]
-        y, _ = _recall(qkv[:, : self.num_heads], past[:, 0], past[:, 1], mask)
-        return product(y.reshape(x.T.shape).T, self.out_proj.weight, self.out_proj.bias)
+        y, _ = backend.attention_few(qkv[:, : self.num_heads], past[:, 0, :, : n + 1], past[:, 1, :, : n + 1], mask)
+        return call_few(backend, self.out_proj, y.reshape(x.T.shape).T)
 
     def look(self, x: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
         """`forward` of one position x, as that of `step`, to what `remember` made of a memory: as x, and the weights
         (B, heads, S); mask (B, S)."""
-        weight = self.in_proj_weight if self.packed else self.q_proj_weight
-        rows = slice(self.embed_dim)
-        q = product(x, weight[rows], None if self.in_proj_bias is None else self.in_proj_bias[rows])
-        y, weights = _recall(q.T.reshape(len(k), self.num_heads, self.head_dim), k, v, mask)
-        y = product(y.reshape(x.T.shape).T, self.out_proj.weight, self.out_proj.bias)
-        return y, weights.reshape(len(k), self.num_heads, k.shape[2])
+        backend, rows = backends.of(x), slice(self.embed_dim)
+        weight = (self.in_proj_weight if self.packed else self.q_proj_weight)._data[rows]
+        q = backend.linear_few(x, weight, None if self.in_proj_bias is None else self.in_proj_bias._data[rows])
+        y, weights = backend.attention_few(q.T.reshape(len(k), self.num_heads, self.head_dim), k, v, mask)
+        weights = weights.reshape(len(k), self.num_heads, k.shape[2])
+        return call_few(backend, self.out_proj, y.reshape(x.T.shape).T), weights
 
     def parts(self) -> list[tuple[Tensor, Tensor | None]]:
         """The weight and the bias of the projections of query, key and value."""

@@ -8,27 +8,21 @@ outputs there are 0.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyseq import check, functional
+from tinyseq import backends, check, functional
 from tinyseq.engine import ops
 from tinyseq.engine.tensor import Array, Like, Tensor
 from tinyseq.nn import init, masks
 from tinyseq.nn.layers import Dropout, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.masks import Attending, length_mask, refuse
 from tinyseq.nn.module import Module
-from tinyseq.nn.multihead import Between, MultiheadAttention, Pair, product
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """`functional.gelu` by the tanh approximation."""
-    return functional.gelu(x, "tanh")
-
+from tinyseq.nn.multihead import MultiheadAttention
+from tinyseq.nn.steps import Between, LanguageState, Pair, Stack, call_few, gelu_tanh, own_step
 
 Sublayer = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.gelu, "gelu_tanh": gelu_tanh,
@@ -40,39 +34,6 @@ def _real(name: str, x: Tensor, lengths: Like) -> Tensor:
     if lengths is None or x.ndim != 3:
         return x
     return ops.where(ops.like(x, length_mask(lengths, x.shape[1], len(x), name))[..., None], x, 0.0)
-
-
-@lru_cache
-def _average(n: int, dtype: Any) -> Array:
-    """What n features are multiplied by to get their mean."""
-    return np.full(n, 1 / n, dtype=dtype)
-
-
-def _normal(x: Array, norm: Any) -> Array:
-    """A norm of few vectors (E,) or (E, B), as arrays: short, where NumPy's kernel is for many."""
-    if not isinstance(x, np.ndarray):  # a launch for each line below would take longer than the kernel
-        return norm(Tensor(x.T))._data.T
-    average = _average(len(x), x.dtype)
-    y = x if isinstance(norm, RMSNorm) else x - average.dot(x)
-    y = y * (average.dot(y * y) + (np.finfo(x.dtype).eps if norm.eps is None else norm.eps)) ** -0.5
-    rows = y.T
-    rows *= norm.weight._data
-    if isinstance(norm, LayerNorm) and norm.bias is not None:
-        rows += norm.bias._data
-    return y
-
-
-def _gelu_tanh(x: Array) -> Array:
-    """`gelu_tanh` of few numbers, as arrays."""
-    u = x * x
-    u *= 0.044715 * math.sqrt(2 / math.pi)
-    u += math.sqrt(2 / math.pi)
-    u *= x
-    np.tanh(u, out=u)
-    u *= x
-    u += x
-    u *= 0.5
-    return u
 
 
 def _sizes(name: str, d_model: int, nhead: int, dim_feedforward: int, dropout: float,
@@ -131,35 +92,27 @@ class TransformerEncoderLayer(Attending):
         between: Between | None = None, look: Sublayer | None = None,
     ) -> Tensor:
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
-        name = type(self).__name__
-        masks.vectors(name, self.d_model, self.linear1.weight.dtype, **{"tgt" if self.crosses else "src": src})
+        name, given = type(self).__name__, {"tgt" if self.crosses else "src": src}
+        masks.vectors(name, self.d_model, getattr(self.self_attn, "dtype", None), **given)
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
-        feed: Sublayer = lambda x: self.linear2(self.dropout(self.activation(self.linear1(x))))
-        x, parts = _real(name, src, lengths), [attend, feed] if look is None else [attend, look, feed]
-        for norm, part in zip((self.norm1, self.norm2, getattr(self, "norm3", None)), parts, strict=False):
-            x = x + self.dropout(part(norm(x))) if self.norm_first else norm(x + self.dropout(part(x)))
-        return _real(name, x, lengths)
+        return _real(name, self._around(attend, look, _real(name, src, lengths), lambda layer, x: layer(x)), lengths)
 
-    def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, memory: Any = None,
-             memory_mask: Array | None = None) -> tuple[Array, Array | None]:
-        """`forward` of one more position x, on arrays, and the weights (B, heads, S) of the memory: see `step` and
-        `look` of `MultiheadAttention`."""
-        first, weights = self.norm_first, None
-        y = self.self_attn.step(_normal(x, self.norm1) if first else x, past, n, mask, turn)
-        y += x
-        x = y if first else _normal(y, self.norm1)
-        if self.crosses:
-            query = _normal(x, self.norm2) if first else x
-            y, weights = self.multihead_attn.look(query, memory[0], memory[1], memory_mask)
-            y += x
-            x = y if first else _normal(y, self.norm2)
-        norm = self.norm3 if self.crosses else self.norm2
-        y = product(_normal(x, norm) if first else x, self.linear1.weight, self.linear1.bias)
-        short = self.activation is gelu_tanh and isinstance(y, np.ndarray)
-        y = _gelu_tanh(y) if short else self.activation(Tensor(y.T))._data.T
-        y = product(y, self.linear2.weight, self.linear2.bias)
-        y += x
-        return y if first else _normal(y, norm), weights
+    def _around(self, attend: Any, look: Any, x: Any, call: Callable[[Any, Any], Any]) -> Any:
+        """The layer around its attention to itself and to a memory; `call` is how its parts are called."""
+        first, dropout = self.norm_first, self.dropout
+        x = x + call(dropout, attend(call(self.norm1, x))) if first else call(self.norm1, x + call(dropout, attend(x)))
+        norm = self.norm2
+        if look is not None:
+            x = x + call(dropout, look(call(norm, x))) if first else call(norm, x + call(dropout, look(x)))
+            norm = self.norm3
+        y = call(self.linear1, call(norm, x) if first else x)
+        y = x + call(dropout, call(self.linear2, call(dropout, call(self.activation, y))))
+        return y if first else call(norm, y)
+
+    def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, look: Any = None) -> Any:
+        """`forward` of one more position x, on arrays: see `step` of `MultiheadAttention`."""
+        attend: Any = lambda x: self.self_attn.step(x, past, n, mask, turn)
+        return self._around(attend, look, x, partial(call_few, backends.of(x)))
 
 
 class TransformerDecoderLayer(TransformerEncoderLayer):
@@ -176,20 +129,37 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         `memory_mask` and `memory_lengths` are of the attention to the memory, the other options of that to itself.
         """
         if not isinstance(memory, tuple):
-            masks.vectors(type(self).__name__, self.d_model, self.linear1.weight.dtype, memory=memory)
+            masks.vectors(type(self).__name__, self.d_model, getattr(self.self_attn, "dtype", None), memory=memory)
         look: Sublayer = lambda x: self.multihead_attn(x, memory, mask=memory_mask, lengths=memory_lengths)[0]
         return super().forward(tgt, look=look, **options)
 
+    def step(  # type: ignore[override]
+        self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, memory: Any,
+        memory_mask: Array | None,
+    ) -> tuple[Array, Array]:
+        """As of a `TransformerEncoderLayer`, and the weights (B, heads, S) of the memory: see `look` there."""
+        weights: Any = None
 
-class TransformerEncoder(Attending):
+        def look(x: Array) -> Array:
+            nonlocal weights
+            y, weights = self.multihead_attn.look(x, memory[0], memory[1], memory_mask)
+            return y
+
+        return super().step(x, past, n, mask, turn, look), weights
+
+
+class TransformerEncoder(Stack, Attending):
     """`num_layers` copies of a layer one after another, then `norm`. The other arguments are PyTorch's, which change no
-    number there either."""
+    number there either.
+
+    `start`, `read` and `step` are `forward` with `causal=True`, of a part of the positions after the other.
+    """
 
     def __init__(
         self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None,
         enable_nested_tensor: bool = True, mask_check: bool = True,
     ) -> None:
-        name, layer = type(self).__name__, "decoder_layer" if isinstance(self, TransformerDecoder) else "encoder_layer"
+        name, layer = type(self).__name__, "decoder_layer" if self.crosses else "encoder_layer"
         check.instance(name, Module, **{layer: encoder_layer})
         check.instance(name, Module | None, norm=norm)
         self.layers = [copy.deepcopy(encoder_layer) for _ in range(check.integers(name, 1, num_layers=num_layers))]
@@ -205,6 +175,8 @@ class TransformerEncoder(Attending):
 class TransformerDecoder(TransformerEncoder):
     """`num_layers` copies of a `TransformerDecoderLayer` one after another, then `norm`."""
 
+    crosses = True
+
     def __init__(self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Module | None = None) -> None:
         super().__init__(decoder_layer, num_layers, norm)
 
@@ -212,10 +184,27 @@ class TransformerDecoder(TransformerEncoder):
         """tgt (B, T, E), memory (B, S, E) -> (B, T, E); the masks are the layers'."""
         return super().forward(tgt, memory, **masks)
 
+    def start(self, memory: Tensor, lengths: Like = None, mask: Like = None) -> LanguageState:
+        """The state before the first position: each layer's keys and values of memory (B, S, E), of which `lengths`
+        (B,) and `mask` (B, S) say what is real."""
+        return self._remember(memory, mask, lengths)
+
 
 class Transformer(Attending):
     """Encoder and decoder of vectors (Vaswani et al. 2017, figure 1), without embeddings. Initialised as PyTorch's.
-    `options` are those of `TransformerEncoderLayer`. A `custom_encoder` and `custom_decoder` are called as ours are."""
+    `options` are those of `TransformerEncoderLayer`. A `custom_encoder` and `custom_decoder` are called as ours are.
+
+    For `tinyseq.decode` a model around it, which has a Transformer, an embedding, positions and `out`, takes one step:
+
+    >>> def start(self, source, lengths=None):
+    ...     return self.transformer.start(self.positions(self.embedding(source)), lengths=lengths)
+    >>> def step(self, tokens, state):
+    ...     x = self.positions(self.embedding(tokens), state.length)
+    ...     y, state = self.transformer.step(x, state)
+    ...     return self.out(y), state
+    >>> def forward(self, tokens, state):       # all steps at once, for `decode.score` and for training
+    ...     return self.out(self.transformer.read(self.positions(self.embedding(tokens)), state))
+    """
 
     _masks = ("mask= (B, S) and lengths= are of src, tgt_lengths= and causal=True of tgt; with other masks call "
               "model.decoder(tgt, model.encoder(src, mask=...), mask=..., memory_mask=...)")
@@ -245,12 +234,30 @@ class Transformer(Attending):
     ) -> Tensor:
         """src (B, S, E), tgt (B, T, E) -> (B, T, E). `mask` (B, S) and `lengths` (B,) are of src, in the encoder and
         where the decoder looks at it; `causal` hides the future of tgt."""
+        memory = self._encode(src, mask, lengths)
+        return self.decoder(  # type: ignore[no-any-return]
+            tgt, memory, memory_mask=mask, memory_lengths=lengths, lengths=tgt_lengths, causal=causal)
+
+    def _encode(self, src: Tensor, mask: Like, lengths: Like) -> Tensor:
         if mask is not None and np.ndim(mask) != 2:  # both attentions would take others, if S = T
             raise ValueError(f"Transformer: expected mask (B, S), got {np.ndim(mask)} axes: {self._masks}")
         masks.vectors("Transformer", None, src=src)
         if mask is not None:  # 0 times a NaN would be one, in gradients of the encoder
             real = masks.attention_mask("Transformer", src, (len(src), 1, src.shape[1], src.shape[1]), mask)
             src = ops.where(real[:, 0, 0, :, None], src, 0.0)  # type: ignore[index]
-        memory = self.encoder(src, mask=mask, lengths=lengths)
-        return self.decoder(  # type: ignore[no-any-return]
-            tgt, memory, memory_mask=mask, memory_lengths=lengths, lengths=tgt_lengths, causal=causal)
+        return self.encoder(src, mask=mask, lengths=lengths)  # type: ignore[no-any-return]
+
+    def start(self, src: Tensor, *, mask: Like = None, lengths: Like = None) -> LanguageState:
+        """The state before the first position of tgt, for `step` and `read`: the decoder's keys and values of what the
+        encoder makes of src (B, S, E). In `read` gradients reach src."""
+        for method in ("step", "read"):
+            own_step("Transformer: custom_decoder", self.decoder, method)
+        return self.decoder.start(self._encode(src, mask, lengths), lengths, mask)
+
+    def read(self, x: Tensor, state: LanguageState) -> Tensor:
+        """`forward` with `causal=True` of tgt's positions x (B, T, E) after those of a state: (B, T, E)."""
+        return self.decoder.read(x, state)
+
+    def step(self, x: Tensor, state: LanguageState) -> tuple[Tensor, LanguageState]:
+        """`read` of one position, x (B, E) -> (B, E), and the state then. Without dropout and gradient."""
+        return self.decoder.step(x, state)

@@ -102,9 +102,26 @@ def check_kernels(extents: Sequence[Extent]) -> dict[str, str]:
     for dtype, extent in itertools.product(("float32", "float64"), extents):
         with Survey(dtype, found):
             exercise(dtype, extent)
+        found |= few_vectors(backend, dtype)
     raw = difference(backend.random_raw(7, 3, 1001), backends.load("numpy").random_raw(7, 3, 1001))
     return found | {"random_raw": raw, "matmul float16": half_product(backend),
                     "embedding of an id that is no row": beyond(backend)}
+
+
+def few_vectors(backend: Any, dtype: str) -> dict[str, str]:
+    """What is wrong with each kernel of a step, held to NumPy's."""
+    rng = np.random.default_rng(0)
+    x, weight, bias, q, k, v = (rng.standard_normal(shape).astype(dtype) for shape in (
+        (40, 3), (70, 40), (70,), (3, 4, 40), (3, 2, 90, 40), (3, 2, 90, 40)))
+    calls = {"linear_few": (x, weight, bias), "norm_few": (x, weight[0], bias[:40], 1e-5), "gelu_few": (x,),
+             "attention_few": (q, k, v, rng.random((3, 90)) < 0.7)}
+    found = {}
+    for kernel, args in calls.items():
+        given = [backend.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
+        got, expected = getattr(backend, kernel)(*given), getattr(backends.load("numpy"), kernel)(*args)
+        pairs = zip(got, expected, strict=True) if isinstance(got, tuple) else [(got, expected)]
+        found[f"{kernel} {dtype}"] = next((wrong for a, b in pairs if (wrong := difference(a, b))), "")
+    return found
 
 
 def half_product(backend: Any) -> str:

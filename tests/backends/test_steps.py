@@ -1,0 +1,84 @@
+"""Kernels of few vectors, features first: each is what its function in `functional` says of (..., E)."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinyseq as ts
+import tinyseq.functional as F
+from tinyseq import backends
+
+dtypes = st.sampled_from(["float16", "float32", "float64"])
+seeds = st.integers(0, 2**32 - 1)
+batches = st.integers(0, 4)      # 0: a vector alone, (E,)
+
+
+def close(got: Any, expected: Any) -> None:
+    got, expected = ts.Tensor(got).numpy(), expected.numpy()
+    assert got.dtype == expected.dtype and got.shape == expected.shape
+    unit = {"float16": 4e-3, "float32": 1e-5, "float64": 1e-12}[str(got.dtype)]
+    np.testing.assert_allclose(got, expected, rtol=unit, atol=unit * max(1, np.abs(expected).max(initial=0)))
+
+
+def drawn(seed: int, dtype: str, *shapes: tuple[int, ...]) -> list[Any]:
+    """Arrays of the active backend; nothing writes into them (`kept`)."""
+    rng = np.random.default_rng(seed)
+    return [ts.asarray(rng.standard_normal(shape).astype(dtype)).data for shape in shapes]
+
+
+def columns(batch: int, size: int) -> tuple[int, ...]:
+    return (size, batch) if batch else (size,)
+
+
+@given(seed=seeds, dtype=dtypes, batch=batches, bias=st.booleans(),
+       sizes=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_linear(seed: int, dtype: str, batch: int, sizes: tuple[int, int], bias: bool) -> None:
+    x, weight, b = drawn(seed, dtype, columns(batch, sizes[0]), (sizes[1], sizes[0]), (sizes[1],))
+    before, given_bias = x.copy(), b if bias else None
+    y = backends.of(x).linear_few(x, weight, given_bias)
+    close(y.T, F.linear(ts.Tensor(x.T), ts.Tensor(weight), None if given_bias is None else ts.Tensor(b)))
+    close(x, ts.Tensor(before))
+
+
+@given(seed=seeds, dtype=dtypes, batch=batches, size=st.integers(1, 70), centred=st.booleans(), weight=st.booleans(),
+       bias=st.booleans(), eps=st.sampled_from([None, 1e-5, 1e-2]), scale=st.sampled_from([1.0, 300.0]),
+       alike=st.booleans())
+def test_norms(seed: int, dtype: str, batch: int, size: int, centred: bool, weight: bool, bias: bool,
+               eps: float | None, scale: float, alike: bool) -> None:
+    x, w, b = drawn(seed, dtype, columns(batch, size), (size,), (size,))
+    x = x[:1] + 0 * x if alike else x
+    x = (x * scale).astype(dtype)
+    before, bias = x.copy(), bias and centred
+    y = backends.of(x).norm_few(x, w if weight else None, b if bias else None, eps, centred)
+    given_w, eps = ts.Tensor(w) if weight else None, eps or float(np.finfo(dtype).eps)
+    close(y.T, F.layer_norm(ts.Tensor(x.T), size, given_w, ts.Tensor(b) if bias else None, eps) if centred else
+          F.rms_norm(ts.Tensor(x.T), size, given_w, eps))
+    close(x, ts.Tensor(before))
+
+
+@given(seed=seeds, dtype=dtypes, batch=batches, size=st.integers(1, 70), scale=st.sampled_from([1.0, 1e4]))
+def test_gelu(seed: int, dtype: str, batch: int, size: int, scale: float) -> None:
+    x = (drawn(seed, dtype, columns(batch, size))[0] * scale).astype(dtype)
+    before = x.copy()
+    close(backends.of(x).gelu_few(x), F.gelu(ts.Tensor(x), "tanh"))
+    close(x, ts.Tensor(before))
+
+
+@given(seed=seeds, dtype=dtypes, batch=batches, few=st.integers(1, 3), shared=st.integers(1, 3),
+       steps=st.integers(0, 70), wide=st.sampled_from([1, 2, 5, 33, 40]), masked=st.booleans(), sliced=st.booleans())
+def test_attention(seed: int, dtype: str, batch: int, few: int, shared: int, steps: int, wide: int, masked: bool,
+                   sliced: bool) -> None:
+    q, k, v = drawn(seed, dtype, (batch, few * shared, wide), *[(batch, few, steps + 3, wide)] * 2)
+    q = (q * 30).astype(dtype)
+    k, v = (k[:, :, :steps], v[:, :, 3:]) if sliced else (k[:, :, :steps].copy(), v[:, :, :steps].copy())
+    mask = ts.asarray(np.random.default_rng(seed).random((batch, steps)) < 0.6).data if masked else None
+    before = q.copy(), k.copy(), v.copy()
+    y, weights = backends.of(q).attention_few(q, k, v, mask)
+    one = [ts.Tensor(q[:, :, None]), ts.Tensor(k)]
+    taking = None if mask is None else ts.Tensor(mask)[:, None, None]
+    close(y.reshape(q.shape), F.attention(*one, ts.Tensor(v), taking)[:, :, 0])
+    close(weights.reshape(batch, few * shared, steps), F.attention_weights(*one, taking)[:, :, 0])
+    for now, then in zip((q, k, v), before, strict=True):
+        close(now, ts.Tensor(then))

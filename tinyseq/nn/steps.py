@@ -1,0 +1,232 @@
+"""One position more: any layer of few vectors, and a stack of layers that keeps its keys and values.
+
+A step of a stack is its `forward` of one position after those that a state has read. Layers of exactly the types here
+take a kernel of the backend; any other is called as `forward` calls it, on one position. Layers of a stack, and their
+attention, have a `step` of their own: one whose `step` is not of its `forward` is refused by name by `start`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from tinyseq import backends, check, functional
+from tinyseq.engine import ops
+from tinyseq.engine.graph import grad_enabled, no_grad
+from tinyseq.engine.tensor import Array, Like, Tensor, namespace
+from tinyseq.nn.layers import Dropout, LayerNorm, Linear, RMSNorm
+from tinyseq.nn.masks import length_mask, masked_memory, vectors
+from tinyseq.nn.module import Module
+from tinyseq.nn.positions import angles
+
+Pair = tuple[Tensor, Tensor]
+Between = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class LanguageState(NamedTuple):
+    """Where a language model or a stack of layers stands: all layers' keys and values, cache (B, layers, 2,
+    num_kv_heads, capacity, D), of which `length` positions are read and `filled`, an array (), are written, by this
+    state or one that shares the cache; where in them each row begins, starts (B,), None for 0; of a decoder, each
+    layer's keys and values of the memory, its mask (B, S), and the last step's attention to it (B, S), the last layer's
+    mean over heads."""
+
+    cache: Tensor
+    length: int
+    filled: Array
+    starts: Tensor | None = None
+    memory: tuple[Pair, ...] = ()
+    mask: Tensor | None = None
+    weights: Tensor | None = None
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """`functional.gelu` by the tanh approximation."""
+    return functional.gelu(x, "tanh")
+
+
+def plain(layer: Any, kind: type) -> bool:
+    """Whether a layer is of exactly that kind, with its forward."""
+    return type(layer) is kind and "forward" not in layer.__dict__
+
+
+def call_few(backend: Any, layer: Any, x: Array) -> Array:
+    """What a layer, or a function, makes of few vectors, features first: x (E,), of a batch of one, or (E, B) -> (F,)
+    or (F, B). Where the backend has no kernel of it, it is called on (B, 1, E)."""
+    kind = type(layer)
+    if kind in FEW and "forward" not in layer.__dict__:
+        if kind is Linear:
+            return backend.linear_few(x, layer.weight._data, None if layer.bias is None else layer.bias._data)
+        if kind is Dropout:
+            return x
+        weight, bias = layer.weight, None if kind is RMSNorm else layer.bias
+        return backend.norm_few(x, None if weight is None else weight._data, None if bias is None else bias._data,
+                                layer.eps, kind is LayerNorm)
+    if layer is gelu_tanh:
+        return backend.gelu_few(x)
+    y = layer(Tensor(x.T.reshape(-1, 1, len(x))))._data
+    return y[0, 0] if x.ndim == 1 else y[:, 0].T
+
+
+FEW = {Linear, LayerNorm, RMSNorm, Dropout}
+
+
+def own_step(where: str, layer: Any, step: str = "step") -> None:
+    """Refuse a layer that has no `step`, or whose class changed what that is a step of; ours have what they need."""
+    parts = {step, "forward", "__call__", "heads", "parts"}
+    own: Any = next((vars(c) for c in (layer, *type(layer).__mro__) if parts & getattr(c, "__dict__", {}).keys()), {})
+    ours = hasattr(layer, step) and own.get("__module__", "").startswith("tinyseq.")
+    if step not in own and not ours:
+        raise TypeError(f"{where}: expected a layer with a `{step}` beside its `forward`, which does the same for one "
+                        f"position, got {check.describe(layer)}: write one, or call the model on all positions")
+
+
+def places(x: Tensor, n: int, starts: Tensor | None, steps: int = 0) -> Like:
+    """The positions after the n-th of x (B, T, ...), or of so many steps, in rows that begin at `starts` (B,), if they
+    do not all at 0: (T,) or (B, T)."""
+    ids = np.arange(n, n + (steps or x.shape[1]))
+    return ids if starts is None else ops.maximum(ops.like(x, ids) - starts[:, None], 0)
+
+
+class Stack(Module):
+    """Layers one after another and then `norm`, if there is one, of a part of the positions after the other: `start`,
+    `read` and `step`. No position sees a later one.
+
+    Keys and values are kept in buffers that double when they are full; a step writes one position into them. A state
+    may be stepped from as often as one likes: the first step from it writes into the shared buffer, after the last
+    position that the state reads; a further one copies it.
+    """
+
+    layers: list[Any]
+    norm: Any
+    crosses: ClassVar[bool] = False  # whether the layers attend to a memory too
+    _frequencies: Any = None  # (D/2,) of rotary positions
+
+    def start(self, src: Tensor, lengths: Like = None) -> LanguageState:
+        """The state after src (B, T, E), of each row the first `lengths` (B,). T may be 0. Each row's next
+        position is state.length, less state.starts unless that is None."""
+        name = type(self).__name__
+        vectors(name, None, src=src)
+        state = self._empty(src)
+        with no_grad():
+            if lengths is not None:  # the rows' ends are put side by side
+                real = length_mask(lengths, src.shape[1], len(src), name)
+                starts = ops.sum(ops.like(src, ~real), 1)
+                src = ops.where(ops.like(src, real)[..., None], src, 0.0)
+                src = ops.take_along_axis(src, places(src, 0, starts)[..., None], 1)
+                state = state._replace(starts=starts)
+            cache = ops.stack([ops.stack(pair, 1) for pair in self._read(src, state)[1]], 1)
+        return state._replace(cache=cache, length=src.shape[1], filled=np.array(src.shape[1]))
+
+    def _empty(self, src: Tensor) -> LanguageState:
+        """The state before the first position of vectors such as src (B, T, E)."""
+        name, shapes = type(self).__name__, dict[Any, int]()
+        for i, layer in enumerate(self.layers):
+            own_step(f"{name}: layers.{i}", layer)
+            own_step(f"{name}: layers.{i}.self_attn", layer.self_attn)
+            if self.crosses:
+                own_step(f"{name}: layers.{i}.multihead_attn", layer.multihead_attn, "look")
+            shapes.setdefault((layer.self_attn.num_kv_heads, layer.self_attn.head_dim), i)
+        if len(shapes) > 1:
+            raise ValueError(f"{name}: expected layers of one (num_kv_heads, head_dim), which share a cache, got "
+                             f"{' and '.join(f'{shape} of layers.{i}' for shape, i in shapes.items())}")
+        (heads, width), = shapes
+        cache = namespace(src._data).zeros((len(src), len(self.layers), 2, heads, 0, width), dtype=src.dtype)
+        return LanguageState(Tensor(cache), 0, np.array(0))
+
+    def _remember(self, memory: Tensor, mask: Like, lengths: Like = None) -> LanguageState:
+        """The state before the first position of layers that attend to a memory (B, S, E)."""
+        name = type(self).__name__
+        memory, mask = masked_memory(name, memory, mask)
+        if lengths is not None:
+            memory, real = masked_memory(name, memory, length_mask(lengths, memory.shape[1], len(memory), name))
+            mask = real if mask is None else mask & real
+        state, first = self._empty(memory), self.layers[0].multihead_attn
+        vectors(name, getattr(first, "embed_dim", None), getattr(first, "dtype", None), memory=memory)
+        return state._replace(memory=tuple(layer.multihead_attn.remember(memory) for layer in self.layers), mask=mask)
+
+    def _own(self, state: Any, x: Any = None, axes: int = 0) -> None:
+        """Refuse a state that another kind made, and vectors x, if given, that are not of its rows and dtype."""
+        if not isinstance(state, LanguageState) or self.crosses is not bool(state.memory) or (
+                state.cache.shape[1] != len(self.layers)):
+            raise (ValueError if state is None or isinstance(state, LanguageState) else TypeError)(
+                f"{type(self).__name__}: expected a state that its own `start` made, got {check.describe(state)}")
+        if axes and (getattr(x, "ndim", None) != axes or len(x) != len(state.cache) or x.dtype != state.cache.dtype):
+            raise (ValueError if hasattr(x, "shape") else TypeError)(
+                f"{type(self).__name__}: expected x ({len(state.cache)},{' T,' * (axes - 2)} E) of "
+                f"{state.cache.dtype}, as the state, got {check.describe(x)}")
+
+    def read(self, x: Tensor, state: LanguageState) -> Tensor:
+        """x (B, T, E) -> (B, T, E), after the positions of a state, all at once: what `step` makes of them in turn."""
+        self._own(state, x, 3)
+        return self._read(x, state)[0]
+
+    def _read(self, x: Tensor, state: LanguageState | None) -> tuple[Tensor, list[Pair]]:
+        """What the stack makes of x (B, T, E) after a state, if there is one, and each layer's keys and values of x."""
+        n, starts = (0, None) if state is None else (state.length, state.starts)
+        if n and grad_enabled():
+            raise RuntimeError(f"{type(self).__name__}: no gradient reaches what a state has read: give all positions "
+                               "to forward, or read on under ts.no_grad()")
+        mask = None if starts is None else ops.like(x, np.arange(n + x.shape[1])) >= starts[:, None]
+        turn = None if self._frequencies is None else [
+            ops.expand_dims(angle, -3) for angle in angles(x, places(x, n, starts), self._frequencies)]
+        kept: list[Pair] = []
+
+        def between(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            if turn is not None:
+                q, k = functional.rotate(q, *turn), functional.rotate(k, *turn)
+            kept.append((k, v))
+            if state is not None and n:
+                past = state.cache[:, len(kept) - 1, :, :, :n]
+                k, v = ops.concat([past[:, 0], k], 2), ops.concat([past[:, 1], v], 2)
+            return q, k, v
+
+        for i, layer in enumerate(self.layers):
+            more: Any = {} if state is None or not state.memory else {
+                "memory": state.memory[i], "memory_mask": state.mask}
+            x = layer(x, mask=mask, causal=True, between=between, **more)
+            if state is not None and len(kept) != i + 1:
+                raise TypeError(f"{type(self).__name__}: expected layers.{i} to call `between` once, which keeps its "
+                                f"keys and values, got {check.describe(layer)}")
+        return x if self.norm is None else self.norm(x), kept
+
+    @no_grad()
+    def step(self, x: Tensor, state: LanguageState) -> tuple[Tensor, LanguageState]:
+        """x (B, E), one position after those of a state -> (B, E), and the state then. Without dropout and gradient."""
+        self._own(state, x, 2)
+        y, state = self._step(features_first(x._data), state)
+        return rows_first(y), state
+
+    def _step(self, x: Array, state: LanguageState) -> tuple[Array, LanguageState]:
+        """`step` on arrays, features first."""
+        n, cache, filled = state.length, state.cache._data, state.filled
+        backend = backends.of(cache)
+        if filled.item() != n or n == cache.shape[4]:  # somebody went on from here, or it is full
+            longer = backend.xp.zeros((*cache.shape[:4], max(2 * n, 64), cache.shape[5]), dtype=cache.dtype)
+            longer[..., :n, :] = cache[..., :n, :]
+            cache, filled = longer, np.array(n)
+        filled[...] = n + 1
+        mask = None if state.starts is None else backend.xp.arange(n + 1) >= state.starts._data[:, None]
+        looked = None if state.mask is None else state.mask._data
+        weights, turn = None, None if self._frequencies is None else [
+            angle._data for angle in angles(state.cache, places(state.cache, n, state.starts, 1), self._frequencies)]
+        for i, layer in enumerate(self.layers):
+            if state.memory:
+                memory = [a._data for a in state.memory[i]]
+                x, weights = layer.step(x, cache[:, i], n, mask, turn, memory, looked)
+            else:
+                x = layer.step(x, cache[:, i], n, mask, turn)
+        x = x if self.norm is None else call_few(backend, self.norm, x)
+        return x, LanguageState(Tensor(cache), n + 1, filled, state.starts, state.memory, state.mask,
+                                None if weights is None else Tensor(weights.mean(axis=1)))
+
+
+def features_first(x: Array) -> Array:
+    """x (B, E) as (E, B), or (E,) of a batch of one, which is faster."""
+    return x[0] if len(x) == 1 else x.T
+
+
+def rows_first(x: Array) -> Tensor:
+    """Few vectors (E,) or (E, B) as (B, E)."""
+    return Tensor(x[None] if x.ndim == 1 else x.T)
