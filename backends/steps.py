@@ -15,12 +15,6 @@ ROOT = math.sqrt(2 / math.pi)
 
 
 @functools.lru_cache
-def gelu_numbers(dtype: Any) -> tuple[Any, ...]:
-    """0.044715 r, r = sqrt(2 / pi), and 1/2, of a dtype: NumPy takes longer over a number of Python."""
-    return tuple(map(dtype, (0.044715 * math.sqrt(2 / math.pi), math.sqrt(2 / math.pi), 0.5)))
-
-
-@functools.lru_cache
 def constants(dtype: Any, *numbers: float) -> list[Array]:
     """Numbers as arrays () of a dtype: NumPy takes longer over those that are none."""
     return [np.array(number, dtype=dtype) for number in numbers]

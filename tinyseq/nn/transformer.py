@@ -22,7 +22,7 @@ from tinyseq.nn.layers import Dropout, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.masks import Attending, length_mask, refuse
 from tinyseq.nn.module import Module
 from tinyseq.nn.multihead import MultiheadAttention
-from tinyseq.nn.steps import Between, LanguageState, Pair, Stack, call_few, gelu_tanh, own_step
+from tinyseq.nn.steps import Between, LanguageState, Pair, Stack, call_few, gelu_tanh, own_step, plain
 
 Sublayer = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.gelu, "gelu_tanh": gelu_tanh,
@@ -95,24 +95,27 @@ class TransformerEncoderLayer(Attending):
         name, given = type(self).__name__, {"tgt" if self.crosses else "src": src}
         masks.vectors(name, self.d_model, getattr(self.self_attn, "dtype", None), **given)
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
-        return _real(name, self._around(attend, look, _real(name, src, lengths), lambda layer, x: layer(x)), lengths)
+        y = self._around(attend, look, _real(name, src, lengths), lambda layer, x: layer(x), self.dropout)
+        return _real(name, y, lengths)
 
-    def _around(self, attend: Any, look: Any, x: Any, call: Callable[[Any, Any], Any]) -> Any:
+    def _around(self, attend: Any, look: Any, x: Any, call: Callable[[Any, Any], Any], dropout: Any) -> Any:
         """The layer around its attention to itself and to a memory; `call` is how its parts are called."""
-        first, dropout = self.norm_first, self.dropout
-        x = x + call(dropout, attend(call(self.norm1, x))) if first else call(self.norm1, x + call(dropout, attend(x)))
+        first = self.norm_first
+        x = x + dropout(attend(call(self.norm1, x))) if first else call(self.norm1, x + dropout(attend(x)))
         norm = self.norm2
         if look is not None:
-            x = x + call(dropout, look(call(norm, x))) if first else call(norm, x + call(dropout, look(x)))
+            x = x + dropout(look(call(norm, x))) if first else call(norm, x + dropout(look(x)))
             norm = self.norm3
         y = call(self.linear1, call(norm, x) if first else x)
-        y = x + call(dropout, call(self.linear2, call(dropout, call(self.activation, y))))
+        y = x + dropout(call(self.linear2, dropout(call(self.activation, y))))
         return y if first else call(norm, y)
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, look: Any = None) -> Any:
         """`forward` of one more position x, on arrays: see `step` of `MultiheadAttention`."""
         attend: Any = lambda x: self.self_attn.step(x, past, n, mask, turn)
-        return self._around(attend, look, x, partial(call_few, backends.of(x)))
+        call = partial(call_few, backends.of(x))
+        dropout = (lambda x: x) if plain(self.dropout, Dropout) else partial(call, self.dropout)
+        return self._around(attend, look, x, call, dropout)
 
 
 class TransformerDecoderLayer(TransformerEncoderLayer):
