@@ -40,9 +40,8 @@ class Attention(Module):
         weights = functional.softmax(self.scores(query, keys), -1, None if mask is None else mask[:, None])
         return weights @ memory, weights
 
-    def forward(
-        self, query: Tensor, memory: Tensor, mask: Like = None, keys: Any = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, query: Tensor, memory: Tensor, mask: Like = None,
+                keys: Any = None) -> tuple[Tensor, Tensor | None]:
         vectors(type(self).__name__, None, query=query)
         memory, mask = masked_memory(type(self).__name__, memory, mask)
         if query.shape[0] != memory.shape[0]:

@@ -38,12 +38,10 @@ class LanguageModel(Stack):
 
     layer: type[TransformerEncoderLayer] = TransformerEncoderLayer
 
-    def __init__(
-        self, vocab_size: int, d_model: int, nhead: int, num_layers: int, dim_feedforward: int = 2048,
-        dropout: float = 0.1, *, positions: str | None = "learned", max_length: int = 1024, rotary_base: float = 1e4,
-        tied: bool = True, norm_first: bool = True, last_norm: bool | None = None, out_bias: bool = False,
-        dtype: Any = np.float32, **options: Any,
-    ) -> None:
+    def __init__(self, vocab_size: int, d_model: int, nhead: int, num_layers: int, dim_feedforward: int = 2048,
+                 dropout: float = 0.1, *, positions: str | None = "learned", max_length: int = 1024,
+                 rotary_base: float = 1e4, tied: bool = True, norm_first: bool = True, last_norm: bool | None = None,
+                 out_bias: bool = False, dtype: Any = np.float32, **options: Any) -> None:
         name = type(self).__name__
         check.choice(name, ("learned", "sinusoidal", "rotary", None), positions=positions)
         vocab_size, num_layers, max_length = check.integers(name, 1, vocab_size=vocab_size, num_layers=num_layers,

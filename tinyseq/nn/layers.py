@@ -44,9 +44,8 @@ class Embedding(Module):
     Normally distributed at first; the row `padding_idx` starts at 0 and stays there.
     """
 
-    def __init__(
-        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *, dtype: Any = np.float32
-    ) -> None:
+    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *,
+                 dtype: Any = np.float32) -> None:
         num_embeddings, embedding_dim = check.integers("Embedding", 0, num_embeddings=num_embeddings,
                                                        embedding_dim=embedding_dim)
         self.padding_idx = padding_idx
@@ -73,10 +72,8 @@ def _shape(where: str, normalized_shape: Any) -> tuple[int, ...]:
 class LayerNorm(Module):
     """Trailing axes `normalized_shape` are given mean 0 and variance 1, then scaled and shifted (Ba et al. 2016)."""
 
-    def __init__(
-        self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
-        bias: bool = True, *, dtype: Any = np.float32,
-    ) -> None:
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
+                 bias: bool = True, *, dtype: Any = np.float32) -> None:
         shape = _shape("LayerNorm", normalized_shape)
         self.normalized_shape, self.eps = shape, check.numbers("LayerNorm", least=0, eps=eps)
         self.weight = Parameter(ops.ones(shape, dtype)) if elementwise_affine else None
@@ -93,10 +90,8 @@ class RMSNorm(Module):
     """Trailing axes `normalized_shape` are divided by the root of their mean square, then scaled (Zhang & Sennrich
     2019). `eps` is the dtype's unless given."""
 
-    def __init__(
-        self, normalized_shape: int | Sequence[int], eps: float | None = None, elementwise_affine: bool = True, *,
-        dtype: Any = np.float32,
-    ) -> None:
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float | None = None, elementwise_affine: bool = True,
+                 *, dtype: Any = np.float32) -> None:
         shape = _shape("RMSNorm", normalized_shape)
         self.normalized_shape, self.eps = shape, None if eps is None else check.numbers("RMSNorm", least=0, eps=eps)
         self.weight = Parameter(ops.ones(shape, dtype)) if elementwise_affine else None

@@ -37,11 +37,10 @@ class MultiheadAttention(Attending):
     k_proj_weight: Parameter
     v_proj_weight: Parameter
 
-    def __init__(
-        self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, add_bias_kv: bool = False,
-        add_zero_attn: bool = False, kdim: int | None = None, vdim: int | None = None, batch_first: bool = True,
-        device: None = None, dtype: Any = np.float32, *, num_kv_heads: int | None = None,
-    ) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True,
+                 add_bias_kv: bool = False, add_zero_attn: bool = False, kdim: int | None = None,
+                 vdim: int | None = None, batch_first: bool = True, device: None = None, dtype: Any = np.float32, *,
+                 num_kv_heads: int | None = None) -> None:
         refuse(self, batch_first=not batch_first, device=device is not None, add_bias_kv=add_bias_kv,
                add_zero_attn=add_zero_attn)
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
@@ -72,10 +71,9 @@ class MultiheadAttention(Attending):
     def dtype(self) -> Any:
         return (self.in_proj_weight if self.packed else self.q_proj_weight).dtype
 
-    def forward(
-        self, query: Tensor, key: Tensor | Pair | None = None, value: Tensor | None = None, *, mask: Like = None,
-        lengths: Like = None, causal: bool = False, need_weights: bool = False, between: Between | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, query: Tensor, key: Tensor | Pair | None = None, value: Tensor | None = None, *,
+                mask: Like = None, lengths: Like = None, causal: bool = False, need_weights: bool = False,
+                between: Between | None = None) -> tuple[Tensor, Tensor | None]:
         """query (B, T, E), key (B, S, kdim), value (B, S, vdim) -> (B, T, E), and the weights (B, heads, T, S) or None.
 
         Without a key the query attends to itself; without a value it is the key, which may also be what `remember`

@@ -57,10 +57,9 @@ class AttentionDecoder(Module):
     `vocab_size` V. `cell` is nn.GRU, nn.LSTM or nn.RNN. `dropout` falls on a_t before W_o.
     """
 
-    def __init__(
-        self, vocab_size: int, embedding_dim: int, hidden_size: int, attention: Attention | None, memory_size: int = 0,
-        dropout: float = 0.0, cell: type[GRU | LSTM | RNN] = GRU, feed: str | None = None,
-    ) -> None:
+    def __init__(self, vocab_size: int, embedding_dim: int, hidden_size: int, attention: Attention | None,
+                 memory_size: int = 0, dropout: float = 0.0, cell: type[GRU | LSTM | RNN] = GRU,
+                 feed: str | None = None) -> None:
         check.choice("AttentionDecoder", (None, "attentional", "context"), feed=feed)
         check.function("AttentionDecoder", cell=cell)
         check.instance("AttentionDecoder", Attention | None, attention=attention)

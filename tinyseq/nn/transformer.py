@@ -58,12 +58,10 @@ class TransformerEncoderLayer(Attending):
     `num_kv_heads` as of `MultiheadAttention`.
     """
 
-    def __init__(
-        self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
-        activation: str | Sublayer = "relu", layer_norm_eps: float = 1e-5, batch_first: bool = True,
-        norm_first: bool = False, bias: bool = True, device: None = None, dtype: Any = np.float32, *,
-        norm: str = "layer", num_kv_heads: int | None = None,
-    ) -> None:
+    def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
+                 activation: str | Sublayer = "relu", layer_norm_eps: float = 1e-5, batch_first: bool = True,
+                 norm_first: bool = False, bias: bool = True, device: None = None, dtype: Any = np.float32, *,
+                 norm: str = "layer", num_kv_heads: int | None = None) -> None:
         refuse(self, batch_first=not batch_first, device=device is not None)
         name = type(self).__name__
         check.choice(name, ("layer", "rms"), norm=norm)
@@ -87,10 +85,8 @@ class TransformerEncoderLayer(Attending):
 
     crosses = False  # attention to a memory too
 
-    def forward(
-        self, src: Tensor, *, mask: Like = None, lengths: Like = None, causal: bool = False,
-        between: Between | None = None, look: Sublayer | None = None,
-    ) -> Tensor:
+    def forward(self, src: Tensor, *, mask: Like = None, lengths: Like = None, causal: bool = False,
+                between: Between | None = None, look: Sublayer | None = None) -> Tensor:
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
         name, given = type(self).__name__, {"tgt" if self.crosses else "src": src}
         masks.vectors(name, self.d_model, getattr(self.self_attn, "dtype", None), **given)
@@ -158,10 +154,8 @@ class TransformerEncoder(Stack, Attending):
     `start`, `read` and `step` are `forward` with `causal=True`, of a part of the positions after the other.
     """
 
-    def __init__(
-        self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None,
-        enable_nested_tensor: bool = True, mask_check: bool = True,
-    ) -> None:
+    def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None,
+                 enable_nested_tensor: bool = True, mask_check: bool = True) -> None:
         name, layer = type(self).__name__, "decoder_layer" if self.crosses else "encoder_layer"
         check.instance(name, Module, **{layer: encoder_layer})
         check.instance(name, Module | None, norm=norm)
@@ -215,11 +209,9 @@ class Transformer(Attending):
         "src_mask", "tgt_mask", "memory_mask", "tgt_key_padding_mask", "memory_key_padding_mask", "src_is_causal",
         "memory_is_causal"), _masks)
 
-    def __init__(
-        self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
-        dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu",
-        custom_encoder: Any = None, custom_decoder: Any = None, **options: Any,
-    ) -> None:
+    def __init__(self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
+                 dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu",
+                 custom_encoder: Any = None, custom_decoder: Any = None, **options: Any) -> None:
         check.integers("Transformer", 1, num_encoder_layers=num_encoder_layers, num_decoder_layers=num_decoder_layers)
         _sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation)
         first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
@@ -231,10 +223,8 @@ class Transformer(Attending):
             if parameter.ndim > 1:
                 init.xavier_uniform_(parameter)
 
-    def forward(
-        self, src: Tensor, tgt: Tensor, *, mask: Like = None, lengths: Like = None, tgt_lengths: Like = None,
-        causal: bool = False,
-    ) -> Tensor:
+    def forward(self, src: Tensor, tgt: Tensor, *, mask: Like = None, lengths: Like = None, tgt_lengths: Like = None,
+                causal: bool = False) -> Tensor:
         """src (B, S, E), tgt (B, T, E) -> (B, T, E). `mask` (B, S) and `lengths` (B,) are of src, in the encoder and
         where the decoder looks at it; `causal` hides the future of tgt."""
         memory = self._encode(src, mask, lengths)
