@@ -7,7 +7,7 @@
     x.grad                                  # tensor([2., 4.])
 """
 
-import sys
+from sys import modules as _modules
 
 from numpy import bool as bool
 from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
@@ -41,7 +41,7 @@ from tinyseq.engine.graph import enable_grad, no_grad
 from tinyseq.engine.autograd import op
 from tinyseq.engine.gradients import grad, value_and_grad
 
-sys.modules[f"{__name__}.random"] = random  # so that `import tinyseq.random` finds it too
+_modules[f"{__name__}.random"] = random  # so that `import tinyseq.random` finds it too
 
 __all__ = [
     "abs", "acos", "acosh", "add", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",

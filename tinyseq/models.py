@@ -25,8 +25,7 @@ from tinyseq.nn.masks import cut_padding
 from tinyseq.nn.module import Module, matching
 from tinyseq.nn.positions import LearnedPositions
 from tinyseq.nn.steps import LanguageState
-from tinyseq.nn.transformer import TransformerEncoder, TransformerEncoderLayer
-from tinyseq.nn.transformer import _sizes as layer_sizes
+from tinyseq.nn.transformer import TransformerEncoder, TransformerEncoderLayer, checked_sizes
 
 Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]
@@ -94,7 +93,7 @@ class Bert(Module):
     ) -> None:
         check.integers("Bert", 1, vocab_size=vocab_size, num_layers=num_layers, max_length=max_length,
                        segments=segments)
-        layer_sizes("Bert", d_model, nhead, dim_feedforward, dropout, activation)
+        checked_sizes("Bert", d_model, nhead, dim_feedforward, dropout, activation)
         check.numbers("Bert", least=0, layer_norm_eps=layer_norm_eps)
         self.embedding = Embedding(vocab_size, d_model, dtype=dtype)
         self.positions = LearnedPositions(max_length, d_model, dtype)

@@ -245,6 +245,22 @@ def forward_alone(kind: Any) -> Any:
     return type("Alone", (kind,), {"forward": forward})
 
 
+class Stepping(nn.Module):
+    def forward(self, x: Any, **options: Any) -> Any:
+        return x
+
+    def step(self, x: Any, *args: Any) -> Any:
+        return x
+
+
+class Hearing(nn.Module):
+    def __init__(self, width: int, dtype: Any) -> None:
+        self.rnn = nn.GRU(width, width, dtype=dtype)
+
+    def forward(self, x: Any) -> Any:
+        return self.rnn(x)[0]
+
+
 NEVER: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a layer of another kind": (lambda m: m.layers.__setitem__(1, linear(16, 16)), r"layers\.1: .* Linear"),
     "a layer without a step": (
@@ -255,6 +271,17 @@ NEVER: dict[str, tuple[Callable[[Any], Any], str]] = {
     "attention of another kind": (lambda m: setattr(m.layers[0], "self_attn", Identity()), r"layers\.0\.self_attn: "),
     "attention with other parts": (
         lambda m: setattr(m.layers[0].self_attn, "heads", lambda x: x), r"layers\.0\.self_attn: "),
+    "no layers": (lambda m: setattr(m, "layers", []), "got none"),
+    "a layer of one's own without attention": (
+        lambda m: m.layers.__setitem__(0, Stepping()), r"layers\.0: expected a layer with `self_attn`"),
+    "a head that looks back": (
+        lambda m: setattr(m, "out", nn.Sequential(Hearing(16, FLOAT), nn.Linear(16, 7, dtype=FLOAT))), r"out\.0\.rnn "),
+    "an embedding with positions": (
+        lambda m: setattr(m, "embedding", nn.Sequential(m.embedding, nn.SinusoidalPositions(16))), r"embedding\.1 "),
+    "a head of another dtype": (lambda m: setattr(m, "out", nn.Linear(16, 7)), "out of float64"),
+    "a model whose forward is its own": (lambda m: patched(m), "beside its `forward`"),
+    "a class whose forward is its own": (
+        lambda m: setattr(m, "__class__", forward_alone(type(m))), "beside its `forward`"),
     "other heads": (
         lambda m: setattr(m.layers[1], "self_attn", nn.MultiheadAttention(16, 2, dtype=FLOAT)), r"share a cache, got"),
 }
@@ -278,6 +305,15 @@ def test_attention_to_a_memory_without_a_look_is_refused() -> None:
     lm.layers[1].multihead_attn.__class__ = Loud
     with pytest.raises(TypeError, match=r"layers\.1\.multihead_attn: expected a layer with a `look` .*, got Loud"):
         lm.start(ts.ones((2, 3, 16), FLOAT))
+
+
+@pytest.mark.parametrize("kind", ["TransformerEncoder", "TransformerDecoder", "Transformer"])
+def test_a_stack_whose_forward_is_its_own_is_refused(kind: str) -> None:
+    model = nn.Transformer(16, 4, 1, 1, 24)
+    stack = {"TransformerEncoder": model.encoder, "TransformerDecoder": model.decoder, "Transformer": model}[kind]
+    stack.__class__ = forward_alone(type(stack))
+    with pytest.raises(TypeError, match=r"Alone: expected a layer with a `(step|read)` beside its `forward`"):
+        stack.start(ts.ones((2, 3, 16)))
 
 
 def test_layers_that_keep_nothing_are_refused() -> None:
@@ -365,7 +401,8 @@ class Translator(nn.Module):
         return self.transformer.start(self.positions(self.embedding(source)), lengths=lengths)
 
     def forward(self, tokens: Any, state: Any) -> Any:
-        return self.out(self.transformer.read(self.positions(self.embedding(tokens)), state))
+        x = self.positions(self.embedding(tokens), state.length + np.arange(np.shape(tokens)[1]))
+        return self.out(self.transformer.read(x, state))
 
     def step(self, tokens: Any, state: Any) -> Any:
         y, state = self.transformer.step(self.positions(self.embedding(tokens), state.length), state)

@@ -37,7 +37,7 @@ def lengths_of(where: str, lengths: Like, x: Tensor) -> Any:
     if lengths is None or x.ndim != 3:  # which the op itself refuses
         return None
     data = checked_lengths(lengths, x.shape[1], x.shape[0], where)
-    return None if isinstance(data, np.ndarray) and data.min(initial=x.shape[1]) == x.shape[1] else data
+    return None if backends.on_host(data) and data.min(initial=x.shape[1]) == x.shape[1] else data
 
 
 def checked_lengths(lengths: Like, steps: int, rows: int | None = None, where: str = "", name: str = "lengths") -> Any:
@@ -46,7 +46,7 @@ def checked_lengths(lengths: Like, steps: int, rows: int | None = None, where: s
     data = lengths._data if isinstance(lengths, Tensor) else lengths
     data = data if type(data) in backends.arrays else np.asarray(data)
     wrong = data.ndim != 1 or rows not in (None, len(data)) or (data.size and data.dtype.kind not in "iu")
-    if wrong or (isinstance(data, np.ndarray) and data.size and not (data.min() >= 0 and data.max() <= steps)):
+    if wrong or (backends.on_host(data) and data.size and not (data.min() >= 0 and data.max() <= steps)):
         raise ValueError(f"{where and f'{where}: '}expected {name} as {'B' if rows is None else rows} integers from 0 "
                          f"to the {steps} steps, got shape {data.shape} and dtype {data.dtype}: {data.tolist()}")
     return data.astype(np.int64, copy=False)

@@ -192,7 +192,7 @@ def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -
     Probabilities outside [0, 1] are a ValueError; on a device nobody looks.
     """
     data, target = probs._data, _target(probs, target)
-    if isinstance(data, np.ndarray) and ((data < 0) | (data > 1)).any():
+    if backends.on_host(data) and ((data < 0) | (data > 1)).any():
         raise ValueError(f"expected probabilities from 0 to 1, got {data.min()} to {data.max()}; "
                          "for logits there is binary_cross_entropy_with_logits")
     return _reduce(_binary_cross_entropy(probs, target), reduction)

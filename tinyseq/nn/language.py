@@ -19,7 +19,7 @@ from tinyseq.nn.layers import Dropout, Embedding, Linear
 from tinyseq.nn.masks import length_mask
 from tinyseq.nn.positions import LearnedPositions, SinusoidalPositions
 from tinyseq.nn.steps import LanguageState, Stack, call_few, features_first, places, plain, rows_first
-from tinyseq.nn.transformer import TransformerDecoderLayer, TransformerEncoderLayer, _sizes
+from tinyseq.nn.transformer import TransformerDecoderLayer, TransformerEncoderLayer, checked_sizes
 
 
 class LanguageModel(Stack):
@@ -32,8 +32,9 @@ class LanguageModel(Stack):
     has rotary ones, `norm="rms"`, `activation="swiglu"`, `bias=False`, and fewer `num_kv_heads`.
 
     `start` reads prompts, all rows at once; `step` goes on by one token, with a cache of keys and values. Whatever
-    layers stand in the place of the model's own, it is `forward` of that token; those that have no step are refused by
-    `start`.
+    layers stand in the place of the model's own, it is `forward` of that token, as long as each but the layers of the
+    stack treats each position by itself; those that have no step are refused by `start`, as is a model whose class
+    changed `forward` and not `step`.
     """
 
     layer: type[TransformerEncoderLayer] = TransformerEncoderLayer
@@ -46,7 +47,7 @@ class LanguageModel(Stack):
         check.choice(name, ("learned", "sinusoidal", "rotary", None), positions=positions)
         vocab_size, num_layers, max_length = check.integers(name, 1, vocab_size=vocab_size, num_layers=num_layers,
                                                             max_length=max_length)
-        d_model, dim_feedforward = _sizes(name, d_model, nhead, dim_feedforward, dropout)
+        d_model, dim_feedforward = checked_sizes(name, d_model, nhead, dim_feedforward, dropout)
         rotary_base, width = check.numbers(name, above=0, rotary_base=rotary_base), d_model // nhead
         if positions == "rotary" and width % 2:
             raise ValueError(f"{name}: expected positions='rotary' with an even width d_model / nhead, got {width}")
@@ -117,7 +118,8 @@ class LanguageModel(Stack):
 
     @no_grad()
     def step(self, tokens: Like, state: LanguageState) -> tuple[Tensor, LanguageState]:
-        """Logits (B, V) of the token after `tokens` (B,), and the state then. Without dropout and gradient."""
+        """Logits (B, V) of the token after `tokens` (B,), and the state then. Without gradient; call `eval()` before,
+        and before `start`, or what drops out may do so here too."""
         self._check(tokens, 1, state)
         backend = backends.of(state.cache._data)
         call = partial(call_few, backend)

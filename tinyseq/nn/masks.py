@@ -34,6 +34,7 @@ class Attending(Module):
     """A module with masks: boolean, True takes part. PyTorch's arguments for them are refused with the conversion."""
 
     conversions: ClassVar = CONVERSIONS
+    alone = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for name in kwargs:

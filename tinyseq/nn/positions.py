@@ -17,6 +17,8 @@ class SinusoidalPositions(Module):
     """x (B, T, d_model) plus sin and cos of its positions at frequencies from 1 to 1/10000, in turn (Vaswani et al.
     2017, section 3.5). Of any length; there is nothing to learn."""
 
+    alone = False
+
     def __init__(self, d_model: int) -> None:
         self.d_model = d_model = check.integers("SinusoidalPositions", 1, d_model=d_model)
         self._frequencies = 10000.0 ** (-np.arange(0, d_model, 2) / d_model)
@@ -32,6 +34,8 @@ class SinusoidalPositions(Module):
 
 class LearnedPositions(Module):
     """x (B, T, d_model) plus rows of weight (max_length, d_model): one a position, for max_length positions."""
+
+    alone = False
 
     def __init__(self, max_length: int, d_model: int, dtype: Any = np.float32) -> None:
         max_length, d_model = check.integers("LearnedPositions", 1, max_length=max_length, d_model=d_model)

@@ -65,6 +65,7 @@ def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -
 class _Recurrent(Module):
     """What all recurrent layers share: the loop over layers and directions."""
 
+    alone = False
     sizes: tuple[int, ...]  # of the tensors in a state: (H,), or (H, H) for h and c of an LSTM
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int, dropout: float, bidirectional: bool) -> None:

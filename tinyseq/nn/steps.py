@@ -7,6 +7,7 @@ attention, have a `step` of their own: one whose `step` is not of its `forward` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,6 +22,8 @@ from tinyseq.nn.masks import length_mask, masked_memory, vectors
 from tinyseq.nn.module import Module
 from tinyseq.nn.positions import angles
 
+FEW = {Linear, LayerNorm, RMSNorm, Dropout}  # a backend has kernels of them
+PARTS = "heads", "parts"  # methods of attention that `step` knows
 Pair = tuple[Tensor, Tensor]
 Between = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -69,14 +72,16 @@ def call_few(backend: Any, layer: Any, x: Array) -> Array:
     return y[0, 0] if x.ndim == 1 else y[:, 0].T
 
 
-FEW = {Linear, LayerNorm, RMSNorm, Dropout}
-
-
-def own_step(where: str, layer: Any, step: str = "step") -> None:
-    """Refuse a layer that has no `step`, or whose class changed what that is a step of; ours have what they need."""
-    parts = {step, "forward", "__call__", "heads", "parts"}
-    own: Any = next((vars(c) for c in (layer, *type(layer).__mro__) if parts & getattr(c, "__dict__", {}).keys()), {})
+def own_step(where: str, layer: Any, step: str = "step", parts: tuple[str, ...] = (), **needs: type) -> None:
+    """Refuse a layer that has no `step`, or whose class changed what that is a step of, be it in its `parts`; ours have
+    what they need. `needs` are attributes that a layer of somebody's own must have too."""
+    whole = {step, "forward", "__call__", *parts}
+    own: Any = next((vars(c) for c in (layer, *type(layer).__mro__) if whole & getattr(c, "__dict__", {}).keys()), {})
     ours = hasattr(layer, step) and own.get("__module__", "").startswith("tinyseq.")
+    for name, kind in needs.items():
+        if hasattr(layer, step) and not isinstance(getattr(layer, name, None), kind):
+            raise TypeError(f"{where}: expected a layer with `{name}`, which says how its keys and values are kept, "
+                            f"got {check.describe(layer)}")
     if step not in own and not ours:
         raise TypeError(f"{where}: expected a layer with a `{step}` beside its `forward`, which does the same for one "
                         f"position, got {check.describe(layer)}: write one, or call the model on all positions")
@@ -90,8 +95,8 @@ def places(x: Tensor, n: int, starts: Tensor | None, steps: int = 0) -> Like:
 
 
 class Stack(Module):
-    """Layers one after another and then `norm`, if there is one, of a part of the positions after the other: `start`,
-    `read` and `step`. No position sees a later one.
+    """Layers one after another and then `norm`, if there is one, of a part of the positions after the other. No
+    position sees a later one, and what is not a layer of the stack treats each by itself.
 
     Keys and values are kept in buffers that double when they are full; a step writes one position into them. A state
     may be stepped from as often as one likes: the first step from it writes into the shared buffer, after the last
@@ -121,19 +126,31 @@ class Stack(Module):
 
     def _empty(self, src: Tensor) -> LanguageState:
         """The state before the first position of vectors such as src (B, T, E)."""
-        name, shapes = type(self).__name__, dict[Any, int]()
-        for i, layer in enumerate(self.layers):
-            own_step(f"{name}: layers.{i}", layer)
-            own_step(f"{name}: layers.{i}.self_attn", layer.self_attn)
-            if self.crosses:
-                own_step(f"{name}: layers.{i}.multihead_attn", layer.multihead_attn, "look")
-            shapes.setdefault((layer.self_attn.num_kv_heads, layer.self_attn.head_dim), i)
-        if len(shapes) > 1:
-            raise ValueError(f"{name}: expected layers of one (num_kv_heads, head_dim), which share a cache, got "
-                             f"{' and '.join(f'{shape} of layers.{i}' for shape, i in shapes.items())}")
-        (heads, width), = shapes
+        heads, width = self._steps_alike(src.dtype)
         cache = namespace(src._data).zeros((len(src), len(self.layers), 2, heads, 0, width), dtype=src.dtype)
         return LanguageState(Tensor(cache), 0, np.array(0))
+
+    def _steps_alike(self, dtype: Any) -> tuple[int, int]:
+        """num_kv_heads and head_dim of all layers. What has no step that does as its forward is refused by name."""
+        name, shapes = type(self).__name__, dict[Any, int]()
+        own_step(name, self)
+        for i, layer in enumerate(self.layers):
+            own_step(f"{name}: layers.{i}", layer, self_attn=Module)
+            own_step(f"{name}: layers.{i}.self_attn", layer.self_attn, "step", PARTS, num_kv_heads=int, head_dim=int)
+            if self.crosses:
+                own_step(f"{name}: layers.{i}.multihead_attn", getattr(layer, "multihead_attn", None), "look", PARTS)
+            shapes.setdefault((layer.self_attn.num_kv_heads, layer.self_attn.head_dim), i)
+        if len(shapes) != 1:
+            raise ValueError(f"{name}: expected layers of one (num_kv_heads, head_dim), which share a cache, got "
+                             f"{' and '.join(f'{shape} of layers.{i}' for shape, i in shapes.items()) or 'none'}")
+        for path, part in self.named_modules():
+            if not (part.alone or re.fullmatch(r"positions|layers\.\d+(\.(self|multihead)_attn.*)?", path)):
+                raise TypeError(f"{name}: {path} looks at more than one position, or where it stands, got "
+                                f"{check.describe(part)}: it has no step; call the model on all positions")
+            found = getattr(getattr(part, "weight", None), "dtype", dtype)
+            if type(part) in FEW and re.fullmatch(r"(layers\.\d+\.)?\w+", path) and found != dtype:
+                raise TypeError(f"{name}: expected {path} of {dtype}, as what it is given, got {found}: .to(dtype)")
+        return next(iter(shapes))
 
     def _remember(self, memory: Tensor, mask: Like, lengths: Like = None) -> LanguageState:
         """The state before the first position of layers that attend to a memory (B, S, E)."""
@@ -156,11 +173,6 @@ class Stack(Module):
             raise (ValueError if hasattr(x, "shape") else TypeError)(
                 f"{type(self).__name__}: expected x ({len(state.cache)},{' T,' * (axes - 2)} E) of "
                 f"{state.cache.dtype}, as the state, got {check.describe(x)}")
-
-    def read(self, x: Tensor, state: LanguageState) -> Tensor:
-        """x (B, T, E) -> (B, T, E), after the positions of a state, all at once: what `step` makes of them in turn."""
-        self._own(state, x, 3)
-        return self._read(x, state)[0]
 
     def _read(self, x: Tensor, state: LanguageState | None) -> tuple[Tensor, list[Pair]]:
         """What the stack makes of x (B, T, E) after a state, if there is one, and each layer's keys and values of x."""
@@ -191,13 +203,6 @@ class Stack(Module):
                                 f"keys and values, got {check.describe(layer)}")
         return x if self.norm is None else self.norm(x), kept
 
-    @no_grad()
-    def step(self, x: Tensor, state: LanguageState) -> tuple[Tensor, LanguageState]:
-        """x (B, E), one position after those of a state -> (B, E), and the state then. Without dropout and gradient."""
-        self._own(state, x, 2)
-        y, state = self._step(features_first(x._data), state)
-        return rows_first(y), state
-
     def _step(self, x: Array, state: LanguageState) -> tuple[Array, LanguageState]:
         """`step` on arrays, features first."""
         n, cache, filled = state.length, state.cache._data, state.filled
@@ -220,6 +225,23 @@ class Stack(Module):
         x = x if self.norm is None else call_few(backend, self.norm, x)
         return x, LanguageState(Tensor(cache), n + 1, filled, state.starts, state.memory, state.mask,
                                 None if weights is None else Tensor(weights.mean(axis=1)))
+
+
+class VectorStack(Stack):
+    """A stack that is given vectors."""
+
+    def read(self, x: Tensor, state: LanguageState) -> Tensor:
+        """x (B, T, E) -> (B, T, E), after the positions of a state, all at once: what `step` makes of them in turn."""
+        self._own(state, x, 3)
+        return self._read(x, state)[0]
+
+    @no_grad()
+    def step(self, x: Tensor, state: LanguageState) -> tuple[Tensor, LanguageState]:
+        """x (B, E), one position after those of a state -> (B, E), and the state then. Without gradient; call `eval()`
+        before."""
+        self._own(state, x, 2)
+        y, state = self._step(features_first(x._data), state)
+        return rows_first(y), state
 
 
 def features_first(x: Array) -> Array:

@@ -22,7 +22,7 @@ from tinyseq.nn.layers import Dropout, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.masks import Attending, length_mask, refuse
 from tinyseq.nn.module import Module
 from tinyseq.nn.multihead import MultiheadAttention
-from tinyseq.nn.steps import Between, LanguageState, Pair, Stack, call_few, gelu_tanh, own_step, plain
+from tinyseq.nn.steps import Between, LanguageState, Pair, VectorStack, call_few, gelu_tanh, own_step, plain
 
 Sublayer = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.gelu, "gelu_tanh": gelu_tanh,
@@ -36,7 +36,7 @@ def _real(name: str, x: Tensor, lengths: Like) -> Tensor:
     return ops.where(ops.like(x, length_mask(lengths, x.shape[1], len(x), name))[..., None], x, 0.0)
 
 
-def _sizes(name: str, d_model: int, nhead: int, dim_feedforward: int, dropout: float,
+def checked_sizes(name: str, d_model: int, nhead: int, dim_feedforward: int, dropout: float,
            activation: str | Sublayer = "relu") -> tuple[int, int]:
     """d_model and dim_feedforward, checked with what else a layer has, in the name of who was asked for it."""
     d_model, nhead, dim_feedforward = check.integers(name, 1, d_model=d_model, nhead=nhead,
@@ -65,7 +65,7 @@ class TransformerEncoderLayer(Attending):
         refuse(self, batch_first=not batch_first, device=device is not None)
         name = type(self).__name__
         check.choice(name, ("layer", "rms"), norm=norm)
-        d_model, dim_feedforward = _sizes(name, d_model, nhead, dim_feedforward, dropout, activation)
+        d_model, dim_feedforward = checked_sizes(name, d_model, nhead, dim_feedforward, dropout, activation)
         if layer_norm_eps is not None or norm == "layer":  # None is RMSNorm's own
             check.numbers(name, least=0, layer_norm_eps=layer_norm_eps)
         if num_kv_heads is not None:
@@ -147,7 +147,7 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         return super().step(x, past, n, mask, turn, look), weights
 
 
-class TransformerEncoder(Stack, Attending):
+class TransformerEncoder(VectorStack, Attending):
     """`num_layers` copies of a layer one after another, then `norm`. The other arguments are PyTorch's, which change no
     number there either.
 
@@ -200,7 +200,8 @@ class Transformer(Attending):
     ...     y, state = self.transformer.step(x, state)
     ...     return self.out(y), state
     >>> def forward(self, tokens, state):       # all steps at once, for `decode.score` and for training
-    ...     return self.out(self.transformer.read(self.positions(self.embedding(tokens)), state))
+    ...     x = self.positions(self.embedding(tokens), state.length + np.arange(tokens.shape[1]))
+    ...     return self.out(self.transformer.read(x, state))
     """
 
     _masks = ("mask= (B, S) and lengths= are of src, tgt_lengths= and causal=True of tgt; with other masks call "
@@ -213,7 +214,7 @@ class Transformer(Attending):
                  dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu",
                  custom_encoder: Any = None, custom_decoder: Any = None, **options: Any) -> None:
         check.integers("Transformer", 1, num_encoder_layers=num_encoder_layers, num_decoder_layers=num_decoder_layers)
-        _sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation)
+        checked_sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation)
         first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
         second = TransformerDecoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
         check.instance("Transformer", Callable | None, custom_encoder=custom_encoder, custom_decoder=custom_decoder)
@@ -244,7 +245,8 @@ class Transformer(Attending):
         """The state before the first position of tgt, for `step` and `read`: the decoder's keys and values of what the
         encoder makes of src (B, S, E). In `read` gradients reach src."""
         for method in ("step", "read"):
-            own_step("Transformer: custom_decoder", self.decoder, method)
+            own_step(type(self).__name__, self, method)
+            own_step(f"{type(self).__name__}: custom_decoder", self.decoder, method)
         return self.decoder.start(self._encode(src, mask, lengths), lengths, mask)
 
     def read(self, x: Tensor, state: LanguageState) -> Tensor:
@@ -252,5 +254,5 @@ class Transformer(Attending):
         return self.decoder.read(x, state)
 
     def step(self, x: Tensor, state: LanguageState) -> tuple[Tensor, LanguageState]:
-        """`read` of one position, x (B, E) -> (B, E), and the state then. Without dropout and gradient."""
+        """`read` of one position, x (B, E) -> (B, E), and the state then. Without gradient; call `eval()` before."""
         return self.decoder.step(x, state)
