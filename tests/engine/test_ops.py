@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.rows import NUMBER, REAL, ROWS, Row, inputs
-from helpers.tensors import equal, leaf
+from helpers.tensors import by_name, equal, is_wide, leaf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,6 +140,25 @@ def test_float16_is_computed_in_float32_and_rounded_once(row: Row, data: st.Data
             within_float16(y, z, 2 * np.abs(t).max(initial=2.0**-14) if row.name in PRODUCTS else 2.0**-14)
         else:
             np.testing.assert_array_equal(y, z)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if "float32" in r.kinds and r.fn is vars(ops)[r.name]],
+                         ids=lambda r: r.name)
+@given(data=st.data())
+def test_float16_by_position_and_by_name_is_the_same(row: Row, data: st.DataObject) -> None:
+    choose = lambda options: data.draw(st.sampled_from(options))
+    shapes, kwargs = row.make(choose)
+    stretch = choose(STRETCHES) if row.domain == REAL else 1.0
+    arrays = [np.asarray(x * stretch) if isinstance(x, np.ndarray) else x for x in inputs(
+        row, choose, shapes, ["float32"] * len(shapes), smooth=True)]
+    named = row._replace(fn=by_name(row.fn))
+    for y, z in zip(*(_both_ways(r, arrays, kwargs, np.float16) for r in (row, named)), strict=True):
+        np.testing.assert_array_equal(y, z)
+
+
+def test_those_that_are_wide_are_among_them() -> None:
+    wide = {name for name, f in vars(ops).items() if is_wide(f)}
+    assert len(wide) > 30 and wide <= {r.name for r in ROWS if "float32" in r.kinds and r.fn is vars(ops)[r.name]}
 
 
 def _both_ways(row: Row, arrays: list[Any], kwargs: Any, dtype: Any) -> list[Any]:

@@ -128,7 +128,7 @@ def wide(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        for a in args:
+        for a in (*args, *kwargs.values()) if kwargs else args:
             if isinstance(a, Tensor) and a._data.itemsize == 2 and a.dtype.kind == "f":
                 return _in_float32(fn, args, kwargs)
         return fn(*args, **kwargs)
