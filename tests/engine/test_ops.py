@@ -171,7 +171,8 @@ def _both_ways(row: Row, arrays: list[Any], kwargs: Any, dtype: Any) -> list[Any
         roots = [part for part in outputs if part.requires_grad]
         wanted = [x for x in leaves if isinstance(x, ts.Tensor)] if roots else []
         seeds = [np.random.default_rng(i).choice([0.5, -1.0, 2.0], part.shape) for i, part in enumerate(roots)]
-        grads = ts.grad(roots, wanted, [ts.asarray(s, dtype) for s in seeds], allow_unused=True) if roots else []
+        seeds = [ops.like(part, np.asarray(s, dtype)) for part, s in zip(roots, seeds, strict=True)]
+        grads = ts.grad(roots, wanted, seeds, allow_unused=True) if roots else []
     return [part.detach().numpy() for part in outputs] + [g.numpy() for g in grads if g is not None]
 
 
