@@ -2,7 +2,8 @@
 
 A backend is one object. Its `xp` is an array namespace (Array API names) that ops call, its methods are kernels that
 array code alone would make slow. An op runs where its arrays are: the type of an array decides, not a global switch.
-The switch, `TINYSEQ_BACKEND` or `use_backend`, decides only where *new* tensors are born.
+The switch, `TINYSEQ_BACKEND` or `use_backend`, decides where *new* tensors are born; and of several backends that take
+one type of array, whose kernels run on it (`of`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def load(name: str) -> Backend:
     Raises ValueError for an unknown name and ImportError or RuntimeError, in one sentence, where it cannot run here.
     """
     if not isinstance(name, str):
-        _find(name)  # or an error
+        _find(name)  # raises: no name
     if name not in _loaded:
         with _loading: return _loaded.get(name) or _register(name)  # noqa: E701 (no tracer can raise in between)
     return _loaded[name]
@@ -123,7 +124,9 @@ class use_backend:
 
     def __init__(self, name: str) -> None:
         self.backend, chosen = load(name), _chosen.get()
-        if not any(c.entered for c in chosen[-2:]):  # this one's end brings back the last one at most
+        # A plain choice replaces the plain one before the last. The last stays: should this one be made for a `with`
+        # block, it comes back when the block ends.
+        if not any(c.entered for c in chosen[-2:]):
             chosen = (*chosen[:-2], *chosen[-1:])
         _chosen.set((*chosen, _Choice(self.backend, self, False)))
 

@@ -1,13 +1,14 @@
 """The NumPy backend: a namespace of array functions, and by inheritance the hand-written kernels of each theme.
 
-A kernel is a pair of methods, forward and backward, on raw arrays: forward returns the result and what
+Most kernels are a pair of methods, forward and backward, on raw arrays: forward returns the result and what
 backward needs, backward turns the gradient of the result (called `g`) into gradients of the inputs.
-Everything is written on `self.xp`, so a backend whose library looks like NumPy inherits it all and overrides
-what it has faster.
+All but sums.py is written on `self.xp`, so a backend whose library looks like NumPy inherits it and overrides
+what it has faster; sums.py is NumPy's own, to be overridden.
 
-Rules that every kernel keeps: it never writes to its inputs, keeps their dtype, takes arrays of any strides
-and of size zero, and gives no NaN and no warning for entries of -inf or +-1e4. Large elementwise work runs in
-pieces of `self.block` elements, so that the chain of small steps stays in the processor's cache.
+Rules that every kernel keeps: it never writes to its inputs (but an optimizer's step, which is made to), keeps
+their dtype, takes arrays of any strides and of size zero, and gives no NaN and no warning for entries of -inf or
++-1e4. Large elementwise work runs in pieces of `self.block` elements, so that the chain of small steps stays in the
+processor's cache.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """The recurrent scan: one layer in one direction, forward and backward, for plain RNN, GRU and LSTM.
 
 The time loop, the matrix products and the packing of sequences of unequal length are written once; a cell is three
-small methods (a step forward, the slopes of its activations, a step backward), which a backend may override.
+small methods (a step forward, the factors of its activations, a step backward), which a backend may override.
 """
 
 import itertools
@@ -82,7 +82,7 @@ class RecurrentKernels(RowKernels):
         w_in, w_rec = (w_ih, w_hh) if few else (self._arrange(w_ih, spec), self._arrange(w_hh, spec))
         bias, d_n = self._biases(b_ih, b_hh, cell, hidden)
         split = 2 * hidden if cell == "gru_before" else w_rec.shape[0]
-        advance = getattr(self, f"_{cell}_forward")
+        advance = getattr(self, f"_{cell}_advance")
         state = self._to_columns([h0] if c0 is None else [h0, c0], packing)
         mask = None if h_mask is None else self._to_columns([h_mask], packing)[0]
         y = xp.empty((packed.shape[0], hidden), dtype=x.dtype)
@@ -114,8 +114,8 @@ class RecurrentKernels(RowKernels):
                      needs: Sequence[bool]) -> tuple[Array | None, ...]:
         """(dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh) for gradients of y, h_n and c_n (None: zero).
 
-        needs: which of the seven are wanted; the others are None. The slopes of all activations are computed
-        for a run of steps at once, so that a step is a product per gate; the slopes of the weights are one
+        needs: which of the seven are wanted; the others are None. The factors of all activations are computed
+        for a run of steps at once, so that a step is a product per gate; the gradients of the weights are one
         product after the scan.
         """
         xp, spec = self.xp, CELLS[cell]
@@ -123,12 +123,13 @@ class RecurrentKernels(RowKernels):
         hidden, total, dtype = w_hh.shape[1], packed.shape[0], packed.dtype
         before = cell == "gru_before"
         ends = [xp.zeros((packing.batch, hidden), dtype=dtype) if g is None else g for g in (gh, gc)]
-        state = self._to_columns(ends if spec.kept else ends[:1], packing)  # its gradient, (1 or 2, H, B)
-        factors, retreat = getattr(self, f"_{cell}_factors"), getattr(self, f"_{cell}_backward")
+        ends = ends if spec.kept else ends[:1]  # a plain RNN has one state and keeps nothing
+        state = self._to_columns(ends, packing)  # its gradient, (1 or 2, H, B)
+        factors_of, retreat = getattr(self, f"_{cell}_factors"), getattr(self, f"_{cell}_retreat")
         first = hidden if cell == "gru" else 0  # rows of slopes before those of the recurrent weights
         split = 2 * hidden if before else w_hh.shape[0]
         w_back, w_back_n = xp.ascontiguousarray(w_hh[:split].T), xp.ascontiguousarray(w_hh[split:].T)
-        g_rows = xp.zeros((total, hidden), dtype=dtype) if gy is None else self._pack(gy, packing)
+        gy_rows = xp.zeros((total, hidden), dtype=dtype) if gy is None else self._pack(gy, packing)
         slopes = xp.empty((spec.slopes * hidden, total), dtype=dtype)
         old_h = xp.empty((hidden, total), dtype=dtype)
         reset_h = xp.empty((hidden, total if before else 0), dtype=dtype)
@@ -136,13 +137,14 @@ class RecurrentKernels(RowKernels):
         for (k, n), (states, kept) in zip(reversed(packing.runs), reversed(runs), strict=True):
             start = stop - k * n
             gradient = xp.ascontiguousarray(state[..., :n])
-            g_steps = xp.ascontiguousarray(g_rows[start:stop].reshape(k, n, hidden).swapaxes(1, 2))
-            f = factors(states, kept)
+            gy_steps = xp.ascontiguousarray(gy_rows[start:stop].reshape(k, n, hidden).swapaxes(1, 2))
+            factors = factors_of(states, kept)
             dz = xp.empty((k, spec.slopes, hidden, n), dtype=dtype)
             for t in range(k - 1, -1, -1):
-                retreat(gradient, g_steps[t], f[t], kept[t], dz[t])
+                retreat(gradient, gy_steps[t], factors[t], kept[t], dz[t])
                 if before:
-                    self._gru_before_unreset(gradient, self._masked(w_back_n @ dz[t, 2], mask), f[t], kept[t], dz[t])
+                    d_rh = self._masked(w_back_n @ dz[t, 2], mask)
+                    self._gru_before_unreset(gradient, d_rh, factors[t], kept[t], dz[t])
                 d = dz[t].reshape(-1, n)[first:first + split]
                 xp.matmul(w_back, d, out=gradient[0])
                 if mask is not None:
@@ -155,7 +157,7 @@ class RecurrentKernels(RowKernels):
                 self._steps_of(reset_h, start, stop, k)[...] = reset.swapaxes(0, 1)
             stop = start
         if cell.startswith("gru"):
-            state = state[:1] + state[1:]  # what came through the weights, and what was carried by z
+            state = (state[0] + state[1])[None]  # what came through the weights, and what was carried by z
         starts = self._from_columns(state, packing)
         d_in = d_rec = slopes[:w_ih.shape[0]]
         if first:  # slopes are stacked n, r, z, r n: the first three belong to W, the last three to U
@@ -186,18 +188,18 @@ class RecurrentKernels(RowKernels):
             db_hh = db_ih if needs[5] and d_rec is d_in else xp.sum(d_rec, axis=1)
         return [dw_ih, db_ih], [dw_hh, db_hh]
 
-    # Steps of the cells. Forward: u (G H, n) recurrent products, free to be overwritten; x (G H, n) the
-    # input's share with biases; old and new (states, H, n); kept (kept, H, n). Both u and x come with the
-    # half of the sigmoid inside. Factors: for k steps at once, the slopes that a step multiplies into a
-    # gradient, (k, F, H, n). Backward: gradient[0] (H, n) holds dL/dh' from the steps that follow, g (H, n)
-    # that of y; dz (slopes, H, n) receives the slopes of the pre-activations. gradient[1] is dL/dc of an
-    # LSTM, and of a GRU what z carries back.
+    # Steps of the cells. Advance, a step forward: u (G H, n) recurrent products, free to be overwritten; x
+    # (G H, n) the input's share with biases; old and new (states, H, n); kept (kept, H, n). Both u and x come
+    # with the half of the sigmoid inside. Factors: for k steps at once, the derivatives that a step multiplies into a
+    # gradient, (k, F, H, n). Retreat, a step backward: gradient[0] (H, n) holds dL/dh' from the steps that
+    # follow, gy (H, n) that of y; dz (slopes, H, n) receives the slopes, dL/dz of the pre-activations z.
+    # gradient[1] is dL/dc of an LSTM, and of a GRU what z carries back.
 
-    def _rnn_tanh_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
+    def _rnn_tanh_advance(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
         self.xp.add(u, x, out=u)
         self.xp.tanh(u, out=new[0])
 
-    def _rnn_relu_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
+    def _rnn_relu_advance(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
         self.xp.add(u, x, out=u)
         self.xp.maximum(u, 0, out=new[0])
 
@@ -207,14 +209,14 @@ class RecurrentKernels(RowKernels):
     def _rnn_relu_factors(self, states: Array, kept: Array) -> Array:
         return (states[1:] > 0).astype(states.dtype)
 
-    def _rnn_backward(self, gradient: Array, g: Array, f: Array, kept: Array, dz: Array) -> None:
+    def _plain_retreat(self, gradient: Array, gy: Array, factors: Array, kept: Array, dz: Array) -> None:
         dh = gradient[0]
-        dh += g
-        self.xp.multiply(dh, f[0], out=dz[0])
+        dh += gy
+        self.xp.multiply(dh, factors[0], out=dz[0])
 
-    _rnn_tanh_backward = _rnn_relu_backward = _rnn_backward
+    _rnn_tanh_retreat = _rnn_relu_retreat = _plain_retreat
 
-    def _lstm_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
+    def _lstm_advance(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
         xp = self.xp
         gates, sigmoids = kept[:4].reshape(u.shape), kept[:3]
         xp.add(u, x, out=u)
@@ -235,14 +237,14 @@ class RecurrentKernels(RowKernels):
         return self.xp.stack(((o - o * o) * tanh_c, (i - i * i) * g, (f - f * f) * states[:-1, 1], (1 - g * g) * i,
                               (1 - tanh_c * tanh_c) * o), axis=1)
 
-    def _lstm_backward(self, gradient: Array, g: Array, f: Array, kept: Array, dz: Array) -> None:
-        xp = self.xp
+    def _lstm_retreat(self, gradient: Array, gy: Array, factors: Array, kept: Array, dz: Array) -> None:
+        xp = self.xp  # dz is in PyTorch's order i, f, g, o; kept in the scan's, o, i, f, g
         dh, dc = gradient
-        dh += g
-        xp.multiply(dh, f[0], out=dz[3])
-        dh *= f[4]
+        dh += gy
+        xp.multiply(dh, factors[0], out=dz[3])
+        dh *= factors[4]
         dc += dh
-        xp.multiply(dc, f[1:4], out=dz[:3])
+        xp.multiply(dc, factors[1:4], out=dz[:3])
         dc *= kept[2]
 
     def _gru_gates(self, u: Array, x: Array, kept: Array) -> None:
@@ -263,7 +265,7 @@ class RecurrentKernels(RowKernels):
         h *= z
         h += n
 
-    def _gru_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
+    def _gru_advance(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
         self._gru_gates(u, x, kept)
         r, _, n, q = kept
         self.xp.add(u[2 * q.shape[0]:], d, out=q)
@@ -277,11 +279,11 @@ class RecurrentKernels(RowKernels):
         to_q = to_n * r
         return self.xp.stack((to_n, to_q * q * (1 - r), (states[:-1, 0] - n) * (z - z * z), to_q), axis=1)
 
-    def _gru_backward(self, gradient: Array, g: Array, f: Array, kept: Array, dz: Array) -> None:
+    def _gru_retreat(self, gradient: Array, gy: Array, factors: Array, kept: Array, dz: Array) -> None:
         dh, carried = gradient
-        dh += g
+        dh += gy
         dh += carried
-        self.xp.multiply(dh, f, out=dz)
+        self.xp.multiply(dh, factors, out=dz)
         self.xp.multiply(dh, kept[1], out=carried)
 
     def _gru_before_reset(self, u: Array, x: Array, old: Array, kept: Array) -> Array:
@@ -289,7 +291,7 @@ class RecurrentKernels(RowKernels):
         self._gru_gates(u, x, kept)
         return kept[0] * old[0]
 
-    def _gru_before_forward(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
+    def _gru_before_advance(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
         self._gru_mix(u[2 * kept.shape[1]:], x, kept, old, new)
 
     def _gru_before_factors(self, states: Array, kept: Array) -> Array:
@@ -297,11 +299,11 @@ class RecurrentKernels(RowKernels):
         (r, z, n), h = kept.swapaxes(0, 1), states[:-1, 0]
         return self.xp.stack((h * (r - r * r), (h - n) * (z - z * z), (1 - z) * (1 - n * n)), axis=1)
 
-    _gru_before_backward = _gru_backward  # its slope of a_r is overwritten once d_rh is known
+    _gru_before_retreat = _gru_retreat  # its slope of a_r is overwritten once d_rh is known
 
-    def _gru_before_unreset(self, gradient: Array, d_rh: Array, f: Array, kept: Array, dz: Array) -> None:
+    def _gru_before_unreset(self, gradient: Array, d_rh: Array, factors: Array, kept: Array, dz: Array) -> None:
         """Take d_rh = dL/d(r h) on to a_r and to h."""
-        self.xp.multiply(d_rh, f[0], out=dz[0])
+        self.xp.multiply(d_rh, factors[0], out=dz[0])
         d_rh *= kept[0]
         gradient[1] += d_rh
 

@@ -93,7 +93,7 @@ def take_rows(state: Any, rows: Any) -> Any:
 def _host(where: str, expected: str, values: Like, fits: Callable[[tuple[int, ...]], bool]) -> Array:
     """Integers of a shape that `fits`, on the host, as int64."""
     try:
-        data = ops.integers(values.numpy() if isinstance(values, Tensor) else values)
+        data = ops.as_int64(values.numpy() if isinstance(values, Tensor) else values)
     except (TypeError, ValueError, IndexError):
         data = None
     if data is None or not fits(data.shape):

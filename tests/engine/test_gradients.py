@@ -297,3 +297,10 @@ def test_memory_is_flat_over_2000_steps() -> None:
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert grown < 20_000
+
+
+def test_grad_outputs_are_as_many_as_the_outputs() -> None:
+    x = leaf(1.0, 2.0)
+    for outputs, seeds in ([x * 2], [x, x]), ([x, x], [x]), ([x], []):
+        with pytest.raises(ValueError, match=rf"grad\(.*: expected {len(outputs)} grad_outputs, got {len(seeds)}"):
+            ts.grad(outputs, x, seeds)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.rows import NUMBER, REAL, ROWS, Row, inputs
-from helpers.tensors import equal, leaf
+from helpers.tensors import by_name, equal, is_wide, leaf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,7 +102,7 @@ def test_every_public_function_has_a_row() -> None:
         public = {name for name, f in vars(module).items() if inspect.isfunction(f) and not name.startswith("_")
                   and f.__module__.startswith("tinyseq.engine.")}
         # for kernels, on arrays; for layers
-        internal = {"raw", "times", "times_over_rows", "check_ids", "integers", "operand", "backward"}
+        internal = {"raw", "times", "times_over_rows", "check_ids", "as_int64", "operand", "backward"}
         assert public - internal == {row.name for row in rows}
 
 
@@ -142,6 +142,25 @@ def test_float16_is_computed_in_float32_and_rounded_once(row: Row, data: st.Data
             np.testing.assert_array_equal(y, z)
 
 
+@pytest.mark.parametrize("row", [r for r in ROWS if "float32" in r.kinds and r.fn is vars(ops)[r.name]],
+                         ids=lambda r: r.name)
+@given(data=st.data())
+def test_float16_by_position_and_by_name_is_the_same(row: Row, data: st.DataObject) -> None:
+    choose = lambda options: data.draw(st.sampled_from(options))
+    shapes, kwargs = row.make(choose)
+    stretch = choose(STRETCHES) if row.domain == REAL else 1.0
+    arrays = [np.asarray(x * stretch) if isinstance(x, np.ndarray) else x for x in inputs(
+        row, choose, shapes, ["float32"] * len(shapes), smooth=True)]
+    named = row._replace(fn=by_name(row.fn))
+    for y, z in zip(*(_both_ways(r, arrays, kwargs, np.float16) for r in (row, named)), strict=True):
+        np.testing.assert_array_equal(y, z)
+
+
+def test_those_that_are_wide_are_among_them() -> None:
+    wide = {name for name, f in vars(ops).items() if is_wide(f)}
+    assert len(wide) > 30 and wide <= {r.name for r in ROWS if "float32" in r.kinds and r.fn is vars(ops)[r.name]}
+
+
 def _both_ways(row: Row, arrays: list[Any], kwargs: Any, dtype: Any) -> list[Any]:
     """What a row gives, then its gradients, of arrays taken as `dtype`."""
     leaves = [ts.tensor(x, dtype, requires_grad=row.smooth is not False) if isinstance(x, np.ndarray) else x
@@ -152,7 +171,8 @@ def _both_ways(row: Row, arrays: list[Any], kwargs: Any, dtype: Any) -> list[Any
         roots = [part for part in outputs if part.requires_grad]
         wanted = [x for x in leaves if isinstance(x, ts.Tensor)] if roots else []
         seeds = [np.random.default_rng(i).choice([0.5, -1.0, 2.0], part.shape) for i, part in enumerate(roots)]
-        grads = ts.grad(roots, wanted, [ts.asarray(s, dtype) for s in seeds], allow_unused=True) if roots else []
+        seeds = [ops.like(part, np.asarray(s, dtype)) for part, s in zip(roots, seeds, strict=True)]
+        grads = ts.grad(roots, wanted, seeds, allow_unused=True) if roots else []
     return [part.detach().numpy() for part in outputs] + [g.numpy() for g in grads if g is not None]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.functions import KERNELS, ROWS, Row, close, composed, flat, is_float, masks, results, seed, tensors
+from helpers.tensors import by_name, is_wide
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,3 +126,21 @@ def test_float16_is_computed_in_float32_and_rounded_once(row: Row, data: st.Data
         scale = np.abs(z[fits]).max(initial=3 * 20 * 20 if row.name == "linear" else 2.0**-14)
         assert np.isfinite(y[fits]).all()
         np.testing.assert_allclose(y[fits], z[fits], rtol=0, atol=4 * 2.0**-11 * scale + slack)
+
+
+@every_row
+@given(data=st.data())
+def test_float16_by_position_and_by_name_is_the_same(row: Row, data: st.DataObject) -> None:
+    choose = lambda options: data.draw(st.sampled_from(options))
+    arguments, options = row.arguments(choose)
+    stretch = choose([1, 300]) if is_wide(vars(F)[row.name]) else 1
+    leaves = tensors([np.asarray(stretch * x) if is_float(x) else x for x in arguments], "float16", choose)
+
+    def named(*args: Any, **options: Any) -> Any:
+        row.before()
+        return by_name(vars(F)[row.name])(*args, **options)
+
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite
+        found = [results(fn, leaves, masks(options)) for fn in (row, named)]
+    for y, z in zip(*found, strict=True):
+        np.testing.assert_array_equal(y, z)

@@ -15,6 +15,9 @@
 - `recompute`: what a function computed is forgotten, and computed again on the way back
 - `debug`: where a NaN comes from
 
+From outside: `scope.Scope`, a `with` block per thread; `interrupts.together`, several attributes set in one step;
+`check.explained`, a function whose errors name its arguments.
+
 Each file imports from those above it, but for one circle, here and nowhere else: a Tensor's methods are the functions
 (`tensor` needs `ops`), which are made by `@op`, which makes Tensors. So `tensor` imports `ops` as a module, whose names
 are there when a method is called; and `ops` is imported first, so that it is there as a module when `tensor` looks.

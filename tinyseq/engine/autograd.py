@@ -6,8 +6,9 @@
         return y, (lambda g: g * (1 - y * y),)
 
 `@op` runs the body on the arrays inside its Tensors and, where a gradient will be wanted, leaves a `Node` behind: the
-op, its parents' nodes, its constants and the pull-backs. A node is not a Tensor and keeps no parent's value, so only
-what some pull-back uses stays alive. `backward` walks the nodes from the output to the leaves.
+op, its parents' nodes, its constants and the pull-backs. A node is not a Tensor and keeps no computed parent's value:
+beside the leaves' own arrays only what some pull-back uses stays alive. `backward` walks the nodes from the output to
+the leaves.
 
 For gradients of gradients the same bodies run once more, on Tensors this time (`_replay` in gradients.py): then the
 pull-backs are made of Tensors too, and what they compute can be differentiated again. No op needs a second rule.
@@ -27,7 +28,7 @@ import numpy as np
 from tinyseq import backends, check
 from tinyseq.check import explain, explained
 from tinyseq.engine.creation import like
-from tinyseq.engine.graph import Node, serials, switches
+from tinyseq.engine.graph import Node, modes, serials
 from tinyseq.engine.tensor import PLAIN, Array, Tensor, namespaces
 from tinyseq.scope import Scope
 
@@ -42,6 +43,9 @@ def op(*, definition: Callable[..., Any] | None = None, wide: bool = ...,
        ) -> Callable[[Callable[P, tuple[R, Any]]], Callable[P, R]]: ...
 def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: bool = False) -> Any:
     """Make a differentiable function from a body that runs on arrays.
+
+    Its annotations are those of the function that users call: where they say Tensor, the body gets the array inside,
+    and a Tensor only when it is run again for gradients of gradients.
 
     The body returns `(output, pulls)`. `output` is an array or a tuple of arrays. `pulls` is one of
 
@@ -71,7 +75,8 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
 
 def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> Any:
     """The function that runs `body` on the arrays in its Tensors and records it. Every op goes through these lines."""
-    made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)  # `call` would hold itself
+    # What a node's `op` is: were it `call`, that would refer to itself, a cycle.
+    made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)
 
     @functools.wraps(body)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -96,7 +101,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
                 parents += nodes
                 listed = listed or type(x) is Slots
                 lent = lent if type(x) is Slots else (*lent, len(raw) - 1)
-        recording = any(parents) and (not (modes := switches.get()) or modes[-1].enabled)
+        recording = any(parents) and (not (stack := modes.get()) or stack[-1].enabled)  # grad_enabled(), without a call
         if recording and (lent or kwargs):
             for i in lent:
                 raw[i] = frozen(raw[i])
@@ -105,6 +110,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
             result = body(*raw, **kwargs)
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             if isinstance(error, (TypeError, ValueError)) and (moved := _moved(args, kwargs)):
+                # NumPy arrays beside a device's: put there, and once more
                 return _recorded(body, definition, wide)(*moved[0], **moved[1])
             raise explain(_elsewhere(raw, error), body, raw, {}) from error
         if type(result) is not tuple or len(result) != 2:
@@ -128,7 +134,7 @@ def wide(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        for a in args:
+        for a in (*args, *kwargs.values()) if kwargs else args:
             if isinstance(a, Tensor) and a._data.itemsize == 2 and a.dtype.kind == "f":
                 return _in_float32(fn, args, kwargs)
         return fn(*args, **kwargs)
@@ -139,14 +145,12 @@ def wide(fn: Callable[P, R]) -> Callable[P, R]:
 def _in_float32(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     widen: Callable[[Any], Any] = lambda a: a.astype(np.float32) if getattr(a, "dtype", None) == np.float16 else a
     out = fn(*map(widen, args), **{name: widen(a) for name, a in kwargs.items()})
-    given = [a.dtype for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.dtype.kind == "f"]
-    if any(dtype != np.float16 for dtype in given):  # the others decide
-        return out
+    if any(isinstance(a, Tensor) and a.dtype.kind == "f" and a.dtype.itemsize > 2 for a in (*args, *kwargs.values())):
+        return out  # these decide
     narrow: Callable[[Any], Any] = lambda y: y.astype(np.float16) if y.dtype == np.float32 else y
     return tuple(map(narrow, out)) if type(out) is tuple else narrow(out)
 
 
-_watched = False  # until somebody watches, in any thread: keeps the usual path short
 _EMPTY: dict[str, Any] = {}
 _new = object.__new__
 
@@ -249,9 +253,10 @@ def _constants(raw: list[Any], parents: list[Node | None]) -> list[Any]:
             else a if next(slots) is None else None for a in raw]
 
 
-def over_slots(fn: Callable[[Any], Any], args: Sequence[Any]) -> list[Any]:
-    """`args` with fn(x) in place of what is in each slot."""
-    return [Slots(map(fn, a)) if type(a) is Slots else fn(a) for a in args]
+def over_slots(fn: Callable[[Any, Any], Any], args: Sequence[Any], parents: Sequence[Node | None]) -> list[Any]:
+    """`args` with fn(x, parent) in place of what is in each slot."""
+    slots = iter(parents)
+    return [Slots(fn(x, next(slots)) for x in a) if type(a) is Slots else fn(a, next(slots)) for a in args]
 
 
 def in_slots(args: Sequence[Any]) -> list[Any]:
@@ -281,6 +286,9 @@ def _elsewhere(raw: list[Any], error: Exception) -> Exception:
     if len(places) > 1 and (isinstance(error, TypeError) or "numpy.ndarray" in str(error)):
         return TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')
     return error
+
+
+_watched = False  # until somebody watches, in any thread: keeps the usual path short
 _watchers: ContextVar[tuple[watching, ...]] = ContextVar("watchers", default=())
 
 

@@ -18,8 +18,8 @@ from tinyseq.engine.tensor import Array, Like, Shape, Tensor, namespace
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A new tensor with a copy of `data`: a number, nested lists, an array or a Tensor.
 
-    Python floats become float32, integers int64, booleans bool; arrays keep their dtype (and their backend). Numbers
-    that a narrower integer dtype does not hold are a ValueError.
+    Python's and NumPy's numbers become float32, int64 or bool; arrays keep their dtype, and a device's array its
+    backend. Numbers that a narrower integer dtype does not hold are a ValueError.
     """
     return _tensor(data, dtype, True, requires_grad)
 
@@ -57,17 +57,17 @@ def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = Fals
     return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
 
 
-def like(x: Tensor, data: Any) -> Tensor:
-    """An `operand`, with host data put where x lives."""
-    return operand(data, backends.of(x._data))
-
-
 def operand(data: Any, backend: backends.Backend | None = None) -> Tensor:
     """`asarray(data)`, but while gradients are recorded a copy of what is on the host: its owner may refill it."""
     if isinstance(data, Tensor):
         return data
     shared = not grad_enabled() or (type(data) in backends.arrays and not isinstance(data, np.ndarray))
     return _tensor(data, None, None if shared else True, backend=backend)
+
+
+def like(x: Tensor, data: Any) -> Tensor:
+    """An `operand`, with host data put where x lives."""
+    return operand(data, backends.of(x._data))
 
 
 def raw(x: Like) -> Array:
@@ -83,9 +83,9 @@ def from_dlpack(x: Any) -> Tensor:
 
 def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more: Any) -> Tensor:
     """What the active backend's function `name` makes, float32 unless said otherwise; or that of the array given."""
-    like = name.endswith("_like")
-    xp = namespace(args[0]) if like else backends.active().xp
-    dtype = np.float32 if dtype is None and not like else dtype
+    of_another = name.endswith("_like")
+    xp = namespace(args[0]) if of_another else backends.active().xp
+    dtype = np.float32 if dtype is None and not of_another else dtype
     if args[0] is None:  # of which older NumPys make a number
         raise TypeError("expected numbers")
     data = getattr(xp, name)(*args, dtype=dtype if dtype is None else check.dtype(dtype), **more)

@@ -14,9 +14,9 @@ from tinyseq.engine.tensor import Array, namespace
 class debug(watching):
     """Find where a NaN or an infinity comes from, or where float32 silently became float64: `with ts.debug():`.
 
-    Checks every op of this thread in the block, and its gradient on the way back, and raises FloatingPointError (or
-    TypeError for a widened dtype) at the first whose inputs were fine and whose output is not, with its name, its
-    shapes and the user's line. Slow: every value is looked at.
+    Checks every op of this thread in the block, and, whenever that is, its gradient on the way back, and raises
+    FloatingPointError (or TypeError for a widened dtype) at the first whose inputs were fine and whose output is not,
+    with its name, its shapes and the user's line. Slow: every value is looked at.
     """
 
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
@@ -46,6 +46,6 @@ def _check_finite(name: str, raw: list[Any], out: Any, where: str) -> None:
     finite: Callable[[list[Array]], bool] = lambda arrays: all(bool(namespace(a).isfinite(a).all()) for a in arrays)
     if finite(before) and not finite(after) and all(math.isfinite(a) for a in raw if type(a) is float):
         raise FloatingPointError(f"a NaN or an infinity appeared in {given}")
-    narrow, wide = (any(a.dtype.name == n for a in part) for n, part in (("float32", before), ("float64", after)))
-    if name != "astype" and narrow and wide:
+    single, double = (any(a.dtype.name == n for a in part) for n, part in (("float32", before), ("float64", after)))
+    if name != "astype" and single and double:
         raise TypeError(f"float32 became float64 in {given}: one argument is float64, or an integer array; use .astype")

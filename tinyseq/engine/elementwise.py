@@ -89,7 +89,7 @@ def reciprocal(x: Like) -> Tensor:
 
 @op(wide=True)
 def atan2(a: Like, b: Like) -> Out:
-    """The angle of the point (b, a), in (-pi, pi]; the gradients at the origin are 0."""
+    """The angle of the point (b, a), in [-pi, pi] (-pi for a of -0.0); the gradients at the origin are 0."""
     xp = namespace(a, b)
 
     def over(g: Array) -> Array:  # the square of the distance
@@ -123,8 +123,8 @@ def _of_output(name: str, doc: str, slope: Callable[[Any], Any]) -> Callable[[Te
     return named(name, doc, body, wide=True)
 
 
-def _of_steps(name: str, doc: str, pulls: Any = (_zero,)) -> Callable[[Tensor], Tensor]:
-    """The op `name` of one tensor, flat but for its steps."""
+def _flat(name: str, doc: str, pulls: Any = None) -> Callable[[Tensor], Tensor]:
+    """The op `name` of one tensor, flat but for steps: without a gradient, or with one of 0."""
     return named(name, doc, lambda x: (getattr(namespace(x), name)(x), pulls))
 
 
@@ -157,11 +157,11 @@ erf = _of_input("erf", "The error function, 2 / sqrt(pi) times the integral of e
                 lambda xp, x: (2 / math.sqrt(math.pi)) * xp.exp(-x * x))
 sigmoid = _of_output("sigmoid", "1 / (1 + exp(-x)), right for any x.", lambda y: y * (1 - y))
 abs = _of_input("abs", "|x|; the gradient at 0 is 0.", lambda xp, x: xp.sign(x))
-sign = _of_steps("sign", "-1, 0 or 1; the gradient is 0.")
-floor = _of_steps("floor", "The largest integer <= x; the gradient is 0.")
-ceil = _of_steps("ceil", "The smallest integer >= x; the gradient is 0.")
-trunc = _of_steps("trunc", "The nearest integer towards 0; the gradient is 0.")
-round = _of_steps("round", "The nearest integer, halves the even one; the gradient is 0.")
+sign = _flat("sign", "-1, 0 or 1; the gradient is 0.", (_zero,))
+floor = _flat("floor", "The largest integer <= x; the gradient is 0.", (_zero,))
+ceil = _flat("ceil", "The smallest integer >= x; the gradient is 0.", (_zero,))
+trunc = _flat("trunc", "The nearest integer towards 0; the gradient is 0.", (_zero,))
+round = _flat("round", "The nearest integer, halves the even one; the gradient is 0.", (_zero,))
 
 
 @op(wide=True)
@@ -237,28 +237,30 @@ def _move(x: Any, name: str) -> Any:
     return to_backend(x, name) if isinstance(x, Tensor) else backends.load(name).asarray(backends.of(x).asnumpy(x))
 
 
-def _compare(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
+def _flat_pair(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
+    """The op `name` of two operands, without a gradient."""
     return named(name, doc, lambda a, b: (getattr(namespace(a, b), name)(a, b), None))
 
 
-def _logic(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
+def _flat_logic(name: str, doc: str) -> Callable[[Like, Like], Tensor]:
+    """The op `name` of two operands that are true or false, without a gradient."""
     return named(name, doc, lambda a, b: (getattr(namespace(a, b), name)(check.operand(a), check.operand(b)), None))
 
 
-equal = _compare("equal", "a == b.")
-not_equal = _compare("not_equal", "a != b.")
-less = _compare("less", "a < b.")
-less_equal = _compare("less_equal", "a <= b.")
-greater = _compare("greater", "a > b.")
-greater_equal = _compare("greater_equal", "a >= b.")
-logical_and = _logic("logical_and", "Both true: what is not 0 is true.")
-logical_or = _logic("logical_or", "One true, or both.")
-logical_xor = _logic("logical_xor", "One true, not both.")
-bitwise_and = _compare("bitwise_and", "Of booleans, both; of integers, bit by bit.")
-bitwise_or = _compare("bitwise_or", "Of booleans, one or both; of integers, bit by bit.")
-bitwise_xor = _compare("bitwise_xor", "Of booleans, one, not both; of integers, bit by bit.")
-bitwise_invert = _of_steps("bitwise_invert", "Of booleans, not; of integers, each bit turned.", None)
-logical_not = _of_steps("logical_not", "0, or False.", None)
-isnan = _of_steps("isnan", "Not a number.", None)
-isinf = _of_steps("isinf", "inf or -inf.", None)
-isfinite = _of_steps("isfinite", "Neither NaN nor an infinity.", None)
+equal = _flat_pair("equal", "a == b.")
+not_equal = _flat_pair("not_equal", "a != b.")
+less = _flat_pair("less", "a < b.")
+less_equal = _flat_pair("less_equal", "a <= b.")
+greater = _flat_pair("greater", "a > b.")
+greater_equal = _flat_pair("greater_equal", "a >= b.")
+logical_and = _flat_logic("logical_and", "Both true: what is not 0 is true.")
+logical_or = _flat_logic("logical_or", "One true, or both.")
+logical_xor = _flat_logic("logical_xor", "One true, not both.")
+bitwise_and = _flat_pair("bitwise_and", "Of booleans, both; of integers, bit by bit.")
+bitwise_or = _flat_pair("bitwise_or", "Of booleans, one or both; of integers, bit by bit.")
+bitwise_xor = _flat_pair("bitwise_xor", "Of booleans, one, not both; of integers, bit by bit.")
+bitwise_invert = _flat("bitwise_invert", "Of booleans, not; of integers, each bit turned.")
+logical_not = _flat("logical_not", "True where x is 0 or False.")
+isnan = _flat("isnan", "True where x is not a number.")
+isinf = _flat("isinf", "True where x is inf or -inf.")
+isfinite = _flat("isfinite", "True where x is neither NaN nor an infinity.")

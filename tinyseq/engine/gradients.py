@@ -14,13 +14,16 @@ from tinyseq.engine.creation import asarray, like
 from tinyseq.engine.graph import Leaf, Node, enable_grad, grad_enabled, name_of
 from tinyseq.engine.tensor import Like, Out, Tensor, namespace, namespaces
 
+_swapping = threading.Lock()
+
 
 def backward(y: Tensor, seed: Like, retain_graph: bool, create_graph: bool) -> None:
     """`Tensor.backward`: add the gradients of y, weighted by `seed`, to the `.grad` of the leaves."""
-    for leaf, g in pull_back([y], [seed], None, create_graph, retain_graph or create_graph, {}).items():
+    found = pull_back([y], [seed], wanted=None, create_graph=create_graph, retain_graph=retain_graph)
+    for leaf, g in found.items():
         tensor = cast(Leaf, leaf).tensor()
-        while tensor is not None:
-            old = tensor.grad  # a sum is a new array, and the first gradient could belong to someone else
+        while tensor is not None:  # until no other thread changed .grad while we added
+            old = tensor.grad
             new = _grown(old, g)
             # Threads may share a leaf: who came first is added to. In one line, where no tracer can raise halfway.
             with _swapping: tensor.grad = now = new if tensor.grad is old else tensor.grad  # noqa: E701
@@ -44,14 +47,16 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor], 
     single, alone = isinstance(inputs, Tensor), isinstance(outputs, Tensor)
     if callable(outputs):
         raise TypeError("grad takes the tensor to differentiate; for a function there is value_and_grad(fn)(*args)")
-    wanted, roots = _several("inputs", inputs), _several("outputs", outputs)
-    seeds = [grad_outputs] * len(roots) if grad_outputs is None or alone else list(grad_outputs)
-    for i, x in enumerate(wanted):
+    xs, ys = _several("inputs", inputs), _several("outputs", outputs)
+    seeds = [grad_outputs] * len(ys) if grad_outputs is None or alone else list(grad_outputs)
+    if len(seeds) != len(ys):
+        raise ValueError(f"expected {len(ys)} grad_outputs, got {len(seeds)}")
+    for i, x in enumerate(xs):
         if x.node is None:
             raise ValueError(f"input {i}, of shape {x.shape}, does not require a gradient")
-    found = pull_back(roots, seeds, {x.node for x in wanted}, create_graph, retain_graph or create_graph, {})
+    found = pull_back(ys, seeds, wanted={x.node for x in xs}, create_graph=create_graph, retain_graph=retain_graph)
     results: list[Tensor | None] = []
-    for i, x in enumerate(wanted):
+    for i, x in enumerate(xs):
         g = found.get(cast(Node, x.node))
         if g is None and not allow_unused:
             raise ValueError(f"the outputs do not depend on input {i}, of shape {x.shape}: pass allow_unused=True "
@@ -67,12 +72,9 @@ def _several(name: str, given: Any) -> list[Tensor]:
     return several
 
 
-_swapping = threading.Lock()
-
-
 def _grown(old: Tensor | None, g: Any) -> Tensor:
-    """A gradient, added to what was there, that the user may write to: g could be an array that others hold, or a
-    broadcast one."""
+    """A gradient, added to what was there, that the user may write to."""
+    # A sum is a new array; the first gradient is copied, as others could hold g, or it could be a broadcast one.
     if not isinstance(g, Tensor):
         return Tensor(namespaces[type(g)].asarray(g if old is None else old._data + g, copy=old is None or None))
     with enable_grad():
@@ -86,36 +88,37 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     """
 
     check.function("value_and_grad", fn=fn)
-    whole = [check.integers("value_and_grad", argnums=i) for i in (
+    places = [check.integers("value_and_grad", argnums=i) for i in (
         argnums if isinstance(argnums, (list, tuple)) else [argnums])]
 
     def wrapped(*args: Any) -> tuple[Any, Any]:
         arguments, outer = list(args), grad_enabled()
         with enable_grad():
-            for i in whole:
+            for i in places:
                 x = asarray(args[i])
                 arguments[i] = identity(x) if x.requires_grad and outer else Tensor(x._data, True)
             value = fn(*arguments)
             loss = value[0] if isinstance(value, tuple) else value
-            own = {arguments[i].node for i in whole}
+            own = {arguments[i].node for i in places}
             graph = _order([loss.node], {}) if loss.node is not None else []
-            outside = any(type(node) is Leaf and node not in own for node in graph)  # the gradient depends on these too
-            grads = grad(loss, [arguments[i] for i in whole], create_graph=outer and outside)
+            # Leaves that fn closes over, or an outer value_and_grad's: then the gradient itself must be differentiable.
+            outside = any(type(node) is Leaf and node not in own for node in graph)
+            grads = grad(loss, [arguments[i] for i in places], create_graph=outer and outside)
         return value, grads[0] if isinstance(argnums, int) else grads
 
     return wrapped
 
 
-def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], wanted: Set[Node | None] | None, create_graph: bool,
-              retain_graph: bool, ends: Mapping[Node, Any]) -> dict[Node, Any]:
+def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], *, wanted: Set[Node | None] | None, create_graph: bool,
+              retain_graph: bool, ends: Mapping[Node, Any] = {}) -> dict[Node, Any]:
     """Gradients of `outputs`, weighted by `seeds`, at the `wanted` nodes, or at all leaves where that is None.
 
-    They are arrays, or Tensors if `create_graph`. The graph ends at the nodes in `ends`, whatever they were computed
-    from; with `create_graph` these are given with their Tensors.
+    They are arrays, or Tensors if `create_graph`, which retains the graph too. The graph ends at the nodes in `ends`,
+    whatever they were computed from; with `create_graph` these are given with their Tensors.
     """
     if create_graph and not grad_enabled():
         with enable_grad():
-            return pull_back(outputs, seeds, wanted, create_graph, retain_graph, ends)
+            return pull_back(outputs, seeds, wanted=wanted, create_graph=True, retain_graph=retain_graph, ends=ends)
     grads: dict[Node, Any] = {}
     for y, seed in zip(outputs, seeds, strict=True):
         if y.node is None:
@@ -124,14 +127,15 @@ def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], wanted: Set[Node
         grads[y.node] = grads[y.node] + g if y.node in grads else g
     order = _order(list(grads), ends)
     replayed = _replay(order, ends) if create_graph else None
-    return _walk(order, grads, wanted, replayed, retain_graph)
+    return _walk(order, grads, wanted, replayed, retain_graph or create_graph)
 
 
 def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | None,
           replayed: dict[Node, Any] | None, retain_graph: bool) -> dict[Node, Any]:
     """From the youngest node to the oldest: each takes its gradient from `grads` and adds to its parents' there.
 
-    Returns what was found at the `wanted` nodes. `replayed` has the pull-backs to use in place of the nodes' own.
+    Returns what was found at the `wanted` nodes, or at all leaves where that is None, and at the ends of the graph,
+    which are not in `order`. `replayed` has the pull-backs to use in place of the nodes' own.
     """
     needed = None if wanted is None else _reaching(order, wanted)
     found: dict[Node, Any] = {}
@@ -140,11 +144,10 @@ def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | 
         g = grads.pop(node, None)
         if g is None:
             continue
-        if wanted is not None and node in wanted:
+        leaf = type(node) is Leaf
+        if (leaf if wanted is None else node in wanted):
             found[node] = g
-        if type(node) is Leaf:
-            if wanted is None:
-                found[node] = g
+        if leaf:
             continue
         parents = node.parents
         if node.index is not None:  # one output of several: hand its gradient up to the op
@@ -155,30 +158,27 @@ def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | 
             raise _freed(node)
         if type(g) is list:
             g = _fill(g, node)
-        joint = callable(pulls)
-        if joint:
+        jointly = callable(pulls)  # one joint pull-back: then these are gradients
+        if jointly:
             pulls = pulls(g, tuple([p is not None and (needed is None or p in needed) for p in parents]))
         for parent, pull in zip(parents, pulls, strict=False):
             if parent is None or pull is None or (needed is not None and parent not in needed):
                 continue
-            h = pull if joint else pull(g)
+            h = pull if jointly else pull(g)
             if h.shape != parent.shape:
                 h = _unbroadcast(h, parent, node)
             if h.dtype is not parent.dtype and h.dtype != parent.dtype:
                 h = h.astype(parent.dtype)
-            old = grads.get(parent)
-            if old is None:
+            if parent not in grads:
                 grads[parent] = h
             elif parent in own:
-                old += h
-                grads[parent] = old
+                grads[parent] += h  # not `old += h`: a 0-d sum is a NumPy scalar, which does not change in place
             else:
-                grads[parent] = old + h
-                if replayed is None:
-                    own.add(parent)
+                grads[parent] = grads[parent] + h
+                own.add(parent)
         if not retain_graph:
             node.pulls, node.parents, node.args = None, (), ()
-    return found | grads  # those of the ends, which are not in `order`
+    return found | grads  # what is left are those of the ends
 
 
 def _freed(node: Node) -> RuntimeError:
@@ -249,41 +249,25 @@ def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
 
 
 def _replay(order: list[Node], ends: Mapping[Node, Any]) -> dict[Node, Any]:
-    """Run the ops of a graph once more, on Tensors: their pull-backs, made of Tensors.
+    """Run the ops of a graph once more, on Tensors, while gradients are recorded: their pull-backs, made of Tensors.
 
     The values computed on the way take the original ones' places in the graph, so that derivatives with respect to
     any tensor in it are found. Those of the `ends` are given.
     """
     values: dict[Node, Any] = dict(ends)
     pulls: dict[Node, Any] = {}
-    with enable_grad():
-        for node in order:
-            if type(node) is Leaf:
-                values[node] = wrap(node.data, node)
-                continue
-            if node.index is not None:
-                out = values[cast(Node, node.parents[0])][node.index]
-            else:
-                out, pulls[node] = _run(node, values)
-            if type(out) is not tuple:
-                out.node = node
-            values[node] = out
+    for node in order:
+        if type(node) is Leaf:
+            values[node] = wrap(node.data, node)
+            continue
+        if node.index is not None:
+            out = values[cast(Node, node.parents[0])][node.index]
+        else:
+            out, pulls[node] = _run(node, values)
+        if type(out) is not tuple:
+            out.node = node
+        values[node] = out
     return pulls
-
-
-def _run(node: Node, values: Mapping[Node, Any]) -> tuple[Any, Any]:
-    """A node's op once more, on the Tensors of its parents: Tensors of nobody else's, and its pull-backs."""
-    if node.pulls is None:
-        raise _freed(node)
-    slots = iter(node.parents)
-    fill: Callable[[Any], Any] = lambda constant: constant if (parent := next(slots)) is None else values[parent]
-    args = [values[p] for p in node.parents if p is not None] if node.args is None else over_slots(fill, node.args)
-    if node.op.definition is not None:
-        return _run_definition(node, args, values)
-    out, pulls = node.op.body(*args, **node.kwargs)
-    # A body may return what it was given, which has a node already.
-    fresh: Callable[[Any], Any] = lambda y: Tensor(y._data) if any(y is a for a in args) else y
-    return tuple(map(fresh, out)) if type(out) is tuple else fresh(out), pulls
 
 
 @op
@@ -292,37 +276,56 @@ def identity(x: Tensor) -> Out:
     return x, (lambda g: g,)
 
 
+def _run(node: Node, values: Mapping[Node, Any]) -> tuple[Any, Any]:
+    """Runs a node's op once more, on the Tensors of its parents.
+
+    Returns its outputs, as new Tensors whose node may be set, and its pull-backs, made of Tensors.
+    """
+    if node.pulls is None:
+        raise _freed(node)
+    fill: Callable[[Any, Any], Any] = lambda constant, parent: constant if parent is None else values[parent]
+    args = over_slots(fill, node.parents if node.args is None else node.args, node.parents)
+    if node.op.definition is not None:
+        return _run_definition(node, args, values)
+    out, pulls = node.op.body(*args, **node.kwargs)
+    # A body may return what it was given, which has a node already.
+    fresh: Callable[[Any], Any] = lambda y: Tensor(y._data) if any(y is a for a in args) else y
+    return tuple(map(fresh, out)) if type(out) is tuple else fresh(out), pulls
+
+
 def _run_definition(node: Node, args: list[Any], values: Mapping[Node, Any]) -> tuple[Any, Any]:
-    """The same of an op with a kernel of its own, by its composed definition, with a joint pull-back."""
+    """`_run` for an op that calls a kernel: its composed definition is run in place of its body."""
     first = next((x for x in in_slots(args) if isinstance(x, Tensor)), None)
 
-    def alias(a: Any) -> Any:  # gradients stop here: what lies behind an argument is not this op's business
-        if isinstance(a, Tensor):
+    def alias(a: Any, parent: Node | None) -> Any:
+        if parent is not None:  # gradients stop here: what lies behind an argument is not this op's business
             return identity(a)
         array = type(a) in backends.arrays and a.dtype.kind == "f"  # without gradient
         return like(first, a) if array and first is not None else a
 
-    args = over_slots(alias, args)
+    args = over_slots(alias, args, node.parents)
     out = node.op.definition(*args, **node.kwargs)
 
     def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
         slots = in_slots(args)
         slots += [values[cast(Node, n)] for n in node.parents[len(slots) :]]  # what a recomputed function closes over
         nodes = [x.node if isinstance(x, Tensor) else None for x in slots]
-        return pull_through(out, g, nodes, needs, slots)
+        return gradients_through(out, g, nodes, needs, slots)
 
     return Tensor(out._data) if isinstance(out, Tensor) else tuple(Tensor(y._data) for y in out), pull
 
 
-def pull_through(out: Any, g: Any, nodes: Sequence[Node | None], needs: Sequence[bool],
-                 slots: Sequence[Any] | None = None) -> list[Any]:
-    """A joint pull-back of a function that was recorded: its output or outputs, their gradients, its slots' nodes.
+def gradients_through(out: Any, g: Any, nodes: Sequence[Node | None], needs: Sequence[bool],
+                      slots: Sequence[Any] | None = None) -> list[Any]:
+    """The gradients at `nodes`, by a walk of its own back through a recorded function: what a joint pull-back of that
+    function returns. `out` is its output or outputs, `g` their gradients, `nodes` are those of its slots, of which
+    `needs` says whose gradients are wanted.
 
-    Where what is in the slots is given too, the gradients are Tensors.
+    Where what is in the `slots` is given too, the gradients are Tensors.
     """
     pairs = [(y, h) for y, h in ([(out, g)] if isinstance(out, Tensor) else zip(out, g, strict=True)) if y.node]
     ends = {n: x for n, x in zip(nodes, slots or nodes, strict=True) if n is not None}
     wanted = {n for n, need in zip(nodes, needs, strict=True) if need}
-    found: dict[Any, Any] = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted,
+    found: dict[Any, Any] = pull_back([y for y, _ in pairs], [h for _, h in pairs], wanted=wanted,
                                       create_graph=slots is not None, retain_graph=True, ends=ends)
     return [found.get(n) for n in nodes]

@@ -18,12 +18,14 @@ class Node:
 
     op: Any  # its name, body and definition; None for a leaf and for one output of several
     serial: int  # a node is younger than its parents
-    parents: Sequence[Node | None]  # one entry a slot (see `op`): None where no gradient goes
+    # One entry a slot, None where no gradient goes. A slot is a Tensor or other argument, or an entry of a list of
+    # Tensors: see `@op` in autograd.py.
+    parents: Sequence[Node | None]
     args: Sequence[Any] | None  # the raw arguments with None in place of each parent's value; None if all have parents
     kwargs: dict[str, Any]
     pulls: Any  # a tuple of pull-backs or one joint pull-back; None once the graph is freed
-    shape: Any
-    dtype: Any
+    shape: Any  # of the output; of an op with several outputs, a list
+    dtype: Any  # likewise
     index: int | None  # which output of its only parent this node is, if that op has several
 
 
@@ -43,17 +45,20 @@ serials = itertools.count()
 
 def name_of(node: Node | None) -> str:
     """What to call the op that made a node, one output of several included."""
-    return "" if node is None or not (node.op or node.parents) else (node.op or node.parents[0].op).__name__.lstrip("_")  # type: ignore
+    if node is None or isinstance(node, Leaf):
+        return ""
+    op = node.op if node.index is None else node.parents[0].op  # type: ignore[union-attr]
+    return op.__name__.lstrip("_")  # type: ignore[no-any-return]
 
 
 # What each thread and each asyncio task decides for itself: the last one counts.
-switches: ContextVar[tuple[no_grad, ...]] = ContextVar("modes", default=())
+modes: ContextVar[tuple[no_grad, ...]] = ContextVar("modes", default=())
 
 
 def grad_enabled() -> bool:
     """True where this thread or asyncio task records gradients."""
-    modes = switches.get()
-    return not modes or modes[-1].enabled
+    stack = modes.get()
+    return not stack or stack[-1].enabled
 
 
 class no_grad(Scope):
@@ -62,7 +67,7 @@ class no_grad(Scope):
     What a decorated generator or asynchronous function hands out or waits for runs in the mode that its caller has.
     """
 
-    stack, enabled = switches, False
+    stack, enabled = modes, False
 
 
 class enable_grad(no_grad):

@@ -23,7 +23,7 @@ def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
     return tuple(i % ndim for i in axes)
 
 
-def integers(data: Like, where: str = "") -> Array:
+def as_int64(data: Like, where: str = "") -> Array:
     """The array of `data` as int64, so that nothing is reckoned with in a narrow type; it stays where it is.
 
     Booleans and numbers with a fraction are a TypeError, what int64 does not hold is an IndexError.
@@ -40,9 +40,9 @@ def integers(data: Like, where: str = "") -> Array:
 
 
 def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> Array:
-    """The integers `ids`, as of `integers`. Those out of range, which would be another row's numbers, are refused
+    """The integers `ids`, as of `as_int64`. Those out of range, which would be another row's numbers, are refused
     where they come from the host; on a device, where looking would wait for it, nobody looks."""
-    ids = integers(ids, f"{name}: ")
+    ids = as_int64(ids, f"{name}: ")
     known = ids if ignored is None or not isinstance(ids, np.ndarray) else ids[ids != ignored]
     if isinstance(known, np.ndarray) and known.size and known.view(np.uint64).max() >= size:  # one below 0 too
         bad = int(known.min() if known.min() < 0 else known.max())
@@ -98,13 +98,13 @@ def _put(x: Any, index: Any, value: Any) -> Any:
 @op
 def take(x: Tensor, indices: Like, axis: int = 0) -> Out:
     """x's slices along `axis` at `indices`: integers, of any shape."""
-    return picked(x, along(axis, x.ndim, integers(indices)))
+    return picked(x, along(axis, x.ndim, as_int64(indices)))
 
 
 @op
 def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Out:
     """For each place along the other axes, the entries of x at that place's `indices` along `axis`."""
-    indices, axis = integers(indices), axes_of(axis, x.ndim)[0]
+    indices, axis = as_int64(indices), axes_of(axis, x.ndim)[0]
     if indices.ndim != x.ndim:
         raise ValueError("expected indices with as many dimensions as x")
     xp = namespace(indices)
@@ -115,7 +115,7 @@ def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Out:
 @op
 def index_add(x: Tensor, indices: Like, values: Tensor, axis: int = 0) -> Out:
     """x plus `values` at the `indices` along `axis`; an index given twice is added to twice."""
-    xp, index = namespace(x, values), along(axis, x.ndim, integers(indices))
+    xp, index = namespace(x, values), along(axis, x.ndim, as_int64(indices))
     expected = (*x.shape[: len(index) - 1], *index[-1].shape, *x.shape[len(index) :])
     if values.shape != expected:
         raise ValueError(f"expected values of shape {expected}")

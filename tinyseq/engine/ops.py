@@ -1,4 +1,5 @@
-"""All functions of tensors under one name, those of the Array API standard (2024.12): `namespace(x)` of a Tensor x."""
+"""The functions of tensors under one name, as `namespace(x)` of a Tensor x: under the names of the Array API standard
+(2024.12) where it has them, and a few of the engine's own helpers."""
 
 from tinyseq.engine.gradients import backward, identity
 from tinyseq.engine.creation import (
@@ -13,7 +14,7 @@ from tinyseq.engine.elementwise import (
     sigmoid, sign, sin, sinh, sqrt, square, subtract, tan, tanh, to_backend, trunc, where,
 )
 from tinyseq.engine.indexing import (
-    argsort, check_ids, getitem, index_add, integers, one_hot, setitem, sort, take, take_along_axis, topk, unindex,
+    argsort, as_int64, check_ids, getitem, index_add, one_hot, setitem, sort, take, take_along_axis, topk, unindex,
 )
 from tinyseq.engine.shapes import (
     broadcast_to, concat, expand_dims, flip, matrix_transpose, moveaxis, pad, permute_dims, repeat, reshape, roll,

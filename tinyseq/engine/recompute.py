@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyseq.engine import random
 from tinyseq.engine.autograd import attach, frozen
-from tinyseq.engine.gradients import pull_through
+from tinyseq.engine.gradients import gradients_through
 from tinyseq.engine.graph import Leaf, enable_grad, grad_enabled, serials
 from tinyseq.engine.tensor import Tensor
 
@@ -42,7 +42,7 @@ def recompute(fn: Callable[..., Any], *args: Any) -> Any:
         begun = leaves()
         with enable_grad():
             out = again(*begun)
-        return pull_through(out, g, [getattr(a, "node", None) for a in begun] + closed_over, needs)
+        return gradients_through(out, g, [getattr(a, "node", None) for a in begun] + closed_over, needs)
 
     arguments = leaves()
     with enable_grad(), random.recording() as record:

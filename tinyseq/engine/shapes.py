@@ -14,7 +14,7 @@ import numpy as np
 from tinyseq import check
 from tinyseq.check import explained
 from tinyseq.engine.autograd import op
-from tinyseq.engine.indexing import along, axes_of, integers, picked
+from tinyseq.engine.indexing import along, as_int64, axes_of, picked
 from tinyseq.engine.tensor import Axis, Like, Out, Outs, Shape, Tensor, namespace
 
 
@@ -139,7 +139,7 @@ def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
     """Each slice along `axis` `repeats` times in a row, or as often as its own count says."""
     xp, after = namespace(x), axes_of(axis, x.ndim)[0] + 1
     if not isinstance(repeats, int):
-        places = np.repeat(np.arange(x.shape[after - 1]), integers(repeats))
+        places = np.repeat(np.arange(x.shape[after - 1]), as_int64(repeats))
         return picked(x, along(axis, x.ndim, places))
     apart = (*x.shape[:after], repeats, *x.shape[after:])
     return xp.repeat(x, repeats, axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)

@@ -103,7 +103,7 @@ class Tensor:
 
     @property
     def is_leaf(self) -> bool:
-        """True if no recorded op computed it."""
+        """True if no recorded op computed it: of constants too, which have no `Leaf`."""
         return self.node is None or isinstance(self.node, Leaf)
 
     @property
@@ -267,7 +267,8 @@ class Tensor:
     def __itruediv__(self, other: Like) -> Tensor: return self._assign(self / other)
 
     def _assign(self, new: Tensor) -> Tensor:
-        """`x += y` is a new tensor, but for a leaf under no_grad, which is written to: a training step by hand."""
+        """`x += y` is a new tensor; but under no_grad a leaf that requires a gradient is written to: a training step by
+        hand."""
         if not isinstance(self.node, Leaf) or grad_enabled():
             return new
         self.data = new._data
@@ -353,5 +354,5 @@ def _unpickle(kind: type[Tensor], backend: str, data: Any, requires_grad: bool) 
 
 namespaces[Tensor] = ops
 
-Out = tuple[Tensor, Any]  # what a body returns: its output and the pull-backs
+Out = tuple[Tensor, Any]  # output and pull-backs of an op's body, typed as the caller sees it
 Outs = tuple[tuple[Tensor, ...], Any]

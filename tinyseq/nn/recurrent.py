@@ -54,8 +54,8 @@ def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -
     if state is None:
         state = [Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes]
     given = tuple([ops.like(x, part) for part in state])
-    wide, found = x.ndim == 2 + len(lead) and x.shape[-1] == module.input_size, [part.shape for part in given]
-    if not wide or found != shapes:
+    fits, found = x.ndim == 2 + len(lead) and x.shape[-1] == module.input_size, [part.shape for part in given]
+    if not fits or found != shapes:
         axes, state_axes = ("batch, time", "layers x directions, batch") if lead else ("batch", "batch")
         raise ValueError(f"{type(module).__name__}: expected x ({axes}, {module.input_size}) and an initial state of "
                          f"{len(sizes)} tensors ({state_axes}, hidden) = {shapes}, got x {x.shape} and {found}")
@@ -78,7 +78,7 @@ class _Recurrent(Module):
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def _scan(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _pass(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         """y (B, T, H) and the final state of one layer in one direction, k counting layers and in them directions."""
         raise NotImplementedError
 
@@ -91,7 +91,7 @@ class _Recurrent(Module):
         for layer in range(self.num_layers):
             outputs = []
             for k in range(len(finals), len(finals) + self.directions):
-                y, final = self._scan(k, x, tuple(s[k] for s in state), lengths)
+                y, final = self._pass(k, x, tuple(s[k] for s in state), lengths)
                 outputs.append(y)
                 finals.append(final)
             x = outputs[0] if len(outputs) == 1 else ops.concat(outputs, -1)
@@ -126,7 +126,7 @@ class _Fused(_Recurrent):
             width = self.input_size if k < self.directions else self.hidden_size * self.directions
             _add_weights(self, self.kind, width, self.hidden_size, bias, dtype, suffix)
 
-    def _scan(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _pass(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         dropping = self.training and self.recurrent_dropout
         mask = functional.dropout(ops.ones_like(start[0]), self.recurrent_dropout) if dropping else None
         c = start[1] if len(start) == 2 else None
@@ -136,7 +136,8 @@ class _Fused(_Recurrent):
 
 
 class Scan(_Recurrent):
-    """Any cell over a sequence, with lengths, directions, layers, and initial and final states as of RNN.
+    """Any cell over a sequence, with lengths, directions, layers, and initial and final states as of RNN: unrolled step
+    by step (`functional.unroll`), not by `functional.scan`'s kernel.
 
     `cell(I, H)` makes the module of one layer and direction: a class, or a function that fills in its other arguments.
     The module itself is called step by step, `cell(x_t (B, I), state) -> state`. A state is a Tensor (B, H), or, where
@@ -162,7 +163,7 @@ class Scan(_Recurrent):
             self.sizes = size if isinstance(size, tuple) else (size,)
             input_size = self.sizes[0] * self.directions
 
-    def _scan(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _pass(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         cell = self.cells[k]
         step = (lambda x, state: (cell(x, *state),)) if len(self.sizes) == 1 else cell
         return functional.unroll(step, x, start, lengths, bool(k % self.directions))

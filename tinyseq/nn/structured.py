@@ -97,7 +97,7 @@ class CTCLoss(Module):
         rows, steps, classes = log_probs.shape
         if self.blank >= classes:
             raise ValueError(f"CTCLoss: expected a blank from 0 to {classes - 1}, got {self.blank}")
-        labels = ops.integers(targets, "CTCLoss: targets: ")
+        labels = ops.as_int64(targets, "CTCLoss: targets: ")
         frames = checked_lengths(frames, steps, rows, "CTCLoss", "input_lengths")
         counts = checked_lengths(counts, labels.shape[1], rows, "CTCLoss", "target_lengths")
         if backends.on_host(labels, counts):
@@ -152,7 +152,7 @@ class CRF(Module):
         tags = tags if hasattr(tags, "dtype") else np.asarray(tags)
         if tags.shape != scores.shape[:2] or tags.dtype.kind not in "iu":
             raise ValueError(f"CRF: expected integer tags (B, T) = {scores.shape[:2]}, got {tags.dtype} {tags.shape}")
-        tags = ops.integers(tags)
+        tags = ops.as_int64(tags)
         if backends.on_host(tags, on):
             ops.check_ids("CRF", np.where(on, tags, 0), self.num_tags)
         rest = None if lengths is None else namespace(n).maximum(n - 1, 0)
