@@ -132,7 +132,7 @@ class Stack(Module):
 
     def _steps_alike(self, dtype: Any) -> tuple[int, int]:
         """num_kv_heads and head_dim of all layers. What has no step that does as its forward is refused by name."""
-        name, shapes = type(self).__name__, dict[Any, int]()
+        name, shapes = type(self).__name__, dict[tuple[int, int], int]()
         own_step(name, self)
         for i, layer in enumerate(self.layers):
             own_step(f"{name}: layers.{i}", layer, self_attn=Module)
@@ -159,9 +159,9 @@ class Stack(Module):
         if lengths is not None:
             memory, real = masked_memory(name, memory, length_mask(lengths, memory.shape[1], len(memory), name))
             mask = real if mask is None else mask & real
-        state, first = self._empty(memory), self.layers[0].multihead_attn
+        first = getattr(next(iter(self.layers), None), "multihead_attn", None)
         vectors(name, getattr(first, "embed_dim", None), getattr(first, "dtype", None), memory=memory)
-        return state._replace(memory=tuple(layer.multihead_attn.remember(memory) for layer in self.layers), mask=mask)
+        return self._empty(memory)._replace(memory=tuple(layer.multihead_attn.remember(memory) for layer in self.layers), mask=mask)
 
     def _own(self, state: Any, x: Any = None, axes: int = 0) -> None:
         """Refuse a state that another kind made, and vectors x, if given, that are not of its rows and dtype."""
