@@ -162,10 +162,22 @@ def test_import_brings_in_nothing_optional() -> None:
     assert [name for name in OPTIONAL.split() if name in loaded] == []
 
 
-def test_a_checkout_that_is_not_installed_says_how_to_install() -> None:
-    program = "try: import tinyseq\nexcept ImportError as error: print(error)"
+def test_a_checkout_that_is_not_installed_is_imported_as_it_is() -> None:
+    """In its folder, as `python` or a notebook finds it there, whatever else is installed."""
+    program = "import tinyseq as ts, tinyseq.backends; print(ts.tanh(ts.zeros(2)).backend, *ts.backends.__path__)"
     bare = {**os.environ, "PYTHONPATH": LENT}   # with -S: the libraries, and no .pth file
-    assert "run: pip install -e ." in run(sys.executable, "-S", "-c", program, cwd=ROOT, env=bare)
+    assert run(sys.executable, "-S", "-c", program, cwd=ROOT, env=bare) == f"numpy {ROOT / 'backends'}"
+
+
+def test_make_refuses_an_old_python_before_it_makes_anything(tmp_path: Path) -> None:
+    old = tmp_path / "python3.10"
+    old.write_text(f"#!/bin/sh\n{sys.executable} -c 'import sys; sys.version_info = (3, 10, 4); exec(sys.argv[1])' \"$2\"")
+    old.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    done = subprocess.run(["make", "demo", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode and "needs Python 3.11 or newer" in done.stderr and "is 3.10: make demo" in done.stderr
+    assert not (tmp_path / ".venv").exists()
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])

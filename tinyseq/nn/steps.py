@@ -161,7 +161,8 @@ class Stack(Module):
             mask = real if mask is None else mask & real
         first = getattr(next(iter(self.layers), None), "multihead_attn", None)
         vectors(name, getattr(first, "embed_dim", None), getattr(first, "dtype", None), memory=memory)
-        return self._empty(memory)._replace(memory=tuple(layer.multihead_attn.remember(memory) for layer in self.layers), mask=mask)
+        state = self._empty(memory)  # which refuses layers that have no multihead_attn
+        return state._replace(memory=tuple(layer.multihead_attn.remember(memory) for layer in self.layers), mask=mask)
 
     def _own(self, state: Any, x: Any = None, axes: int = 0) -> None:
         """Refuse a state that another kind made, and vectors x, if given, that are not of its rows and dtype."""
