@@ -171,7 +171,8 @@ def test_a_checkout_that_is_not_installed_is_imported_as_it_is() -> None:
 
 def test_make_refuses_an_old_python_before_it_makes_anything(tmp_path: Path) -> None:
     old = tmp_path / "python3.10"
-    old.write_text(f"#!/bin/sh\n{sys.executable} -c 'import sys; sys.version_info = (3, 10, 4); exec(sys.argv[1])' \"$2\"")
+    pretend = "import sys; sys.version_info = (3, 10, 4); exec(sys.argv[1])"
+    old.write_text(f"#!/bin/sh\n{sys.executable} -c '{pretend}' \"$2\"")
     old.chmod(0o755)
     for name in ("Makefile", "pyproject.toml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
