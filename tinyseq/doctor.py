@@ -2,7 +2,9 @@
 
 import sys
 
-from tinyseq.backends import doctor
+from tinyseq.backends.doctor import Facts, Finding, diagnose, main, probe
+
+__all__ = ["Facts", "Finding", "diagnose", "main", "probe"]
 
 if __name__ == "__main__":
-    sys.exit(doctor.main())
+    sys.exit(main())
