@@ -144,7 +144,7 @@ REPLACED: dict[str, Callable[[Any], Any]] = {
     "last norm that learns nothing": lambda m: setattr(m, "norm", nn.LayerNorm(16, elementwise_affine=False)),
     "last norm of a subclass": lambda m: setattr(m, "norm", SquareNorm(16, dtype=FLOAT)),
     "last norm none": lambda m: setattr(m, "norm", None),
-    "embedding of a subclass": lambda m: setattr(m, "embedding", of_kind(Spoken, m.embedding)),
+    "embedding of a subclass": lambda m: setattr(m, "embedding", Spoken(7, 16, dtype=FLOAT)),
     "embedding of another kind": lambda m: setattr(m, "embedding", Shouted(m.embedding)),
     "embedding whose forward is its own": lambda m: patched(m.embedding),
     "positions of a subclass": lambda m: setattr(m, "positions", LatePositions(20, 16, FLOAT)),
@@ -155,8 +155,10 @@ OF_A_LAYER: dict[str, Callable[[Any], Any]] = {
     "norms of a subclass": lambda x: setattr(x, "norm1", SquareNorm(16, dtype=FLOAT)),
     "norms that are none": lambda x: setattr(x, "norm2", Identity()),
     "norms of the other kind": lambda x: setattr(x, "norm2", nn.RMSNorm(16, dtype=FLOAT)),
-    "another activation": lambda x: vars(x).update(activation=ts.tanh, linear1=linear(16, 24)),
-    "an activation that is a module": lambda x: vars(x).update(activation=nn.GELU("tanh"), linear1=linear(16, 24)),
+    "another activation": lambda x: vars(x).update(
+        activation=ts.tanh, linear1=linear(16, 24), linear2=linear(24, 16)),
+    "an activation that is a module": lambda x: vars(x).update(
+        activation=nn.GELU("tanh"), linear1=linear(16, 24), linear2=linear(24, 16)),
     "a wider network": lambda x: vars(x).update(
         linear1=nn.Sequential(linear(16, 8), nn.ReLU(), linear(8, 6)), activation=F.relu,
         linear2=Affine(6, 16, dtype=FLOAT)),
