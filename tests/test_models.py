@@ -343,13 +343,21 @@ def test_sizes_that_the_weights_do_not_have_are_named_and_not_built(name: str, k
             models.load(MODELS / name, config | {key: size} | change)
 
 
+@pytest.mark.parametrize(("name", "key"), [("gpt2", "layer_norm_epsilon"), ("llama", "rms_norm_eps")])
+def test_an_eps_that_float32_does_not_hold_is_named(name: str, key: str) -> None:
+    config = json.loads((MODELS / name / "config.json").read_text())
+    with pytest.raises(checkpoint.CheckpointError, match=rf"config: .* {key} < 1e\+30, got 1e\+295"):
+        models.load(MODELS / name, config | {key: 1e295})
+
+
 @pytest.mark.parametrize(("name", "key"), [("gpt2", "layer_norm_epsilon"), ("llama", "rms_norm_eps"),
                                            ("bert", "layer_norm_eps"), ("llama", "rope_theta")])
 @pytest.mark.parametrize("value", [None, "1e-5", -1.0, 0, float("nan"), float("inf"), [1.0]])
 def test_numbers_that_give_nan_or_nothing_are_named(name: str, key: str, value: Any) -> None:
     config = json.loads((MODELS / name / "config.json").read_text())
     config |= {"rope_parameters": {key: value}} if key == "rope_theta" else {key: value}
-    with pytest.raises(checkpoint.CheckpointError, match=f"config: .*expected a number .* {key} < inf, got "):
+    most = "inf" if key == "rope_theta" else r"1e\+30"
+    with pytest.raises(checkpoint.CheckpointError, match=f"config: .*expected a number .* {key} < {most}, got "):
         models.load(MODELS / name, config)
 
 

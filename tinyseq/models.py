@@ -168,7 +168,7 @@ def _arguments(family: Architecture, config: Config) -> dict[str, Any]:
         raise ValueError(f"{kind}: expected {family.sizes['nhead']} to divide {family.sizes['d_model']}, got "
                          f"{a['nhead']} and {a['d_model']}")
     name, eps = family.eps
-    a["layer_norm_eps"] = check.numbers(kind, least=1e-30, below=math.inf, **{name: config.get(name, eps)})  # float32's
+    a["layer_norm_eps"] = check.numbers(kind, least=1e-30, below=1e30, **{name: config.get(name, eps)})  # float32's
     name, usually, known = family.activation
     check.choice(kind, tuple(known), **{name: config.get(name, usually)})
     a["activation"] = known[config.get(name, usually)]
