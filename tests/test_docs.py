@@ -30,6 +30,12 @@ def test_quoted_code_stands_in_the_named_file(name: str) -> None:
     assert not [(file, lines) for file, code in quoted if (lines := differences(file, code))]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_other_pages_quote_what_stands_there(page: Path) -> None:
+    quoted = excerpts(page.read_text("utf-8"))
+    assert not [(file, lines) for file, code in quoted if (lines := differences(file, code))]
+
+
 def test_both_languages_show_the_same() -> None:
     english, chinese = ROAD.values()
     assert excerpts(english) == excerpts(chinese)
