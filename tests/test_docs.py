@@ -19,7 +19,7 @@ def excerpts(page: str) -> list[tuple[str, list[str]]]:
 def differences(file: str, quoted: list[str]) -> list[str]:
     """The quoted lines that do not stand in the file, in this order. What a comment adds may be left out."""
     lines = iter((ROOT / file).read_text("utf-8").splitlines())
-    stands = lambda line: any(line == code.strip() or line == code.split("  # ")[0].strip() for code in lines)
+    stands = lambda line: any(line in (code, code.strip(), code.split("  # ")[0].strip()) for code in lines)
     return [line for line in quoted if not stands(line)]
 
 
