@@ -22,7 +22,7 @@ def public(room: ModuleType) -> Iterator[tuple[str, object]]:
     """The classes and functions that a room has for its users, those of __all__ or those that are made there."""
     names = getattr(room, "__all__", None) or [
         name for name, value in vars(room).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == room.__name__]
+        if not name.startswith("_") and f"{getattr(value, '__module__', '')}.".startswith(f"{room.__name__}.")]
     for name in names:
         value = getattr(room, name)
         dtype = inspect.isclass(value) and issubclass(value, np.generic)
