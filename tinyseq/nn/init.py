@@ -169,7 +169,7 @@ def kaiming_normal_(tensor: Tensor, *, gain: float = math.sqrt(2), generator: Ge
 @explained
 def orthogonal_(tensor: Tensor, gain: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """A matrix with orthonormal rows or columns, whichever are fewer, times gain (Saxe et al. 2014): a weight (rows,
-    columns), in place; returns it. Further axes count as columns. Raises ValueError for fewer than two axes.
+    columns), in place; returns it. Further axes count as columns. ValueError for fewer than two axes.
 
     >>> weight = nn.init.orthogonal_(ts.zeros((3, 5)))
     >>> ts.all(abs(weight @ weight.mT - ts.eye(3)) < 1e-6)

@@ -54,7 +54,7 @@ class LanguageModel(Stack):
     layers of the stack treats each position by itself; those that have no step are refused by `start`, as is a model
     whose class changed `forward` and not `step`.
 
-    Errors: ValueError for shapes that do not fit, for a state that another kind made, and past `max_length` learned
+    Errors: ValueError for shapes that do not fit, for a state that another model made, and past `max_length` learned
     positions; IndexError for tokens from vocab_size on.
     """
 

@@ -312,7 +312,7 @@ class Sequential(Module):
             setattr(self, str(i), layer)
 
     def forward(self, x: Any) -> Any:
-        """x, as the first layer takes it -> what the last one returns; x itself if there are none."""
+        """x (...), as the first layer takes it -> what the last one returns; x itself if there are none."""
         for layer in self:
             x = layer(x)
         return x

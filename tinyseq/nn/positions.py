@@ -53,7 +53,7 @@ class LearnedPositions(Module):
     >>> ts.all(positions(x) == positions.weight[:5])
     tensor(True)
 
-    Raises ValueError for more than max_length positions.
+    Raises ValueError for more than max_length positions, IndexError for `ids` beyond them.
     """
 
     alone = False

@@ -244,6 +244,9 @@ class RNN(_Plain):
     >>> ts.all(abs(ts.concat([first, second], axis=1) - whole) < 1e-6)
     tensor(True)
 
+    After `nonlinearity` the arguments are those of LSTM after its `num_layers`: bias, batch_first, dropout,
+    bidirectional, and by name recurrent_dropout and dtype.
+
     Errors: ValueError for shapes, lengths or options that do not fit, and for PyTorch's `batch_first=False`; TypeError
     for x or h0 of another dtype than the weights.
     """
@@ -269,7 +272,7 @@ class GRU(_Plain):
         weight_ih_l0 (3H, I), weight_hh_l0 (3H, H), bias_ih_l0 (3H,), bias_hh_l0 (3H,)
                  the rows of gates r, z, n one under the other, H each; names and beginnings as of RNN
 
-    The arguments but `reset` are those of LSTM, in its order.
+    After `hidden_size` the arguments are those of LSTM, in its order, and `reset` by name.
 
     >>> gru = nn.GRU(3, 4, bidirectional=True)
     >>> y, h_n = gru(ts.random.normal((2, 5, 3)), lengths=[5, 2])
@@ -382,7 +385,8 @@ class RNNCell(_Cell):
 
 
 class GRUCell(_Cell):
-    """One step of GRU: x (B, I), h (B, H) -> the next h (B, H). Equations and `reset` are there.
+    """One step of GRU: x (B, I), h (B, H) -> the next h (B, H). Equations and `reset` are there; the other arguments
+    are those of LSTMCell: bias, and by name dtype.
 
     Parameters: weight_ih (3H, I), weight_hh (3H, H), bias_ih (3H,), bias_hh (3H,), of gates r, z, n, uniform on
     ±1/sqrt(H); with `bias=False` the last two are not there. Errors: ValueError for shapes that do not fit, TypeError

@@ -128,7 +128,8 @@ class TransformerEncoderLayer(Attending):
         return y if first else call(norm, y)
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, look: Any = None) -> Any:
-        """`forward` of one more position x, on arrays: see `step` of `MultiheadAttention`."""
+        """`forward` of one more position, on arrays: x (E, B), or (E,) of a batch of one, and the same comes out. A
+        stack calls it; the other arguments are those of `MultiheadAttention.step`."""
         attend: Any = lambda x: self.self_attn.step(x, past, n, mask, turn)
         call = partial(call_few, backends.of(x))
         dropout = (lambda x: x) if plain(self.dropout, Dropout) else partial(call, self.dropout)
@@ -246,7 +247,11 @@ class TransformerDecoder(TransformerEncoder):
 
 class Transformer(Attending):
     """Encoder and decoder of vectors (Vaswani et al. 2017, figure 1), without embeddings. Initialised as PyTorch's.
-    `options` are those of `TransformerEncoderLayer`. A `custom_encoder` and `custom_decoder` are called as ours are.
+    `options` are those of `TransformerEncoderLayer` by name: layer_norm_eps, norm_first, bias, norm, num_kv_heads,
+    dtype. A `custom_encoder` and `custom_decoder` are called as ours are.
+
+        transformer(src, tgt, *, mask=None, lengths=None, tgt_lengths=None, causal=False) -> y
+        src (B, S, E), tgt (B, T, E), E = `d_model`; mask (B, S) and lengths (B,) of src -> y (B, T, E)
 
     >>> transformer = nn.Transformer(8, 2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=16)
     >>> src, tgt = ts.random.normal((2, 5, 8)), ts.random.normal((2, 3, 8))
