@@ -1,7 +1,8 @@
-"""What `help()` shows: every public class and function has an example, and each example is run."""
+"""What `help()` shows: an example of every public class and function, which is run, and what each method does."""
 
 import doctest
 import inspect
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
@@ -22,7 +23,7 @@ def public(room: ModuleType) -> Iterator[tuple[str, object]]:
     """The classes and functions that a room has for its users, those of __all__ or those that are made there."""
     names = getattr(room, "__all__", None) or [
         name for name, value in vars(room).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == room.__name__]
+        if not name.startswith("_") and f"{getattr(value, '__module__', '')}.".startswith(f"{room.__name__}.")]
     for name in names:
         value = getattr(room, name)
         dtype = inspect.isclass(value) and issubclass(value, np.generic)
@@ -44,5 +45,39 @@ def test_every_public_name_has_an_example_that_runs(name: str, tmp_path, monkeyp
     for test in tests:
         runner = doctest.DocTestRunner(optionflags=OPTIONS, verbose=False)
         said: list[str] = []
-        runner.run(test, out=said.append)
+        with ts.use_backend("numpy"):  # another one's name stands in what a Tensor prints
+            runner.run(test, out=said.append)
         assert not runner.failures, "".join(said)
+
+
+def methods(cls: type) -> Iterator[str]:
+    """The public methods and properties of a class, but what Module, Tensor or a tuple gave it as it is."""
+    for name in dir(cls):
+        found = inspect.getattr_static(cls, name)
+        owner = next(base for base in cls.__mro__ if name in vars(base))
+        if not name.startswith("_") and (inspect.isfunction(found) or isinstance(found, property)) and (
+                owner is cls or owner not in (nn.Module, ts.Tensor, tuple)):
+            yield name
+
+
+METHODS = [(name, method) for name, value in SHOWN.items() if inspect.isclass(value)
+           and name.startswith(("tinyseq.nn.", "tinyseq.optim.", "tinyseq.testing.")) for method in methods(value)]
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_every_method_says_what_it_does(name: str, method: str) -> None:
+    """In its own docstring, or that of the method which it replaces; but what Module says of all is not enough."""
+    cls = SHOWN[name]
+    assert isinstance(cls, type)
+    texts = {base: getattr(vars(base).get(method), "__doc__", "") for base in cls.__mro__}
+    above, said = next(((base, text) for base, text in texts.items() if text), (None, ""))
+    general = above is nn.Module and cls is not nn.Module and method != "extra_repr"
+    assert said and not general, f"{name}.{method} has no docstring of its own"
+    if method in ("forward", "step", "start", "read") and name.startswith("tinyseq.nn.") and cls is not nn.Module:
+        assert re.search(r"\((B|E|\.\.\.)[,)]", said), f"{name}.{method} does not say of which shape x is: {said}"
+
+
+@pytest.mark.parametrize("name", [name for name in SHOWN if name.startswith("tinyseq.nn.")])
+def test_the_examples_of_layers_print_what_comes_out(name: str) -> None:
+    tests = doctest.DocTestFinder().find(SHOWN[name], name)
+    assert any(example.want for test in tests for example in test.examples), f"{name}: its example shows nothing"

@@ -23,8 +23,24 @@ from tinyseq.interrupts import uninterrupted
 class Optimizer:
     """What all optimizers share: the parameters, their state, and who is skipped.
 
-    Hyperparameters are attributes that may be changed at any time; each is checked when it is given. All numbers are
-    at least 0 and finite, betas below 1. Threads that step over the same parameters take turns by a lock of their own.
+    Hyperparameters are attributes that may be changed at any time; each is checked when it is given. All numbers are at
+    least 0 and finite, betas below 1. Threads that step over the same parameters take turns by a lock of their own.
+
+    >>> model = nn.Linear(3, 1)
+    >>> optimizer = ts.optim.AdamW(model.parameters(), lr=0.01)
+    >>> for step in range(10):
+    ...     optimizer.lr = 0.01 * min(1, (step + 1) / 5)      # a schedule: a warm-up of five steps
+    ...     loss = ts.mean(model(ts.ones((2, 3))) ** 2)
+    ...     optimizer.zero_grad()
+    ...     loss.backward()
+    ...     optimizer.step()
+    >>> saved = optimizer.state_dict()                        # `checkpoint.save` writes it
+    >>> again = ts.optim.AdamW(model.parameters())
+    >>> again.load_state_dict(saved)
+    >>> again.lr, again.state[0]["steps"]
+    (0.01, 10)
+
+    Raises TypeError for what is no leaf Tensor, ValueError for no parameters, and for one that is given twice.
     """
 
     slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
@@ -145,7 +161,17 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """p -= lr v, with v = momentum v + g (Polyak 1964), or Nesterov's variant; g includes weight_decay p. PyTorch's."""
+    """p -= lr v, with v = momentum v + g (Polyak 1964), or Nesterov's variant; g includes weight_decay p. PyTorch's.
+
+    >>> p = nn.Parameter([1.0, 2.0])
+    >>> optimizer = ts.optim.SGD([p], lr=0.5)
+    >>> ts.sum(p * p).backward()                              # the gradient is 2 p
+    >>> optimizer.step()
+    >>> p.tolist()
+    [0.0, 0.0]
+
+    Raises ValueError for `nesterov` without momentum.
+    """
 
     slots = ("momentum",)
     hyperparameters = ("lr", "momentum", "weight_decay", "nesterov")
@@ -166,9 +192,17 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """p -= lr m / (sqrt(v) + eps), m and v the bias-corrected running means of g and g^2 (Kingma & Ba 2015).
+    """p -= lr m / (sqrt(v) + eps), m and v the bias-corrected running means of g and g^2 (Kingma & Ba 2015, algorithm
+    1).
 
     `weight_decay` adds weight_decay p to g (L2), as PyTorch's Adam does; AdamW's is decoupled.
+
+    >>> p = nn.Parameter([1.0, 2.0])
+    >>> optimizer = ts.optim.Adam([p], lr=0.1)
+    >>> ts.sum(p * p).backward()
+    >>> optimizer.step()                                      # the first step is lr, whatever the gradient's size
+    >>> [round(v, 3) for v in p.tolist()]
+    [0.9, 1.9]
     """
 
     slots = ("m", "v")
@@ -186,7 +220,15 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: p -= lr weight_decay p besides (Loshchilov & Hutter 2019)."""
+    """Adam with decoupled weight decay: p -= lr weight_decay p besides (Loshchilov & Hutter 2019, algorithm 2).
+
+    >>> p = nn.Parameter([1.0, 2.0])
+    >>> optimizer = ts.optim.AdamW([p], lr=0.1, weight_decay=0.5)
+    >>> ts.sum(p * p).backward()
+    >>> optimizer.step()                                      # 0.1 as of Adam, and 0.1 · 0.5 of p
+    >>> [round(v, 3) for v in p.tolist()]
+    [0.85, 1.8]
+    """
 
     decoupled = True
 
@@ -203,6 +245,12 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     them NaN, or 0 and NaN; on a GPU the squares of float64 come to inf above 1e308. Look at it. An interrupt (Ctrl-C)
     waits for the end. Raises ValueError for a max_norm below 0 and where there is no gradient, TypeError for gradients
     that are no Tensors or live on several backends.
+
+    >>> p = nn.Parameter([1.5, 2.0])
+    >>> ts.sum(p * p).backward()                              # the gradient is (3, 4)
+    >>> norm = ts.optim.clip_grad_norm_([p], max_norm=1.0)    # between backward() and step()
+    >>> float(norm), [round(v, 4) for v in p.grad.tolist()]
+    (5.0, [0.6, 0.8])
     """
     max_norm = check.numbers("clip_grad_norm_", least=0, max_norm=max_norm)
     parameters = _leaves("clip_grad_norm_", parameters)

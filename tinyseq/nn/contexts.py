@@ -22,7 +22,29 @@ from tinyseq.nn.multihead import MultiheadAttention
 
 
 class Attention(Module):
-    """The frame that all contexts share. An attention: a softmax of scores, and the mean of the memory under it."""
+    """A softmax of scores, and the mean of the memory under it (Bahdanau et al. 2015, equations 5 and 6):
+
+        α_tj = exp(score(q_t, k_j)) / Σ_j' exp(score(q_t, k_j'))      over the positions j that take part
+        c_t  = Σ_j α_tj m_j
+
+        attention(query, memory, mask=None) -> contexts, weights
+        query (B, T, Q), memory (B, S, M), mask (B, S), True takes part -> contexts (B, T, C), weights (B, T, S)
+
+    The base of all contexts. One of your own says its `scores`, and where they need more than the memory, `keys`:
+
+    >>> class Near(nn.Attention):                             # what is near in space gets the weight
+    ...     def scores(self, query, keys):                    # (B, T, Q), (B, S, Q) -> (B, T, S)
+    ...         return -ts.sum(abs(query[:, :, None] - keys[:, None]), axis=-1)
+    >>> query, memory = ts.random.normal((2, 3, 4)), ts.random.normal((2, 5, 4))
+    >>> contexts, weights = Near()(query, memory, mask=nn.length_mask([5, 2], 5))
+    >>> contexts.shape, weights.shape
+    ((2, 3, 4), (2, 3, 5))
+    >>> ts.all(weights[1, :, 2:] == 0), ts.all(abs(ts.sum(weights, axis=-1) - 1) < 1e-6)
+    (tensor(True), tensor(True))
+
+    Where no position takes part, the weights and the context are 0. Errors: ValueError for shapes that do not fit and
+    for a mask that is not boolean (B, S).
+    """
 
     context_size: int | None = None  # features C of a context, where they are not the memory's
     fixed = False  # whether the context is the same for every query
@@ -42,6 +64,10 @@ class Attention(Module):
 
     def forward(self, query: Tensor, memory: Tensor, mask: Like = None,
                 keys: Any = None) -> tuple[Tensor, Tensor | None]:
+        """query (B, T, Q), memory (B, S, M), mask (B, S) -> contexts (B, T, C), and weights (B, T, S) or None.
+
+        `keys` is what `self.keys(memory, mask)` gave, to spare it where the same memory is asked again.
+        """
         vectors(type(self).__name__, None, query=query)
         memory, mask = masked_memory(type(self).__name__, memory, mask)
         if query.shape[0] != memory.shape[0]:
@@ -51,9 +77,18 @@ class Attention(Module):
 
 
 class DotAttention(Attention):
-    """score = q . k, with k the memory itself if it is as wide as the query, else W m ("general", Luong et al. 2015).
+    """score(q, m) = q · m, or q · W m, "dot" and "general" of Luong et al. 2015, section 3.1.
 
-    `scale` divides the scores by sqrt(Q), as in the Transformer.
+    W, `projection.weight` (query_size, memory_size), is there where the sizes differ, or with `projected=True`. `scale`
+    divides the scores by sqrt(query_size), as in the Transformer. Shapes as of Attention, with C = memory_size.
+
+    >>> attention = nn.DotAttention(query_size=4, memory_size=6)
+    >>> query, memory = ts.random.normal((2, 3, 4)), ts.random.normal((2, 5, 6))
+    >>> contexts, weights = attention(query, memory, mask=nn.length_mask([5, 2], 5))
+    >>> contexts.shape, weights.shape, attention.projection.weight.shape
+    ((2, 3, 6), (2, 3, 5), (4, 6))
+
+    Raises ValueError for `projected=False` with sizes that differ.
     """
 
     def __init__(self, query_size: int, memory_size: int, projected: bool | None = None, scale: bool = False) -> None:
@@ -66,14 +101,26 @@ class DotAttention(Attention):
         self.scale = 1 / math.sqrt(query_size) if scale else 1.0
 
     def keys(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """memory (B, S, memory_size) -> (B, S, query_size): W m, or m itself."""
         return memory if self.projection is None else self.projection(memory)
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
+        """query (B, T, query_size), keys (B, S, query_size) -> q · k (B, T, S)."""
         return (query if self.scale == 1 else query * self.scale) @ keys.mT
 
 
 class AdditiveAttention(Attention):
-    """score = v . tanh(W q + U m), the small network of Bahdanau et al. 2015."""
+    """score(q, m) = v · tanh(W q + U m + b), the small network of Bahdanau et al. 2015, appendix A.1.2.
+
+    W is `query.weight` (hidden_size, query_size), U `memory.weight` (hidden_size, memory_size), b `memory.bias`
+    (hidden_size,), which the paper has not, and v `v` (hidden_size,). Shapes as of Attention, with C = memory_size.
+
+    >>> attention = nn.AdditiveAttention(query_size=4, memory_size=6, hidden_size=8)
+    >>> query, memory = ts.random.normal((2, 3, 4)), ts.random.normal((2, 5, 6))
+    >>> contexts, weights = attention(query, memory, mask=nn.length_mask([5, 2], 5))
+    >>> contexts.shape, weights.shape
+    ((2, 3, 6), (2, 3, 5))
+    """
 
     def __init__(self, query_size: int, memory_size: int, hidden_size: int) -> None:
         query_size, memory_size, hidden_size = check.integers(
@@ -84,10 +131,12 @@ class AdditiveAttention(Attention):
         self.v = init.uniform_(Parameter(ops.zeros((hidden_size,))), -bound, bound)
 
     def keys(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """memory (B, S, memory_size) -> U m + b (B, S, hidden_size)."""
         keys: Tensor = self.memory(memory)
         return keys
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
+        """query (B, T, query_size), keys (B, S, hidden_size) -> v · tanh(W q + k) (B, T, S)."""
         return ops.tanh(ops.expand_dims(self.query(query), 2) + ops.expand_dims(keys, 1)) @ self.v
 
 
@@ -107,6 +156,19 @@ class FixedContext(Attention):
         "max"   the largest entry of each feature (Collobert & Weston 2008)
     Then c = h, or c = tanh(W h + b) of `size` features if that is given (Cho et al. 2014, appendix A.1.1). Where no
     position takes part h is 0.
+
+        context(query, memory, mask=None) -> contexts, None
+        query (B, T, Q), memory (B, S, memory_size), mask (B, S) -> contexts (B, T, memory_size or `size`), no weights
+
+    >>> context = nn.FixedContext(memory_size=6, pool="mean")
+    >>> memory = ts.random.normal((2, 5, 6))
+    >>> contexts, weights = context(ts.random.normal((2, 3, 4)), memory, mask=nn.length_mask([5, 2], 5))
+    >>> contexts.shape, weights
+    ((2, 3, 6), None)
+    >>> ts.all(abs(contexts[1] - ts.mean(memory[1, :2], axis=0)) < 1e-6)
+    tensor(True)
+
+    Raises ValueError for another `pool`, and for an odd memory_size with "both".
     """
 
     fixed = True
@@ -139,15 +201,26 @@ class FixedContext(Attention):
         return ops.concat([_total(last, memory[:, :, :half]), _total(first, memory[:, :, half:])], -1)
 
     def attend(self, query: Tensor, memory: Tensor, mask: Tensor | None, keys: Tensor) -> tuple[Tensor, None]:
+        """The vector `keys` (B, C) for every query (B, T, Q): (B, T, C), and None for weights."""
         return ops.broadcast_to(ops.expand_dims(keys, 1), (*query.shape[:2], keys.shape[1])), None
 
 
 class MultiheadContext(Attention):
     """Scaled query-key-value attention in `num_heads` heads (Vaswani et al. 2017, equation 1 and section 3.2.2).
 
-    Q = W_q s, K = W_k m, V = W_v m, each cut into heads of d features, head_i = softmax(Q_i K_i^T / sqrt(d)) V_i,
-    c = W_o [head_1; ...; head_n], of `query_size` features. The parameters are those of a `MultiheadAttention` without
-    biases; the weights are the mean over its heads.
+    Q = W_q s, K = W_k m, V = W_v m, each cut into heads of d features, head_i = softmax(Q_i K_i^T / sqrt(d)) V_i, c =
+    W_o [head_1; ...; head_n], of `query_size` features. The parameters are those of a `MultiheadAttention` without
+    biases, under `multihead`; the weights are the mean over its heads.
+
+        context(query, memory, mask=None) -> contexts, weights
+        query (B, T, query_size), memory (B, S, memory_size), mask (B, S) -> (B, T, query_size), (B, T, S)
+
+    >>> context = nn.MultiheadContext(query_size=8, memory_size=6, num_heads=2)
+    >>> contexts, weights = context(ts.random.normal((2, 3, 8)), ts.random.normal((2, 5, 6)))
+    >>> contexts.shape, weights.shape
+    ((2, 3, 8), (2, 3, 5))
+
+    Raises ValueError for a query_size that is no multiple of num_heads.
     """
 
     def __init__(self, query_size: int, memory_size: int, num_heads: int = 1) -> None:
@@ -164,9 +237,11 @@ class MultiheadContext(Attention):
         return self.multihead.heads(functional.linear(x, *self.multihead.parts()[part]))
 
     def keys(self, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """memory (B, S, memory_size) -> the heads' keys and values, each (B, num_heads, S, d)."""
         return self._project(memory, 1), self._project(memory, 2)
 
     def attend(self, query: Tensor, memory: Tensor, mask: Tensor | None, keys: Any) -> tuple[Tensor, Tensor]:
+        """query (B, T, query_size), and of the memory its mask (B, S) and `keys` -> (B, T, query_size), (B, T, S)."""
         key, value = keys
         mask = None if mask is None else mask[:, None, None]
         weights = functional.attention_weights(self._project(query, 0), key, mask)  # (B, heads, T, S)

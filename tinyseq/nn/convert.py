@@ -41,6 +41,14 @@ def from_torch(layer: Any, state: Mapping[str, Any]) -> State:
     """The state_dict of a torch.nn.RNN, GRU or LSTM, of all its layers at once: its keys are ours.
 
     Values are tensors on the CPU, or arrays. A state_dict does not tell tanh from relu: choose `nonlinearity` alike.
+    Raises ValueError for a state of an LSTM with proj_size, and for a GRU here with `reset="before"`, which PyTorch has
+    not.
+
+    >>> theirs = {"weight_ih_l0": np.zeros((12, 3)), "weight_hh_l0": np.zeros((12, 4)),     # torch_gru.state_dict()
+    ...           "bias_ih_l0": np.zeros(12), "bias_hh_l0": np.zeros(12)}
+    >>> gru = nn.GRU(3, 4)
+    >>> gru.load_state_dict(nn.convert.from_torch(gru, theirs))
+    IncompatibleKeys(missing_keys=[], unexpected_keys=[])
     """
     name = _name("from_torch", layer)
     _mapping("from_torch", "state", state)
@@ -59,6 +67,15 @@ def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], in
     The layer here returns all outputs and the final state, whichever of them `return_sequences` and `return_state` ask
     for; it drops nothing, computes in its own dtype, and its outputs in padding are 0. go_backwards, stateful,
     time_major and a merge_mode that is not "concat" are refused, as are keys that Keras does not write.
+
+    >>> kernel, recurrent_kernel, bias = np.zeros((3, 16)), np.zeros((4, 16)), np.zeros(16)
+    >>> kernel[:, 4:8] = 1.0                                  # the forget gate, the second here as there
+    >>> lstm = nn.LSTM(3, 4)
+    >>> state = nn.convert.from_keras(lstm, [kernel, recurrent_kernel, bias], config={})    # keras_lstm.get_config()
+    >>> lstm.load_state_dict(state)
+    IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+    >>> ts.all(lstm.weight_ih_l0[4:8] == 1), bool(ts.sum(lstm.weight_ih_l0) == 12)
+    (tensor(True), True)
     """
     name = _name("from_keras", layer)
     _mapping("from_keras", "config", config)
@@ -126,9 +143,17 @@ def _equation(name: str, f: Any, usual: bool, after: Any) -> str | None:
 def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index: int = 0, **attributes: Any) -> State:
     """The tensors and attributes of an ONNX RNN, GRU or LSTM node.
 
-    W (D, G H, I), R (D, G H, H), and B (D, 2 G H) or None, for D directions; the gates in the order z, r, h or
-    i, o, f, c. Attributes that are left out have ONNX's defaults: `linear_before_reset` is 0. Names of activations are
-    read in upper and lower case; `layout`, activation_alpha and activation_beta change nothing that is computed here.
+    W (D, G H, I), R (D, G H, H), and B (D, 2 G H) or None, for D directions; the gates in the order z, r, h or i, o, f,
+    c. Attributes that are left out have ONNX's defaults: `linear_before_reset` is 0. Names of activations are read in
+    upper and lower case; `layout`, activation_alpha and activation_beta change nothing that is computed here.
+
+    >>> W, R, B = np.zeros((1, 12, 3)), np.zeros((1, 12, 4)), np.zeros((1, 24))
+    >>> gru = nn.GRU(3, 4, reset="before")                    # linear_before_reset = 0; of 1 it is reset="after"
+    >>> gru.load_state_dict(nn.convert.from_onnx(gru, W, R, B))
+    IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+    >>> nn.convert.from_onnx(nn.GRU(3, 4), W, R, B)
+    Traceback (most recent call last):
+    ValueError: these weights are for n = tanh(W x + b + U (r * h) + d), which is reset='before'; the ...
     """
     name = _name("from_onnx", layer)
     index = check.integers("from_onnx", 0, layer.num_layers - 1, index=index)

@@ -25,16 +25,37 @@ from tinyseq.nn.transformer import TransformerDecoderLayer, TransformerEncoderLa
 class LanguageModel(Stack):
     """Logits of the next token from all before it: embedding, positions, causal layers, norm, and a linear layer.
 
+        model(tokens) -> logits                         (B, T) integers -> (B, T, vocab_size): after each token
+        model.start(tokens, lengths) -> state           prompts (B, T), read in one pass
+        model.step(tokens, state) -> logits, state      one token more, (B,) -> (B, vocab_size), with a cache of keys
+        model.prompt(prompts) -> state, tokens          prompts as lists of any lengths, for `tinyseq.decode`
+
     `positions` are "learned" (`max_length` of them), "sinusoidal" (with embeddings times sqrt(d_model)), "rotary" (of
     frequencies `rotary_base`^(-2i/D)) or None. `tied`: the last layer's weight is the embedding; `out_bias`: it has a
     bias. `last_norm`: a norm before it, as with pre-norm unless it is False. `options` are those of
     `TransformerEncoderLayer`; pre-norm unless `norm_first=False`. GPT-2 has learned positions and `gelu_tanh`; Llama
     has rotary ones, `norm="rms"`, `activation="swiglu"`, `bias=False`, and fewer `num_kv_heads`.
 
-    `start` reads prompts, all rows at once; `step` goes on by one token, with a cache of keys and values. Whatever
-    layers stand in the place of the model's own, it is `forward` of that token, as long as each but the layers of the
-    stack treats each position by itself; those that have no step are refused by `start`, as is a model whose class
-    changed `forward` and not `step`.
+    >>> model = nn.LanguageModel(vocab_size=10, d_model=8, nhead=2, num_layers=2, dim_feedforward=16, dropout=0.0)
+    >>> tokens = ts.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 0]])
+    >>> logits = model(tokens[:, :-1])
+    >>> logits.shape
+    (2, 4, 10)
+    >>> F.cross_entropy(logits, tokens[:, 1:]).backward()     # each token from those before it
+    >>> state = model.eval().start(tokens[:, :3])
+    >>> last, state = model.step(tokens[:, 3], state)
+    >>> ts.all(abs(last - logits[:, 3]) < 1e-5)
+    tensor(True)
+    >>> from tinyseq import decode
+    >>> [len(h.tokens) <= 6 for h in decode.greedy(model, *model.prompt([[1, 2], [3]]), end=0, max_length=6)]
+    [True, True]
+
+    Whatever layers stand in the place of the model's own, `step` is `forward` of that token, as long as each but the
+    layers of the stack treats each position by itself; those that have no step are refused by `start`, as is a model
+    whose class changed `forward` and not `step`.
+
+    Errors: ValueError for shapes that do not fit, for a state that another model made, and past `max_length` learned
+    positions; IndexError for tokens from vocab_size on.
     """
 
     layer: type[TransformerEncoderLayer] = TransformerEncoderLayer
@@ -157,7 +178,20 @@ class LanguageModel(Stack):
 
 class ConditionalLanguageModel(LanguageModel):
     """A `LanguageModel` of `TransformerDecoderLayer`s, which also attend to a memory (B, S, d_model): the decoder of an
-    `EncoderDecoder` whose encoder is a `TransformerEncoder`."""
+    `EncoderDecoder` whose encoder is a `TransformerEncoder`. The arguments are those of `LanguageModel`.
+
+        model.start(memory, mask=mask) -> state
+        model(tokens, state) -> logits                  (B, T) integers -> (B, T, vocab_size)
+        model.step(tokens, state) -> logits, state      (B,) -> (B, vocab_size)
+
+    >>> model = nn.ConditionalLanguageModel(vocab_size=10, d_model=8, nhead=2, num_layers=2, dim_feedforward=16).eval()
+    >>> state = model.start(ts.random.normal((2, 5, 8)), mask=nn.length_mask([5, 2], 5))
+    >>> tokens = ts.tensor([[1, 3, 4], [1, 5, 2]])
+    >>> logits = model(tokens, state)
+    >>> first, state = model.step(tokens[:, 0], state)
+    >>> logits.shape, ts.all(abs(first - logits[:, 0]) < 1e-5), state.weights.shape
+    ((2, 3, 10), tensor(True), (2, 5))
+    """
 
     layer = TransformerDecoderLayer
     crosses = True

@@ -20,7 +20,18 @@ from tinyseq.nn.module import Module, Parameter
 
 
 class Linear(Module):
-    """x (..., in_features) -> x weight^T + bias (..., out_features). weight (out, in), bias (out,)."""
+    """y = x W^T + b: x (..., in_features) -> y (..., out_features), on whatever axes come before.
+
+    weight (out_features, in_features) and bias (out_features,), or None with `bias=False`, both uniform on
+    ±1/sqrt(in_features). Errors: ValueError for x of other features, TypeError for x of another dtype than the weight.
+
+    >>> linear = nn.Linear(3, 4)
+    >>> x = ts.random.normal((2, 5, 3))
+    >>> linear(x).shape, linear.weight.shape, linear.bias.shape
+    ((2, 5, 4), (4, 3), (4,))
+    >>> ts.all(abs(linear(x) - (x @ linear.weight.mT + linear.bias)) < 1e-6)
+    tensor(True)
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
         in_features, out_features = check.integers("Linear", 0, in_features=in_features, out_features=out_features)
@@ -32,6 +43,7 @@ class Linear(Module):
             init.uniform_(parameter, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., in_features) -> (..., out_features)."""
         return functional.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
@@ -39,9 +51,18 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """Integer ids (...) -> rows of weight (num_embeddings, embedding_dim): (..., embedding_dim).
+    """A table of vectors: integer ids (...) -> their rows (..., embedding_dim).
 
-    Normally distributed at first; the row `padding_idx` starts at 0 and stays there.
+    weight (num_embeddings, embedding_dim) is drawn from N(0, 1). The row `padding_idx`, if given, is 0 at first and
+    gets no gradient, so it stays so. Errors: IndexError for ids below 0 or from num_embeddings on, TypeError for ids
+    that are no integers. On a GPU nobody looks at the ids, and one that is no row comes out as NaN.
+
+    >>> embedding = nn.Embedding(10, 4, padding_idx=0)
+    >>> y = embedding([[7, 2, 0], [5, 0, 0]])                 # a list, an array or a Tensor
+    >>> y.shape
+    (2, 3, 4)
+    >>> ts.all(y[0, 0] == embedding.weight[7]), ts.all(y[0, 2] == 0)
+    (tensor(True), tensor(True))
     """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *,
@@ -56,6 +77,7 @@ class Embedding(Module):
             self.weight.data = ops.setitem(self.weight.detach(), padding_idx, 0.0)
 
     def forward(self, ids: Like) -> Tensor:
+        """Integer ids (...) -> (..., embedding_dim)."""
         return functional.embedding(ids, self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
@@ -70,7 +92,19 @@ def _shape(where: str, normalized_shape: Any) -> tuple[int, ...]:
 
 
 class LayerNorm(Module):
-    """Trailing axes `normalized_shape` are given mean 0 and variance 1, then scaled and shifted (Ba et al. 2016)."""
+    """Layer normalisation (Ba et al. 2016, equation 3) of x (..., *normalized_shape), on its last axes:
+
+        y = (x - mean) / sqrt(variance + eps) * weight + bias     mean and variance over those axes of each position
+
+    weight and bias, of shape `normalized_shape` (one integer: the last axis), are 1 and 0 at first, and None without
+    `elementwise_affine`; with `bias=False` only bias is. The variance divides by the number of entries. Errors:
+    ValueError for x that does not end in normalized_shape, TypeError for x of another dtype than the weight.
+
+    >>> norm = nn.LayerNorm(4)
+    >>> y = norm(ts.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]]))
+    >>> [[round(v, 2) for v in row] for row in y.tolist()]
+    [[-1.34, -0.45, 0.45, 1.34], [-1.34, -0.45, 0.45, 1.34]]
+    """
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
                  bias: bool = True, *, dtype: Any = np.float32) -> None:
@@ -80,6 +114,7 @@ class LayerNorm(Module):
         self.bias = Parameter(ops.zeros(shape, dtype)) if elementwise_affine and bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., *normalized_shape) -> as x."""
         return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
@@ -87,8 +122,18 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Trailing axes `normalized_shape` are divided by the root of their mean square, then scaled (Zhang & Sennrich
-    2019). `eps` is the dtype's unless given."""
+    """Normalisation by the root mean square (Zhang & Sennrich 2019, equation 4) of x (..., *normalized_shape):
+
+        y = x / sqrt(mean(x^2) + eps) * weight                    the mean over the last axes, those of normalized_shape
+
+    weight, of shape `normalized_shape` (one integer: the last axis), is 1 at first, and None without
+    `elementwise_affine`. `eps` is the machine epsilon of x's dtype unless given. Errors as of LayerNorm.
+
+    >>> norm = nn.RMSNorm(2)
+    >>> y = norm(ts.tensor([[3.0, 4.0], [30.0, 40.0]]))       # whose root mean squares are 3.54 and 35.4
+    >>> ts.all(abs(y - ts.tensor([0.8485, 1.1314])) < 1e-3)
+    tensor(True)
+    """
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float | None = None, elementwise_affine: bool = True,
                  *, dtype: Any = np.float32) -> None:
@@ -97,6 +142,7 @@ class RMSNorm(Module):
         self.weight = Parameter(ops.ones(shape, dtype)) if elementwise_affine else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., *normalized_shape) -> as x."""
         return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
@@ -106,13 +152,22 @@ class RMSNorm(Module):
 class Dropout(Module):
     """In training, zero each entry with probability p and divide the others by 1 - p (Srivastava et al. 2014).
 
-    Like all layers it draws from the generator of the `with generator:` around the call, else from the thread's own.
+    After `eval()` it changes nothing. Like all layers it draws from the generator of the `with generator:` around the
+    call, else from the thread's own. Raises ValueError for a p that is not 0 <= p < 1.
+
+    >>> dropout = nn.Dropout(0.5)
+    >>> y = dropout(ts.ones((100, 100)))
+    >>> ts.all((y == 0) | (y == 2)), bool(abs(ts.mean(y) - 1) < 0.1)
+    (tensor(True), True)
+    >>> ts.all(dropout.eval()(ts.ones(9)) == 1)
+    tensor(True)
     """
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = check.numbers("Dropout", least=0, below=1, p=p)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (...) -> as x."""
         return functional.dropout(x, self.p, self.training)
 
     def extra_repr(self) -> str:
@@ -121,7 +176,18 @@ class Dropout(Module):
 
 class Activation(Module):
     """A function of `tinyseq.functional` as a module, with its options, by place or by name: what `Sequential` and its
-    key names need. An option that the function does not have or take is an error when the module is made."""
+    key names need. An option that the function does not have or take is an error when the module is made.
+
+    The base of ReLU, GELU and the others; one of your own names its function:
+
+    >>> class Softsign(nn.Activation):
+    ...     function = staticmethod(lambda x, sharp=1.0: x / (1 / sharp + abs(x)))
+    >>> nn.Sequential(nn.Linear(3, 4), Softsign(sharp=2.0))
+    Sequential(
+      (0): Linear(3, 4, bias=True)
+      (1): Softsign(sharp=2.0)
+    )
+    """
 
     function: Callable[..., Tensor]
 
@@ -136,6 +202,7 @@ class Activation(Module):
         self.forward(ops.zeros(7))  # which refuses an option's value
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (...) -> the function of each entry, as x."""
         return type(self).function(x, **self.options)
 
     def extra_repr(self) -> str:
@@ -143,52 +210,99 @@ class Activation(Module):
 
 
 class ReLU(Activation):
-    """max(x, 0)."""
+    """max(x, 0) of each entry of x (...). It has no options.
+
+    >>> nn.ReLU()(ts.tensor([-2.0, 0.0, 3.0]))
+    tensor([0., 0., 3.])
+    """
 
     function = functional.relu
 
 
 class LeakyReLU(Activation):
-    """x where it is positive, else `negative_slope` x."""
+    """x where it is positive, else `negative_slope` x, by default 0.01 x; of each entry of x (...).
+
+    >>> nn.LeakyReLU(negative_slope=0.5)(ts.tensor([-2.0, 0.0, 3.0]))
+    tensor([-1.,  0.,  3.])
+    """
 
     function = functional.leaky_relu
 
 class ELU(Activation):
-    """x where it is positive, else `alpha` (exp(x) - 1) (Clevert et al. 2016)."""
+    """x where it is positive, else `alpha` (exp(x) - 1), by default alpha = 1 (Clevert et al. 2016); of each entry of x
+    (...).
+
+    >>> [round(v, 1) for v in nn.ELU(alpha=2.0)(ts.tensor([-9.0, 0.0, 3.0])).tolist()]
+    [-2.0, 0.0, 3.0]
+    """
 
     function = functional.elu
 
 class GELU(Activation):
-    """x times the normal distribution function of x, or `approximate="tanh"` (Hendrycks & Gimpel 2016)."""
+    """x Φ(x), with Φ the normal distribution function (Hendrycks & Gimpel 2016); of each entry of x (...).
+
+    `approximate="tanh"` is the paper's approximation, 0.5 x (1 + tanh(sqrt(2/π) (x + 0.044715 x^3))), as in GPT-2.
+
+    >>> x = ts.tensor([-1.0, 0.0, 1.0])
+    >>> [round(v, 2) for v in nn.GELU()(x).tolist()]
+    [-0.16, 0.0, 0.84]
+    >>> ts.all(abs(nn.GELU(approximate="tanh")(x) - nn.GELU()(x)) < 1e-3)
+    tensor(True)
+    """
 
     function = functional.gelu
 
 class SiLU(Activation):
-    """x sigmoid(x), also called swish (Elfwing et al. 2017)."""
+    """x σ(x), also called swish (Elfwing et al. 2017); of each entry of x (...). It has no options.
+
+    >>> [round(v, 2) for v in nn.SiLU()(ts.tensor([-1.0, 0.0, 1.0])).tolist()]
+    [-0.27, 0.0, 0.73]
+    """
 
     function = functional.silu
 
 
 class Tanh(Activation):
-    """The hyperbolic tangent."""
+    """The hyperbolic tangent of each entry of x (...). It has no options.
+
+    >>> [round(v, 2) for v in nn.Tanh()(ts.tensor([-1.0, 0.0, 1.0])).tolist()]
+    [-0.76, 0.0, 0.76]
+    """
 
     function = ops.tanh
 
 
 class Sigmoid(Activation):
-    """1 / (1 + exp(-x))."""
+    """σ(x) = 1 / (1 + exp(-x)) of each entry of x (...). It has no options.
+
+    >>> [round(v, 2) for v in nn.Sigmoid()(ts.tensor([-1.0, 0.0, 1.0])).tolist()]
+    [0.27, 0.5, 0.73]
+    """
 
     function = ops.sigmoid
 
 
 class Softplus(Activation):
-    """log(1 + exp(x))."""
+    """log(1 + exp(x)), without overflow, of each entry of x (...). It has no options.
+
+    >>> [round(v, 2) for v in nn.Softplus()(ts.tensor([-1.0, 0.0, 1000.0])).tolist()]
+    [0.31, 0.69, 1000.0]
+    """
 
     function = functional.softplus
 
 
 class Sequential(Module):
-    """Layers one after another; `layers[i]`, `len` and iteration work, and names are "0.weight", "1.bias", ..."""
+    """Layers one after another; `layers[i]`, `len` and iteration work, and names are "0.weight", "1.bias", ...
+
+    Each layer is called on what the one before returned. Raises TypeError for a layer that is no Module.
+
+    >>> classify = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    >>> classify(ts.random.normal((2, 5, 8))).shape
+    (2, 5, 3)
+    >>> len(classify), classify[1], list(classify.state_dict())
+    (3, ReLU(), ['0.weight', '0.bias', '2.weight', '2.bias'])
+    """
 
     def __init__(self, *layers: Module) -> None:
         for i, layer in enumerate(layers):
@@ -198,6 +312,7 @@ class Sequential(Module):
             setattr(self, str(i), layer)
 
     def forward(self, x: Any) -> Any:
+        """x (...), as the first layer takes it -> what the last one returns; x itself if there are none."""
         for layer in self:
             x = layer(x)
         return x

@@ -72,7 +72,15 @@ def booleans(where: str, x: Tensor, mask: Like) -> Tensor:
 
 def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str = "length_mask") -> Tensor:
     """(B,) lengths -> (B, steps) booleans: True at the real positions. On a device nobody looks at the lengths. B is
-    `rows` if given; errors name `where`."""
+    `rows` if given; errors name `where`.
+
+    >>> nn.length_mask([2, 0, 3], 4)
+    tensor([[ True,  True, False, False],
+            [False, False, False, False],
+            [ True,  True,  True, False]])
+
+    Raises ValueError for lengths that are not integers from 0 to `steps`.
+    """
     check.integers(where, 0, steps=steps, **{} if rows is None else {"rows": rows})
     data = checked_lengths(lengths, steps, rows, where)
     return ops.asarray(namespace(data).arange(steps) < data[:, None])

@@ -17,7 +17,19 @@ from tinyseq.interrupts import together
 
 
 class Parameter(Tensor):
-    """A tensor that a Module trains: `requires_grad` unless said otherwise. A copy: optimizers write into it."""
+    """A tensor that a Module trains: `requires_grad` unless said otherwise. A copy: optimizers write into it.
+
+    `data` is a Tensor, an array, or nested lists of numbers. One that hangs on an attribute of a Module is found by
+    `parameters()` and saved.
+
+    >>> class Scale(nn.Module):
+    ...     def __init__(self, size):
+    ...         self.weight = nn.Parameter(ts.ones(size))
+    ...     def forward(self, x):
+    ...         return x * self.weight
+    >>> [(name, p.shape, p.requires_grad) for name, p in Scale(3).named_parameters()]
+    [('weight', (3,), True)]
+    """
 
     __slots__ = ()
 
@@ -26,7 +38,20 @@ class Parameter(Tensor):
 
 
 class Buffer(Tensor):
-    """A tensor that a Module saves and moves with its parameters, and does not train. A copy."""
+    """A tensor that a Module saves and moves with its parameters, and does not train. A copy.
+
+    >>> class Centered(nn.Module):
+    ...     def __init__(self, size):
+    ...         self.mean = nn.Buffer(ts.zeros(size))
+    ...     def forward(self, x):
+    ...         if self.training:
+    ...             self.mean = 0.9 * self.mean + 0.1 * ts.mean(x, axis=0)        # becomes the buffer
+    ...         return x - self.mean
+    >>> layer = Centered(2)
+    >>> _ = layer(ts.ones((5, 2)))
+    >>> layer.state_dict(), layer.parameters()
+    ({'mean': tensor([0.1, 0.1])}, [])
+    """
 
     __slots__ = ()
 
@@ -57,12 +82,18 @@ class Module:
     ...         self.out = nn.Linear(64, 2)
     ...     def forward(self, ids):
     ...         return self.out(self.embedding(ids).mean(axis=1))
+    >>> model = Classifier()
+    >>> model([[7, 2, 9], [4, 4, 1]]).shape               # a call is a call of forward
+    (2, 2)
+    >>> [(name, p.shape) for name, p in model.named_parameters()]
+    [('embedding.weight', (1000, 64)), ('out.weight', (2, 64)), ('out.bias', (2,))]
     """
 
     training: bool = True
     alone: ClassVar[bool] = True  # whether each position is treated by itself, so that a step may call it on one
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What a call of the module computes: write your own, with whatever arguments and results it needs."""
         raise NotImplementedError(f"{type(self).__name__} has no forward method: write one, or call another method")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -23,13 +23,32 @@ _seen: ContextVar[list[tuple[Module, Tensor]] | None] = ContextVar("seen", defau
 
 
 class MultiheadAttention(Attending):
-    """softmax(Q K^T / sqrt(D)) V in each of `num_heads` heads, D = embed_dim / num_heads features wide, then one matrix
-    over all heads (Vaswani et al. 2017, section 3.2.2).
+    """Every position asks every other, in several subspaces at once (Vaswani et al. 2017, equation 1, section 3.2.2):
 
-    Parameters are PyTorch's: in_proj_weight (3 E, E), in_proj_bias, out_proj; with `kdim` or `vdim`, the features of
-    key and value, q_proj_weight (E, E), k_proj_weight (E, kdim) and v_proj_weight (E, vdim) in the first one's place.
-    `dropout` falls on the weights. With fewer `num_kv_heads` several query heads share a head of keys and values
-    (Ainslie et al. 2023), and in_proj_weight has fewer rows.
+        head_i = softmax(Q_i K_i^T / sqrt(D)) V_i                 Q = W_q query + b_q, K and V of key and value alike
+        y      = W_o [head_1; ...; head_n] + b_o                  n = `num_heads`, D = embed_dim / n features a head
+
+        attention(query, key=None, value=None, *, mask=None, lengths=None, causal=False, need_weights=False)
+            -> y (B, T, E), and the weights (B, n, T, S) or None
+        query (B, T, E), key (B, S, kdim), value (B, S, vdim), E = `embed_dim`: see `forward`
+
+    Parameters are PyTorch's: in_proj_weight (3E, E), W_q, W_k and W_v one under the other, in_proj_bias (3E,),
+    out_proj.weight (E, E), out_proj.bias (E,). With a `kdim` or `vdim` that is not E, q_proj_weight (E, E),
+    k_proj_weight (E, kdim) and v_proj_weight (E, vdim) stand in the first one's place. Matrices begin Xavier uniform,
+    but out_proj.weight as of Linear; biases begin at 0, and are None without `bias`. `dropout` falls on the weights, in
+    training. With fewer `num_kv_heads` several query heads share a head of keys and values (Ainslie et al. 2023): W_k
+    and W_v then have num_kv_heads D rows each.
+
+    >>> attention = nn.MultiheadAttention(8, num_heads=2)
+    >>> x = ts.random.normal((2, 5, 8))
+    >>> y, weights = attention(x, lengths=[5, 2], causal=True, need_weights=True)
+    >>> y.shape, weights.shape, attention.in_proj_weight.shape
+    ((2, 5, 8), (2, 2, 5, 5), (24, 8))
+    >>> ts.all(weights[1, :, :, 2:] == 0), ts.all(ts.triu(weights, k=1) == 0)     # padding, and the future
+    (tensor(True), tensor(True))
+
+    Errors: ValueError for shapes and masks that do not fit, and for options of PyTorch that are not here; TypeError for
+    x of another dtype than the weights, and for PyTorch's mask arguments, with the conversion.
     """
 
     in_proj_weight: Parameter
@@ -69,6 +88,7 @@ class MultiheadAttention(Attending):
 
     @property
     def dtype(self) -> Any:
+        """The dtype of the weights, which inputs must have."""
         return (self.in_proj_weight if self.packed else self.q_proj_weight).dtype
 
     def forward(self, query: Tensor, key: Tensor | Pair | None = None, value: Tensor | None = None, *,
@@ -176,6 +196,11 @@ def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, di
     "layers.0.self_attn" ("" of the model itself): before dropout, in the order of use. `tinyseq.plot.heads` draws them.
 
     A module that hangs in several places gives its uses their names in turn; of more uses than names the last stays.
+
+    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), num_layers=2)
+    >>> y, weights = nn.attention_weights(model, ts.random.normal((2, 5, 8)), lengths=[5, 2])
+    >>> {name: w.shape for name, w in weights.items()}
+    {'layers.0.self_attn': (2, 2, 5, 5), 'layers.1.self_attn': (2, 2, 5, 5)}
     """
     check.instance("attention_weights", Module, model=model)
     names: dict[int, list[str]] = {id(model): [""]}

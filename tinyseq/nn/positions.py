@@ -14,8 +14,19 @@ from tinyseq.nn.module import Module, Parameter
 
 
 class SinusoidalPositions(Module):
-    """x (B, T, d_model) plus sin and cos of its positions at frequencies from 1 to 1/10000, in turn (Vaswani et al.
-    2017, section 3.5). Of any length; there is nothing to learn."""
+    """x plus sines and cosines of its positions (Vaswani et al. 2017, section 3.5), of any length, with nothing to
+    learn:
+
+        y[t, 2i] = x[t, 2i] + sin(t / 10000^(2i/E))               E = `d_model`, t = 0, 1, 2, ...
+        y[t, 2i+1] = x[t, 2i+1] + cos(t / 10000^(2i/E))
+
+    >>> positions = nn.SinusoidalPositions(4)
+    >>> y = positions(ts.zeros((1, 3, 4)))
+    >>> [[round(v, 2) for v in row] for row in y[0].tolist()]
+    [[0.0, 1.0, 0.0, 1.0], [0.84, 0.54, 0.01, 1.0], [0.91, -0.42, 0.02, 1.0]]
+    >>> ts.all(positions(ts.zeros((1, 1, 4)), ids=[2]) == y[:, 2:])
+    tensor(True)
+    """
 
     alone = False
 
@@ -24,7 +35,7 @@ class SinusoidalPositions(Module):
         self._frequencies = 10000.0 ** (-np.arange(0, d_model, 2) / d_model)
 
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
-        """`ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
+        """x (B, T, d_model) -> the same shape. `ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
         _placed(self, x, self.d_model, ids)
         x = ops.asarray(x)
         cos, sin = angles(x, ids, self._frequencies)
@@ -33,7 +44,17 @@ class SinusoidalPositions(Module):
 
 
 class LearnedPositions(Module):
-    """x (B, T, d_model) plus rows of weight (max_length, d_model): one a position, for max_length positions."""
+    """x (B, T, d_model) plus rows of weight (max_length, d_model): one a position, for max_length positions.
+
+    The weight is drawn from N(0, 0.02^2), as in GPT-2.
+
+    >>> positions = nn.LearnedPositions(max_length=20, d_model=4)
+    >>> x = ts.zeros((2, 5, 4))
+    >>> ts.all(positions(x) == positions.weight[:5])
+    tensor(True)
+
+    Raises ValueError for more than max_length positions, IndexError for `ids` beyond them.
+    """
 
     alone = False
 
@@ -42,7 +63,7 @@ class LearnedPositions(Module):
         self.weight = init.normal_(Parameter(ops.zeros((max_length, d_model), dtype)), std=0.02)
 
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
-        """`ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
+        """x (B, T, d_model) -> the same shape. `ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
         most, width = self.weight.shape
         _placed(self, x, width, ids)
         if ids is None and x.shape[-2] > most:

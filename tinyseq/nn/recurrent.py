@@ -76,6 +76,7 @@ class _Recurrent(Module):
 
     @property
     def directions(self) -> int:
+        """2 if `bidirectional`, else 1: the D of the shapes."""
         return 2 if self.bidirectional else 1
 
     def _pass(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -136,16 +137,31 @@ class _Fused(_Recurrent):
 
 
 class Scan(_Recurrent):
-    """Any cell over a sequence, with lengths, directions, layers, and initial and final states as of RNN: unrolled step
-    by step (`functional.unroll`), not by `functional.scan`'s kernel.
+    """Any cell over a sequence: lengths, directions, layers, and states as of RNN, for a step of your own.
 
-    `cell(I, H)` makes the module of one layer and direction: a class, or a function that fills in its other arguments.
-    The module itself is called step by step, `cell(x_t (B, I), state) -> state`. A state is a Tensor (B, H), or, where
-    the module says `state_size = (H, ...)`, a tuple of Tensors (B, H), ..., whose first is the output; of one size, it
-    is the width of the one Tensor. `docs/your-own-cell.md` shows three cells.
+    The cell is unrolled step by step (`functional.unroll`), without the kernels that RNN, GRU and LSTM have.
+    `docs/your-own-cell.md` shows three cells.
 
-    x (B, T, I), `state` of Tensors (layers x directions, B, H), or None for zeros, `lengths` (B,) or None ->
-    y (B, T, directions x H) and the final state.
+        cell(I, H)              makes the module of one layer and direction: a class, or a function that fills in what
+                                else the class takes. After the first layer, I is D times the output's width.
+        module(x_t, state)      one step: x_t (B, I) and the state -> the next state, of the same shapes and dtypes.
+        module.state_size       absent, or H: the state is one Tensor (B, H), which is the output too.
+                                (H, ...): the state is a tuple of Tensors (B, H), ..., the first of which is the output.
+
+    The other arguments are those of RNN: `hidden_size` is handed to `cell`, `dropout` acts between layers.
+
+    >>> class Leaky(nn.Module):                               # h_t = h_{t-1} / 2 + tanh(W x_t) / 2
+    ...     def __init__(self, input_size, hidden_size):
+    ...         self.w = nn.Linear(input_size, hidden_size)
+    ...     def forward(self, x, h):
+    ...         return 0.5 * h + 0.5 * ts.tanh(self.w(x))
+    >>> layer = nn.Scan(Leaky, 3, 4, num_layers=2, bidirectional=True)
+    >>> y, h_n = layer(ts.random.normal((2, 5, 3)), lengths=[5, 2])
+    >>> y.shape, h_n.shape                                    # (B, T, D H) and (L D, B, H)
+    ((2, 5, 8), (4, 2, 4))
+
+    Errors: TypeError for a `cell` that is a module already, since each layer and direction needs its own; ValueError
+    for a step whose state comes back with other shapes or dtypes, and for x, state or lengths that do not fit.
     """
 
     def __init__(
@@ -169,6 +185,11 @@ class Scan(_Recurrent):
         return functional.unroll(step, x, start, lengths, bool(k % self.directions))
 
     def forward(self, x: Tensor, state: Any = None, lengths: Like = None) -> tuple[Tensor, Any]:
+        """x (B, T, I), state, lengths (B,) -> y (B, T, D H), and the final state, as `state`.
+
+        `state` is a Tensor (L D, B, H), or a tuple of them where the cell's `state_size` is one; None for zeros.
+        `lengths` as of RNN.
+        """
         y, final = self._run(x, (state,) if isinstance(state, Tensor) else state, lengths)
         return y, final[0] if len(final) == 1 else final
 
@@ -177,20 +198,57 @@ class _Plain(_Fused):
     """What RNN and GRU share: a state of one tensor."""
 
     def forward(self, x: Tensor, h0: Tensor | None = None, lengths: Like = None) -> tuple[Tensor, Tensor]:
+        """x (B, T, I), h0 (L D, B, H) or None, lengths (B,) or None -> y (B, T, D H), h_n (L D, B, H)."""
         y, (h,) = self._run(x, None if h0 is None else (h0,), lengths)
         return y, h
 
 
 class RNN(_Plain):
-    """h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or relu with `nonlinearity="relu"` (Elman 1990).
+    """A plain recurrent layer (Elman 1990), any number of them stacked, in one direction or both.
 
-    x (B, T, I), `h0` (layers x directions, B, H) or None for zeros, `lengths` (B,) or None ->
-    y (B, T, directions x H), the last layer's states by step, and h_n, of h0's shape. In training, `dropout` acts
-    between layers, so that with one layer it changes nothing, and `recurrent_dropout` on h_{t-1} where it enters the
-    product with W_hh, with one mask a layer, direction and row over all time (Gal & Ghahramani 2016).
+        h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)         relu in place of tanh with `nonlinearity="relu"`
 
-    A sequence may come in pieces, each begun with the last one's final state, detached (`h.detach()`) where
-    backpropagation through time is to be cut.
+    With I = `input_size`, H = `hidden_size`, L = `num_layers`, D = 2 if `bidirectional`, else 1, B rows, T steps:
+
+        rnn(x, h0=None, lengths=None) -> y, h_n
+        x        (B, T, I), of the weights' dtype
+        h0       (L D, B, H): layer 0, its reverse direction, layer 1, ...; zeros unless given
+        lengths  (B,) integers from 0 to T, what of each row is real; all of it unless given. In any order
+        y        (B, T, D H): the last layer's h_t, both directions side by side; 0 after a row's end
+        h_n      (L D, B, H): the state after each row's last real step; of the reverse direction, after its first step
+
+        weight_ih_l0 (H, I), weight_hh_l0 (H, H), bias_ih_l0 (H,), bias_hh_l0 (H,)
+                 uniform on ±1/sqrt(H). Of layer k: weight_ih_lk, ...; it takes D H features. Of the reverse direction:
+                 weight_ih_l0_reverse, ... Without `bias` there is no bias_...
+
+    In training `dropout` acts between layers, so of one layer it changes nothing; `recurrent_dropout` acts on h_{t-1}
+    where W_hh takes it, with one mask a layer, direction and row for all steps (Gal & Ghahramani 2016).
+
+    >>> rnn = nn.RNN(3, 4, num_layers=2, bidirectional=True)
+    >>> x = ts.random.normal((2, 5, 3))
+    >>> y, h_n = rnn(x, lengths=[5, 2])                       # the second row has 2 steps and 3 of padding
+    >>> y.shape, h_n.shape
+    ((2, 5, 8), (4, 2, 4))
+    >>> ts.all(y[1, 2:] == 0), ts.all(h_n[2, 1] == y[1, 1, :4])
+    (tensor(True), tensor(True))
+    >>> rnn.weight_ih_l0.shape, rnn.weight_ih_l1.shape
+    ((4, 3), (4, 8))
+
+    A long sequence may come in pieces, each begun with the state that the one before ended in; `h.detach()` between
+    them cuts backpropagation through time:
+
+    >>> rnn = nn.RNN(3, 4)
+    >>> whole, _ = rnn(x)
+    >>> first, h = rnn(x[:, :2])
+    >>> second, h = rnn(x[:, 2:], h.detach())
+    >>> ts.all(abs(ts.concat([first, second], axis=1) - whole) < 1e-6)
+    tensor(True)
+
+    After `nonlinearity` the arguments are those of LSTM after its `num_layers`: bias, batch_first, dropout,
+    bidirectional, and by name recurrent_dropout and dtype.
+
+    Errors: ValueError for shapes, lengths or options that do not fit, and for PyTorch's `batch_first=False`; TypeError
+    for x or h0 of another dtype than the weights.
     """
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh",
@@ -200,10 +258,30 @@ class RNN(_Plain):
 
 
 class GRU(_Plain):
-    """h_t = (1 - z) n + z h_{t-1} (Cho et al. 2014); shapes as of RNN.
+    """Gated recurrent units (Cho et al. 2014, equations 5 to 8), stacked, in one direction or both.
 
-    `reset="after"` is PyTorch's and cuDNN's, n = tanh(W x + b + r (U h + d)); `reset="before"` the classic form,
-    n = tanh(W x + b + U (r h) + d).
+        r_t = σ(W_ir x_t + b_ir + W_hr h_{t-1} + b_hr)            reset gate
+        z_t = σ(W_iz x_t + b_iz + W_hz h_{t-1} + b_hz)            update gate
+        n_t = tanh(W_in x_t + b_in + r_t (W_hn h_{t-1} + b_hn))   `reset="after"`: as PyTorch and cuDNN
+        n_t = tanh(W_in x_t + b_in + W_hn (r_t h_{t-1}) + b_hn)   `reset="before"`: the paper's equation 8
+        h_t = (1 - z_t) n_t + z_t h_{t-1}
+
+        gru(x, h0=None, lengths=None) -> y, h_n
+        x (B, T, I), h0 (L D, B, H), lengths (B,) -> y (B, T, D H), h_n (L D, B, H): all as of RNN
+
+        weight_ih_l0 (3H, I), weight_hh_l0 (3H, H), bias_ih_l0 (3H,), bias_hh_l0 (3H,)
+                 the rows of gates r, z, n one under the other, H each; names and beginnings as of RNN
+
+    After `hidden_size` the arguments are those of LSTM, in its order, and `reset` by name.
+
+    >>> gru = nn.GRU(3, 4, bidirectional=True)
+    >>> y, h_n = gru(ts.random.normal((2, 5, 3)), lengths=[5, 2])
+    >>> y.shape, h_n.shape, gru.weight_ih_l0.shape
+    ((2, 5, 8), (2, 2, 4), (12, 3))
+    >>> ts.all(h_n[0, 1] == y[1, 1, :4]), ts.all(h_n[1, 1] == y[1, 0, 4:])       # where each direction ends
+    (tensor(True), tensor(True))
+
+    Errors as of RNN.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *args: Any, reset: str = "after", **options: Any) -> None:
@@ -212,14 +290,52 @@ class GRU(_Plain):
 
 
 class LSTM(_Fused):
-    """c_t = f c_{t-1} + i g, h_t = o tanh(c_t) (Hochreiter & Schmidhuber 1997, Gers et al. 2000); shapes as of RNN.
+    """Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000), stacked, in one
+    direction or both.
 
-    The state is a pair: `state` = (h0, c0) goes in, (h_n, c_n) comes out.
+        i_t = σ(W_ii x_t + b_ii + W_hi h_{t-1} + b_hi)            input gate
+        f_t = σ(W_if x_t + b_if + W_hf h_{t-1} + b_hf)            forget gate
+        g_t = tanh(W_ig x_t + b_ig + W_hg h_{t-1} + b_hg)         what may be stored
+        o_t = σ(W_io x_t + b_io + W_ho h_{t-1} + b_ho)            output gate
+        c_t = f_t c_{t-1} + i_t g_t                               products entry by entry
+        h_t = o_t tanh(c_t)
+
+    With I = `input_size`, H = `hidden_size`, L = `num_layers`, D = 2 if `bidirectional`, else 1, B rows, T steps:
+
+        lstm(x, state=None, lengths=None) -> y, (h_n, c_n)
+        x        (B, T, I), of the weights' dtype
+        state    (h0, c0), each (L D, B, H): layer 0, its reverse direction, layer 1, ...; zeros unless given
+        lengths  (B,) integers from 0 to T, what of each row is real; all of it unless given. In any order
+        y        (B, T, D H): the last layer's h_t, both directions side by side; 0 after a row's end
+        h_n, c_n (L D, B, H): after each row's last real step; of the reverse direction, after its first step
+
+        weight_ih_l0 (4H, I), weight_hh_l0 (4H, H), bias_ih_l0 (4H,), bias_hh_l0 (4H,)
+                 the rows of gates i, f, g, o one under the other, H each; uniform on ±1/sqrt(H). Of layer k:
+                 weight_ih_lk, ...; it takes D H features. Of the reverse direction: weight_ih_l0_reverse, ...
+                 Without `bias` there is no bias_...
+
+    In training `dropout` acts between layers, so of one layer it changes nothing; `recurrent_dropout` acts on h_{t-1}
+    where the W_h. take it, with one mask a layer, direction and row for all steps (Gal & Ghahramani 2016). `dtype` is
+    that of the weights.
+
+    >>> lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True)
+    >>> y, (h_n, c_n) = lstm(ts.random.normal((2, 5, 3)), lengths=[5, 2])
+    >>> y.shape, h_n.shape, c_n.shape
+    ((2, 5, 8), (4, 2, 4), (4, 2, 4))
+    >>> ts.all(y[1, 2:] == 0)                                 # padding
+    tensor(True)
+    >>> lstm.weight_ih_l0.shape, lstm.weight_hh_l0.shape, lstm.weight_ih_l1.shape
+    ((16, 3), (16, 4), (16, 8))
+    >>> y, state = lstm(ts.random.normal((2, 1, 3)), (h_n, c_n))                  # one step more
+
+    Errors: ValueError for shapes, lengths or options that do not fit, and for PyTorch's `batch_first=False`; TypeError
+    for x or a state of another dtype than the weights, and for a state that is one tensor.
     """
 
     def forward(
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Like = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x (B, T, I), (h0, c0) or None, lengths (B,) or None -> y (B, T, D H), (h_n, c_n); states are (L D, B, H)."""
         if isinstance(state, Tensor):
             raise TypeError("LSTM: the initial state is a pair (h0, c0), got one tensor")
         y, (h, c) = self._run(x, state, lengths)
@@ -242,7 +358,20 @@ class _Cell(Module):
 
 
 class RNNCell(_Cell):
-    """One step of RNN: x (B, I), h (B, H) or None for zeros -> the next h (B, H)."""
+    """One step of RNN: x (B, I), h (B, H) -> the next h (B, H). For loops of your own; RNN runs whole sequences faster.
+
+        h' = tanh(W_ih x + b_ih + W_hh h + b_hh)                  relu in place of tanh with `nonlinearity="relu"`
+
+    Parameters: weight_ih (H, I), weight_hh (H, H), bias_ih (H,), bias_hh (H,), uniform on ±1/sqrt(H); without `bias`
+    the last two are not there. Errors: ValueError for shapes that do not fit, TypeError for other dtypes than the
+    weights'.
+
+    >>> cell = nn.RNNCell(3, 4)
+    >>> x, h = ts.random.normal((2, 3)), ts.random.normal((2, 4))
+    >>> by_hand = ts.tanh(x @ cell.weight_ih.mT + cell.bias_ih + h @ cell.weight_hh.mT + cell.bias_hh)
+    >>> ts.all(abs(cell(x, h) - by_hand) < 1e-6)
+    tensor(True)
+    """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh",
                  **options: Any) -> None:
@@ -250,25 +379,56 @@ class RNNCell(_Cell):
         super().__init__(input_size, hidden_size, bias, **options)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        """x (B, I), h (B, H), zeros unless given -> the next h (B, H)."""
         x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
         return functional.rnn_cell(x, h, *weights_of(self), nonlinearity=self.nonlinearity)
 
 
 class GRUCell(_Cell):
-    """One step of GRU: x (B, I), h (B, H) or None for zeros -> the next h (B, H)."""
+    """One step of GRU: x (B, I), h (B, H) -> the next h (B, H). Equations and `reset` are there; the other arguments
+    are those of LSTMCell: bias, and by name dtype.
+
+    Parameters: weight_ih (3H, I), weight_hh (3H, H), bias_ih (3H,), bias_hh (3H,), of gates r, z, n, uniform on
+    ±1/sqrt(H); with `bias=False` the last two are not there. Errors: ValueError for shapes that do not fit, TypeError
+    for other dtypes than the weights'.
+
+    >>> cell = nn.GRUCell(3, 4)
+    >>> x, h = ts.random.normal((2, 3)), ts.random.normal((2, 4))
+    >>> r, z, n = ts.split(x @ cell.weight_ih.mT + cell.bias_ih, 3, axis=-1)
+    >>> hr, hz, hn = ts.split(h @ cell.weight_hh.mT + cell.bias_hh, 3, axis=-1)
+    >>> n, z = ts.tanh(n + ts.sigmoid(r + hr) * hn), ts.sigmoid(z + hz)
+    >>> ts.all(abs(cell(x, h) - ((1 - z) * n + z * h)) < 1e-6)
+    tensor(True)
+    """
 
     def __init__(self, input_size: int, hidden_size: int, *args: Any, reset: str = "after", **options: Any) -> None:
         self.reset, self.kind = reset, _kind(self, "reset", reset)
         super().__init__(input_size, hidden_size, *args, **options)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        """x (B, I), h (B, H), zeros unless given -> the next h (B, H)."""
         x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
         return functional.gru_cell(x, h, *weights_of(self), reset=self.reset)
 
 
 class LSTMCell(_Cell):
-    """One step of LSTM: x (B, I), the state (h, c), both (B, H), or None for zeros -> the next (h, c)."""
+    """One step of LSTM: x (B, I), the state (h, c), each (B, H) -> the next (h, c). Equations are there.
+
+    Parameters: weight_ih (4H, I), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,), of gates i, f, g, o, uniform on
+    ±1/sqrt(H); with `bias=False` the last two are not there. Errors: ValueError for shapes that do not fit, TypeError
+    for other dtypes than the weights'.
+
+    >>> cell = nn.LSTMCell(3, 4)
+    >>> x, h, c = (ts.random.normal((2, n)) for n in (3, 4, 4))
+    >>> gates = x @ cell.weight_ih.mT + cell.bias_ih + h @ cell.weight_hh.mT + cell.bias_hh
+    >>> i, f, g, o = ts.split(gates, 4, axis=-1)
+    >>> c_next = ts.sigmoid(f) * c + ts.sigmoid(i) * ts.tanh(g)
+    >>> h_next = ts.sigmoid(o) * ts.tanh(c_next)
+    >>> ts.all(abs(cell(x, (h, c))[0] - h_next) < 1e-6)
+    tensor(True)
+    """
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, I), (h, c) each (B, H), zeros unless given -> the next (h, c), each (B, H)."""
         x, (h, c) = _begin(self, x, state, self.state_size)
         return functional.lstm_cell(x, h, c, *weights_of(self))

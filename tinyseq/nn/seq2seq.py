@@ -26,7 +26,14 @@ Hidden = Tensor | tuple[Tensor, Tensor]  # s (B, H), or (h, c) of an LSTM
 class DecoderState(NamedTuple):
     """Where an attention decoder stands: hidden (B, H), or (h, c) of an LSTM; memory (B, S, M), the keys that its
     attention made of that, and mask (B, S) or None; the attention weights (B, S) of the last step, or None before the
-    first; and with input feeding the attentional vector (B, H) of the last step."""
+    first; and with input feeding the attentional vector (B, H) of the last step.
+
+    >>> decoder = nn.AttentionDecoder(10, 8, 16, nn.DotAttention(16, 12), memory_size=12)
+    >>> state = decoder.start(ts.random.normal((2, 5, 12)))
+    >>> logits, after = decoder.step([1, 1], state)
+    >>> state.weights, after.weights.shape, after.hidden.shape
+    (None, (2, 5), (2, 16))
+    """
 
     hidden: Hidden
     memory: Tensor
@@ -38,6 +45,10 @@ class DecoderState(NamedTuple):
 
 class AttentionDecoder(Module):
     """A recurrent layer over the tokens so far, a context from its states, and logits of the next token.
+
+        decoder.start(memory, hidden=None, mask=None) -> state
+        decoder.step(tokens, state) -> logits, state    one step: (B,) integers -> (B, V)
+        decoder(tokens, state) -> logits                teacher forcing: (B, T) integers -> (B, T, V)
 
     `feed` says what of the context enters the recurrence. E y is a token's embedding, memory the h_1 ... h_m:
 
@@ -55,6 +66,21 @@ class AttentionDecoder(Module):
 
     `attention` takes queries of `hidden_size` H features to a memory of `memory_size` M; of tokens there are
     `vocab_size` V. `cell` is nn.GRU, nn.LSTM or nn.RNN. `dropout` falls on a_t before W_o.
+
+    Parameters: embedding.weight (V, embedding_dim), rnn, of the `cell`, attention, combine.weight (H, C + H), which is
+    W_c, and out.weight (V, H), which is W_o, both with a bias.
+
+    >>> decoder = nn.AttentionDecoder(vocab_size=10, embedding_dim=8, hidden_size=16,
+    ...                               attention=nn.AdditiveAttention(16, 12, 8), memory_size=12)
+    >>> state = decoder.start(ts.random.normal((2, 5, 12)), mask=nn.length_mask([5, 2], 5))
+    >>> logits, after = decoder.step([1, 1], state)
+    >>> logits.shape, after.weights.shape
+    ((2, 10), (2, 5))
+    >>> decoder([[1, 4, 7], [1, 3, 2]], state).shape
+    (2, 3, 10)
+
+    Errors: ValueError for sizes and shapes that do not fit, and for `feed` without an attention; TypeError for what is
+    no attention, no state, no integers; IndexError for tokens from vocab_size on.
     """
 
     def __init__(self, vocab_size: int, embedding_dim: int, hidden_size: int, attention: Attention | None,
@@ -181,8 +207,23 @@ class EncoderDecoder(Module):
     starts the decoder at zeros.
 
     Training minimises minus the mean conditional log-likelihood, -1/N sum_n sum_t log p(y_t | y_<t, x): with targets
-    `y` (B, T + 1) that begin with the start symbol and end with the end symbol,
-    `cross_entropy(model(x, lengths, y[:, :-1]), y[:, 1:], ignore_index=pad)` is that by token.
+    `y` (B, T + 1) that begin with the start symbol and end with the end symbol, `cross_entropy(model(x, lengths, y[:,
+    :-1]), y[:, 1:], ignore_index=pad)` is that by token.
+
+    >>> decoder = nn.AttentionDecoder(10, 8, 16, nn.DotAttention(16, 16), memory_size=16)
+    >>> model = nn.EncoderDecoder(nn.Embedding(10, 8), nn.GRU(8, 8, bidirectional=True), decoder)
+    >>> x, lengths = ts.tensor([[3, 4, 5], [6, 7, 0]]), [3, 2]
+    >>> y = ts.tensor([[1, 5, 4, 3, 2], [1, 7, 6, 2, 0]])     # 1 is the start symbol, 2 the end, 0 padding
+    >>> optimizer = ts.optim.Adam(model.parameters())
+    >>> logits = model(x, lengths, y[:, :-1])
+    >>> logits.shape
+    (2, 4, 10)
+    >>> F.cross_entropy(logits, y[:, 1:], ignore_index=0).backward()
+    >>> optimizer.step()
+    >>> from tinyseq import decode
+    >>> found = decode.beam(model.eval().decoder, model.encode(x, lengths), start=1, end=2, max_length=6, width=3)
+    >>> len(found), len(found[0][0].tokens) <= 6              # the best one of each row
+    (2, True)
     """
 
     def __init__(self, embedding: Module, encoder: Any, decoder: Any) -> None:

@@ -33,7 +33,16 @@ class LanguageState(NamedTuple):
     num_kv_heads, capacity, D), of which `length` positions are read and `filled`, an array (), are written, by this
     state or one that shares the cache; where in them each row begins, starts (B,), None for 0; of a decoder, each
     layer's keys and values of the memory, its mask (B, S), and the last step's attention to it (B, S), the last layer's
-    mean over heads."""
+    mean over heads.
+
+    >>> model = nn.LanguageModel(10, d_model=8, nhead=2, num_layers=3, dim_feedforward=16).eval()
+    >>> state = model.start([[1, 2, 3], [4, 5, 0]], lengths=[3, 2])
+    >>> state.length, state.cache.shape, state.starts         # rows end side by side: the second begins one later
+    (3, (2, 3, 2, 2, 3, 4), tensor([0, 1]))
+    >>> logits, after = model.step([6, 6], state)
+    >>> state.length, after.length
+    (3, 4)
+    """
 
     cache: Tensor
     length: int

@@ -51,11 +51,32 @@ def checked_sizes(name: str, d_model: int, nhead: int, dim_feedforward: int, dro
 
 
 class TransformerEncoderLayer(Attending):
-    """Self-attention, then the same two linear layers at each position, each added to what it was given.
+    """Self-attention, then the same two linear layers at each position, each added to what it was given (Vaswani et al.
+    2017, sections 3.1 and 3.3):
 
-    `norm_first`: x + f(norm(x)), else norm(x + f(x)). `activation` is "relu", "gelu", "gelu_tanh", "silu", "swiglu"
-    (of which linear1 makes both halves: it has 2 x dim_feedforward rows), or a function. `norm` is "layer" or "rms".
-    `num_kv_heads` as of `MultiheadAttention`.
+        x = norm1(x + attention(x)), y = norm2(x + f(x))          f(x) = W_2 activation(W_1 x + b_1) + b_2, equation 2
+        x = x + attention(norm1(x)), y = x + f(norm2(x))          with `norm_first`
+
+        layer(src, *, mask=None, lengths=None, causal=False) -> y
+        src (B, T, E), lengths (B,), mask (B, T), (B, T, T) or (B, heads, T, T) -> y (B, T, E), E = `d_model`
+
+    `nhead` heads; `dropout` falls on the attention's weights, behind the activation, and on all that is added.
+    `activation` is "relu", "gelu", "gelu_tanh", "silu", "swiglu" (of which linear1 makes both halves: it has 2 x
+    dim_feedforward rows), or a function. `norm` is "layer" or "rms". `num_kv_heads` as of `MultiheadAttention`.
+
+    Parameters are PyTorch's: self_attn, a MultiheadAttention, linear1.weight (dim_feedforward, E), linear2.weight (E,
+    dim_feedforward), norm1, norm2.
+
+    >>> layer = nn.TransformerEncoderLayer(d_model=8, nhead=2, dim_feedforward=16, norm_first=True).eval()
+    >>> x = ts.random.normal((2, 5, 8))
+    >>> y = layer(x, lengths=[5, 2])
+    >>> y.shape, ts.all(y[1, 2:] == 0)                        # 0 in the padding, which nobody looks at
+    ((2, 5, 8), tensor(True))
+    >>> ts.all(abs(layer(x[1:, :2]) - y[1:, :2]) < 1e-5)
+    tensor(True)
+
+    Errors: ValueError for sizes, shapes and masks that do not fit, TypeError for PyTorch's mask arguments, with the
+    conversion, and for x of another dtype than the weights.
     """
 
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
@@ -107,7 +128,8 @@ class TransformerEncoderLayer(Attending):
         return y if first else call(norm, y)
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, look: Any = None) -> Any:
-        """`forward` of one more position x, on arrays: see `step` of `MultiheadAttention`."""
+        """`forward` of one more position, on arrays: x (E, B), or (E,) of a batch of one, and the same comes out. A
+        stack calls it; the other arguments are those of `MultiheadAttention.step`."""
         attend: Any = lambda x: self.self_attn.step(x, past, n, mask, turn)
         call = partial(call_few, backends.of(x))
         dropout = (lambda x: x) if plain(self.dropout, Dropout) else partial(call, self.dropout)
@@ -115,7 +137,20 @@ class TransformerEncoderLayer(Attending):
 
 
 class TransformerDecoderLayer(TransformerEncoderLayer):
-    """A `TransformerEncoderLayer` with attention to a memory between its two parts."""
+    """A `TransformerEncoderLayer` with attention to a memory between its two parts: `multihead_attn`, and norm3 after
+    it.
+
+        layer(tgt, memory, *, memory_mask=None, memory_lengths=None, mask=None, lengths=None, causal=False) -> y
+        tgt (B, T, E), memory (B, S, E), memory_lengths (B,) -> y (B, T, E); `causal=True` hides what comes later in tgt
+
+    >>> layer = nn.TransformerDecoderLayer(d_model=8, nhead=2, dim_feedforward=16).eval()
+    >>> tgt, memory = ts.random.normal((2, 3, 8)), ts.random.normal((2, 5, 8))
+    >>> y = layer(tgt, memory, memory_lengths=[5, 2], causal=True)
+    >>> y.shape
+    (2, 3, 8)
+    >>> ts.all(abs(layer(tgt[:, :1], memory, memory_lengths=[5, 2]) - y[:, :1]) < 1e-5)
+    tensor(True)
+    """
 
     crosses = True
 
@@ -151,7 +186,19 @@ class TransformerEncoder(VectorStack, Attending):
     """`num_layers` copies of a layer one after another, then `norm`. The other arguments are PyTorch's, which change no
     number there either.
 
+    The copies begin with the same weights, `layers.0.linear1.weight` and so on, as in PyTorch.
+
     `start`, `read` and `step` are `forward` with `causal=True`, of a part of the positions after the other.
+
+    >>> encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), num_layers=3).eval()
+    >>> x = ts.random.normal((2, 5, 8))
+    >>> y = encoder(x, causal=True)
+    >>> y.shape, len(encoder.layers)
+    ((2, 5, 8), 3)
+    >>> state = encoder.start(x[:, :4])                       # the keys and values of four positions
+    >>> last, state = encoder.step(x[:, 4], state)
+    >>> last.shape, ts.all(abs(last - y[:, 4]) < 1e-5)
+    ((2, 8), tensor(True))
     """
 
     def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None,
@@ -170,7 +217,18 @@ class TransformerEncoder(VectorStack, Attending):
 
 
 class TransformerDecoder(TransformerEncoder):
-    """`num_layers` copies of a `TransformerDecoderLayer` one after another, then `norm`."""
+    """`num_layers` copies of a `TransformerDecoderLayer` one after another, then `norm`.
+
+    `start`, `read` and `step` are `forward` with `causal=True`, of a part of the positions after the other.
+
+    >>> decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16), num_layers=2).eval()
+    >>> tgt, memory = ts.random.normal((2, 3, 8)), ts.random.normal((2, 5, 8))
+    >>> y = decoder(tgt, memory, memory_lengths=[5, 2], causal=True)
+    >>> state = decoder.start(memory, lengths=[5, 2])
+    >>> first, state = decoder.step(tgt[:, 0], state)
+    >>> first.shape, ts.all(abs(first - y[:, 0]) < 1e-5), state.weights.shape
+    ((2, 8), tensor(True), (2, 5))
+    """
 
     crosses = True
 
@@ -189,19 +247,38 @@ class TransformerDecoder(TransformerEncoder):
 
 class Transformer(Attending):
     """Encoder and decoder of vectors (Vaswani et al. 2017, figure 1), without embeddings. Initialised as PyTorch's.
-    `options` are those of `TransformerEncoderLayer`. A `custom_encoder` and `custom_decoder` are called as ours are.
+    `options` are those of `TransformerEncoderLayer` by name: layer_norm_eps, norm_first, bias, norm, num_kv_heads,
+    dtype. A `custom_encoder` and `custom_decoder` are called as ours are.
+
+        transformer(src, tgt, *, mask=None, lengths=None, tgt_lengths=None, causal=False) -> y
+        src (B, S, E), tgt (B, T, E), E = `d_model`; mask (B, S) and lengths (B,) of src -> y (B, T, E)
+
+    >>> transformer = nn.Transformer(8, 2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=16)
+    >>> src, tgt = ts.random.normal((2, 5, 8)), ts.random.normal((2, 3, 8))
+    >>> transformer(src, tgt, lengths=[5, 2], causal=True).shape
+    (2, 3, 8)
 
     For `tinyseq.decode` a model around it, which has a Transformer, an embedding, positions and `out`, takes one step:
 
-    >>> def start(self, source, lengths=None):
-    ...     return self.transformer.start(self.positions(self.embedding(source)), lengths=lengths)
-    >>> def step(self, tokens, state):
-    ...     x = self.positions(self.embedding(tokens), state.length)
-    ...     y, state = self.transformer.step(x, state)
-    ...     return self.out(y), state
-    >>> def forward(self, tokens, state):       # all steps at once, for `decode.score` and for training
-    ...     x = self.positions(self.embedding(tokens), state.length + np.arange(tokens.shape[1]))
-    ...     return self.out(self.transformer.read(x, state))
+    >>> class Translator(nn.Module):
+    ...     def __init__(self, vocab_size, d_model):
+    ...         self.embedding, self.positions = nn.Embedding(vocab_size, d_model), nn.SinusoidalPositions(d_model)
+    ...         self.transformer = nn.Transformer(d_model, 2, 1, 1, 16)
+    ...         self.out = nn.Linear(d_model, vocab_size)
+    ...     def start(self, source, lengths=None):
+    ...         return self.transformer.start(self.positions(self.embedding(source)), lengths=lengths)
+    ...     def step(self, tokens, state):
+    ...         x = self.positions(self.embedding(tokens)[:, None], [state.length])[:, 0]
+    ...         y, state = self.transformer.step(x, state)
+    ...         return self.out(y), state
+    ...     def forward(self, tokens, state):       # all steps at once, for `decode.score` and for training
+    ...         x = self.positions(self.embedding(tokens), state.length + np.arange(tokens.shape[1]))
+    ...         return self.out(self.transformer.read(x, state))
+    >>> from tinyseq import decode
+    >>> model = Translator(vocab_size=10, d_model=8).eval()
+    >>> found = decode.greedy(model, model.start([[3, 4, 5], [6, 0, 0]], lengths=[3, 1]), start=1, end=2, max_length=7)
+    >>> len(found), len(found[0].tokens) <= 7
+    (2, True)
     """
 
     _masks = ("mask= (B, S) and lengths= are of src, tgt_lengths= and causal=True of tgt; with other masks call "

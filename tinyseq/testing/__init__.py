@@ -32,9 +32,18 @@ def check_grad(fn: Function, *inputs: Any, order: int = 1, step: float = 1e-5, t
     """Compare the gradients of `fn(*inputs)` with central differences, in float64.
 
     The outputs, weighted by random numbers, are summed; the sum's slope along one random unit direction over all
-    floating-point inputs must be what the gradients say, within `tolerance` of their size. `order=2` checks in the
-    same way the gradient as a function of the inputs and the weights (through `create_graph`). Choose inputs where
-    `fn` is smooth: not at a tie, not at a jump. Inputs that are no floating-point Tensors are passed on as they are.
+    floating-point inputs must be what the gradients say, within `tolerance` of their size. `order=2` checks in the same
+    way the gradient as a function of the inputs and the weights (through `create_graph`). Choose inputs where `fn` is
+    smooth: not at a tie, not at a jump. Inputs that are no floating-point Tensors are passed on as they are.
+
+    >>> from tinyseq.testing import check_grad
+    >>> check_grad(lambda x: x * ts.sigmoid(x), ts.tensor([0.3, -1.2]), order=2)
+    >>> try:
+    ...     check_grad(lambda x: x * x.detach(), ts.tensor([0.3, -1.2]))          # half of the gradient is cut off
+    ... except AssertionError as error:
+    ...     print(error)
+    <lambda>: wrong slope along a random unit direction: expected ..., got ...
+      input 0, float64[2], alone: expected ..., got ...  <- differs
     """
     check.function("check_grad", fn=fn)
     check.numbers("check_grad", above=0, step=step, tolerance=tolerance)
@@ -61,8 +70,16 @@ def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None,
                  wrong: Sequence[tuple[Any, ...]] = ()) -> None:
     """`fn(*inputs)` has the declared `shape` (and `dtype`), and each of the `wrong` argument lists raises.
 
-    For several outputs, nested or not, `shape` is the list of their shapes in order. The error for wrong arguments is
-    a TypeError, ValueError or IndexError whose message names the shape of every Tensor among them.
+    For several outputs, nested or not, `shape` is the list of their shapes in order. The error for wrong arguments is a
+    TypeError, ValueError or IndexError whose message names the shape of every Tensor among them.
+
+    >>> from tinyseq.testing import check_shapes
+    >>> x = ts.ones((2, 5, 3))
+    >>> check_shapes(nn.LSTM(3, 4), x, shape=[(2, 5, 4), (1, 2, 4), (1, 2, 4)], dtype=ts.float32)
+    >>> check_shapes(nn.Linear(3, 4), x, shape=(2, 5, 4), wrong=[(ts.ones((2, 7)),)])
+    >>> check_shapes(nn.Linear(3, 4), x, shape=(2, 5, 3))
+    Traceback (most recent call last):
+    AssertionError: Linear(float32[2, 5, 3]) has shape [(2, 5, 4)], expected [(2, 5, 3)]
     """
     check.function("check_shapes", fn=fn)
     outputs = _flat(fn(*inputs))

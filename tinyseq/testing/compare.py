@@ -25,9 +25,17 @@ class parity(watching):
     not one that was handed a difference. Random numbers are part of it: an op gets its seed and stream as arguments.
 
     Shapes, dtypes, integers and booleans must be equal. Floating-point entries may differ by `tolerance` times the
-    rounding error of their dtype, relative to the largest entry of the output plus a hundredth of the largest
-    input (of a gradient: of the one it was made from, times the largest input if that is above 1). `compared` counts
-    the results held against NumPy's so far. Slow: everything is copied to the host.
+    rounding error of their dtype, relative to the largest entry of the output plus a hundredth of the largest input (of
+    a gradient: of the one it was made from, times the largest input if that is above 1). `compared` counts the results
+    held against NumPy's so far. Slow: everything is copied to the host.
+
+    On NumPy itself there is nothing to compare, which is an error too:
+
+    >>> from tinyseq.testing import parity
+    >>> with ts.use_backend("numpy"), parity():
+    ...     y = ts.ones(3) * 2
+    Traceback (most recent call last):
+    ValueError: parity compared nothing: all ops ran on NumPy itself; ts.use_backend chooses another
     """
 
     def __init__(self, tolerance: float = 200.0) -> None:
@@ -35,6 +43,9 @@ class parity(watching):
         self.numpy = backends.load("numpy")
 
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
+        """What the engine calls after each op: hold its output to NumPy's; returns `pulls`, whose gradients are held
+        too.
+        """
         backend = next((backends.of(a) for a in flat(out)), self.numpy)
         if backend is self.numpy:  # on the host: nothing to compare
             return pulls

@@ -32,17 +32,28 @@ def check_sequence_layer(layer: Any, features: int | None = None, *, call: Calla
     `features` is the width of x, by default `layer.input_size`. The layer is called as `layer(x, lengths=lengths)`, x a
     Tensor (B, T, features) of its parameters' dtype, lengths integers (B,) from 0 to T, and returns y (B, T, ...), or y
     and the final state: a Tensor (..., B, H) or nested tuples of them. Where its forward has an argument `state` or
-    `h0`, such a state goes in too. What is called otherwise needs `call(x, lengths)`, or
-    `call(x, lengths, state=None)`. A `causal` layer never looks ahead: by default one that takes a state, if neither it
-    nor a layer within says `bidirectional = True`. Call `layer.eval()` before where there is dropout.
+    `h0`, such a state goes in too. What is called otherwise needs `call(x, lengths)`, or `call(x, lengths,
+    state=None)`. A `causal` layer never looks ahead: by default one that takes a state, if neither it nor a layer
+    within says `bidirectional = True`. Call `layer.eval()` before where there is dropout.
 
     The laws: the same call gives the same result; inputs are not written to (they are read-only); outputs and gradients
     are finite; permuting the batch permutes the result; a batch equals its rows one at a time; a causal layer never
     sees the future; a sequence fed in pieces gives what it gives whole; every length from 0 to T is legal; outputs past
     the end are zero; results have x's dtype; NaN in the padding changes nothing, nor does more of it; the final state
     is that of the last real step; length 0 gives the initial state; no gradient leaks into the padding, or out of it.
-    Equal is what differs by 1e-10 (float64) or 1e-5 at most, of the largest entry, or of 1. Hypothesis' profile
-    says how many examples a law is tried on.
+    Equal is what differs by 1e-10 (float64) or 1e-5 at most, of the largest entry, or of 1. Hypothesis' profile says
+    how many examples a law is tried on.
+
+    >>> from tinyseq.testing import check_sequence_layer
+    >>> linear = nn.Linear(2, 3)
+    >>> try:
+    ...     check_sequence_layer(linear, 2, call=lambda x, lengths: linear(x))    # its bias stands in the padding
+    ... except AssertionError as error:
+    ...     print(error)
+    Linear breaks a law: outputs past the end are zero
+      the output at row 0, step 0 is ..., expected 0
+      in the smallest such input, lengths = [0], x (1, 1, 2) =
+    [[[...]]]
     """
     check.function("check_sequence_layer", layer=layer, **{} if call is None else {"call": call})
     width = getattr(layer, "input_size", None) if features is None else features
