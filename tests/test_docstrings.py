@@ -31,6 +31,8 @@ def public(room: ModuleType) -> Iterator[tuple[str, object]]:
 
 
 SHOWN = {f"{room}.{name}": value for room in ROOMS for name, value in public(import_module(room))}
+SHOWN |= {f"tinyseq.Tensor.{name}": value for name, value in vars(ts.Tensor).items()
+          if not name.startswith("_") and inspect.isfunction(value)}
 
 
 @pytest.mark.parametrize("name", SHOWN)
