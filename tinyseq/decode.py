@@ -193,6 +193,9 @@ class _Tree:
 def greedy(decoder: Any, state: Any, start: Like, end: int, max_length: int) -> list[Hypothesis]:
     """The most probable token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch.
 
+    `decoder` has `step(tokens (B,), state) -> (logits (B, V), state)`, and `state` comes from its `start`; `start` here
+    is the first token, or one a row (B,), and `end` the last (-1: none). help(ts.decode) says what they may be.
+
     >>> class Count:                                            # after token n comes n + 1
     ...     def step(self, tokens, state):
     ...         return 9.0 * ts.eye(5)[(tokens + 1) % 5], state
@@ -207,7 +210,7 @@ def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
            generator: random.Generator | None = None) -> list[Hypothesis]:
     """A random token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch.
 
-    Tokens are drawn as `stream` says. Scores are log-probabilities of the model as it is.
+    Arguments as for `greedy`; tokens are drawn as `stream` says. Scores are log-probabilities of the model as it is.
 
     >>> class Dice:                                             # tokens 0 to 5, each as likely
     ...     def step(self, tokens, state):
@@ -222,13 +225,13 @@ def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
 def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 0.0, *,
            top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0,
            seed: int | Sequence[int] | None = None, generator: random.Generator | None = None) -> Iterator[Step]:
-    """One token a row after the other, as they come: a Step for each step in time.
+    """One token a row after the other, as they come: a Step for each step in time. Arguments as for `greedy`.
 
     Temperature 0 takes the most probable token. Otherwise tokens are drawn from p = softmax(logits / temperature), cut
     down to the `top_k` most probable; of these, to the fewest most probable with at least `top_p` of what they have
     together (Holtzman et al. 2020); of these, to those with at least `min_p` times the greatest p (Nguyen et al. 2024).
-    Tokens as probable as the last one kept stay too. An infinite temperature makes all tokens alike but those of logits
-    -inf, which no temperature lets pass.
+    Tokens as probable as the last one kept stay too. An infinite temperature makes all tokens alike but those of
+    logits -inf, which no temperature lets pass.
 
     What is drawn for row i is a function of the integer `seed` and i; where each row has a seed, of seed[i] alone. By
     default the seed is drawn, from `generator` if given.
@@ -332,12 +335,12 @@ def _draw(logits: Tensor, draws: list[float], temperature: float, top_k: int | N
 def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width: int = 4, *, n_best: int = 1,
          length_penalty: float = 0.0, min_length: int = 0) -> list[list[Hypothesis]]:
     """Beam search: for each row of the batch its `n_best` hypotheses, best first (fewer where no more are possible;
-    where none is, one without tokens, of score -inf).
+    where none is, one without tokens, of score -inf). `decoder`, `state`, `start` and `end` as for `greedy`.
 
     At each step the `width` best extensions by one token are kept; those that end leave the beam. Hypotheses Y are
     ranked by score / ((5 + |Y|) / 6)^length_penalty (Wu et al. 2016, equation 14), where |Y| counts the end, among
-    those of at least `min_length` tokens. A length_penalty whose power no float holds is refused. A row is done when
-    nothing in its beam can overtake its n best any more, so that stopping early changes no result.
+    those of at least `min_length` tokens. A length_penalty whose power no float holds is refused. A row
+    is done when nothing in its beam can overtake its n best any more, so that stopping early changes no result.
 
     >>> p = ts.tensor([[0.0, 0.6, 0.4, 0.0],                    # after the start, 0: the token 1 or 2
     ...                [0.1, 0.4, 0.2, 0.3],                    # after 1: many things
@@ -407,6 +410,9 @@ def _top(logs: Tensor, k: int) -> tuple[Any, Any]:
 
 def score(decoder: Any, state: Any, start: Like, target: Like, lengths: Like = None, align: bool = False) -> Scores:
     """The log-probability of given tokens, by teacher forcing, differentiably.
+
+    `decoder(tokens (B, T), state)` gives logits (B, T, V), with `lengths=` if its `forward` takes them; `start` is the
+    first token, or one a row (B,).
 
     `target` (B, T) are the tokens after `start`, with the end where it belongs; the first `lengths` (B,) of each row
     count (all by default), whatever stands behind them. All steps run at once; with `align` they are then taken one by

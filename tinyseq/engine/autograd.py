@@ -55,13 +55,13 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
     - None, where there is no gradient.
 
     With several outputs `g` is a tuple. The engine sums a gradient over broadcast axes and casts it to its argument's
-    dtype. A body is pure: it draws no random number and writes to no argument; a pull-back does not write to `g`. While
-    gradients are recorded it is given copies of NumPy arrays and lists, as their owner may refill them.
+    dtype. A body is pure: it draws no random number and writes to no argument; a pull-back does not write to `g`.
+    While gradients are recorded it is given copies of NumPy arrays and lists, as their owner may refill them.
 
     A body written with the functions of `namespace(x)` and operators runs on Tensors too: gradients of any order come
     for free. One that calls a kernel names the composed `definition` that it equals, a function of Tensors with the
     same arguments, which is what gradients of gradients use. One that takes several steps, forward or back, is `wide`:
-    as `wide` below says of float16.
+    given float16 it computes in float32, forward and back, and rounds once.
 
     >>> @ts.op
     ... def cube(x):

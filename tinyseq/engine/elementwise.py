@@ -221,10 +221,10 @@ def named(name: str, doc: str, example: str, body: Callable[P, tuple[R, Any]], w
 
 
 square = _of_input("square", "x * x.", "[-3., 2.] -> [9., 4.]", lambda xp, x: 2 * x)
-sqrt = _of_output("sqrt", "Square root.", "[9., 0.25] -> [3. , 0.5]", lambda y: 0.5 / y)
+sqrt = _of_output("sqrt", "Square root: below 0 NaN, and the gradient at 0 is inf.", "9. -> 3.", lambda y: 0.5 / y)
 exp = _of_output("exp", "e**x.", "1. -> 2.7182...", lambda y: y)
 expm1 = _of_output("expm1", "exp(x) - 1, exact near 0.", "1e-5 -> 1.0000...e-05", lambda y: y + 1)
-log = _of_input("log", "Natural logarithm.", "0.5 -> -0.6931...", lambda xp, x: 1 / x)
+log = _of_input("log", "Natural logarithm: of 0 -inf, below 0 NaN.", "0.5 -> -0.6931...", lambda xp, x: 1 / x)
 log1p = _of_input("log1p", "log(1 + x), exact near 0.", "1e-5 -> 9.9999...e-06", lambda xp, x: 1 / (x + 1))
 log2 = _of_input("log2", "Logarithm to base 2.", "10. -> 3.3219...", lambda xp, x: 1 / (x * math.log(2)))
 log10 = _of_input("log10", "Logarithm to base 10.", "2. -> 0.3010...", lambda xp, x: 1 / (x * math.log(10)))
@@ -303,7 +303,7 @@ minimum = _of_pair("minimum", "The smaller of each pair.", "[1., 5.]; [2., 3.] -
 def clip(x: Tensor, min: Like = None, max: Like = None) -> Out:
     """x limited to [min, max] (max where min > max). At a bound the gradient goes to x; beyond one, to the bound.
 
-    Bounds are numbers or broadcast to x; None is no bound.
+    Bounds broadcast with x; None is no bound.
 
     >>> ts.clip(ts.tensor([-2.0, 0.5, 3.0]), 0.0, 1.0)
     tensor([0. , 0.5, 1. ])
@@ -372,7 +372,7 @@ def _flat_pair(name: str, doc: str, example: str) -> Callable[[Like, Like], Tens
     def body(a: Like, b: Like) -> Out:
         """{doc}
 
-        a and b broadcast, and one at least is a Tensor or an array.
+        a and b broadcast, and one at least is a Tensor or an array. No gradient.
 
         >>> ts.{name}(ts.tensor({given}))
         tensor({shown})
@@ -388,7 +388,7 @@ def _flat_logic(name: str, doc: str, example: str) -> Callable[[Like, Like], Ten
     def body(a: Like, b: Like) -> Out:
         """{doc}
 
-        a and b broadcast, and one at least is a Tensor or an array; the result is boolean.
+        a and b broadcast, and one at least is a Tensor or an array; the result is boolean. No gradient.
 
         >>> ts.{name}(ts.tensor({given}))
         tensor({shown})

@@ -54,7 +54,7 @@ def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> Ar
 def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
     """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error.
 
-    On a device nobody looks: there a row of zeros comes of one.
+    float32 unless said otherwise. On a device nobody looks: there a row of zeros comes of a wrong one.
 
     >>> ts.one_hot([0, 2], 3)
     tensor([[1., 0., 0.],

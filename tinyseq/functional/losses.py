@@ -215,8 +215,8 @@ def _binary_cross_entropy(p: Tensor, t: Tensor) -> Out:
 
 @_loss
 def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -> Tensor:
-    """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, of one shape; the gradient is PyTorch's too, (p - t)
-    / max(p (1 - p), 1e-12).
+    """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, of one shape; the gradient is PyTorch's too,
+    (p - t) / max(p (1 - p), 1e-12).
 
     Probabilities outside [0, 1] are a ValueError; on a device nobody looks.
 
