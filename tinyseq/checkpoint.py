@@ -34,6 +34,8 @@ import numpy as np
 from tinyseq import archives, check
 from tinyseq.engine.tensor import Tensor
 
+__all__ = ["CheckpointError", "CheckpointNotFoundError", "CheckpointOSError", "load", "rename", "save"]
+
 Array = np.ndarray[Any, Any]
 Name = str | os.PathLike[str]
 

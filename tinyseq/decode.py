@@ -27,6 +27,8 @@ from tinyseq.engine.graph import no_grad
 from tinyseq.engine.tensor import Like, Tensor, namespace
 from tinyseq.nn.masks import length_mask
 
+__all__ = ["Hypothesis", "Scores", "Step", "beam", "greedy", "sample", "score", "stream", "take_rows"]
+
 Array = np.ndarray[Any, Any]
 
 

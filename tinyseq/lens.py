@@ -14,6 +14,8 @@ from tinyseq.engine.tensor import Like, Tensor
 from tinyseq.nn.masks import length_mask, vectors
 from tinyseq.nn.recurrent import weights_of
 
+__all__ = ["gate_saturation", "gradients_through_time"]
+
 Host = np.ndarray[Any, Any]
 GATES = {"gru": {"r": 0, "z": 1}, "gru_before": {"r": 0, "z": 1}, "lstm": {"i": 0, "f": 1, "o": 3}}
 

@@ -27,6 +27,8 @@ from tinyseq.nn.positions import LearnedPositions
 from tinyseq.nn.steps import LanguageState
 from tinyseq.nn.transformer import TransformerEncoder, TransformerEncoderLayer, checked_sizes
 
+__all__ = ["ACTIVATIONS", "ARCHITECTURES", "BERT", "GPT2", "LLAMA", "Architecture", "Bert", "Headless", "load"]
+
 Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]
 _HEADS = "ForCausalLM|LMHead|DoubleHeads"     # in the names of architectures with a language model's last layer

@@ -245,8 +245,8 @@ class Tensor:
     def to(self, target: Any) -> Tensor:
         """This tensor on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`), differentiably.
 
-        One that is there already comes back itself; another dtype is a copy. A backend that cannot run here is an error
-        that says why.
+        On its own backend it comes back itself; a dtype makes a copy. A backend that cannot run here is an error that
+        says why.
 
         >>> ts.tensor([1.0, 2.0]).to(ts.int64)
         tensor([1, 2])
