@@ -116,10 +116,16 @@ def active() -> Backend:
 
 class use_backend:
     """Choose where this thread's (or asyncio task's) new tensors are born: at once, and until the end of a `with` block
-    if there is one.
+    if there is one. `ts.use_backend("cupy")` alone counts from there on.
 
-    >>> use_backend("numpy")                 # from here on
-    >>> with use_backend("cupy"): ...        # only inside
+    An unknown name is a ValueError, a backend that cannot run here an ImportError or a RuntimeError that says why.
+
+    >>> with ts.use_backend("numpy"):
+    ...     ts.zeros(2).backend
+    'numpy'
+    >>> ts.use_backend("gpu")
+    Traceback (most recent call last):
+    ValueError: load, use_backend: unknown backend 'gpu': expected name to be one of numpy, cupy, or an...
     """
 
     def __init__(self, name: str) -> None:

@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -16,6 +17,8 @@ from tinyseq import functional, nn
 ROOMS = ["tinyseq", *(f"tinyseq.{room}" for room in """
     checkpoint data decode functional lens metrics models nn nn.convert nn.init optim plot random testing
 """.split())]
+if find_spec("matplotlib") is None:
+    ROOMS.remove("tinyseq.plot")
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -32,10 +35,14 @@ def public(room: ModuleType) -> Iterator[tuple[str, object]]:
 
 
 SHOWN = {f"{room}.{name}": value for room in ROOMS for name, value in public(import_module(room))}
+SHOWN |= {f"tinyseq.Tensor.{name}": value for name, value in vars(ts.Tensor).items()
+          if not name.startswith("_") and inspect.isfunction(value)}
 
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_every_public_name_has_an_example_that_runs(name: str, tmp_path, monkeypatch) -> None:
+    if name == "tinyseq.metrics.token_error_rate":
+        pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed (pip install 'tinyseq[examples]')")
     monkeypatch.chdir(tmp_path)
     ts.manual_seed(0)
     given = {"ts": ts, "nn": nn, "F": functional, "np": np}

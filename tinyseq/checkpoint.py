@@ -34,6 +34,8 @@ import numpy as np
 from tinyseq import archives, check
 from tinyseq.engine.tensor import Tensor
 
+__all__ = ["CheckpointError", "CheckpointNotFoundError", "CheckpointOSError", "load", "rename", "save"]
+
 Array = np.ndarray[Any, Any]
 Name = str | os.PathLike[str]
 
@@ -69,15 +71,33 @@ _NO_NUMBERS = {
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, a broken one, or one that holds what cannot be read or written."""
+    """A file that is no checkpoint, a broken one, or one that holds what cannot be read or written.
+
+    >>> np.save("array.npy", np.ones(2))
+    >>> ts.checkpoint.load("array.npy")
+    Traceback (most recent call last):
+    tinyseq.checkpoint.CheckpointError: ...this seems to be one array (.npy): np.load(path) reads it
+    """
 
 
 class CheckpointOSError(OSError, CheckpointError):
-    """A file that the system does not read or write, such as on a full disk: with its `errno`."""
+    """A file that the system does not read or write, such as on a full disk: with its `errno`.
+
+    >>> try:
+    ...     ts.checkpoint.save("n" * 1000 + ".safetensors", {})
+    ... except ts.checkpoint.CheckpointOSError as error:
+    ...     print(error.strerror)
+    checkpoint.save: path nnn...nnn.safetensors: File name too long
+    """
 
 
 class CheckpointNotFoundError(CheckpointOSError, FileNotFoundError):
-    """A file that is not there, or a folder."""
+    """A file that is not there, or a folder.
+
+    >>> ts.checkpoint.load("nothing.safetensors")
+    Traceback (most recent call last):
+    tinyseq.checkpoint.CheckpointNotFoundError: ...checkpoint.load: path nothing.safetensors: No such file or directory
+    """
 
 
 @contextmanager
@@ -111,6 +131,10 @@ def load(path: Name) -> dict[str, Any]:
     Of PyTorch's files only tensors, dicts, lists, tuples, numbers and strings are read; anything else that a pickle
     asks for, such as a class or a function, is refused by name. While `save` replaces the file, what is read is the old
     one or the new one, whole. Raises CheckpointError, or OSError for no such file.
+
+    >>> np.savez("weights.npz", weight=np.ones((2, 3)), bias=np.zeros(2))
+    >>> {name: array.shape for name, array in ts.checkpoint.load("weights.npz").items()}
+    {'weight': (2, 3), 'bias': (2,)}
     """
     path = _as_path("checkpoint.load", path)
     with _blame(f"checkpoint.load: path {path}"):
@@ -227,6 +251,11 @@ def save(path: Name, state: Mapping[str, Any]) -> None:
     Several may save to one name: the last one stays. A symbolic link is followed, and the old file's mode is kept. On
     Linux nothing is left by a save that is killed; where the file system can write no file without a name, it leaves
     NAME.RANDOM.tmp beside the old file, and the next save to that name removes it.
+
+    >>> ts.checkpoint.save("run.safetensors", {"model": nn.Linear(2, 3).state_dict(), "step": 7})
+    >>> run = ts.checkpoint.load("run.safetensors")
+    >>> run["model"]["weight"].shape, run["step"]
+    ((3, 2), 7)
     """
     target = _as_path("checkpoint.save", path)
     check.mapping("checkpoint.save", state=state)
@@ -400,6 +429,9 @@ def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str |
 
     >>> GPT2 = {"h.{}.attn.c_attn.{}.T": "layers.{}.self_attn.in_proj_{}", "h.{}.attn.bias": None}
     >>> BERT = {("layer.{}.query.{}", "layer.{}.key.{}", "layer.{}.value.{}"): "layers.{}.self_attn.in_proj_{}"}
+    >>> state = {"h.0.attn.c_attn.weight": np.ones((2, 6)), "h.0.attn.bias": np.ones(1), "norm": np.ones(2)}
+    >>> {name: array.shape for name, array in ts.checkpoint.rename(state, GPT2).items()}
+    {'norm': (2,), 'layers.0.self_attn.in_proj_weight': (6, 2)}
     """
     check.mapping("checkpoint.rename", state=state, rules=rules)
     left = dict(state)

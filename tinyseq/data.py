@@ -22,7 +22,7 @@ class Vocabulary:
     Ids 0, 1 and 2 are taken by `pad` (fills up a batch), `start` and `end` (of a sequence that a decoder
     writes); the symbols follow from 3 on, in the order given. A model tells `len(vocabulary)` ids apart.
 
-    >>> letters = Vocabulary("abc")
+    >>> letters = ts.data.Vocabulary("abc")
     >>> letters.encode("cab")
     [5, 3, 4]
     >>> letters.decode([letters.start, 5, 3, 4, letters.end, 3])
@@ -61,6 +61,13 @@ class Vocabulary:
 
         Raises:
             ValueError: a symbol that the vocabulary does not have.
+
+        >>> letters = ts.data.Vocabulary("abc")
+        >>> letters.encode("cab")
+        [5, 3, 4]
+        >>> letters.encode("cat")
+        Traceback (most recent call last):
+        ValueError: Vocabulary.encode: unknown symbol 't' at position 2; known are 'a' 'b' 'c'
         """
         symbols = _items("Vocabulary.encode: expected a sequence of symbols", sequence)
         try:
@@ -76,6 +83,10 @@ class Vocabulary:
         Raises:
             ValueError: an id that is negative or not below `len(self)`.
             TypeError: an id that is no integer.
+
+        >>> letters = ts.data.Vocabulary("abc")
+        >>> letters.decode([letters.start, 5, 3, 4, letters.end, 3])
+        ['c', 'a', 'b']
         """
         symbols = []
         for given in _items("Vocabulary.decode: expected a sequence of ids", ids):
@@ -106,6 +117,13 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[
     Raises:
         TypeError: something other than integers in a sequence, or no sequences.
         ValueError: an integer that int64 does not have.
+
+    >>> ids, lengths = ts.data.pad([[5, 3, 4], [4]])
+    >>> ids
+    array([[5, 3, 4],
+           [4, 0, 0]])
+    >>> lengths
+    array([3, 1])
     """
     rows = [_ids(_items("expected sequences of integers", row)) for row in _items("expected sequences", sequences)]
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
@@ -153,6 +171,9 @@ def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = No
     Raises:
         ValueError: lengths of another shape or below 0, or a size below 1.
         TypeError: lengths or a size that are no integers.
+
+    >>> ts.data.batches([9, 2, 8, 1, 2], size=2)                # no seed: from short to long
+    [array([3, 1]), array([4, 2]), array([0])]
     """
     size = check.integers("batches", 1, size=size)
     rows = lengths if isinstance(lengths, np.ndarray) else _items("expected lengths (N,) or (N, K)", lengths)

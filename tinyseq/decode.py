@@ -27,13 +27,20 @@ from tinyseq.engine.graph import no_grad
 from tinyseq.engine.tensor import Like, Tensor, namespace
 from tinyseq.nn.masks import length_mask
 
+__all__ = ["Hypothesis", "Scores", "Step", "beam", "greedy", "sample", "score", "stream", "take_rows"]
+
 Array = np.ndarray[Any, Any]
 
 
 class Hypothesis(NamedTuple):
     """What was decoded for one row: token ids without start and end; the attention weights (tokens, S) behind them, if
     the decoder has any and was asked (a `max_length` of 0 asks nothing); and the log-probability of the tokens and of
-    the end, if it came."""
+    the end, if it came.
+
+    >>> found = ts.decode.Hypothesis([4, 5], None, -0.5)
+    >>> found.tokens, found.alignment, found.score
+    ([4, 5], None, -0.5)
+    """
 
     tokens: list[int]
     alignment: Array | None
@@ -42,7 +49,14 @@ class Hypothesis(NamedTuple):
 
 class Step(NamedTuple):
     """One step in time: the rows (N,) of the batch that had not ended, the token (N,) chosen for each, `end` included,
-    its log-probability (N,), and the attention weights (N, S) behind it, or None."""
+    its log-probability (N,), and the attention weights (N, S) behind it, or None.
+
+    >>> step = ts.decode.Step(np.array([0, 2]), np.array([7, 3]), np.array([-0.5, -1.5]), None)
+    >>> for row, token in zip(step.rows, step.tokens):
+    ...     print("row", row, "goes on with", token)
+    row 0 goes on with 7
+    row 2 goes on with 3
+    """
 
     rows: Array
     tokens: Array
@@ -51,7 +65,12 @@ class Step(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Log-probabilities of given tokens (B, T), their sums (B,), and weights (B, T, S) or None; 0 in the padding."""
+    """Log-probabilities of given tokens (B, T), their sums (B,), and weights (B, T, S) or None; 0 in the padding.
+
+    >>> found = ts.decode.Scores(ts.tensor([[-0.5, -1.0]]), ts.tensor([-1.5]), None)
+    >>> found.total
+    tensor([-1.5])
+    """
 
     tokens: Tensor
     total: Tensor
@@ -86,7 +105,12 @@ def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
 
 
 def take_rows(state: Any, rows: Any) -> Any:
-    """A decoder's state for some rows of its batch, in the order given, a row as often as it is named."""
+    """A decoder's state for some rows of its batch, in the order given, a row as often as it is named.
+
+    >>> ts.decode.take_rows({"h": ts.tensor([[1.0], [2.0]]), "place": 7}, [1, 1])
+    {'h': tensor([[2.],
+            [2.]]), 'place': 7}
+    """
     return _map("take_rows", lambda x: x[rows] if isinstance(x, (Tensor, np.ndarray)) else Tensor(x)[rows].data, state)
 
 
@@ -169,7 +193,17 @@ class _Tree:
 
 
 def greedy(decoder: Any, state: Any, start: Like, end: int, max_length: int) -> list[Hypothesis]:
-    """The most probable token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch."""
+    """The most probable token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch.
+
+    `decoder` has `step(tokens (B,), state) -> (logits (B, V), state)`, and `state` comes from its `start`; `start` here
+    is the first token, or one a row (B,), and `end` the last (-1: none). help(ts.decode) says what they may be.
+
+    >>> class Count:                                            # after token n comes n + 1
+    ...     def step(self, tokens, state):
+    ...         return 9.0 * ts.eye(5)[(tokens + 1) % 5], state
+    >>> [found.tokens for found in ts.decode.greedy(Count(), None, start=[0, 2], end=4, max_length=10)]
+    [[1, 2, 3], [3]]
+    """
     return _collect(end, *_steps("greedy", decoder, state, start, end, max_length, 0.0))
 
 
@@ -178,7 +212,13 @@ def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
            generator: random.Generator | None = None) -> list[Hypothesis]:
     """A random token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch.
 
-    Tokens are drawn as `stream` says. Scores are log-probabilities of the model as it is.
+    Arguments as for `greedy`; tokens are drawn as `stream` says. Scores are log-probabilities of the model as it is.
+
+    >>> class Dice:                                             # tokens 0 to 5, each as likely
+    ...     def step(self, tokens, state):
+    ...         return ts.zeros((len(tokens), 6)), state
+    >>> [found.tokens for found in ts.decode.sample(Dice(), None, start=[0, 0], end=-1, max_length=8, seed=1)]
+    [[1, 5, 0, 0, 5, 0, 4, 1], [0, 5, 5, 4, 5, 3, 1, 5]]
     """
     return _collect(end, *_steps("sample", decoder, state, start, end, max_length, temperature, top_k, top_p, min_p,
                                  seed, generator))
@@ -187,7 +227,7 @@ def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
 def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 0.0, *,
            top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0,
            seed: int | Sequence[int] | None = None, generator: random.Generator | None = None) -> Iterator[Step]:
-    """One token a row after the other, as they come: a Step for each step in time.
+    """One token a row after the other, as they come: a Step for each step in time. Arguments as for `greedy`.
 
     Temperature 0 takes the most probable token. Otherwise tokens are drawn from p = softmax(logits / temperature), cut
     down to the `top_k` most probable; of these, to the fewest most probable with at least `top_p` of what they have
@@ -197,6 +237,16 @@ def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
 
     What is drawn for row i is a function of the integer `seed` and i; where each row has a seed, of seed[i] alone. By
     default the seed is drawn, from `generator` if given.
+
+    >>> class Count:                                            # after token n comes n + 1
+    ...     def step(self, tokens, state):
+    ...         return 9.0 * ts.eye(5)[(tokens + 1) % 5], state
+    >>> for step in ts.decode.stream(Count(), None, start=[0, 2], end=4, max_length=10):
+    ...     print(step.rows, step.tokens)
+    [0 1] [1 3]
+    [0 1] [2 4]
+    [0] [3]
+    [0] [4]
     """
     return _steps("stream", decoder, state, start, end, max_length, temperature, top_k, top_p, min_p, seed,
                   generator)[1]
@@ -287,12 +337,23 @@ def _draw(logits: Tensor, draws: list[float], temperature: float, top_k: int | N
 def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width: int = 4, *, n_best: int = 1,
          length_penalty: float = 0.0, min_length: int = 0) -> list[list[Hypothesis]]:
     """Beam search: for each row of the batch its `n_best` hypotheses, best first (fewer where no more are possible;
-    where none is, one without tokens, of score -inf).
+    where none is, one without tokens, of score -inf). `decoder`, `state`, `start` and `end` as for `greedy`.
 
     At each step the `width` best extensions by one token are kept; those that end leave the beam. Hypotheses Y are
     ranked by score / ((5 + |Y|) / 6)^length_penalty (Wu et al. 2016, equation 14), where |Y| counts the end, among
     those of at least `min_length` tokens. A length_penalty whose power no float holds is refused. A row
     is done when nothing in its beam can overtake its n best any more, so that stopping early changes no result.
+
+    >>> p = ts.tensor([[0.0, 0.6, 0.4, 0.0],                    # after the start, 0: the token 1 or 2
+    ...                [0.1, 0.4, 0.2, 0.3],                    # after 1: many things
+    ...                [0.0, 0.0, 0.1, 0.9]])                   # after 2: the end, 3
+    >>> class Chain:
+    ...     def step(self, tokens, state):
+    ...         return ts.log(p + 1e-9)[tokens], state
+    >>> [found.tokens for found in ts.decode.greedy(Chain(), None, start=0, end=3, max_length=3)]
+    [[1, 1, 1]]
+    >>> [found.tokens for found in ts.decode.beam(Chain(), None, start=0, end=3, max_length=3, n_best=2)[0]]
+    [[2], [1]]
     """
     last, tree = _first("beam", decoder, state, start), _Tree()
     end, max_length = check.integers("beam", -1, end=end), check.integers("beam", 0, max_length=max_length)
@@ -352,9 +413,18 @@ def _top(logs: Tensor, k: int) -> tuple[Any, Any]:
 def score(decoder: Any, state: Any, start: Like, target: Like, lengths: Like = None, align: bool = False) -> Scores:
     """The log-probability of given tokens, by teacher forcing, differentiably.
 
+    `decoder(tokens (B, T), state)` gives logits (B, T, V), with `lengths=` if its `forward` takes them; `start` is the
+    first token, or one a row (B,).
+
     `target` (B, T) are the tokens after `start`, with the end where it belongs; the first `lengths` (B,) of each row
     count (all by default), whatever stands behind them. All steps run at once; with `align` they are then taken one by
     one too, for the attention weights.
+
+    >>> class Dice:                                             # tokens 0 to 5, each as likely
+    ...     def __call__(self, tokens, state):
+    ...         return ts.zeros((*tokens.shape, 6))
+    >>> ts.decode.score(Dice(), None, start=0, target=[[3, 1, 2]]).total        # 3 log(1 / 6)
+    tensor([-5.3752...])
     """
     first = _first("score", decoder, state, start, "__call__")
     target = _host("score", f"integers ({len(first)}, T) as target", target,

@@ -14,6 +14,8 @@ from tinyseq.engine.tensor import Like, Tensor
 from tinyseq.nn.masks import length_mask, vectors
 from tinyseq.nn.recurrent import weights_of
 
+__all__ = ["gate_saturation", "gradients_through_time"]
+
 Host = np.ndarray[Any, Any]
 GATES = {"gru": {"r": 0, "z": 1}, "gru_before": {"r": 0, "z": 1}, "lstm": {"i": 0, "f": 1, "o": 3}}
 
@@ -24,6 +26,12 @@ def gradients_through_time(layer: Any, x: Like, loss: Callable[[Tensor], Tensor]
     `layer` is an RNN, GRU, LSTM or Scan, of one layer in one direction; x is (B, T, I); `loss` takes the layer's output
     (B, T, H). The derivative is the total one, by way of the output at step t and of all later steps: the sequence is
     fed step by step. Past the end of a row it is 0.
+
+    >>> rnn = nn.RNN(1, 1, nonlinearity="relu")
+    >>> _ = [nn.init.constant_(weight, 0.5) for weight in rnn.parameters()]     # each step back halves it
+    >>> norms, = ts.lens.gradients_through_time(rnn, ts.ones((1, 4, 1)), lambda y: y[:, -1].sum())
+    >>> norms
+    array([[0.125, 0.25 , 0.5  , 1.   ]])
     """
     x, real = _ready("gradients_through_time", layer, x, lengths, getattr(layer, "bidirectional", False))
     state, outputs, states = None, [], []
@@ -47,6 +55,10 @@ def gate_saturation(layer: Any, x: Like, lengths: Any = None) -> dict[str, Host]
 
     Over the hidden units of all rows that have not ended; `layer` has one layer, of which the direction forwards
     counts. An RNN has no gates.
+
+    >>> found = ts.lens.gate_saturation(nn.GRU(3, 8), ts.ones((2, 5, 3)))
+    >>> {gate: fractions.shape for gate, fractions in found.items()}
+    {'r': (5, 2), 'z': (5, 2)}
     """
     x, real = _ready("gate_saturation", layer, x, lengths)
     y = layer(x, lengths=lengths)[0].detach()[:, :-1, : layer.hidden_size]

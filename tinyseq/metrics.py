@@ -34,6 +34,9 @@ def token_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Sequence
         ValueError: N differs, an item has no reference, or all r_i are empty.
         TypeError: no sequences, or one of hypothesis and reference is a string and the other is not.
         ImportError: the rapidfuzz library is not installed.
+
+    >>> ts.metrics.token_error_rate(["kat", "dog"], [["cat"], ["dog", "dawg"]])     # 1 edit, 6 tokens
+    0.1666...
     """
     try:
         from rapidfuzz.distance import Levenshtein
@@ -65,6 +68,9 @@ def sequence_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Seque
     Raises:
         ValueError: N differs or is 0, or an item has no reference.
         TypeError: no sequences, or one of hypothesis and reference is a string and the other is not.
+
+    >>> ts.metrics.sequence_error_rate(["kat", "dog"], [["cat"], ["dog", "dawg"]])
+    0.5
     """
     wrong = [hypothesis not in right for hypothesis, right in _numbered(hypotheses, references)]
     if not wrong:
@@ -91,6 +97,11 @@ def span_f1(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[s
     Raises:
         ValueError: lengths differ, or there is no span on either side.
         TypeError: tags that are no text.
+
+    >>> said = [["B-PER", "I-PER", "O", "B-LOC"]]
+    >>> true = [["B-PER", "I-PER", "O", "B-ORG"]]
+    >>> ts.metrics.span_f1(said, true)                          # one span of two is right
+    0.5
     """
     hypotheses, references = ([_listed("a list of tags", tags) for tags in _listed("a list of lists of tags", rows)]
                               for rows in (hypotheses, references))

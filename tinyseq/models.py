@@ -27,6 +27,8 @@ from tinyseq.nn.positions import LearnedPositions
 from tinyseq.nn.steps import LanguageState
 from tinyseq.nn.transformer import TransformerEncoder, TransformerEncoderLayer, checked_sizes
 
+__all__ = ["ACTIVATIONS", "ARCHITECTURES", "BERT", "GPT2", "LLAMA", "Architecture", "Bert", "Headless", "load"]
+
 Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]
 _HEADS = "ForCausalLM|LMHead|DoubleHeads"     # in the names of architectures with a language model's last layer
@@ -84,6 +86,11 @@ class Bert(Module):
 
     forward(tokens (B, T), lengths (B,) or None, types (B, T), which segment, or None for 0) -> hidden (B, T, E), 0
     after a row's end, and the pooler's tanh(W h_1 + b) of the first position, (B, E), or None without a pooler.
+
+    >>> model = ts.models.Bert(vocab_size=100, d_model=8, nhead=2, num_layers=1, dim_feedforward=16).eval()
+    >>> hidden, pooled = model([[5, 7, 9]])
+    >>> hidden.shape, pooled.shape
+    ((1, 3, 8), (1, 8))
     """
 
     def __init__(
@@ -120,7 +127,12 @@ class Bert(Module):
 
 class Headless(LanguageModel):
     """A `LanguageModel` without its last layer: forward(tokens (B, T)) -> hidden states (B, T, E) after the last norm.
-    It reads on from a state, and has no next token to `step` to."""
+    It reads on from a state, and has no next token to `step` to.
+
+    >>> model = ts.models.Headless(vocab_size=100, d_model=8, nhead=2, num_layers=1, dim_feedforward=16).eval()
+    >>> model([[5, 7, 9]]).shape
+    (1, 3, 8)
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -135,7 +147,11 @@ class Headless(LanguageModel):
 
 
 class Architecture(NamedTuple):
-    """What a configuration and a checkpoint of one kind of model call things."""
+    """What a configuration and a checkpoint of one kind of model call things: a row of `ARCHITECTURES`.
+
+    >>> ts.models.ARCHITECTURES["gpt2"].sizes["d_model"]
+    'n_embd'
+    """
 
     module: type[Bert] | type[LanguageModel]
     sizes: Mapping[str, str]            # the module's arguments, and what the configuration calls them
@@ -297,6 +313,13 @@ def load(path: checkpoint.Name, config: Config | None = None) -> Any:
 
     Raises `CheckpointError`, a ValueError, for another architecture, for an option that the model here does not have,
     for a configuration that makes no model, and for weights that are not its own, before memory is taken for any.
+
+    >>> ts.models.load("all-MiniLM-L6-v2")                      # a folder that somebody has still to download
+    Traceback (most recent call last):
+    tinyseq.checkpoint.CheckpointNotFoundError: ...models.load: path all-MiniLM-L6-v2: config.json: No such file...
+    >>> ts.models.load("model.safetensors", config={"model_type": "t5"})
+    Traceback (most recent call last):
+    tinyseq.checkpoint.CheckpointError: ...expected model_type to be one of 'bert', 'gpt2', 'llama', got 't5'
     """
     path = checkpoint._as_path("models.load", path)
     check.mapping("models.load", config={} if config is None else config)

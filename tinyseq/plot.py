@@ -41,6 +41,8 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
 
     Raises:
         ValueError: there is no map, the three differ in number, or labels do not fit an array's shape.
+
+    >>> figure = ts.plot.attention([[[1.0, 0.0], [0.2, 0.8]]], rows=[["K", "AE"]], columns=[["c", "a"]], path="map.png")
     """
     maps = [_numbers("weights", w) for w in _list("weights", weights)]
     rows = [_list("rows", row, str) for row in _list("rows", rows)]
@@ -89,8 +91,8 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
     Raises:
         ValueError: there is no panel, or xs and ys of a curve are not two (N,) arrays of numbers of the same length.
 
-    >>> curves({"loss": {"train": (seconds, losses)}, "error": {"PER": (at, per), "WER": (at, wer)}},
-    ...        "seconds", "learning.png")                                            # doctest: +SKIP
+    >>> losses = {"train": ([0, 1, 2], [2.0, 1.0, 0.5]), "held out": ([0, 2], [2.1, 0.9])}
+    >>> figure = ts.plot.curves({"loss": losses}, x="epoch", path="learning.png")
     """
     if not _mapping("panels", panels):
         raise ValueError("expected a panel, got no panel")
@@ -129,6 +131,11 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
 
     Raises:
         ValueError: norms or gates of another shape.
+
+    >>> gru, x = nn.GRU(3, 8), ts.ones((2, 20, 3))
+    >>> norms, = ts.lens.gradients_through_time(gru, x, lambda y: y[:, -1].sum())
+    >>> gates = ts.lens.gate_saturation(gru, x)
+    >>> figure = ts.plot.through_time({"GRU": (norms, gates)}, path="time.png")
     """
     pairs = _mapping("models", models).values()
     if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
@@ -202,8 +209,10 @@ def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
 
     Raises ValueError for another shape.
 
-    >>> _, found = nn.attention_weights(model, x)
-    >>> heads([w.numpy()[0] for w in found.values()], "heads.png")                   # doctest: +SKIP
+    >>> layer, x = nn.TransformerEncoderLayer(8, 2).eval(), ts.ones((1, 5, 8))
+    >>> with ts.no_grad():
+    ...     _, found = nn.attention_weights(layer, x)
+    >>> figure = ts.plot.heads([w.numpy()[0] for w in found.values()], path="heads.png")
     """
     maps = _numbers("weights", weights)
     maps = maps[None] if maps.ndim == 3 else maps
@@ -229,6 +238,8 @@ def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str
 
     Raises:
         ValueError: there is no word, or numbers and words differ in number.
+
+    >>> figure = ts.plot.words([["not", "bad"]], [[0.3, 0.9]], title="how good it sounds", path="words.png")
     """
     rows = [_list("rows", row, str) for row in _list("rows", rows)]
     numbers = [_numbers("values", part) for part in _list("values", values)]

@@ -19,14 +19,32 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A new tensor with a copy of `data`: a number, nested lists, an array or a Tensor.
 
     Python's and NumPy's numbers become float32, int64 or bool; arrays keep their dtype, and a device's array its
-    backend. Numbers that a narrower integer dtype does not hold are a ValueError.
+    backend. Numbers that a narrower integer dtype does not hold are a ValueError, and so are lists of unequal lengths.
+    Gradients need floating-point numbers: others with `requires_grad` are a TypeError.
+
+    >>> ts.tensor([[1, 2], [3, 4]])
+    tensor([[1, 2],
+            [3, 4]])
+    >>> ts.tensor(np.ones(2)).dtype                             # an array's own: NumPy makes float64
+    dtype('float64')
+    >>> x = ts.tensor([3.0], requires_grad=True)
+    >>> (x * x).backward()
+    >>> x.grad
+    tensor([6.])
     """
     return _tensor(data, dtype, True, requires_grad)
 
 
 @explained
 def asarray(data: Any, dtype: Any = None) -> Tensor:
-    """Like `tensor`, but shares memory where it can; a Tensor is returned as it is."""
+    """Like `tensor`, but shares memory where it can; a Tensor is returned as it is, or as `dtype`.
+
+    >>> array = np.zeros(2, np.float32)
+    >>> x = ts.asarray(array)
+    >>> array[0] = 5.0
+    >>> x
+    tensor([5., 0.])
+    """
     if isinstance(data, Tensor):
         return data if dtype is None else data.astype(dtype)
     return _tensor(data, dtype, None)
@@ -77,7 +95,13 @@ def raw(x: Like) -> Array:
 
 @explained
 def from_dlpack(x: Any) -> Tensor:
-    """A tensor that shares the memory of another library's (PyTorch, JAX, CuPy, ...)."""
+    """A tensor that shares the memory of another library's (PyTorch, JAX, CuPy, ...), and has its shape and dtype.
+
+    On the backend where new tensors are born: the active one has to read the memory in which `x` lies.
+
+    >>> ts.from_dlpack(np.arange(3))                            # anything with __dlpack__
+    tensor([0, 1, 2])
+    """
     return Tensor(backends.active().xp.from_dlpack(x))
 
 
@@ -94,19 +118,38 @@ def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more:
 
 @explained
 def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
-    """All entries 0."""
+    """All entries 0: (2, 3), or one number for a vector.
+
+    >>> ts.zeros((2, 3))
+    tensor([[0., 0., 0.],
+            [0., 0., 0.]])
+    >>> ts.zeros(2, dtype=ts.int64)
+    tensor([0, 0])
+    """
     return _new("zeros", shape, dtype=dtype, requires_grad=requires_grad)
 
 
 @explained
 def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
-    """All entries 1."""
+    """All entries 1: (2, 3), or one number for a vector.
+
+    >>> ts.ones((2, 3))
+    tensor([[1., 1., 1.],
+            [1., 1., 1.]])
+    """
     return _new("ones", shape, dtype=dtype, requires_grad=requires_grad)
 
 
 @explained
 def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does."""
+    """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does.
+
+    >>> ts.full((2, 2), 0.5)
+    tensor([[0.5, 0.5],
+            [0.5, 0.5]])
+    >>> ts.full(3, 7)
+    tensor([7, 7, 7])
+    """
     value = check.scalar(fill_value.item() if isinstance(fill_value, np.generic) else fill_value)
     dtype = dtype or {int: np.int64, bool: np.bool}.get(type(value))
     check.fitting(np.asarray(value), dtype or np.float32)
@@ -115,25 +158,45 @@ def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool
 
 @explained
 def zeros_like(x: Like, dtype: Any = None) -> Tensor:
-    """Zeros of x's shape and, unless given, dtype, where x lives."""
+    """Zeros of x's shape and, unless given, dtype, where x lives.
+
+    >>> ts.zeros_like(ts.tensor([1, 2, 3]))
+    tensor([0, 0, 0])
+    """
     return _new("zeros_like", raw(x), dtype=dtype)
 
 
 @explained
 def ones_like(x: Like, dtype: Any = None) -> Tensor:
-    """Ones of x's shape and, unless given, dtype, where x lives."""
+    """Ones of x's shape and, unless given, dtype, where x lives.
+
+    >>> ts.ones_like(ts.tensor([1, 2, 3]), dtype=ts.float32)
+    tensor([1., 1., 1.])
+    """
     return _new("ones_like", raw(x), dtype=dtype)
 
 
 @explained
 def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
-    """`fill_value` in x's shape and, unless given, dtype, where x lives."""
+    """`fill_value` in x's shape and, unless given, dtype, where x lives.
+
+    >>> ts.full_like(ts.zeros((2, 2)), 0.5)
+    tensor([[0.5, 0.5],
+            [0.5, 0.5]])
+    """
     return _new("full_like", raw(x), check.scalar(fill_value), dtype=dtype)
 
 
 @explained
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
-    """`arange(n)` is 0 .. n-1. int64 for integers, float32 if any argument is a float."""
+    """start, start + step, ... before `stop`; `arange(n)` is 0 .. n-1. int64 for integers, float32 if any argument is a
+    float.
+
+    >>> ts.arange(3)
+    tensor([0, 1, 2])
+    >>> ts.arange(0, 1, 0.25)
+    tensor([0.  , 0.25, 0.5 , 0.75])
+    """
     if not step:  # None is 1 to NumPy
         raise ValueError(f"expected step to be a number other than 0, got {step}")
     if dtype is None:
@@ -147,7 +210,13 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
 
 @explained
 def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpoint: bool = True) -> Tensor:
-    """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False."""
+    """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False.
+
+    >>> ts.linspace(0, 1, 5)
+    tensor([0.  , 0.25, 0.5 , 0.75, 1.  ])
+    >>> ts.linspace(0, 1, 4, endpoint=False)
+    tensor([0.  , 0.25, 0.5 , 0.75])
+    """
     start, stop = check.numbers("linspace", start=start, stop=stop)
     num = check.integers("linspace", 0, num=num)
     check.fitting(np.asarray([start, stop]), check.dtype(dtype))
@@ -156,7 +225,15 @@ def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpo
 
 @explained
 def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.float32) -> Tensor:
-    """(n_rows, n_cols) with ones on the k-th diagonal."""
+    """(n_rows, n_cols) with ones on the k-th diagonal, zeros elsewhere; square unless `n_cols` is given.
+
+    >>> ts.eye(2)
+    tensor([[1., 0.],
+            [0., 1.]])
+    >>> ts.eye(2, 3, k=1)
+    tensor([[0., 1., 0.],
+            [0., 0., 1.]])
+    """
     n_rows, n_cols = check.integers("eye", 0, n_rows=n_rows, n_cols=n_rows if n_cols is None else n_cols)
     k = check.integers("eye", k=k)
     return _new("eye", n_rows, n_cols, k=k, dtype=dtype)

@@ -17,6 +17,12 @@ class debug(watching):
     Checks every op of this thread in the block, and, whenever that is, its gradient on the way back, and raises
     FloatingPointError (or TypeError for a widened dtype) at the first whose inputs were fine and whose output is not,
     with its name, its shapes and the user's line. Slow: every value is looked at.
+
+    >>> x = ts.tensor([1.0, 0.0])
+    >>> with ts.debug(), np.errstate(divide="ignore"):
+    ...     y = ts.log(x)
+    Traceback (most recent call last):
+    FloatingPointError: a NaN or an infinity appeared in log(float32[2]), called at ...
     """
 
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:

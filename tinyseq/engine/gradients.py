@@ -41,8 +41,11 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor], 
     depend on is an error, unless `allow_unused`: then its entry is None.
 
     >>> x = ts.tensor(2.0, requires_grad=True)
-    >>> slope = ts.grad(x**3, x, create_graph=True)   # 3 x^2 = 12
-    >>> ts.grad(slope, x)                             # 6 x = 12
+    >>> slope = ts.grad(x**3, x, create_graph=True)             # 3 x^2
+    >>> slope.item()
+    12.0
+    >>> ts.grad(slope, x)                                       # 6 x
+    tensor(12.)
     """
     single, alone = isinstance(inputs, Tensor), isinstance(outputs, Tensor)
     if callable(outputs):
@@ -84,7 +87,13 @@ def _grown(old: Tensor | None, g: Any) -> Tensor:
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
     """The function `(*args) -> (fn(*args), its gradient with respect to the arguments at argnums)`.
 
-    `fn` returns a one-element Tensor, or a tuple of which the first entry is one. Nests for higher orders.
+    `fn` returns a one-element Tensor, or a tuple of which the first entry is one. The gradient is a Tensor of its
+    argument's shape and dtype, or a list of them where `argnums` is a list or tuple. Nests for higher orders.
+
+    >>> square = lambda x: (x * x).sum()
+    >>> value, slope = ts.value_and_grad(square)(ts.tensor([1.0, 3.0]))
+    >>> value.item(), slope
+    (10.0, tensor([2., 6.]))
     """
 
     check.function("value_and_grad", fn=fn)

@@ -62,15 +62,28 @@ def grad_enabled() -> bool:
 
 
 class no_grad(Scope):
-    """Record nothing in this thread or asyncio task: as `with ts.no_grad():` or as a decorator.
+    """Record nothing in this thread or asyncio task: as `with ts.no_grad():` or as a decorator, `@ts.no_grad()`.
 
     What a decorated generator or asynchronous function hands out or waits for runs in the mode that its caller has.
+
+    >>> x = ts.tensor(2.0, requires_grad=True)
+    >>> with ts.no_grad():
+    ...     x * x
+    tensor(4.)
+    >>> (x * x).requires_grad
+    True
     """
 
     stack, enabled = modes, False
 
 
 class enable_grad(no_grad):
-    """Record again, inside `no_grad`."""
+    """Record again, inside `no_grad`: as a `with` block or a decorator.
+
+    >>> x = ts.tensor(2.0, requires_grad=True)
+    >>> with ts.no_grad(), ts.enable_grad():
+    ...     (x * x).requires_grad
+    True
+    """
 
     enabled = True

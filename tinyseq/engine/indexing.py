@@ -52,7 +52,17 @@ def check_ids(name: str, ids: Like, size: int, ignored: int | None = None) -> Ar
 
 @op
 def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
-    """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error."""
+    """(...,) integers in [0, num_classes) -> (..., num_classes) with a one at each; any other integer is an error.
+
+    float32 unless said otherwise. On a device nobody looks: there a row of zeros comes of a wrong one.
+
+    >>> ts.one_hot([0, 2], 3)
+    tensor([[1., 0., 0.],
+            [0., 0., 1.]])
+    >>> ts.one_hot([3], 3)
+    Traceback (most recent call last):
+    IndexError: one_hot(ids=[3], num_classes=3): id 3 is out of range, expected 0 <= id < 3 (ids of shape (1,))
+    """
     num_classes = check.integers("one_hot", 0, num_classes=num_classes)
     ids = raw(check_ids("one_hot", ids, num_classes))
     xp = namespace(ids)
@@ -97,13 +107,31 @@ def _put(x: Any, index: Any, value: Any) -> Any:
 
 @op
 def take(x: Tensor, indices: Like, axis: int = 0) -> Out:
-    """x's slices along `axis` at `indices`: integers, of any shape."""
+    """x's slices along `axis` at `indices`: integers, of any shape, which takes the axis' place. Negative ones count
+    from the end; out of range is an IndexError. An entry taken twice gets the sum of both gradients.
+
+    >>> x = ts.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> ts.take(x, [1, 1, 0])
+    tensor([[3., 4.],
+            [3., 4.],
+            [1., 2.]])
+    >>> ts.take(x, [[0], [1]], axis=1).shape
+    (2, 2, 1)
+    """
     return picked(x, along(axis, x.ndim, as_int64(indices)))
 
 
 @op
 def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Out:
-    """For each place along the other axes, the entries of x at that place's `indices` along `axis`."""
+    """For each place along the other axes, the entries of x at that place's `indices` along `axis`.
+
+    `indices` are integers with as many axes as x, which broadcast to x along all others: (B, T) and (B, K) -> (B, K).
+
+    >>> logits = ts.tensor([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]])
+    >>> ts.take_along_axis(logits, logits.argmax(1, keepdims=True))
+    tensor([[0.7],
+            [0.5]])
+    """
     indices, axis = as_int64(indices), axes_of(axis, x.ndim)[0]
     if indices.ndim != x.ndim:
         raise ValueError("expected indices with as many dimensions as x")
@@ -114,7 +142,13 @@ def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Out:
 
 @op
 def index_add(x: Tensor, indices: Like, values: Tensor, axis: int = 0) -> Out:
-    """x plus `values` at the `indices` along `axis`; an index given twice is added to twice."""
+    """x plus `values` at the `indices` along `axis`; an index given twice is added to twice. x itself stays as it is.
+
+    `values` has x's shape, with that of the integer `indices` in the place of `axis`; another is a ValueError.
+
+    >>> ts.index_add(ts.zeros(3), [0, 0, 2], ts.tensor([1.0, 2.0, 3.0]))
+    tensor([3., 0., 3.])
+    """
     xp, index = namespace(x, values), along(axis, x.ndim, as_int64(indices))
     expected = (*x.shape[: len(index) - 1], *index[-1].shape, *x.shape[len(index) :])
     if values.shape != expected:
@@ -124,7 +158,13 @@ def index_add(x: Tensor, indices: Like, values: Tensor, axis: int = 0) -> Out:
 
 @op
 def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Out:
-    """Places of the entries in ascending (or descending) order; tied ones keep their order."""
+    """Places of the entries in ascending (or descending) order, int64, of x's shape; tied ones keep their order.
+
+    >>> ts.argsort(ts.tensor([3.0, 1.0, 3.0]))
+    tensor([1, 0, 2])
+    >>> ts.argsort(ts.tensor([3.0, 1.0, 3.0]), descending=True)
+    tensor([0, 2, 1])
+    """
     xp = namespace(x)
     if not descending:
         return xp.argsort(x, axis=axis, stable=True), None
@@ -134,13 +174,28 @@ def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Out:
 
 @explained
 def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
-    """In ascending (or descending) order; each gradient goes to the entry that stands there, ties in their order."""
+    """In ascending (or descending) order along `axis`; each gradient goes to the entry that stands there, ties in their
+    order.
+
+    >>> ts.sort(ts.tensor([3.0, 1.0, 2.0]))
+    tensor([1., 2., 3.])
+    >>> ts.sort(ts.tensor([3.0, 1.0, 2.0]), descending=True)
+    tensor([3., 2., 1.])
+    """
     return take_along_axis(x, argsort(x, axis, descending), axis)
 
 
 @explained
 def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
-    """The k largest (or smallest) entries along `axis`, sorted, and their places; of tied ones the first."""
+    """The k largest (or smallest) entries along `axis`, sorted, and their places, int64; of tied ones the first. Both
+    have x's shape with k in the place of `axis`. A k beyond its length is a ValueError.
+
+    >>> values, places = ts.topk(ts.tensor([1.0, 4.0, 2.0, 4.0]), 3)
+    >>> values
+    tensor([4., 4., 2.])
+    >>> places
+    tensor([1, 3, 2])
+    """
     places = argsort(x, axis, largest)
     k = check.integers("topk", 0, places.shape[axis], k=k)
     places = getitem(places, along(axis, x.ndim, slice(0, k)))

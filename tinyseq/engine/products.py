@@ -38,7 +38,16 @@ def times_over_rows(a: Array, b: Array) -> Array:
 
 @op
 def matmul(a: Like, b: Like) -> Out:
-    """(..., n, k) @ (..., k, m) -> (..., n, m), leading axes broadcast; a 1-D operand is a row (left) or a column."""
+    """(..., n, k) @ (..., k, m) -> (..., n, m), leading axes broadcast; a 1-D operand is a row (left) or a column.
+
+    Another k, or a number, is a ValueError.
+
+    >>> a, b = ts.tensor([[1.0, 2.0], [3.0, 4.0]]), ts.tensor([1.0, -1.0])
+    >>> ts.matmul(a, b)                                         # or a @ b
+    tensor([-1., -1.])
+    >>> ts.matmul(ts.ones((5, 2, 3)), ts.ones((3, 4))).shape
+    (5, 2, 4)
+    """
     xp, a_ndim, b_ndim = namespace(a, b), a.ndim, b.ndim
     if a_ndim == 0 or b_ndim == 0 or a.shape[-1] != b.shape[-2 if b_ndim > 1 else -1]:
         raise ValueError("expected (..., n, k) @ (..., k, m) with the same k")
@@ -68,7 +77,13 @@ def _both(a: Like, b: Like) -> tuple[Tensor, Tensor]:
 
 @wide
 def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
-    """Sum of a * b along `axis`, which is as long in both."""
+    """Sum of a * b along `axis`, which is as long in both; along the others they broadcast.
+
+    >>> ts.vecdot(ts.tensor([1.0, 2.0]), ts.tensor([3.0, 4.0]))
+    tensor(11.)
+    >>> ts.vecdot(ts.ones((5, 3)), ts.ones(3)).shape
+    (5,)
+    """
     a, b = _both(a, b)
     i, j = (axes_of(axis, x.ndim)[0] for x in (a, b))
     if a.shape[i] != b.shape[j]:
@@ -78,7 +93,12 @@ def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
 
 @explained
 def outer(a: Like, b: Like) -> Tensor:
-    """(n,), (m,) -> (n, m): every product."""
+    """(n,), (m,) -> (n, m): every product.
+
+    >>> ts.outer(ts.tensor([1, 2]), ts.tensor([10, 20, 30]))
+    tensor([[10, 20, 30],
+            [20, 40, 60]])
+    """
     a, b = _both(a, b)
     if a.ndim != 1 or b.ndim != 1:
         raise ValueError(f"outer: expected two vectors, got shapes {a.shape} and {b.shape}")
@@ -87,7 +107,15 @@ def outer(a: Like, b: Like) -> Tensor:
 
 @explained
 def tensordot(a: Tensor, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
-    """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes."""
+    """Sum of products over pairs of axes: the last `axes` of a with the first of b, or two lists of axes.
+
+    What is left are the other axes of a, then those of b.
+
+    >>> ts.tensordot(ts.ones((2, 3)), ts.ones((3, 4)), 1).shape
+    (2, 4)
+    >>> ts.tensordot(ts.ones((2, 3)), ts.ones((4, 3)), ([1], [1])).shape
+    (2, 4)
+    """
     a, b, axes = operand(a), operand(b), no_flag(axes)
     of_a, of_b = (range(-axes, 0), range(axes)) if isinstance(axes, int) else axes
     p, q = list(range(a.ndim)), list(range(a.ndim, a.ndim + b.ndim))
@@ -106,6 +134,14 @@ def einsum(subscripts: str, *operands: Like) -> Tensor:
     """Einstein's summation, as `numpy.einsum`: "bij,bjk->bik". An index twice in one operand takes its diagonal.
 
     Operands are taken in their order, and each product of two is one (batched) matrix product.
+
+    >>> a = ts.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> ts.einsum("ij,j->i", a, ts.ones(2))                     # a @ ones
+    tensor([3., 7.])
+    >>> ts.einsum("ii->", a)                                    # the trace
+    tensor(5.)
+    >>> ts.einsum("bij,bjk->bik", ts.ones((5, 2, 3)), ts.ones((5, 3, 4))).shape
+    (5, 2, 4)
     """
     tensors = [operand(x) for x in operands]
     return (_einsum if len(tensors) < 3 else wide(_einsum))(subscripts, *tensors)

@@ -28,6 +28,9 @@ from tinyseq.engine.creation import tensor
 from tinyseq.engine.tensor import Tensor
 from tinyseq.scope import Scope
 
+__all__ = ["Generator", "current", "get_state", "integers", "manual_seed", "normal", "permutation", "set_state",
+           "uniform"]
+
 _lock = threading.Lock()  # held within one line only, where no tracer can raise
 
 
@@ -35,11 +38,16 @@ class Generator(Scope):
     """A source of random numbers of its own: for one draw as `generator=`, for all in a block as `with generator:`.
 
     Layers draw from the block's: `with generator: y = model(x)`. The seed is an integer of up to 64 bits. Threads may
-    share a generator: no two draws of it are alike.
+    share a generator: no two draws of it are alike. `checkpoint.save` takes its state.
 
     >>> g = ts.random.Generator(7)
-    >>> ts.random.normal(3, generator=g)
-    >>> checkpoint.save("run.safetensors", {"model": model.state_dict(), "random": g.get_state()})
+    >>> first = ts.random.normal(3, generator=g)
+    >>> g
+    Generator(seed=7, stream=1)
+    >>> with ts.random.Generator(7):
+    ...     again = ts.random.normal(3)
+    >>> bool((first == again).all())
+    True
     """
 
     __module__ = "tinyseq.random"  # where users find it
@@ -52,11 +60,22 @@ class Generator(Scope):
         return "Generator(seed={}, stream={})".format(*self._state)
 
     def get_state(self) -> tuple[int, int]:
-        """(seed, next stream): what `set_state` needs to draw the same numbers again."""
+        """(seed, next stream): what `set_state` needs to draw the same numbers again.
+
+        >>> ts.random.Generator(7).get_state()
+        (7, 0)
+        """
         return self._state
 
     def set_state(self, state: Sequence[int]) -> None:
-        """Go on from what `get_state` gave."""
+        """Go on from what `get_state` gave. Anything but (seed, stream), integers of up to 64 bits, is a ValueError or
+        TypeError.
+
+        >>> g = ts.random.Generator(7)
+        >>> g.set_state((7, 2))
+        >>> g
+        Generator(seed=7, stream=2)
+        """
         if isinstance(state, str) or not isinstance(state, Sequence) or len(state) != 2:
             raise ValueError(f"set_state: expected state to be (seed, stream), as get_state gives them, got {state!r}")
         parts = {"seed of state": state[0], "stream of state": state[1]}
@@ -85,22 +104,49 @@ _own = _Own()
 
 
 def current() -> Generator:
-    """Where this thread or asyncio task draws from: the innermost `with generator:`, or the thread's own."""
+    """Where this thread or asyncio task draws from: the innermost `with generator:`, or the thread's own.
+
+    >>> with ts.random.Generator(7):
+    ...     ts.random.current()
+    Generator(seed=7, stream=0)
+    """
     return next(reversed(Generator.stack.get()), _own.generator)
 
 
 def manual_seed(seed: int) -> None:
-    """Make everything drawn from here on, in this thread, a function of `seed` (an integer of up to 64 bits)."""
+    """Make everything drawn from here on, in this thread, a function of `seed` (an integer of up to 64 bits).
+
+    Inside `with generator:` it is that generator which begins again.
+
+    >>> ts.manual_seed(1)
+    >>> first = ts.random.normal(2)
+    >>> ts.manual_seed(1)
+    >>> bool((ts.random.normal(2) == first).all())
+    True
+    """
     set_state((check.integers("manual_seed", 0, 2**64 - 1, seed=seed), 0))
 
 
 def get_state() -> tuple[int, int]:
-    """(seed, next stream) of the `current` generator: what `set_state` needs to draw the same numbers again."""
+    """(seed, next stream) of the `current` generator: what `set_state` needs to draw the same numbers again.
+
+    >>> ts.manual_seed(1)
+    >>> _ = ts.random.normal(2)
+    >>> ts.random.get_state()
+    (1, 1)
+    """
     return current().get_state()
 
 
 def set_state(state: Sequence[int]) -> None:
-    """Go on, in the `current` generator, from what `get_state` gave."""
+    """Go on, in the `current` generator, from what `get_state` gave.
+
+    >>> state = ts.random.get_state()
+    >>> first = ts.random.normal(2)
+    >>> ts.random.set_state(state)
+    >>> bool((ts.random.normal(2) == first).all())
+    True
+    """
     current().set_state(state)
     if current() is _main:
         _namesakes.clear()  # threads started from here on begin as the first ones
@@ -158,7 +204,15 @@ def host_generator(generator: Generator | None = None) -> np.random.Generator:
 @explained
 def normal(shape: int | Sequence[int], mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32, *,
            generator: Generator | None = None) -> Tensor:
-    """Draws from the normal distribution of that mean and standard deviation."""
+    """Draws of `shape` from the normal distribution of that mean and standard deviation, float32 unless said otherwise.
+
+    A `std` below 0 is a ValueError. Takes the next stream, of `generator` if given.
+
+    >>> ts.random.normal((2, 3), mean=5.0, std=0.1).shape
+    (2, 3)
+    >>> ts.random.normal(2, std=0.0)
+    tensor([0., 0.])
+    """
     mean, std = check.numbers("normal", mean=mean), check.numbers("normal", least=0, std=std)
     return tensor(mean + std * host_generator(generator).standard_normal(check.operand(shape)), dtype=dtype)
 
@@ -166,7 +220,14 @@ def normal(shape: int | Sequence[int], mean: float = 0.0, std: float = 1.0, dtyp
 @explained
 def uniform(shape: int | Sequence[int], low: float = 0.0, high: float = 1.0, dtype: Any = np.float32, *,
             generator: Generator | None = None) -> Tensor:
-    """Draws from the uniform distribution on [low, high)."""
+    """Draws of `shape` from the uniform distribution on [low, high), float32 unless said otherwise.
+
+    Takes the next stream, of `generator` if given.
+
+    >>> x = ts.random.uniform(1000, -1.0, 1.0)
+    >>> bool((x >= -1).all() and (x < 1).all())
+    True
+    """
     low, high = check.numbers("uniform", low=low, high=high)
     draws = np.asarray(host_generator(generator).uniform(low, high, check.operand(shape)), dtype=check.dtype(dtype))
     below = np.nextafter(draws.dtype.type(high), draws.dtype.type(low))
@@ -175,12 +236,25 @@ def uniform(shape: int | Sequence[int], low: float = 0.0, high: float = 1.0, dty
 
 @explained
 def integers(shape: int | Sequence[int], low: int, high: int, *, generator: Generator | None = None) -> Tensor:
-    """int64 draws from low, ..., high - 1, each as likely."""
+    """int64 draws of `shape` from low, ..., high - 1, each as likely; none there is a ValueError.
+
+    Takes the next stream, of `generator` if given.
+
+    >>> x = ts.random.integers(1000, 0, 6)
+    >>> x.min(), x.max()
+    (tensor(0), tensor(5))
+    """
     low, high = check.integers("integers", low=low, high=high)
     return tensor(host_generator(generator).integers(low, high, check.operand(shape)))
 
 
 @explained
 def permutation(n: int, *, generator: Generator | None = None) -> Tensor:
-    """0, ..., n - 1 in random order, int64."""
+    """0, ..., n - 1 in random order, int64, (n,).
+
+    Takes the next stream, of `generator` if given.
+
+    >>> ts.sort(ts.random.permutation(4))
+    tensor([0, 1, 2, 3])
+    """
     return tensor(host_generator(generator).permutation(check.integers("permutation", 0, n=n)))

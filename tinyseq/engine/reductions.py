@@ -29,14 +29,32 @@ def _count(x: Tensor, axis: Axis) -> int:
 
 @op
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
-    """Sum over an axis, several, or all."""
+    """Sum over an axis, several, or all; `keepdims` keeps those with length 1. Of booleans and narrow integers it is a
+    64-bit integer, as in NumPy.
+
+    >>> x = ts.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> ts.sum(x)
+    tensor(10.)
+    >>> ts.sum(x, axis=1)
+    tensor([3., 7.])
+    >>> ts.sum(x, axis=1, keepdims=True)
+    tensor([[3.],
+            [7.]])
+    """
     xp, shape, expand = namespace(x), x.shape, _expander(x, axis, keepdims)
     return xp.sum(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g), shape),)
 
 
 @op(wide=True)
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
-    """Mean over an axis, several, or all."""
+    """Mean over an axis, several, or all; `keepdims` keeps those with length 1. Of integers it is float64.
+
+    >>> x = ts.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> ts.mean(x)
+    tensor(2.5)
+    >>> ts.mean(x, axis=0)
+    tensor([2., 3.])
+    """
     xp, shape, expand, n = namespace(x), x.shape, _expander(x, axis, keepdims), _count(x, axis)
     return xp.mean(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g) / n, shape),)
 
@@ -54,7 +72,16 @@ def _divisor(x: Tensor, axis: Axis, correction: float) -> float:
 
 @op(wide=True)
 def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Out:
-    """Variance: squared deviations from the mean, summed and divided by n - `correction` (0, unlike PyTorch's 1)."""
+    """Variance: squared deviations from the mean, summed and divided by n - `correction` (0, unlike PyTorch's 1).
+
+    Over an axis, several, or all; `keepdims` keeps those with length 1. A `correction` not below n is a ValueError.
+
+    >>> x = ts.tensor([1.0, 2.0, 3.0, 6.0])
+    >>> ts.var(x)
+    tensor(3.5)
+    >>> ts.var(x, correction=1)                                 # 14 / 3
+    tensor(4.6666...)
+    """
     xp, expand, n = namespace(x), _expander(x, axis, keepdims), _divisor(x, axis, correction)
     x, axes = x if x.dtype.kind == "f" else x.astype(np.float64), axes_of(axis, x.ndim)
     first = x[tuple([slice(1) if i in axes else slice(None) for i in range(x.ndim)])]
@@ -66,7 +93,11 @@ def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
 
 @wide
 def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
-    """Standard deviation, the root of `var`; where it is 0 so is the gradient."""
+    """Standard deviation, the root of `var`; where it is 0 so is the gradient.
+
+    >>> ts.std(ts.tensor([[1.0, 3.0], [5.0, 5.0]]), axis=1)
+    tensor([1., 0.])
+    """
     return _root(var(x, axis, correction, keepdims), 2)
 
 
@@ -81,7 +112,13 @@ def _root(x: Tensor, n: float) -> Out:
 
 @op(wide=True)
 def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
-    """Product. Its gradient, the product of the others, is right at zeros as well."""
+    """Product over an axis, several, or all. Its gradient, the product of the others, is right at zeros as well.
+
+    >>> x = ts.tensor([0.0, 2.0, 3.0], requires_grad=True)
+    >>> ts.prod(x).backward()
+    >>> x.grad
+    tensor([6., 0., 0.])
+    """
     xp, expand, axes = namespace(x), _expander(x, axis, keepdims), axes_of(axis, x.ndim)
     y = xp.prod(x, axis=axis, keepdims=keepdims)
 
@@ -103,10 +140,19 @@ class _Reduction(Protocol):
     def __call__(self, x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
 
 
-def _extreme(name: str, doc: str) -> _Reduction:
+def _extreme(name: str, doc: str, shown: str) -> _Reduction:
     """The op `max` or `min` over axes: entries of x that equal the result share the gradient."""
 
     def body(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+        """{doc}
+
+        Over an axis, several, or all; `keepdims` keeps those with length 1. Of no entry it is a ValueError.
+
+        >>> ts.{name}(ts.tensor([[3., 1.], [0., 2.], [0., 0.]]), axis=1)
+        tensor({shown})
+        >>> ts.grad(ts.{name}(x := ts.tensor([2.0, 2.0], requires_grad=True)), x)
+        tensor([0.5, 0.5])
+        """
         xp, expand = namespace(x), _expander(x, axis, keepdims)
         y = getattr(xp, name)(x, axis=axis, keepdims=keepdims)
 
@@ -116,16 +162,24 @@ def _extreme(name: str, doc: str) -> _Reduction:
 
         return y, (pull,)
 
-    return named(name, doc, body, wide=True)
+    return named(name, doc, f" -> {shown}", body, wide=True)
 
 
-max = _extreme("max", "The largest entry; tied ones share the gradient equally.")
-min = _extreme("min", "The smallest entry; tied ones share the gradient equally.")
+max = _extreme("max", "The largest entry; tied ones share the gradient equally.", "[3., 2., 0.]")
+min = _extreme("min", "The smallest entry; tied ones share the gradient equally.", "[1., 0., 0.]")
 
 
 @op(wide=True)
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
-    """log of the sum of exp(x), without overflow; -inf (gradient 0) where every entry is -inf."""
+    """log of the sum of exp(x), without overflow; -inf (gradient 0) where every entry is -inf.
+
+    Over an axis, several, or all, of floating-point numbers; the gradient is the softmax.
+
+    >>> ts.logsumexp(ts.tensor([0.0, 0.0, 0.0, 0.0]))           # log 4
+    tensor(1.3862...)
+    >>> ts.logsumexp(ts.tensor([1000.0, -1000.0]))
+    tensor(1000.)
+    """
     xp, expand = namespace(x), _expander(x, axis, keepdims)
     top = xp.max(x, axis=axis, keepdims=True) if x.size else xp.sum(x, axis=axis, keepdims=True) - math.inf
     shift = xp.where(top == -math.inf, 0, xp.minimum(top, np.finfo(x.dtype).max))
@@ -139,30 +193,54 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
 
 @op
 def cumulative_sum(x: Tensor, axis: int = -1) -> Out:
-    """Running sums along `axis`, each including its own entry."""
+    """Running sums along `axis`, each including its own entry; of x's shape. Of narrow integers they are 64-bit ones,
+    as in NumPy.
+
+    >>> ts.cumulative_sum(ts.tensor([1, 2, 3]))
+    tensor([1, 3, 6])
+    """
     xp = namespace(x)
     back = lambda g: xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis)
     return xp.cumulative_sum(x, axis=check.no_flag(axis)), (back,)
 
 
-def _found(name: str, doc: str) -> _Reduction:
+def _found(name: str, doc: str, shown: str) -> _Reduction:
     """The op `name` over axes, without a gradient."""
 
     def body(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+        """{doc}
+
+        `keepdims` keeps the axes with length 1. No gradient.
+
+        >>> x = ts.tensor([[3., 1.], [0., 2.], [0., 0.]])
+        >>> ts.{name}(x, axis=1)
+        tensor({shown})
+        >>> ts.{name}(x, axis=1, keepdims=True).shape
+        (3, 1)
+        """
         return getattr(namespace(x), name)(x, axis=axis, keepdims=keepdims), None
 
-    return named(name, doc, body)
+    return named(name, doc, f" -> {shown}", body)
 
 
-any = _found("any", "True where any entry is not 0.")
-all = _found("all", "True where no entry is 0.")
-argmax = _found("argmax", "Place of the largest entry (the first of tied ones) along `axis`, or of all, flattened.")
-argmin = _found("argmin", "Place of the smallest entry (the first of tied ones) along `axis`, or of all, flattened.")
+any = _found("any", "True where any entry along an axis, several, or all, is not 0.", "[ True,  True, False]")
+all = _found("all", "True where no entry along an axis, several, or all, is 0.", "[ True, False, False]")
+argmax = _found("argmax", "Where along `axis`, or in all flattened, the largest entry stands first.", "[0, 1, 0]")
+argmin = _found("argmin", "Where along `axis`, or in all flattened, the smallest entry stands first.", "[1, 0, 0]")
 
 
 @wide
 def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
-    """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The gradient at 0 is 0."""
+    """(sum |x|^ord)^(1/ord), over an axis, several, or all; the largest |x| for `ord=inf`. The gradient at 0 is 0.
+
+    An `ord` of 0 or less is a ValueError.
+
+    >>> x = ts.tensor([3.0, -4.0])
+    >>> ts.vector_norm(x)
+    tensor(5.)
+    >>> ts.vector_norm(x, ord=1), ts.vector_norm(x, ord=np.inf)
+    (tensor(7.), tensor(4.))
+    """
     if not ord > 0:
         raise ValueError(f"vector_norm: expected ord > 0, got {ord}")
     if math.isinf(ord):

@@ -40,6 +40,17 @@ class Tensor:
 
     `data` is the backend's array. `grad`, a Tensor or None, is what `backward` accumulated. Comparisons, integer and
     boolean results carry no gradient. `x[i] = v` makes `x` a new node (no gradient computed so far changes) and copies.
+
+    >>> x = ts.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    >>> y = (x @ x.T).sum()
+    >>> y
+    tensor(52., op=sum)
+    >>> y.backward()
+    >>> x.grad
+    tensor([[ 8., 12.],
+            [ 8., 12.]])
+    >>> x[0], x[:, -1].detach()
+    (tensor([1., 2.], op=getitem), tensor([2., 4.]))
     """
 
     __slots__ = ("_data", "node", "grad", "__weakref__")
@@ -72,7 +83,18 @@ class Tensor:
         together(*self._holds(value))
 
     def written(self) -> None:
-        """Tell the engine that the array was changed in place: graphs that were made from the old values are void."""
+        """Tell the engine that the array was changed in place: graphs that were made from the old values are void.
+
+        A tensor that an op computed is a RuntimeError.
+
+        >>> x = ts.tensor([1.0, 2.0], requires_grad=True)
+        >>> y = (x * x).sum()
+        >>> x.data[0] = 5.0
+        >>> x.written()
+        >>> y.backward()
+        Traceback (most recent call last):
+        RuntimeError: a leaf of shape (2,) was written to after its use: run the forward pass again
+        """
         together(*self._holds(self._data))
 
     def _holds(self, data: Array) -> list[tuple[Any, str, Any]]:
@@ -107,16 +129,40 @@ class Tensor:
         return self.node is None or isinstance(self.node, Leaf)
 
     @property
-    def shape(self) -> tuple[int, ...]: return self._data.shape  # type: ignore[no-any-return]
+    def shape(self) -> tuple[int, ...]:
+        """Its length along each axis.
+
+        >>> ts.zeros((2, 3)).shape
+        (2, 3)
+        """
+        return self._data.shape  # type: ignore[no-any-return]
 
     @property
-    def dtype(self) -> Any: return self._data.dtype
+    def dtype(self) -> Any:
+        """The type of its entries, NumPy's: `ts.float32` and others.
+
+        >>> ts.zeros(2).dtype == ts.float32
+        True
+        """
+        return self._data.dtype
 
     @property
-    def ndim(self) -> int: return self._data.ndim  # type: ignore[no-any-return]
+    def ndim(self) -> int:
+        """How many axes it has.
+
+        >>> ts.zeros((2, 3)).ndim
+        2
+        """
+        return self._data.ndim  # type: ignore[no-any-return]
 
     @property
-    def size(self) -> int: return self._data.size  # type: ignore[no-any-return]
+    def size(self) -> int:
+        """How many entries it has.
+
+        >>> ts.zeros((2, 3)).size
+        6
+        """
+        return self._data.size  # type: ignore[no-any-return]
 
     @property
     def backend(self) -> str:
@@ -139,7 +185,14 @@ class Tensor:
         return cast("np.ndarray[Any, Any]", backends.of(self._data).asnumpy(self._data))
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The values as a NumPy array (no copy on the NumPy backend). A tensor that requires a gradient is refused."""
+        """The values as a NumPy array (no copy on the NumPy backend). A tensor that requires a gradient is refused.
+
+        >>> ts.tensor([1.0, 2.0]).numpy()
+        array([1., 2.], dtype=float32)
+        >>> ts.ones(2, requires_grad=True).numpy()
+        Traceback (most recent call last):
+        RuntimeError: numpy() would silently drop the gradient of this tensor: call .detach() first
+        """
         self._refuse_silent_detach("numpy()")
         return self._host()
 
@@ -161,22 +214,45 @@ class Tensor:
             raise RuntimeError(f"{how} would silently drop the gradient of this tensor: call .detach() first")
 
     def item(self) -> Any:
-        """The value of a one-element tensor, as a Python number."""
+        """The value of a one-element tensor, as a Python number. Of another it is a ValueError.
+
+        >>> ts.tensor([0.5]).item()
+        0.5
+        """
         if self.size != 1:
             raise ValueError(f"item() needs exactly one element, this tensor has shape {self.shape}")
         return self._host().item()
 
     def tolist(self) -> Any:
-        """The values as nested Python lists."""
+        """The values as nested Python lists; of a tensor without axes a number.
+
+        >>> ts.tensor([[1, 2], [3, 4]]).tolist()
+        [[1, 2], [3, 4]]
+        """
         return self._host().tolist()
 
     def detach(self) -> Tensor:
-        """The same array without its history."""
+        """The same array without its history: no gradient flows through it.
+
+        >>> x = ts.tensor([2.0], requires_grad=True)
+        >>> (x * x.detach()).backward()
+        >>> x.grad
+        tensor([2.])
+        """
         return Tensor(self._data)
 
     @explained
     def to(self, target: Any) -> Tensor:
-        """This tensor on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`), differentiably."""
+        """This tensor on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`), differentiably.
+
+        On its own backend it comes back itself; a dtype makes a copy. A backend that cannot run here is an error that
+        says why.
+
+        >>> ts.tensor([1.0, 2.0]).to(ts.int64)
+        tensor([1, 2])
+        >>> ts.ones(2).to("numpy").backend
+        'numpy'
+        """
         if isinstance(target, str) and (target in backends.BUILT_IN or not hasattr(np, target)):
             return self if target == self.backend else ops.to_backend(self, target)
         return self.astype(target)
@@ -224,6 +300,14 @@ class Tensor:
 
         `grad` weights this tensor's entries (same shape); it may be left out for a one-element tensor. The graph is
         freed on the way unless `retain_graph`; with `create_graph` the gradients can themselves be differentiated.
+
+        >>> x = ts.tensor([1.0, 2.0], requires_grad=True)
+        >>> (x * x).sum().backward()
+        >>> x.grad
+        tensor([2., 4.])
+        >>> (x * x).backward(ts.tensor([0.0, 10.0]))                # adds to what is there: x.grad = None begins anew
+        >>> x.grad
+        tensor([ 2., 44.])
         """
         ops.backward(self, grad, retain_graph, create_graph)
 
@@ -329,15 +413,30 @@ class Tensor:
     def astype(self, dtype: Any) -> Tensor: return ops.astype(self, dtype)
     def expand_dims(self, axis: Axis = 0) -> Tensor: return ops.expand_dims(self, axis)
     def squeeze(self, axis: Axis = None) -> Tensor: return ops.squeeze(self, axis)
-    def flatten(self) -> Tensor: return ops.reshape(self, (-1,))
+    def flatten(self) -> Tensor:
+        """All entries in one axis, in their order.
+
+        >>> ts.tensor([[1, 2], [3, 4]]).flatten()
+        tensor([1, 2, 3, 4])
+        """
+        return ops.reshape(self, (-1,))
     def take(self, indices: Like, axis: int = 0) -> Tensor: return ops.take(self, indices, axis)
 
     def reshape(self, *shape: Any) -> Tensor:
-        """`x.reshape(2, -1)` or `x.reshape((2, -1))`."""
+        """The same entries in the same order: `x.reshape(2, -1)` or `x.reshape((2, -1))`; -1 is what is left for it.
+
+        >>> ts.arange(6).reshape(2, -1)
+        tensor([[0, 1, 2],
+                [3, 4, 5]])
+        """
         return ops.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
     def permute_dims(self, *axes: Any) -> Tensor:
-        """`x.permute_dims(0, 2, 1)` or `x.permute_dims((0, 2, 1))`."""
+        """The axes in another order: `x.permute_dims(0, 2, 1)` or `x.permute_dims((0, 2, 1))`.
+
+        >>> ts.zeros((2, 3, 4)).permute_dims(0, 2, 1).shape
+        (2, 4, 3)
+        """
         return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes)
 
 

@@ -15,14 +15,23 @@ from tinyseq.functional.arguments import float_backend
 
 @op
 def relu(x: Tensor) -> Out:
-    """max(x, 0); the gradient at 0 is 0."""
+    """max(x, 0), of x's shape and dtype; the gradient at 0 is 0.
+
+    >>> F.relu(ts.tensor([-1.0, 0.0, 2.0]))
+    tensor([0., 0., 2.])
+    """
     y = namespace(x).maximum(x, 0)
     return y, (lambda g: g * (y > 0),)
 
 
 @op(wide=True)
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Out:
-    """x where it is positive, else `negative_slope` x; at 0 the gradient is that slope."""
+    """x where it is positive, else `negative_slope` x, of x's shape; at 0 the gradient is that slope (Maas et al.
+    2013).
+
+    >>> F.leaky_relu(ts.tensor([-2.0, 3.0]), negative_slope=0.5)
+    tensor([-1.,  3.])
+    """
     xp = namespace(x)
     slopes: Callable[[Any], Any] = lambda g: xp.where(x > 0, g, g * negative_slope)
     return slopes(x), (slopes,)
@@ -30,7 +39,11 @@ def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Out:
 
 @op(wide=True)
 def elu(x: Tensor, alpha: float = 1.0) -> Out:
-    """x where it is positive, else alpha (exp(x) - 1) (Clevert et al. 2016)."""
+    """x where it is positive, else alpha (exp(x) - 1), of x's shape (Clevert et al. 2016).
+
+    >>> F.elu(ts.tensor([-np.inf, 0.0, 2.0]), alpha=0.5)
+    tensor([-0.5,  0. ,  2. ])
+    """
     xp = namespace(x)
     low = alpha * xp.expm1(xp.minimum(x, 0))
     return xp.where(x > 0, x, low), (lambda g: xp.where(x > 0, g, g * (alpha * xp.exp(xp.minimum(x, 0)))),)
@@ -44,7 +57,15 @@ def _gelu_definition(x: Tensor, approximate: str = "none") -> Tensor:
 
 @op(definition=_gelu_definition, wide=True)
 def gelu(x: Tensor, approximate: str = "none") -> Out:
-    """x times the normal distribution function of x (Hendrycks & Gimpel 2016), by erf or the `"tanh"` approximation."""
+    """x times the normal distribution function of x (Hendrycks & Gimpel 2016), by erf or the `"tanh"` approximation.
+
+    Of x's shape and dtype, floating-point; integers are a TypeError.
+
+    >>> F.gelu(ts.tensor(1.0))
+    tensor(0.8413...)
+    >>> F.gelu(ts.tensor(1.0), "tanh")
+    tensor(0.8411...)
+    """
     if approximate not in ("none", "tanh"):
         raise ValueError("approximate must be 'none' or 'tanh'")
     backend, tanh = float_backend(x), approximate == "tanh"
@@ -53,7 +74,13 @@ def gelu(x: Tensor, approximate: str = "none") -> Out:
 
 @op(wide=True)
 def silu(x: Tensor) -> Out:
-    """x sigmoid(x), also called swish (Elfwing et al. 2017)."""
+    """x sigmoid(x), of x's shape, also called swish (Elfwing et al. 2017).
+
+    >>> F.silu(ts.tensor(1.0))
+    tensor(0.7310...)
+    >>> F.silu(ts.tensor([0.0, 1000.0]))
+    tensor([   0., 1000.])
+    """
     xp = namespace(x)
     s, x = xp.sigmoid(x), xp.maximum(x, -1000)  # -1000 times 0 is 0, and so must be -inf times 0
     return x * s, (lambda g: g * (s * (1 + x * (1 - s))),)
@@ -61,26 +88,50 @@ def silu(x: Tensor) -> Out:
 
 @explained
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), right for any x."""
+    """log(1 + exp(x)), of x's shape, right for any x.
+
+    >>> F.softplus(ts.tensor(0.0))                              # log 2
+    tensor(0.6931...)
+    >>> F.softplus(ts.tensor(1000.0))
+    tensor(1000.)
+    """
     return ops.logaddexp(x, 0.0)
 
 
 @explained
 def log_sigmoid(x: Tensor) -> Tensor:
-    """log(sigmoid(x)), right for any x."""
+    """log(sigmoid(x)), of x's shape, right for any x.
+
+    >>> F.log_sigmoid(ts.tensor(0.0))                           # -log 2
+    tensor(-0.6931...)
+    >>> F.log_sigmoid(ts.tensor(-1000.0))
+    tensor(-1000.)
+    """
     return -softplus(-x)
 
 
 @wide
 def swiglu(x: Tensor) -> Tensor:
-    """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020."""
+    """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020. An odd length is a
+    ValueError.
+
+    >>> F.swiglu(ts.zeros((2, 6))).shape
+    (2, 3)
+    >>> F.swiglu(ts.tensor([1000.0, 2.0]))
+    tensor([2000.])
+    """
     a, b = _halves(x, -1)
     return silu(a) * b
 
 
 @wide
 def glu(x: Tensor, axis: int = -1) -> Tensor:
-    """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al. 2017)."""
+    """a sigmoid(b), a and b the halves of x along `axis`, half as long (Dauphin et al. 2017). An odd length is a
+    ValueError.
+
+    >>> F.glu(ts.tensor([[6.0, 0.0]]))
+    tensor([[3.]])
+    """
     a, b = _halves(x, axis)
     return a * ops.sigmoid(b)
 

@@ -20,7 +20,12 @@ from tinyseq.functional.normalisation import softmax
 @op(wide=True)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
     """Rotary positions (Su et al. 2021): entries i and i + D/2 of x (..., D) are turned by the angle of place i, whose
-    `cos` and `sin` broadcast to (..., D/2). Llama's layout; these two get no gradient."""
+    `cos` and `sin` broadcast to (..., D/2). Llama's layout; these two get no gradient.
+
+    >>> cos, sin = ts.tensor([0.0, 1.0]), ts.tensor([1.0, 0.0]) # place 0 by a right angle, place 1 not
+    >>> F.rotate(ts.tensor([1.0, 2.0, 3.0, 4.0]), cos, sin)
+    tensor([-3.,  2.,  1.,  4.])
+    """
     xp = namespace(x)
 
     def turn(x: Tensor, sin: Tensor) -> Any:
@@ -58,12 +63,25 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
               generator: random.Generator | None = None) -> Tensor:
     """softmax(query key^T scale) value (Vaswani et al. 2017, equation 1); `attention_weights` gives the softmax.
 
-    query (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E). In (B, H, S, D) key and value may have fewer
-    heads H, each of which serves as many heads of the query in a row (Ainslie et al. 2023). The boolean `mask`,
-    broadcast to (..., T, S), says which positions take part: True. With `causal` the last query sees all keys, the one
-    before it all but the last: query t those up to S - T + t. A query that sees none gets zeros. `scale` is 1 / sqrt(D)
-    unless given. `dropout` is the probability that a weight is dropped; it takes the next random stream, of `generator`
-    if given. Memory grows with T + S, as the weights are never there all at once; only gradients of gradients need T S.
+    query (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E), all of one dtype. In (B, H, S, D) key and
+    value may have fewer heads H, each of which serves as many heads of the query in a row (Ainslie et al. 2023). The
+    boolean `mask`, broadcast to (..., T, S), says which positions take part: True. With `causal` the last query sees
+    all keys, the one before it all but the last: query t those up to S - T + t. A query that sees none gets zeros.
+    `scale` is 1 / sqrt(D) unless given. `dropout` is the probability that a weight is dropped; it takes the next random
+    stream, of `generator` if given. Memory grows with T + S, as the weights are never there all at once; only gradients
+    of gradients need T S.
+
+    >>> query, key = ts.zeros((2, 4)), ts.zeros((2, 4))         # alike: equal weights
+    >>> value = ts.tensor([[2.0], [4.0]])
+    >>> F.attention(query, key, value)
+    tensor([[3.],
+            [3.]])
+    >>> F.attention(query, key, value, causal=True)
+    tensor([[2.],
+            [3.]])
+    >>> F.attention(query, key, value, mask=ts.zeros((2, 2)))
+    Traceback (most recent call last):
+    TypeError: attention(...): expected a boolean mask, True takes part, got float32...
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"expected 0 <= dropout < 1, got {dropout}")
@@ -79,6 +97,10 @@ def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: boo
     """softmax(query key^T scale): how much each query (..., T, D) takes of each key (..., S, D), (..., T, S).
 
     The arguments are those of `attention`.
+
+    >>> F.attention_weights(ts.zeros((2, 4)), ts.zeros((2, 4)), causal=True)
+    tensor([[1. , 0. ],
+            [0.5, 0.5]])
     """
     shape = (*query.shape[:-1], *key.shape[-2:-1])
     query, key, _, mask, scale = _attention_arguments(query, key, key, mask, scale)

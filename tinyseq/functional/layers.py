@@ -14,7 +14,15 @@ from tinyseq.functional.arguments import one_dtype
 
 @op
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
-    """x (..., I) times weight (O, I) transposed, plus bias (O,): (..., O)."""
+    """x (..., I) times weight (O, I) transposed, plus bias (O,): (..., O), all of one dtype.
+
+    >>> weight, bias = ts.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), ts.tensor([0.0, 0.0, 1.0])
+    >>> F.linear(ts.tensor([1.0, -1.0]), weight, bias)
+    tensor([-1., -1.,  0.])
+    >>> F.linear(ts.ones((4, 3)), weight)
+    Traceback (most recent call last):
+    ValueError: linear(x=float32[4, 3], weight=float32[3, 2]): expected x (..., I) and weight (O, I) with the same I
+    """
     xp = namespace(x, weight)
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError("expected x (..., I) and weight (O, I) with the same I")
@@ -45,6 +53,14 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
     """Rows of weight (V, E) at integer ids (...): (..., E). The row `padding_idx`, from -V to V - 1, gets no gradient.
 
     An id below 0 or above V - 1 is an IndexError; if it is on a device already, nobody looks, and its row is NaN.
+
+    >>> weight = ts.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]])
+    >>> F.embedding([2, 1], weight)
+    tensor([[3., 4.],
+            [1., 2.]])
+    >>> F.embedding([3], weight)
+    Traceback (most recent call last):
+    IndexError: embedding(ids=[3], weight=float32[3, 2]): id 3 is out of range, expected 0 <= id < 3 (ids of shape (1,))
     """
     weight = ops.asarray(weight)
     if weight.ndim != 2:
@@ -67,6 +83,12 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: rand
 
     Takes the next random stream, of `generator` if given; the same (seed, stream) drops the same entries on every
     backend.
+
+    >>> ts.manual_seed(0)
+    >>> F.dropout(ts.ones(8), 0.5)
+    tensor([0., 0., 2., 0., 0., 0., 0., 2.])
+    >>> F.dropout(ts.ones(3), 0.5, training=False)
+    tensor([1., 1., 1.])
     """
     if not 0 <= p < 1:
         raise ValueError(f"expected 0 <= p < 1, got {p}")

@@ -122,6 +122,14 @@ def cross_entropy(logits: Tensor, targets: Like, weight: Like = None, ignore_ind
 
     Targets may be probabilities too, floating-point numbers (..., C): -sum_c w_c t_c log softmax(logits)_c, where 0
     times -inf is 0. No target is ignored then, and the mean is over the rows.
+
+    >>> F.cross_entropy(ts.zeros((2, 4)), [0, 3])               # log 4
+    tensor(1.3862...)
+    >>> F.cross_entropy(ts.zeros((2, 4)), [0, -100])            # the second does not count
+    tensor(1.3862...)
+    >>> F.cross_entropy(ts.zeros((2, 3, 4)), np.zeros((2, 4), int))
+    Traceback (most recent call last):
+    ValueError: cross_entropy(...): expected x (..., C) and targets (...), got shapes (2, 3, 4) and (2, 4)...
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"expected 0 <= label_smoothing <= 1, got {label_smoothing}")
@@ -144,7 +152,11 @@ def cross_entropy(logits: Tensor, targets: Like, weight: Like = None, ignore_ind
 @_loss
 def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
              reduction: str = "mean") -> Tensor:
-    """-log_probs[target]: `cross_entropy` of what is log-probabilities already."""
+    """-log_probs[target]: `cross_entropy` of what is log-probabilities already, (..., C), without its smoothing.
+
+    >>> F.nll_loss(ts.log(ts.tensor([[0.25, 0.75]])), [0])      # log 4
+    tensor(1.3862...)
+    """
     ids = _class_ids(log_probs, targets, ignore_index)
     losses, weights = _nll(log_probs, ids, _class_weight(log_probs, weight), ignore_index)
     return _reduce(losses, reduction, weights=weights)
@@ -152,13 +164,25 @@ def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index
 
 @_loss
 def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
-    """(x - target)^2, of one shape."""
+    """(x - target)^2, of one shape, which the reduction "none" gives; "mean" and "sum" give a number. Another shape of
+    target is a ValueError, as broadcasting would hide a mistake.
+
+    >>> F.mse_loss(ts.tensor([1.0, 2.0]), [1.0, 4.0])
+    tensor(2.)
+    >>> F.mse_loss(ts.zeros((3, 1)), ts.zeros(3))
+    Traceback (most recent call last):
+    ValueError: mse_loss(...): input of shape (3, 1) and target of shape (3,) must have one shape
+    """
     return _reduce(ops.square(x - _target(x, target)), reduction)
 
 
 @_loss
 def l1_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
-    """|x - target|, of one shape."""
+    """|x - target|, of one shape; reductions as for `mse_loss`.
+
+    >>> F.l1_loss(ts.tensor([1.0, 2.0]), [1.0, 4.0], reduction="none")
+    tensor([0., 2.])
+    """
     return _reduce(ops.abs(x - _target(x, target)), reduction)
 
 
@@ -170,7 +194,12 @@ def _huber(d: Tensor, delta: float) -> Out:
 
 @_loss
 def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 1.0) -> Tensor:
-    """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target and delta > 0 (Huber 1964)."""
+    """d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = x - target, of one shape, and delta > 0 (Huber
+    1964).
+
+    >>> F.huber_loss(ts.tensor([0.5, 3.0]), [0.0, 0.0], reduction="none")
+    tensor([0.125, 2.5  ])
+    """
     delta = check.numbers("huber_loss", above=0, delta=delta)
     return _reduce(_huber(x - _target(x, target), delta), reduction)
 
@@ -190,6 +219,12 @@ def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -
     (p - t) / max(p (1 - p), 1e-12).
 
     Probabilities outside [0, 1] are a ValueError; on a device nobody looks.
+
+    >>> F.binary_cross_entropy(ts.tensor([0.5, 0.5]), [1.0, 0.0])           # log 2
+    tensor(0.6931...)
+    >>> F.binary_cross_entropy(ts.tensor([1.5]), [1.0])
+    Traceback (most recent call last):
+    ValueError: binary_cross_entropy(...): expected probabilities from 0 to 1, got 1.5 to 1.5; for logits there is...
     """
     data, target = probs._data, _target(probs, target)
     if backends.on_host(data) and ((data < 0) | (data > 1)).any():
@@ -211,7 +246,11 @@ def _binary_cross_entropy_with_logits(x: Tensor, yes: Tensor, no: Tensor) -> Out
 @_loss
 def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "mean",
                                      pos_weight: Like = None) -> Tensor:
-    """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight` weights the positive term."""
+    """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight`, which broadcasts, weights the positive term.
+
+    >>> F.binary_cross_entropy_with_logits(ts.tensor([-1000.0]), [1.0])
+    tensor(1000.)
+    """
     target = _target(x, target)
     yes = target if pos_weight is None else target * matched(x, pos_weight)
     return _reduce(_binary_cross_entropy_with_logits(x, yes, 1 - target), reduction)
@@ -223,6 +262,9 @@ def kl_div(log_probs: Tensor, target: Like, reduction: str = "mean", log_target:
 
     `reduction="batchmean"` divides the sum by the first axis' length, which is the divergence's mean over a batch; of a
     number it is the number. With `log_target` the target is given as log-probabilities.
+
+    >>> F.kl_div(ts.log(ts.tensor([[0.5, 0.5]])), [[1.0, 0.0]], reduction="batchmean")      # log 2
+    tensor(0.6931...)
     """
     target = _target(log_probs, target)
     probs = ops.exp(target) if log_target else target

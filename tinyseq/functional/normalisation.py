@@ -31,9 +31,16 @@ def _softmax_definition(x: Tensor, axis: int = -1, mask: Like = None) -> Tensor:
 
 @op(definition=_softmax_definition, wide=True)
 def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
-    """exp(x) / sum(exp(x)) along `axis`, over the entries where the boolean `mask` (broadcast to x) is True.
+    """exp(x) / sum(exp(x)) along `axis`, over the entries where the boolean `mask` (broadcast to x) is True; of x's
+    shape.
 
-    The others get 0. Where every entry is masked, or -inf, all are 0, and so is the gradient.
+    The others get 0. Where every entry is masked, or -inf, all are 0, and so is the gradient. Integers are a TypeError.
+
+    >>> F.softmax(ts.tensor([[0.0, 0.0], [1000.0, 0.0]]))
+    tensor([[0.5, 0.5],
+            [1. , 0. ]])
+    >>> F.softmax(ts.tensor([5.0, 5.0, 9.0]), mask=np.array([True, True, False]))
+    tensor([0.5, 0.5, 0. ])
     """
     backend = float_backend(x)
     y = backend.softmax(x, no_flag(axis), None if mask is None else backend.asarray(mask))
@@ -47,7 +54,11 @@ def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
 
 @op(definition=_log_softmax_definition, wide=True)
 def log_softmax(x: Tensor, axis: int = -1) -> Out:
-    """log(softmax(x)) without underflow."""
+    """log(softmax(x)) along `axis` without underflow, of x's shape. Integers are a TypeError.
+
+    >>> F.log_softmax(ts.tensor([0.0, 1000.0]))
+    tensor([-1000.,     0.])
+    """
     backend = float_backend(x)
     y = backend.softmax(x, no_flag(axis), log=True)
     return y, (lambda g: backend.softmax_backward(g, y, axis, log=True),)
@@ -87,7 +98,15 @@ def layer_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor 
                bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) over the trailing axes, weight times that, plus bias (Ba et al. 2016).
 
-    `normalized_shape` is those axes' shape, and that of weight and bias.
+    `normalized_shape` is those axes' shape, and that of weight and bias; x, weight and bias have one dtype. The result
+    has x's shape.
+
+    >>> F.layer_norm(ts.tensor([[1.0, 3.0], [4.0, 12.0]]), 2, eps=0.0)
+    tensor([[-1.,  1.],
+            [-1.,  1.]])
+    >>> F.layer_norm(ts.ones((2, 3)), 2)
+    Traceback (most recent call last):
+    ValueError: layer_norm(...): x of shape (2, 3) does not end in normalized_shape (2,)
     """
     ndim = _trailing(x, normalized_shape, eps, weight=weight, bias=bias)
     return _layer_norm(x, weight, bias, ndim, eps)
@@ -110,7 +129,11 @@ def _rms_norm(x: Tensor, weight: Tensor | None, axes: tuple[int, ...], eps: floa
 @explained
 def rms_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None,
              eps: float | None = None) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the trailing axes, times weight, of those axes' shape `normalized_shape`
-    (Zhang & Sennrich 2019). `eps` is the dtype's unless given."""
+    """x / sqrt(mean(x^2) + eps) over the trailing axes, times weight, of those axes' shape `normalized_shape` (Zhang &
+    Sennrich 2019). `eps` is the dtype's unless given. The result has x's shape.
+
+    >>> F.rms_norm(ts.tensor([4.0, 0.0, 0.0, 0.0]), 4, eps=0.0) # sqrt(16 / 4) = 2
+    tensor([2., 0., 0., 0.])
+    """
     ndim = _trailing(x, normalized_shape, 0 if eps is None else eps, weight=weight)
     return _rms_norm(x, weight, tuple(range(-ndim, 0)), float(np.finfo(x.dtype).eps) if eps is None else eps)

@@ -26,7 +26,14 @@ def _same_size(h: Tensor, w_hh: Tensor, gates: int) -> None:
 @wide
 def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None,
              nonlinearity: str = "tanh") -> Tensor:
-    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(., 0) (Elman 1990). x (B, I), h (B, H) -> (B, H)."""
+    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(., 0) (Elman 1990). x (B, I), h (B, H) -> (B, H).
+
+    `w_ih` (H, I), `w_hh` (H, H), biases (H,), all of one dtype; `nonlinearity` is "tanh" or "relu".
+
+    >>> x, h, eye = ts.tensor([[1.0, -2.0]]), ts.tensor([[3.0, 0.0]]), ts.eye(2)
+    >>> F.rnn_cell(x, h, eye, eye, nonlinearity="relu")
+    tensor([[4., 0.]])
+    """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     _same_size(h, w_hh, 1)
@@ -38,7 +45,14 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih:
               b_hh: Any = None) -> tuple[Tensor, Tensor]:
     """c' = f c + i g, h' = o tanh(c'), gates in the order i, f, g, o (Hochreiter & Schmidhuber 1997, Gers et al. 2000).
 
-    x (B, I), h and c (B, H) -> h' and c' (B, H).
+        i, f, o = sigmoid(W x + b + U h + d), g = tanh(W x + b + U h + d), each with its own H rows of the weights
+
+    x (B, I), h and c (B, H) -> h' and c' (B, H). `w_ih` (4 H, I), `w_hh` (4 H, H), biases (4 H,), all of one dtype.
+
+    >>> x, h, c = ts.ones((2, 3)), ts.zeros((2, 4)), ts.ones((2, 4))
+    >>> h, c = F.lstm_cell(x, h, c, ts.zeros((16, 3)), ts.zeros((16, 4)))   # gates of 1/2, and g = 0
+    >>> c[0]
+    tensor([0.5, 0.5, 0.5, 0.5])
     """
     if c.shape != h.shape:
         raise ValueError(f"expected h and c of one shape (B, H), got {h.shape} and {c.shape}")
@@ -53,9 +67,15 @@ def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
              reset: str = "after", dropped: Tensor | None = None) -> Tensor:
     """h' = (1 - z) n + z h, gates in the order r, z, n (Cho et al. 2014). x (B, I), h (B, H) -> (B, H).
 
+        r, z = sigmoid(W x + b + U h + d), each with its own H rows of the weights
+
     `reset="after"`, as PyTorch and cuDNN: n = tanh(W_n x + b_n + r (U_n h + d_n)).
     `reset="before"`, the classic form: n = tanh(W_n x + b_n + U_n (r h) + d_n). `dropped` (B, H)
-    takes the place of h in the products with U.
+    takes the place of h in the products with U. `w_ih` (3 H, I), `w_hh` (3 H, H), biases (3 H,).
+
+    >>> x, h = ts.ones((2, 3)), ts.ones((2, 4))
+    >>> F.gru_cell(x, h, ts.zeros((12, 3)), ts.zeros((12, 4)))[0]           # z of 1/2, and n = 0
+    tensor([0.5, 0.5, 0.5, 0.5])
     """
     if reset not in ("after", "before"):
         raise ValueError(f"reset must be 'after' or 'before' (the recurrent product), got {reset!r}")
@@ -77,6 +97,11 @@ def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: 
     `step(x_t (B, I), state) -> state`, where a state is a tuple of Tensors with the batch first. `lengths` and
     `reverse` are those of `scan`: a row's state stands still where its sequence has no entry, its output there is 0,
     and what stands in x there is never seen. A state that comes back with other shapes or dtypes is a ValueError.
+
+    >>> x = ts.tensor([[[1.0], [2.0], [3.0]]])
+    >>> y, (total,) = F.unroll(lambda x, state: (state[0] + x,), x, (ts.zeros((1, 1)),))
+    >>> y.flatten(), total
+    (tensor([1., 3., 6.]), tensor([[6.]]))
     """
     check.function("unroll", step=step)
     if not hasattr(x, "ndim") or not isinstance(state, (tuple, list)):
@@ -153,6 +178,15 @@ def scan(cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh
     integers, 0 <= length <= T, on the host, where they are checked, or on x's backend: outputs past a row's end are 0,
     its final state is that of its last real step, where `reverse` starts. `h_mask` (B, H), a constant, multiplies h
     where it enters the recurrent product, at every step: dropout with one mask over time (Gal & Ghahramani 2016).
+
+    >>> x, h0, weight = ts.ones((2, 3, 1)), ts.zeros((2, 1)), ts.ones((1, 1))
+    >>> y, h = F.scan("rnn_relu", x, h0, None, weight, weight, lengths=[3, 2])      # h' = max(x + h, 0)
+    >>> y[:, :, 0]
+    tensor([[1., 2., 3.],
+            [1., 2., 0.]])
+    >>> h
+    tensor([[3.],
+            [2.]])
     """
     mask, lengths = None if h_mask is None else matched(x, h_mask)._data, lengths_of("scan", lengths, x)
     outputs: tuple[Tensor, ...] = _scan(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, mask)
