@@ -37,7 +37,6 @@ except ImportError as error:
 LOCALES = "cs da de el en en_GB es et fi fr hu id it ja ko nl pl pt ru sv tr uk vi zh".split()
 TO_ISO, TO_ENGLISH, TO_CHINESE = "⟨iso⟩", "⟨en⟩", "⟨zh⟩"
 WANTED = {TO_ISO: "dates to ISO", TO_ENGLISH: "Chinese to English", TO_CHINESE: "English to Chinese"}
-HAN = "Noto Sans CJK JP,WenQuanYi Micro Hei,WenQuanYi Zen Hei,Microsoft YaHei,SimHei,Hiragino Sans GB".split(",")
 BATCH = 16
 Pair = tuple[tuple[str, ...], str]                              # what is wanted and the letters, and the translation
 
@@ -102,18 +101,13 @@ def translate(model: nn.EncoderDecoder, letters: data.Vocabulary, sources: list)
 
 
 def draw(model: nn.EncoderDecoder, letters: data.Vocabulary, pairs: list[Pair]) -> None:
-    """Which letters each letter of the right translation looks at; one that no font here has, as its number."""
-    from matplotlib import font_manager, rc_context
-    fonts = ["DejaVu Sans", *(name for name in HAN if name in font_manager.get_font_names())]
-    glyphs = {code for name in fonts for code in font_manager.get_font(font_manager.findfont(name)).get_charmap()}
-    label = lambda letter: letter if ord(letter) in glyphs else f"{ord(letter):x}"
+    """Which letters each letter of the right translation looks at."""
     maps = []
     for source, target in pairs:
         state = model.encode([letters.encode(source)])
         found = decode.score(model.decoder, state, letters.start, [letters.encode(target)], align=True)
-        maps.append((found.alignment.detach().numpy()[0], [*map(label, target)], ["→", *map(label, source[1:])]))
-    with rc_context({"font.family": fonts}):
-        plot.attention(*zip(*maps), "translate.png")
+        maps.append((found.alignment[0], target, ["→", *source[1:]]))
+    plot.attention(*zip(*maps), "translate.png")
     print("attention, source above, translation at the left: translate.png")
 
 
