@@ -177,8 +177,9 @@ def test_numbers_of_every_form_are_drawn(form: Any) -> None:
 def test_a_gap_is_left_where_a_number_is_not_finite(ys: list[float], times: int) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     from tinyseq import plot
-    axes, = plot.curves({"y": np.repeat(ys, times)}).axes
+    axes, = plot.curves({"y": np.tile(ys, times)}).axes
     real = [y for y in ys if np.isfinite(y)]
+    assert np.isfinite(axes.get_ylim()).all() and (not real or axes.get_ylim()[1] >= max(real))
     for heights in drawn(axes):
         assert {*heights} <= {*real} if times == 1 else (len(heights) == 0) == (len(real) == 0)
         assert not heights or (min(real) <= min(heights) and max(heights) <= max(real))
@@ -201,7 +202,8 @@ def test_a_picture_is_a_figure_that_is_whole_and_shows_itself(tmp_path: Path) ->
         (written, later) = (image.imread(path) for path in (file, tmp_path / "later.png"))
         assert np.array_equal(written, later)                               # cut to what is drawn by itself
         assert image.imread(io.BytesIO(made._repr_png_())).shape[1] < written.shape[1]
-        made.axes[0].set_title("changed afterwards")
+    cells = draw[0](None).axes[0].get_window_extent().size / made.dpi
+    np.testing.assert_allclose(cells, 2 * 0.3)                              # inches, whatever the labels
 
 
 def test_pictures_leave_nothing_behind() -> None:

@@ -141,7 +141,6 @@ def curves(panels: Mapping[str, Any], x: str | Sequence[str] = "step",
                                          strict=False):
             xs, ys = _points(f"curve {name!r}", points)
             whole &= xs.dtype.kind in "iu"
-            ys = np.where(np.isfinite(ys), ys, np.nan)
             if len(xs) > 200:                   # a loss at every step: pale, and a hundred means over it
                 axes.plot(xs, ys, color=color, linewidth=0.6, alpha=0.25)
                 xs, ys = (np.array([_mean(part) for part in np.array_split(values, 100)]) for values in (xs, ys))
