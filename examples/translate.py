@@ -21,7 +21,8 @@ import random
 import sys
 from itertools import product
 
-from tqdm import tqdm
+from _commands import pip_install
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
@@ -32,7 +33,7 @@ try:
     from babel.languages import get_official_languages
     from rapidfuzz import distance, process
 except ImportError as error:
-    sys.exit(f"{error.name} is not installed: {sys.executable} -m pip install {error.name}")
+    sys.exit(f"{error.name} is not installed: {pip_install(error.name)}")
 
 LOCALES = "cs da de el en en_GB es et fi fr hu id it ja ko nl pl pt ru sv tr uk vi zh".split()
 TO_ISO, TO_ENGLISH, TO_CHINESE = "⟨iso⟩", "⟨en⟩", "⟨zh⟩"
@@ -78,7 +79,7 @@ def build_model(letters: int, transformer: bool) -> nn.EncoderDecoder:
 def train(model: nn.EncoderDecoder, known: list[Pair], letters: data.Vocabulary, seed: int) -> None:
     batches = data.batches([len(source) for source, _ in known], BATCH, seed)
     optimizer = optim.Adam(model.parameters(), betas=(0.9, 0.98))
-    for step, rows in enumerate(bar := tqdm(batches)):                  # each pair once
+    for step, rows in enumerate(bar := progress(batches)):                  # each pair once
         x, sizes = data.pad([letters.encode(known[i][0]) for i in rows])                            # (batch, letters)
         y, _ = data.pad([[letters.start, *letters.encode(known[i][1]), letters.end] for i in rows])
         logits = model(x, sizes, y[:, :-1])                             # teacher forcing: all steps at once

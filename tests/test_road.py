@@ -41,13 +41,18 @@ def scripted(name: str, *libraries: str) -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 
+@pytest.fixture(autouse=True)
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script finds the modules that lie beside it, as `python SCRIPT` does."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs a script in an empty folder: what it printed."""
     for library in ("matplotlib", "tqdm", "babel", "rapidfuzz"):
         pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(EXAMPLES))
     (tmp_path / "reviews.tsv").write_text("".join(f"good\tnot bad {i}\nbad\tbad {i} , bad\n\n" for i in range(15)))
 
     def start(name: str, *arguments: str) -> str:
