@@ -73,7 +73,8 @@ def read(path: Path) -> tuple[nn.LanguageModel, Letters | Tokens, list[int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", default="charlm.safetensors", help="a folder of a model hub, or a file of charlm.py (charlm.safetensors)")
+    parser.add_argument("model", type=Path, nargs="?", default="charlm.safetensors",
+                        help="a folder of a model hub, or a file of charlm.py (charlm.safetensors)")
     parser.add_argument("--prompt", default="The ", help="what the text begins with ('The ')")
     parser.add_argument("--tokens", type=int, default=300, help="how many to write (300)")
     parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the most probable token (0.7)")

@@ -307,7 +307,7 @@ def _drawable(texts: Iterable[str]) -> dict[str, str]:
     absent = sorted({c for text in texts for c in text if ord(c) not in known and c != "\n"})
     if absent:
         warnings.warn(f"matplotlib finds no font with {' '.join(absent)}: they are drawn as their numbers, say "
-                      f"{ord(absent[0]):x}; install one that has them, say Noto Sans CJK", stacklevel=2)
+                      f"{ord(absent[0]):x}; install one that has them, say Noto Sans CJK", stacklevel=4)
     numbers = str.maketrans({c: f"{ord(c):x}" for c in absent})
     return {text: text.translate(numbers) for text in texts}
 
