@@ -22,7 +22,7 @@ from collections import Counter, defaultdict
 from zlib import crc32
 
 import numpy as np
-from tqdm import trange
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot
@@ -92,7 +92,7 @@ def encode(examples: list[Example], words: data.Vocabulary) -> tuple[np.ndarray,
 
 def train(model: Asking, words: data.Vocabulary, rng: random.Random, steps: int) -> None:
     optimizer, losses = optim.Adam(model.parameters()), []
-    for step in (bar := trange(steps)):
+    for step in (bar := progress(range(steps))):
         examples = [draw(rng, i % 2 == 0, test=False) for i in range(64)]
         *inputs, answers = encode(examples, words)
         loss = cross_entropy(model(*inputs)[0], answers)

@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from tqdm import trange
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
@@ -68,7 +68,7 @@ class Captioner(nn.Module):
 
 def train(model: Captioner, strips: Strips, steps: int, name: str) -> None:
     optimizer, peak, losses = optim.Adam(model.parameters()), 5e-3, []
-    bar = trange(steps, desc=f"{name:16}")
+    bar = progress(range(steps), desc=f"{name:16} ")
     for step in bar:
         pictures, targets, _ = strips.batch(32)
         logits = model.decoder(targets[:, :-1], model.look(pictures))

@@ -21,10 +21,12 @@ import lzma
 import math
 import sys
 import time
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
-from tqdm import tqdm
+from _commands import command
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import checkpoint, data, decode, nn, optim, plot
@@ -88,8 +90,8 @@ def train(models: dict, known: np.ndarray, held_out: np.ndarray, seconds: float,
     optimizers = {name: optim.Adam(model.parameters()) for name, model in models.items()}
     draws, curves = {name: np.random.default_rng(0) for name in models}, {name: [] for name in models}
     spent, updates, share = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0), seconds / len(models)
-    bar = tqdm(total=seconds, bar_format="{percentage:3.0f}% {bar:20} {remaining} left {postfix}")
-    while min(spent.values()) < share and min(updates.values()) < steps:
+    bar = progress(total=seconds)
+    while min(spent.values()) < share and min(updates.values()) < steps and not bar.stopped:
         name = min(spent, key=spent.get)                        # whoever has computed least
         began, model, optimizer = time.perf_counter(), models[name], optimizers[name]
         x = known[draws[name].integers(len(known) - WINDOW, size=(BATCH, 1)) + np.arange(WINDOW + 1)]
@@ -107,6 +109,9 @@ def train(models: dict, known: np.ndarray, held_out: np.ndarray, seconds: float,
             curves[name].append((updates[name], spent[name], bits_per_character(model, held_out)))
             bar.set_postfix_str(" ".join(f"{n} {curve[-1][2]:.2f}" for n, curve in curves.items() if curve) + " bits")
     bar.close()
+    for name in models:                                         # where Ctrl-C ended it
+        if not curves[name] or curves[name][-1][0] < updates[name]:
+            curves[name].append((updates[name], spent[name], bits_per_character(models[name], held_out)))
     return curves
 
 
@@ -114,8 +119,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=520, help="how long to learn, all four together (520)")
     parser.add_argument("--quick", action="store_true", help="85 seconds: less learnt, the same picture in outline")
-    parser.add_argument("--steps", type=int, default=10**9, help="stop after so many updates of each")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=10**9, help="stop after so many updates of each (never)")
+    parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
     if options.steps < 1 or not 0 < options.seconds < math.inf:
         parser.error("--seconds must be a number above 0, and --steps at least 1")
@@ -143,7 +148,8 @@ def main() -> None:
                  "perplexity": {name: (spent[name], 2 ** bits[name]) for name in curves}},
                 ["updates", "seconds of computing"], "charlm.png")
     print("\nheld-out text against updates and time: charlm.png\n"
-          f"the Transformer: charlm.safetensors; now: {sys.executable} examples/generate.py --prompt 'The statement '")
+          "the Transformer: charlm.safetensors; now: "
+          + command(sys.executable, Path(__file__).with_name("generate.py"), "--prompt", "The statement "))
 
 
 if __name__ == "__main__":

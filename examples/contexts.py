@@ -24,8 +24,8 @@ import time
 from itertools import count
 
 import numpy as np
+from _progress import progress
 from pronounce import LETTERS, PHONEMES, part, read_dictionary
-from tqdm import tqdm
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
@@ -64,29 +64,26 @@ def train(models: dict[str, Speller], words: dict, seconds: float, batch: int = 
     targets = [[PHONEMES.start, *PHONEMES.encode(spoken[0]), PHONEMES.end] for spoken in known.values()]
     lengths = [(len(s), len(t)) for s, t in zip(sources, targets)]
     optimizers = {name: optim.Adam(model.parameters(), lr=peak) for name, model in models.items()}
-    bar = tqdm(total=seconds, bar_format="{percentage:3.0f}% {bar:20} {remaining} left {postfix}")
+    bar = progress(total=seconds)
     losses, updates, spent, began = dict.fromkeys(models, 4.0), 0, 0.0, time.perf_counter()
-    try:
-        for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(0, epoch))):
-            letters, sizes = data.pad([sources[i] for i in rows])       # (batch, letters), (batch,)
-            phonemes, _ = data.pad([targets[i] for i in rows])          # (batch, start + phonemes + end)
-            for name, model in models.items():
-                logits = model(letters, sizes, phonemes[:, :-1])
-                loss = ts.functional.cross_entropy(logits, phonemes[:, 1:], ignore_index=PHONEMES.pad)
-                optimizers[name].zero_grad()
-                loss.backward()
-                optim.clip_grad_norm_(model.parameters(), 1.0)
-                done = spent / seconds                                  # rise for 2% of the time, then a cosine
-                optimizers[name].lr = peak * min(1, 50 * done) * (1 + math.cos(math.pi * done)) / 2
-                optimizers[name].step()
-                losses[name] += 0.02 * (loss.item() - losses[name])
-            updates, spent = updates + 1, min(time.perf_counter() - began, seconds)
-            bar.set_postfix_str("loss " + "  ".join(f"{n} {l:.2f}" for n, l in losses.items()), refresh=False)
-            bar.update(spent - bar.n)
-            if spent == seconds:
-                break
-    except KeyboardInterrupt:
-        bar.write("stopped; what was learnt is kept")
+    for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(0, epoch))):
+        letters, sizes = data.pad([sources[i] for i in rows])       # (batch, letters), (batch,)
+        phonemes, _ = data.pad([targets[i] for i in rows])          # (batch, start + phonemes + end)
+        for name, model in models.items():
+            logits = model(letters, sizes, phonemes[:, :-1])
+            loss = ts.functional.cross_entropy(logits, phonemes[:, 1:], ignore_index=PHONEMES.pad)
+            optimizers[name].zero_grad()
+            loss.backward()
+            optim.clip_grad_norm_(model.parameters(), 1.0)
+            done = spent / seconds                                  # rise for 2% of the time, then a cosine
+            optimizers[name].lr = peak * min(1, 50 * done) * (1 + math.cos(math.pi * done)) / 2
+            optimizers[name].step()
+            losses[name] += 0.02 * (loss.item() - losses[name])
+        updates, spent = updates + 1, min(time.perf_counter() - began, seconds)
+        bar.set_postfix_str("loss " + "  ".join(f"{n} {l:.2f}" for n, l in losses.items()), refresh=False)
+        bar.update(spent - bar.n)
+        if spent == seconds or bar.stopped:
+            break
     bar.close()
     return updates
 

@@ -22,7 +22,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
-from tqdm import trange
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, metrics, nn, optim, plot
@@ -75,7 +75,7 @@ class Reader(nn.Module):
 
 def train(model: Reader, strips: Strips, steps: int) -> None:
     criterion, optimizer, peak, losses = nn.CTCLoss(), optim.Adam(model.parameters()), 5e-3, []
-    bar = trange(steps)
+    bar = progress(range(steps))
     for step in bar:
         x, lengths, numbers = strips.batch(32)
         targets, counts = data.pad([[d + 1 for d in number] for number in numbers])

@@ -19,7 +19,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from tqdm import trange
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import nn, optim, plot
@@ -61,7 +61,7 @@ class Listener(nn.Module):
 def train(model: Listener, utterances: list[np.ndarray], speakers: np.ndarray, steps: int, seed: int) -> None:
     optimizer, peak = optim.AdamW(model.parameters(), weight_decay=0.01), 4e-3
     rng, losses = np.random.default_rng(seed), []
-    bar = trange(steps)
+    bar = progress(range(steps))
     for step in bar:
         rows = rng.choice(len(utterances), 32)
         cut = [utterances[i][rng.integers(4):][: rng.integers(5, 60)] for i in rows]  # some begin late, some stop early

@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from _commands import command, pip_install
+
 import tinyseq as ts
 from tinyseq import checkpoint, data, decode, models, nn
 
@@ -39,7 +41,7 @@ class Tokens:
         try:
             from tokenizers import Tokenizer
         except ImportError:
-            sys.exit(f"the tokenizer needs a library: {sys.executable} -m pip install tokenizers")
+            sys.exit(f"the tokenizer needs a library: {pip_install('tokenizers')}")
         if not path.exists():
             sys.exit(f"{path} is not there: copy it from where the model is from")
         self.tokenizer = Tokenizer.from_file(str(path))
@@ -60,7 +62,8 @@ def read(path: Path) -> tuple[nn.LanguageModel, Letters | Tokens, list[int]]:
         end = json.loads((path / "config.json").read_text("utf-8")).get("eos_token_id")
         return model, tokenizer, end if isinstance(end, list) else [end]
     if not path.exists():
-        sys.exit(f"{path} is not there; this makes it: {sys.executable} examples/charlm.py")
+        script = Path(__file__).with_name("charlm.py")
+        sys.exit(f"{path} is not there; this makes it: {command(sys.executable, script)}")
     saved = checkpoint.load(path)
     with nn.init.skip():
         model = nn.LanguageModel(**saved["config"])
@@ -70,8 +73,9 @@ def read(path: Path) -> tuple[nn.LanguageModel, Letters | Tokens, list[int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", default="charlm.safetensors", help="a folder or a file")
-    parser.add_argument("--prompt", default="The ", help="what the text begins with")
+    parser.add_argument("model", type=Path, nargs="?", default="charlm.safetensors",
+                        help="a folder of a model hub, or a file of charlm.py (charlm.safetensors)")
+    parser.add_argument("--prompt", default="The ", help="what the text begins with ('The ')")
     parser.add_argument("--tokens", type=int, default=300, help="how many to write (300)")
     parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the most probable token (0.7)")
     parser.add_argument("--top-p", type=float, default=1.0, help="only the fewest tokens of this probability (1)")
@@ -93,14 +97,17 @@ def main() -> None:
     state, last = model.prompt([prompt])                    # all but the last token, read in one pass
     loaded = time.perf_counter()
     ids, shown = list(prompt), ""
-    for step in decode.stream(model, state, last, -1, tokens, options.temperature, top_p=options.top_p):
-        if step.tokens[0] in ends:
-            break
-        ids.append(int(step.tokens[0]))
-        text = tokenizer.decode(ids)                        # a letter may need several tokens: what is whole is shown
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
+    try:
+        for step in decode.stream(model, state, last, -1, tokens, options.temperature, top_p=options.top_p):
+            if step.tokens[0] in ends:
+                break
+            ids.append(int(step.tokens[0]))
+            text = tokenizer.decode(ids)                    # a letter may need several tokens: what is whole is shown
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                print(text[len(shown) :], end="", flush=True)
+                shown = text
+    except KeyboardInterrupt:
+        print("\nstopped", end="")
     seconds, written = time.perf_counter() - loaded, len(ids) - len(prompt)
     print(f"\n\nread in {loaded - began:.2f} s, then {written} tokens in {seconds:.2f} s: "
           f"{written / seconds:.0f} tokens a second")

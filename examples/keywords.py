@@ -20,7 +20,7 @@ import math
 import random
 from collections import Counter
 
-from tqdm import tqdm
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, decode, nn, optim, plot
@@ -76,7 +76,7 @@ def f1(found: list[list[str]], right: list[list[str]]) -> float:
 
 
 def train(model: nn.EncoderDecoder, known: list[Article], words: data.Vocabulary, steps: int, seed: int) -> None:
-    optimizer, rng, bar = optim.Adam(model.parameters()), random.Random(seed), tqdm(range(steps))
+    optimizer, rng, bar = optim.Adam(model.parameters()), random.Random(seed), progress(range(steps))
     for step in bar:
         rows = rng.sample(known, 64)
         x, lengths = data.pad([words.encode(article) for article, _ in rows])                   # (batch, words)

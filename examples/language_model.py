@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pydoc_data.topics import topics
 
 import numpy as np
-from tqdm import tqdm
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot
@@ -75,8 +75,8 @@ def train(models: dict, text: np.ndarray, held_out: list, steps: int, seed: int,
     """Each model learns from windows of its own kind; by name ([updates], [perplexity of what is held out])."""
     optimizers = {name: optim.Adam(model.parameters(), lr=peak) for name, (model, _) in models.items()}
     windows = {name: cut(text, 32, np.random.default_rng(seed)) for name, (_, cut) in models.items()}
-    states, seen = dict.fromkeys(models), {name: ([], []) for name in models}
-    for step in (bar := tqdm(range(1, steps + 1))):
+    states, seen = dict.fromkeys(models), {name: {} for name in models}
+    for step in (bar := progress(range(1, steps + 1))):
         losses = []
         for name, (model, _) in models.items():
             window, goes_on = next(windows[name])
@@ -88,11 +88,11 @@ def train(models: dict, text: np.ndarray, held_out: list, steps: int, seed: int,
             optimizers[name].lr = peak * (1 + math.cos(math.pi * step / steps)) / 2
             optimizers[name].step()
             losses.append(f"{name} {loss.item():.2f}")
-            if step % 100 == 0 or step == steps:
-                seen[name][0].append(step)
-                seen[name][1].append(perplexity(model, held_out))
+            if step % 100 == 0 and step < steps:
+                seen[name][step] = perplexity(model, held_out)
         bar.set_postfix_str("loss " + ", ".join(losses), refresh=False)
-    return seen
+    last = {name: {step: perplexity(model, held_out)} for name, (model, _) in models.items()}
+    return {name: tuple(zip(*(curve | last[name]).items())) for name, curve in seen.items()}
 
 
 @ts.no_grad()

@@ -20,7 +20,7 @@ to a sentence of a hundred characters still hears of each step, |d loss / d h_t|
 import argparse
 
 import numpy as np
-from tqdm import tqdm
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import lens, nn, optim, plot
@@ -87,7 +87,7 @@ def share_right(outputs: np.ndarray, right: np.ndarray) -> float:
     return 100 * found.mean()
 
 
-def train(model: Model, task: object, steps: int, rate: float, seed: int, bar: tqdm) -> None:
+def train(model: Model, task: object, steps: int, rate: float, seed: int, bar: progress) -> None:
     rng, optimizer = np.random.default_rng(seed), optim.Adam(model.parameters())
     for step in range(steps):
         x, right = task(rng, BATCH, int(rng.choice(DISTANCES)))
@@ -98,6 +98,8 @@ def train(model: Model, task: object, steps: int, rate: float, seed: int, bar: t
         optimizer.lr = rate * (1 - step / steps)
         optimizer.step()
         bar.update()
+        if bar.stopped:
+            break
 
 
 def hear(model: Model, x: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, dict]:
@@ -115,7 +117,7 @@ def main() -> None:
         parser.error(f"--steps must be at least 1, not {options.steps}")
     ts.manual_seed(options.seed)
     budgets = [options.steps or updates for *_, updates in TASKS.values()]
-    bar, panels, heard = tqdm(total=3 * sum(budgets)), {}, {}
+    bar, panels, heard = progress(total=3 * sum(budgets)), {}, {}
     for (name, (task, features, outputs, _)), steps in zip(TASKS.items(), budgets):
         tests = [task(np.random.default_rng(1), 500, distance) for distance in DISTANCES]
         chance = [max(share_right(np.full((*r.shape, 1), 1.0), r) for _, r in tests)
@@ -134,9 +136,8 @@ def main() -> None:
                 heard[cell] = hear(model, *task(np.random.default_rng(2), 20, FAR))
         bar.write(f"{'chance':10} " + " ".join(f"{share:7.1f}" for share in chance) + "   (baseline)\n")
     bar.close()
-    mean = {cell: norms.mean(0) for cell, (norms, _) in heard.items()}
     print(f"the answer's gradient {FAR} steps before the end, as a fraction of that at the end:",
-          *(f"{cell} {by_step[-1 - FAR] / by_step[-1]:.0e}" for cell, by_step in mean.items()))
+          *(f"{cell} {norms.mean(0)[-1 - FAR] / norms.mean(0)[-1]:.0e}" for cell, (norms, _) in heard.items()))
     print(f"the sentence's country, {DISTANCES[-1]} characters on, by the LSTM: {row[-1]:.1f}% right (baseline: "
           f"{chance[-1]:.1f}%, a guess)")
     plot.curves(panels, "distance", "memory.png")

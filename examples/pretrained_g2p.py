@@ -20,6 +20,7 @@ from types import ModuleType
 from unittest import mock
 
 import numpy as np
+from _commands import command
 
 import tinyseq as ts
 from tinyseq import data, decode, nn
@@ -91,13 +92,15 @@ def some_words(count: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheel", default="", help="the file; without it the package that is installed")
-    parser.add_argument("--words", default="tinyseq ghoti blorptastic quizzaciously snazzlepants knightly gnocchi")
+    parser.add_argument("--words", default="tinyseq ghoti blorptastic quizzaciously snazzlepants knightly gnocchi",
+                        help="words to pronounce (some that are in no dictionary)")
     parser.add_argument("--count", type=int, default=1000, help="invented words to compare on (1000)")
     options = parser.parse_args()
     try:
         weights, source = read_package(options.wheel)
     except (PackageNotFoundError, FileNotFoundError):
-        parser.error(f"g2p_en is not here: {sys.executable} -m pip download g2p_en==2.1.0 --no-deps, then --wheel FILE")
+        download = command(sys.executable, "-m", "pip", "download", "g2p_en==2.1.0", "--no-deps")
+        parser.error(f"g2p_en is not here: {download}, then --wheel FILE")
     model, package = build_model(weights), original(source, weights)
     shown = re.findall("[a-z]+", options.words.lower())
     words = shown + some_words(options.count)

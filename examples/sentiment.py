@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from tqdm import tqdm
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot
@@ -93,7 +93,7 @@ def encode(texts: list[str], known: data.Vocabulary) -> tuple[ts.Tensor, ts.Tens
 
 def train(model: RNN, rows: list, classes: list, known: data.Vocabulary, steps: int, rng: Random) -> tuple:
     optimizer = optim.Adam(model.parameters(), lr=2e-3)
-    for _ in (bar := tqdm(range(steps))):
+    for _ in (bar := progress(range(steps))):
         labels, texts = zip(*rng.choices(rows, k=32))
         (x, real), right = encode(texts, known), np.array([classes.index(label) for label in labels])
         loss = ts.functional.cross_entropy(model(x, real)[0][:, -1], right)

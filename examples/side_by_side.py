@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from _commands import pip_install
 
 import tinyseq as ts
 from tinyseq import decode, models, nn
@@ -23,7 +24,7 @@ try:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 except ImportError as error:
-    sys.exit(f"PyTorch is what is compared with here ({error}): {sys.executable} -m pip install torch transformers")
+    sys.exit(f"PyTorch is what is compared with here ({error}): {pip_install('torch', 'transformers')}")
 
 
 def transformer(folder: Path) -> tuple[np.ndarray, np.ndarray, str]:

@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from random import Random
 
 import numpy as np
-from tqdm import tqdm
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, metrics, nn, optim, plot
@@ -88,7 +88,7 @@ def batch(texts: list, words: data.Vocabulary) -> tuple[np.ndarray, np.ndarray, 
 
 def train(models: dict[str, Tagger], texts: list, words: data.Vocabulary, steps: int, rng: Random) -> None:
     optimizers = {name: optim.Adam(model.parameters(), lr=5e-3) for name, model in models.items()}
-    for _ in (bar := tqdm(range(steps))):
+    for _ in (bar := progress(range(steps))):
         chosen, losses = batch(rng.choices(texts, k=32), words), []
         for name, model in models.items():
             loss = model.loss(*chosen)

@@ -21,7 +21,8 @@ import random
 import sys
 from itertools import product
 
-from tqdm import tqdm
+from _commands import pip_install
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
@@ -32,12 +33,11 @@ try:
     from babel.languages import get_official_languages
     from rapidfuzz import distance, process
 except ImportError as error:
-    sys.exit(f"{error.name} is not installed: {sys.executable} -m pip install {error.name}")
+    sys.exit(f"{error.name} is not installed: {pip_install(error.name)}")
 
 LOCALES = "cs da de el en en_GB es et fi fr hu id it ja ko nl pl pt ru sv tr uk vi zh".split()
 TO_ISO, TO_ENGLISH, TO_CHINESE = "⟨iso⟩", "⟨en⟩", "⟨zh⟩"
 WANTED = {TO_ISO: "dates to ISO", TO_ENGLISH: "Chinese to English", TO_CHINESE: "English to Chinese"}
-HAN = "Noto Sans CJK JP,WenQuanYi Micro Hei,WenQuanYi Zen Hei,Microsoft YaHei,SimHei,Hiragino Sans GB".split(",")
 BATCH = 16
 Pair = tuple[tuple[str, ...], str]                              # what is wanted and the letters, and the translation
 
@@ -79,7 +79,7 @@ def build_model(letters: int, transformer: bool) -> nn.EncoderDecoder:
 def train(model: nn.EncoderDecoder, known: list[Pair], letters: data.Vocabulary, seed: int) -> None:
     batches = data.batches([len(source) for source, _ in known], BATCH, seed)
     optimizer = optim.Adam(model.parameters(), betas=(0.9, 0.98))
-    for step, rows in enumerate(bar := tqdm(batches)):                  # each pair once
+    for step, rows in enumerate(bar := progress(batches)):                  # each pair once
         x, sizes = data.pad([letters.encode(known[i][0]) for i in rows])                            # (batch, letters)
         y, _ = data.pad([[letters.start, *letters.encode(known[i][1]), letters.end] for i in rows])
         logits = model(x, sizes, y[:, :-1])                             # teacher forcing: all steps at once
@@ -102,18 +102,13 @@ def translate(model: nn.EncoderDecoder, letters: data.Vocabulary, sources: list)
 
 
 def draw(model: nn.EncoderDecoder, letters: data.Vocabulary, pairs: list[Pair]) -> None:
-    """Which letters each letter of the right translation looks at; one that no font here has, as its number."""
-    from matplotlib import font_manager, rc_context
-    fonts = ["DejaVu Sans", *(name for name in HAN if name in font_manager.get_font_names())]
-    glyphs = {code for name in fonts for code in font_manager.get_font(font_manager.findfont(name)).get_charmap()}
-    label = lambda letter: letter if ord(letter) in glyphs else f"{ord(letter):x}"
+    """Which letters each letter of the right translation looks at."""
     maps = []
     for source, target in pairs:
         state = model.encode([letters.encode(source)])
         found = decode.score(model.decoder, state, letters.start, [letters.encode(target)], align=True)
-        maps.append((found.alignment.detach().numpy()[0], [*map(label, target)], ["→", *map(label, source[1:])]))
-    with rc_context({"font.family": fonts}):
-        plot.attention(*zip(*maps), "translate.png")
+        maps.append((found.alignment[0], target, ["→", *source[1:]]))
+    plot.attention(*zip(*maps), "translate.png")
     print("attention, source above, translation at the left: translate.png")
 
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from random import Random
 
 import numpy as np
-from tqdm import tqdm
+from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot
@@ -97,7 +97,7 @@ def train(models: dict[str, nn.Module], rng: Random, steps: int, most: int) -> N
     """All models learn from the same sentences, of 0 to `most` phrases."""
     optimizers = {name: optim.Adam(model.parameters(), lr=2e-3) for name, model in models.items()}
     losses = dict.fromkeys(models, 0.7)
-    for _ in (bar := tqdm(range(steps))):
+    for _ in (bar := progress(range(steps))):
         ids, lengths, verbs = batch(rng, 64, range(most + 1))
         for name, model in models.items():
             loss = ts.functional.cross_entropy(model(ids, lengths), verbs)

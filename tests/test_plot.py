@@ -2,6 +2,7 @@
 
 import builtins
 import io
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tinyseq as ts
 from tinyseq import metrics
 
 
@@ -60,16 +62,21 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
             ("words", ([["a"]], [["b"]], "t"), TypeError, "values as an array of numbers, got dtype <U1"),
             ("words", ([["a"]], [[1]], 3), TypeError, "title as a list of str, got 3"),
             ("curves", ({}, "x"), ValueError, "no panel"), ("curves", (3, "x"), TypeError, "panels as a dictionary"),
-            ("curves", ({"a": 3}, "x"), TypeError, "a as a dictionary"), ("curves", ({1: {}}, "x"), TypeError, "got"),
+            ("curves", ([2.0, 1.0], "x"), TypeError, r"panels as a dictionary by names, got \[2.0, 1.0\]"),
+            ("curves", ({"a": 3}, "x"), TypeError, "curve 'a' as a list, got 3"),
+            ("curves", ({1: {}}, "x"), TypeError, "got"),
             ("curves", ({"a": {"b": points}}, ["x", "y"]), ValueError, "one for each of 1 panels"),
             ("curves", ({"a": {"b": points}}, 3), TypeError, "x as a list of str, got 3"),
-            ("curves", ({"a": {"b": [1, 2, 3]}}, "x"), ValueError, r"\(xs, ys\) .* got \[\(\), \(\), \(\)\]"),
+            ("curves", ({"a": {"b": np.ones((3, 4))}}, "x"), ValueError,
+             r"ys \(N,\), or \(xs, ys\) .* got \[\(3,\), \(3, 4\)\]"),
             ("curves", ({"a": {"b": 3}}, "x"), TypeError, "got 3"),
             ("curves", ({"a": {"b": (["x"], ["y"])}}, "x"), TypeError, "array of numbers, got dtype <U1"),
             ("attention", (3, [], []), TypeError, "weights as a list, got 3"),
             ("attention", ([np.ones((0, 2))], [""], ["ab"]), ValueError, "one of each at least"),
             ("attention", ([np.ones((1, 1))], [[1]], ["a"]), TypeError, "rows as a list of str"),
             ("attention", (["a"], ["a"], ["a"]), TypeError, "weights as an array of numbers"),
+            ("attention", (np.ones((2, 3)), "abc", "xy"), ValueError, r"weights have shape \(2, 3\), labels \(3, 2\)"),
+            ("words", (["not", "bad"], [0.5], "t"), ValueError, r"\[2\] words and values of shapes \[\(1,\)\]"),
             ("attention", ([[[1, 2], [3]]], ["ab"], ["ab"]), ValueError, "inhomogeneous shape"),
             ("heads", ("a",), TypeError, "weights as an array of numbers"),
             ("heads", (np.ones((2, 2)),), ValueError, "got shape"),
@@ -123,21 +130,116 @@ def test_no_label_of_attention_is_cut_off(labels: list[str], maps: int) -> None:
 
 @given(st.lists(st.floats(-5, 5) | st.just(float("nan")), min_size=1, max_size=5), st.booleans())
 def test_no_curve_is_cut_off(ys: list[float], many: bool) -> None:
-    figure = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     from tinyseq import plot
-    seen: list[Any] = []
-
-    class Spied(figure.Figure):  # type: ignore[misc, name-defined]
-        def savefig(self, path: Any, **options: Any) -> None:
-            seen.extend(self.axes)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plot, "Figure", Spied)
-        ys = np.repeat(ys, 99) if many else ys  # type: ignore[assignment]
-        plot.curves({"y": {"a": (np.arange(len(ys)), ys), "b": ([0], [1.0])}}, "x", "never")
-    low, high = seen[0].get_ylim()
+    ys = np.repeat(ys, 99) if many else ys  # type: ignore[assignment]
+    figure = plot.curves({"y": {"a": (np.arange(len(ys)), ys), "b": ([0], [1.0])}}, "x")
+    low, high = figure.axes[0].get_ylim()
     real = [y for y in (*ys, 1.0) if y == y]
     assert low <= min(real) and high >= max(real) and (low == 0 or min(real) < 0)
+
+
+def drawn(axes: Any) -> list[list[float]]:
+    """The heights of each curve, without gaps."""
+    return [line.get_ydata()[np.isfinite(line.get_ydata())].tolist() for line in axes.lines]
+
+
+FORMS = [list, tuple, np.array, ts.tensor, lambda ys: [ts.tensor(y) for y in ys], lambda ys: 1 * tracked(ys)]
+
+
+def tracked(ys: list[float]) -> ts.Tensor:
+    x = ts.tensor(ys)
+    x.requires_grad = True
+    return x
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_of_every_form_are_drawn(form: Any) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from tinyseq import plot
+    ys, square = [3.0, -1.0, 2.0], [[0.0, 1.0], [0.5, 0.25]]
+    one, two, three = plot.curves({"loss": form(ys), "error": {"a": form(ys)}, "at": {"a": (form(ys), form(ys))}}).axes
+    assert drawn(one) == drawn(two) == drawn(three) == [ys]
+    assert one.lines[0].get_xdata().tolist() == [0, 1, 2] and three.lines[0].get_xdata().tolist() == ys
+    assert one.get_legend() is None and [text.get_text() for text in two.get_legend().get_texts()] == ["a"]
+    [axes] = plot.attention(form(square), ["to", "be"], "xy").axes          # one map, or several
+    assert axes.collections[0].get_array().data.tolist() == square
+    assert len(plot.attention([form(square)] * 2, ["ab"] * 2, ["xy"] * 2).axes) == 2
+    assert plot.heads(form([square])).axes[0].images[0].get_array().data.tolist() == square
+    alone, listed = plot.words(["so", "bad"], form([0.0, 1.0])), plot.words([["so", "bad"]], [form([0.0, 1.0])])
+    assert [patch.get_facecolor() for patch in alone.axes[0].patches] == [
+        patch.get_facecolor() for patch in listed.axes[0].patches]
+    norms = plot.through_time({"GRU": (form(square), {"z": form(square)})}).axes[0]
+    assert drawn(norms) == [[0.25, 0.625]]
+
+
+@given(st.lists(st.floats(width=16) | st.just(float("nan")), min_size=1, max_size=9), st.integers(1, 60))
+def test_a_gap_is_left_where_a_number_is_not_finite(ys: list[float], times: int) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from tinyseq import plot
+    axes, = plot.curves({"y": np.tile(ys, times)}).axes
+    real = [y for y in ys if np.isfinite(y)]
+    assert np.isfinite(axes.get_ylim()).all() and (not real or axes.get_ylim()[1] >= max(real))
+    for heights in drawn(axes):
+        assert {*heights} <= {*real} if times == 1 else (len(heights) == 0) == (len(real) == 0)
+        assert not heights or (min(real) <= min(heights) and max(heights) <= max(real))
+    assert axes.lines[-1].get_marker() == "o"   # a point alone between two gaps is no line
+
+
+def test_a_picture_is_a_figure_that_is_whole_and_shows_itself(tmp_path: Path) -> None:
+    figure = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed")
+    image = pytest.importorskip("matplotlib.image")
+    from tinyseq import plot
+    draw: list[Any] = [
+        lambda path: plot.attention(np.eye(2), ["a long label", "b"], ["another one", "d"], path),
+        lambda path: plot.curves({"loss": [2, 1]}, path=path), lambda path: plot.heads(np.eye(2)[None], path),
+        lambda path: plot.through_time({"a": ([[1, 2]], {})}, path), lambda path: plot.words(["a"], [1], path=path)]
+    for number, drawing in enumerate(draw):
+        made, file = drawing(None), tmp_path / f"{number}.png"
+        assert isinstance(made, figure.Figure)
+        drawing(file)
+        made.savefig(tmp_path / "later.png", dpi=150)
+        (written, later) = (image.imread(path) for path in (file, tmp_path / "later.png"))
+        assert np.array_equal(written, later)                               # cut to what is drawn by itself
+        assert image.imread(io.BytesIO(made._repr_png_())).shape[1] < written.shape[1]
+    cells = draw[0](None).axes[0].get_window_extent().size / made.dpi
+    np.testing.assert_allclose(cells, 2 * 0.3)                              # inches, whatever the labels
+
+
+def test_pictures_leave_nothing_behind() -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    program = ("import sys, gc, weakref; from tinyseq import plot; figure = plot.curves({'loss': [2, 1]}); "
+               "figure._repr_png_(); seen = weakref.ref(figure); del figure; gc.collect(); "
+               "print(seen(), 'matplotlib.pyplot' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "None False\n"
+
+
+def test_a_character_without_a_glyph_is_drawn_as_its_number_and_said() -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from tinyseq import plot
+    rare = "\U000F0000"                         # of a private plane: no font has it
+    with pytest.warns(UserWarning, match=rf"no font with {rare}: they are drawn as their numbers, say f0000"):
+        figure = plot.attention(np.eye(2), [f"a{rare}", "b"], "xy")
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["af0000", "b"]
+    for make in (lambda: plot.curves({rare: [1, 2]}), lambda: plot.words([rare], [1]),
+                 lambda: plot.through_time({rare: ([[1, 2]], {})})):
+        with pytest.warns(UserWarning, match="no font"):
+            figure = make()
+        assert "f0000" in [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+        figure.draw_without_rendering()         # and matplotlib has nothing to warn of
+    assert plot._width("not 中国") == 8
+
+
+def test_fonts_with_chinese_letters_are_used_where_they_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from tinyseq import plot
+    names = {"sans-serif": "DejaVu Sans", "monospace": "DejaVu Sans Mono"}
+    monkeypatch.setattr(plot, "_HAN", ("STIXGeneral", "no such font"))      # stands for one that has them
+    for figure in (plot.curves({"loss": [2, 1]}), plot.words(["a"], [1]), plot.attention(np.eye(2), "ab", "xy")):
+        for text in figure.findobj(matplotlib.text.Text):
+            first, *others = text.get_family()
+            assert first in names and others == ["STIXGeneral"]
 
 
 def test_missing_libraries_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

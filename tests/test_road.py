@@ -41,13 +41,18 @@ def scripted(name: str, *libraries: str) -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 
+@pytest.fixture(autouse=True)
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script finds the modules that lie beside it, as `python SCRIPT` does."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs a script in an empty folder: what it printed."""
     for library in ("matplotlib", "tqdm", "babel", "rapidfuzz"):
         pytest.importorskip(library, reason=f"{library} is not installed (pip install 'tinyseq[examples]')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(EXAMPLES))
     (tmp_path / "reviews.tsv").write_text("".join(f"good\tnot bad {i}\nbad\tbad {i} , bad\n\n" for i in range(15)))
 
     def start(name: str, *arguments: str) -> str:
@@ -65,6 +70,7 @@ def figure(output: str) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
+@pytest.mark.filterwarnings("ignore:matplotlib finds no font")  # with Chinese letters, on this machine
 @pytest.mark.parametrize("name", STOPS)
 def test_a_stop_draws_and_prints_its_figure(name: str, run: Any, tmp_path: Path) -> None:
     figure(run(name, *STOPS[name][0].split()))
@@ -212,7 +218,8 @@ def test_translation_by_a_transformer_is_drawn_without_a_chinese_font(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: ["DejaVu Sans"])
-    figure(run("translate", "--transformer", "--steps", "3"))
+    with pytest.warns(UserWarning, match="matplotlib finds no font with .*drawn as their numbers"):
+        figure(run("translate", "--transformer", "--steps", "3"))
     assert (tmp_path / "translate.png").stat().st_size > 5000
 
 

@@ -1,13 +1,21 @@
 """Pictures of what was learnt, drawn by matplotlib (`pip install 'tinyseq[examples]'`): to import this needs it.
 
-No function opens a window or touches the global state of matplotlib.pyplot. Labels, names and titles are drawn as they
-are: a dollar sign begins no formula.
+Each function returns a matplotlib Figure, which a notebook shows where it is a cell's last value (elsewhere
+`display(figure)` does), and writes it to a file where a path is given, whose ending (.png, .svg, .pdf) says the format.
+None opens a window or touches the global state of matplotlib.pyplot: a Figure that nobody holds is gone.
+
+Numbers may be NumPy arrays, Tensors or lists of either; what is not finite is left out. Labels, names and titles are
+drawn as they are: a dollar sign begins no formula. Chinese, Japanese and Korean are drawn in a font that has them, if
+one is here; a character that no font has is drawn as its number, 4e2d for U+4E2D, and a warning says so.
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from itertools import cycle
 from os import PathLike, fspath
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,36 +23,56 @@ from numpy.typing import ArrayLike, NDArray
 from tinyseq import check
 
 try:                                            # here, so that a program is told so before it learns for minutes
-    from matplotlib import colormaps
+    from matplotlib import colormaps, font_manager, rcParams
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
 except ImportError as error:
     raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[examples]'") from error
 
 __all__ = ["attention", "curves", "heads", "through_time", "words"]
 
 _INK, _FAINT = "#333333", "#d9d9d9"
+_DOT = {"marker": "o", "markersize": 3, "markeredgewidth": 0}   # hides in the line, but shows a point between two gaps
 _LINES = ("#2a6f97", "#d1495b", "#3a7d44", "#8d5a97", "#e09f3e")
+# Families of fonts with Chinese, Japanese and Korean letters: of Linux, Windows and macOS.
+_HAN = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei",
+        "Hiragino Sans GB", "PingFang SC", "Arial Unicode MS")
+
+
+class _Figure(Figure):  # type: ignore[misc, unused-ignore]  # where matplotlib is not installed
+    """A Figure that a notebook shows, whether pyplot was imported there or not."""
+
+    def _repr_png_(self) -> bytes:
+        file = BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
 
 
 @check.explained
-def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], columns: Sequence[Sequence[str]],
-              path: str | PathLike[str]) -> None:
+def attention(weights: ArrayLike | Sequence[ArrayLike], rows: Sequence[Sequence[str]],
+              columns: Sequence[Sequence[str]], path: str | PathLike[str] | None = None) -> Figure:
     """Heat maps of attention, several in one picture: which column each row looked at.
 
     Args:
-        weights: for each map an array (R, C) of numbers from 0 (white) to 1 (dark).
+        weights: for each map an array (R, C) of numbers from 0 (white) to 1 (dark); or one such array alone.
         rows: for each map the R labels of what attends, say the phonemes written. They stand at the left.
         columns: for each map the C labels of what is attended to, say the letters read. They stand on top.
-        path: the file to write; its ending (.png, .svg, .pdf) says the format.
+            Of one array alone, rows are its R labels and columns its C labels.
+        path: the file to write, or None.
 
     Raises:
         ValueError: there is no map, the three differ in number, or labels do not fit an array's shape.
 
-    >>> figure = ts.plot.attention([[[1.0, 0.0], [0.2, 0.8]]], rows=[["K", "AE"]], columns=[["c", "a"]], path="map.png")
+    >>> from tinyseq import plot
+    >>> figure = plot.attention([[0.9, 0.1, 0.0], [0.1, 0.2, 0.7]], ["cats", "sleep"], ["les", "chats", "dorment"])
+    >>> figure = plot.attention([np.eye(2), np.eye(3)], ["ab", "abc"], ["AB", "ABC"], "attention.png")    # two maps
     """
     maps = [_numbers("weights", w) for w in _list("weights", weights)]
+    if maps and all(w.ndim == 1 for w in maps):
+        maps, rows, columns = [np.stack(maps)], [rows], [columns]  # type: ignore[list-item]
     rows = [_list("rows", row, str) for row in _list("rows", rows)]
     columns = [_list("columns", column, str) for column in _list("columns", columns)]
     if not maps or not len(maps) == len(rows) == len(columns):
@@ -52,12 +80,13 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
                          f"{len(maps)}, {len(rows)} and {len(columns)}")
 
     # In inches, fractions of a figure of one: a cell has one size in all maps, which flow into lines like words.
-    row_width, column_width = (0.09 * max((len(label) for part in parts for label in part), default=0) + 0.15
+    drawn = _drawable(label for part in (*rows, *columns) for label in part)
+    row_width, column_width = (0.09 * max((_width(drawn[label]) for part in parts for label in part), default=0) + 0.15
                                for parts in (rows, columns))
     upright = column_width > 0.4                # words stand on end, letters do not
     cell, left, top, gap, wide = 0.3, max(0.45, row_width), max(0.35, column_width if upright else 0), 0.2, 10.8
     x = y = bottom = 0.0
-    figure = Figure(figsize=(1, 1))
+    figure = _Figure(figsize=(1, 1))
     for i, (w, row, column) in enumerate(zip(maps, rows, columns, strict=True)):
         if w.shape != (len(row), len(column)) or not w.size:
             raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)}); "
@@ -69,30 +98,34 @@ def attention(weights: Sequence[ArrayLike], rows: Sequence[Sequence[str]], colum
         x, bottom = x + left + width + gap, min(bottom, y - top - height - gap)
         axes.pcolormesh(w, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
         axes.invert_yaxis()
-        axes.set_xticks(np.arange(len(column)) + 0.5, column, parse_math=False)
-        axes.set_yticks(np.arange(len(row)) + 0.5, row, parse_math=False)
+        axes.set_xticks(np.arange(len(column)) + 0.5, [drawn[label] for label in column], parse_math=False)
+        axes.set_yticks(np.arange(len(row)) + 0.5, [drawn[label] for label in row], parse_math=False)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=_INK)
         axes.tick_params("x", rotation=90 if upright else 0)
         axes.spines[:].set_color(_FAINT)
-    _save(figure, path, bbox_inches="tight", pad_inches=gap)    # what is drawn, and no more
+    return _finished(figure, path, gap)
 
 
 @check.explained
-def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: str | Sequence[str],
-           path: str | PathLike[str]) -> None:
+def curves(panels: Mapping[str, Any], x: str | Sequence[str] = "step",
+           path: str | PathLike[str] | None = None) -> Figure:
     """Curves in panels side by side; where there are many points, smoothed too. A vertical axis begins at 0, or below,
     if a curve goes there.
 
     Args:
-        panels: for each panel, by the name of its vertical axis, curves by name, each (xs, ys) of shape (N,).
+        panels: for each panel, by the name of its vertical axis, curves by name, or one curve. A curve is ys of shape
+            (N,), over 0, 1, ... N - 1, or a pair (xs, ys). Where a number is not finite, it has a gap.
         x: what the horizontal axis shows, with its unit, say "seconds"; or this for each panel.
-        path: the file to write; its ending (.png, .svg, .pdf) says the format.
+        path: the file to write, or None.
 
     Raises:
         ValueError: there is no panel, or xs and ys of a curve are not two (N,) arrays of numbers of the same length.
 
-    >>> losses = {"train": ([0, 1, 2], [2.0, 1.0, 0.5]), "held out": ([0, 2], [2.1, 0.9])}
-    >>> figure = ts.plot.curves({"loss": losses}, x="epoch", path="learning.png")
+    >>> from tinyseq import plot
+    >>> figure = plot.curves({"loss": [2.3, 1.1, 0.7]})
+    >>> at, per, wer = [100, 200], [30.0, 20.0], [70.0, 50.0]
+    >>> figure = plot.curves({"loss": {"train": [2.3, 1.1, 0.7], "dev": ([0, 2], [2.4, 0.9])},
+    ...                       "error, %": {"PER": (at, per), "WER": (at, wer)}}, ["epoch", "update"], "learning.png")
     """
     if not _mapping("panels", panels):
         raise ValueError("expected a panel, got no panel")
@@ -103,39 +136,39 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], x: s
     for axes, (title, lines), label in zip(row, panels.items(), labels, strict=True):
         whole = True  # numbers of steps, say: no half ones are marked
         names = {}
-        for color, (name, points) in zip(cycle(_LINES), _mapping(title, lines).items(), strict=False):
-            pair = [_numbers(f"curve {name!r}", part) for part in _list(f"curve {name!r}", points)]
-            if len(pair) != 2 or pair[0].ndim != 1 or pair[0].shape != pair[1].shape:
-                raise ValueError(f"curve {name!r}: expected (xs, ys) of one shape (N,); got "
-                                 f"{[part.shape for part in pair]}")
-            whole &= pair[0].dtype.kind in "iu"
-            if len(pair[0]) > 200:              # a loss at every step: pale, and a hundred means over it
-                axes.plot(*pair, color=color, linewidth=0.6, alpha=0.25)
-                pair = [np.array([part.mean() for part in np.array_split(values, 100)]) for values in pair]
-            names[name], = axes.plot(*pair, color=color, linewidth=1.8)
+        named = isinstance(lines, Mapping)
+        for color, (name, points) in zip(cycle(_LINES), _mapping(title, lines if named else {title: lines}).items(),
+                                         strict=False):
+            xs, ys = _points(f"curve {name!r}", points)
+            whole &= xs.dtype.kind in "iu"
+            if len(xs) > 200:                   # a loss at every step: pale, and a hundred means over it
+                axes.plot(xs, ys, color=color, linewidth=0.6, alpha=0.25)
+                xs, ys = (np.array([_mean(part) for part in np.array_split(values, 100)]) for values in (xs, ys))
+            names[name], = axes.plot(xs, ys, color=color, linewidth=1.8, **_DOT)
         axes.xaxis.get_major_locator().set_params(integer=whole)
         if not axes.dataLim.y0 < 0:
             axes.set_ylim(bottom=0)
-        _finish(axes, title, label, names)
-    _save(figure, path)
+        _around(axes, title, label, names if named else {})
+    return _finished(figure, path)
 
 
 @check.explained
-def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]], path: str | PathLike[str]) -> None:
+def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]],
+                 path: str | PathLike[str] | None = None) -> Figure:
     """Gradients by step of several models in one panel, and beside it the saturation of each model's gates.
 
     Args:
         models: by name what `tinyseq.lens` found: norms of gradients (B, T), drawn as the mean over rows on a
             logarithmic axis, and for each gate (T, 2), the fractions below 0.1 (dashed) and above 0.9.
-        path: the file to write; its ending (.png, .svg, .pdf) says the format.
+        path: the file to write, or None.
 
     Raises:
         ValueError: norms or gates of another shape.
 
-    >>> gru, x = nn.GRU(3, 8), ts.ones((2, 20, 3))
-    >>> norms, = ts.lens.gradients_through_time(gru, x, lambda y: y[:, -1].sum())
-    >>> gates = ts.lens.gate_saturation(gru, x)
-    >>> figure = ts.plot.through_time({"GRU": (norms, gates)}, path="time.png")
+    >>> from tinyseq import lens, plot
+    >>> gru, x = nn.GRU(3, 8), ts.random.normal((2, 5, 3))
+    >>> [norms] = lens.gradients_through_time(gru, x, lambda y: y[:, -1].sum())
+    >>> figure = plot.through_time({"GRU": (norms, lens.gate_saturation(gru, x))})
     """
     pairs = _mapping("models", models).values()
     if not pairs or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
@@ -146,7 +179,7 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
     for color, (name, (norms, _)) in zip(cycle(_LINES), models.items(), strict=False):
         found = _numbers(f"norms (B, T) of {name!r}", norms, 2).mean(0)
         names[name], = left.semilogy(np.maximum(found, 1e-30), color=color, linewidth=1.8)
-    _finish(left, "|∂loss/∂hₜ|, mean over rows", "step t", names)
+    _around(left, "|∂loss/∂hₜ|, mean over rows", "step t", names)
     for axes, (name, gates) in zip(row, gated.items(), strict=True):
         names = {}
         for color, (gate, fractions) in zip(cycle(_LINES), gates.items(), strict=False):
@@ -154,39 +187,167 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
             names[f"{gate} > 0.9"], = axes.plot(high, color=color, linewidth=1.4)
             names[f"{gate} < 0.1"], = axes.plot(low, "--", color=color, linewidth=1.4)
         axes.set_ylim(-0.02, 1.02)
-        _finish(axes, f"{name}: fraction of gates", "step t", names)
-    _save(figure, path)
+        _around(axes, f"{name}: fraction of gates", "step t", names)
+    return _finished(figure, path)
+
+
+@check.explained
+def heads(weights: ArrayLike | Sequence[ArrayLike], path: str | PathLike[str] | None = None) -> Figure:
+    """Attention weights (layers, heads, T, S) or (heads, T, S) as a table of maps, a row a layer; dark is 1. With a
+    path it is written there.
+
+    Raises ValueError for another shape.
+
+    >>> from tinyseq import plot
+    >>> model, x = nn.TransformerEncoderLayer(8, 2, 16), ts.random.normal((1, 5, 8))
+    >>> _, found = nn.attention_weights(model, x)
+    >>> figure = plot.heads([w[0] for w in found.values()])
+    """
+    maps = _numbers("weights", weights)
+    maps = maps[None] if maps.ndim == 3 else maps
+    if maps.ndim != 4 or not maps.size:
+        raise ValueError(f"expected weights (layers, heads, T, S) or (heads, T, S), got shape {maps.shape}")
+    figure = _Figure(figsize=(1.6 * maps.shape[1] + 0.6, 1.6 * maps.shape[0] + 0.4), layout="tight")
+    table = figure.subplots(*maps.shape[:2], squeeze=False, subplot_kw={"xticks": [], "yticks": []})
+    for (layer, head), axes in np.ndenumerate(table):
+        axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_title(f"layer {layer}, head {head}", color=_INK, fontsize=7)
+    return _finished(figure, path)
+
+
+@check.explained
+def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str = "",
+          path: str | PathLike[str] | None = None) -> Figure:
+    """Sentences, a line each, with every word on a colour: red for 0, white for 1/2, blue for 1.
+
+    Args:
+        rows: the words of each sentence; or those of one sentence alone.
+        values: for each sentence as many numbers from 0 to 1 as it has words; or those of one sentence alone.
+        title: what the colours say.
+        path: the file to write, or None.
+
+    Raises:
+        ValueError: there is no word, or numbers and words differ in number.
+
+    >>> from tinyseq import plot
+    >>> figure = plot.words(["not", "bad"], [0.4, 0.9], "red is negative, blue positive")
+    >>> figure = plot.words([["not", "bad"], ["bad"]], [[0.4, 0.9], [0.1]], path="opinion.png")
+    """
+    numbers = [_numbers("values", part) for part in _list("values", values)]
+    if numbers and not any(part.ndim for part in numbers):
+        rows, numbers = [rows], [np.stack(numbers)]  # type: ignore[list-item]
+    rows = [_list("rows", row, str) for row in _list("rows", rows)]
+    if [(len(row),) for row in rows] != [part.shape for part in numbers] or not any(rows):
+        raise ValueError(f"expected a word at least, and as many values as words in each row, got "
+                         f"{[len(row) for row in rows]} words and values of shapes {[part.shape for part in numbers]}")
+    title = "".join(_list("title", title, str))
+    drawn = _drawable([title, *(word for row in rows for word in row)])
+    width = max(_width(drawn[title]), *(sum(_width(drawn[word]) + 1 for word in row) for row in rows))
+    above = 1.2 if title else 0.6
+    figure = _Figure(figsize=(0.095 * width + 0.4, 0.32 * len(rows) + 0.42 * above))
+    axes = figure.add_axes((0.02, 0, 0.96, 1), xlim=(0, width), ylim=(len(rows) - 0.4, -above))
+    axes.set_axis_off()
+    axes.text(0, -0.75, drawn[title], color=_INK, va="center", parse_math=False)
+    for y, (row, part) in enumerate(zip(rows, numbers, strict=True)):
+        x = 0
+        for word, number in zip(row, part, strict=True):
+            wide = _width(drawn[word])
+            axes.barh(y, wide + 0.8, 0.8, x, color=colormaps["RdBu"](0.2 + 0.6 * float(number)))
+            axes.text(x + wide / 2 + 0.4, y, drawn[word], family="monospace", color=_INK, ha="center", va="center",
+                      parse_math=False)
+            x += wide + 1
+    return _finished(figure, path)
 
 
 def _panels(count: int, width: float) -> tuple[Figure, list[Any]]:
     """Axes side by side."""
-    figure = Figure(figsize=(width * count, 3.6), layout="tight")
+    figure = _Figure(figsize=(width * count, 3.6), layout="tight")
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
-def _finish(axes: Axes, title: str, x: str, names: Mapping[str, Artist]) -> None:
+def _around(axes: Axes, title: str, x: str, names: Mapping[str, Artist]) -> None:
     """What a panel of curves has around them: its title, the name of the horizontal axis, a grid, a legend."""
-    axes.set_title(title, loc="left", color=_INK, fontsize=11, parse_math=False)
-    axes.set_xlabel(x, color=_INK, parse_math=False)
+    drawn = _drawable([title, x, *names])
+    axes.set_title(drawn[title], loc="left", color=_INK, fontsize=11, parse_math=False)
+    axes.set_xlabel(drawn[x], color=_INK, parse_math=False)
     axes.tick_params(length=0, labelcolor=_INK)
     axes.grid(color=_FAINT, linewidth=0.6)
     axes.spines[:].set_visible(False)
-    legend = axes.legend(names.values(), ["name"] * len(names), frameon=False, labelcolor=_INK, fontsize=9)
-    for text, name in zip(legend.get_texts(), names, strict=True):  # as a label, "_name" would be left out
-        text.set(text=name, parse_math=False)
+    if names:
+        legend = axes.legend(names.values(), ["name"] * len(names), frameon=False, labelcolor=_INK, fontsize=9)
+        for text, name in zip(legend.get_texts(), names, strict=True):  # as a label, "_name" would be left out
+            text.set(text=drawn[name], parse_math=False)
 
 
-def _save(figure: Figure, path: str | PathLike[str], **options: Any) -> None:
-    figure.savefig(path if hasattr(path, "write") else fspath(path), dpi=150, **options)
+def _finished(figure: Figure, path: str | PathLike[str] | None, gap: float = 0) -> Figure:
+    """The figure with fonts for what its own lack, cut to what is drawn and a gap around it if there is one, and
+    written."""
+    fallback = _families()[len(rcParams["font.family"]):]
+    for text in figure.findobj(Text):
+        text.set_fontfamily([*text.get_fontfamily(), *fallback])
+    if gap:
+        box = figure.get_tightbbox().padded(gap)
+        for axes in figure.axes:
+            axes.set_position(Bbox((axes.get_position().get_points() - box.min) / box.size))
+        figure.set_size_inches(*box.size)
+    if path is not None:
+        figure.savefig(path if hasattr(path, "write") else fspath(path), dpi=150)
+    return figure
+
+
+def _families() -> list[str]:
+    """The fonts that matplotlib is set to, and those here that have Chinese letters."""
+    return [*rcParams["font.family"], *(name for name in _HAN if name in font_manager.get_font_names())]
+
+
+def _drawable(texts: Iterable[str]) -> dict[str, str]:
+    """Each text as it is drawn: with its number for a character that no font here has, of which a warning tells."""
+    texts, fonts = set(texts), [font_manager.FontProperties(family=[name]) for name in _families()]
+    known = {code for font in fonts for code in font_manager.get_font(font_manager.findfont(font)).get_charmap()}
+    absent = sorted({c for text in texts for c in text if ord(c) not in known and c != "\n"})
+    if absent:
+        warnings.warn(f"matplotlib finds no font with {' '.join(absent)}: they are drawn as their numbers, say "
+                      f"{ord(absent[0]):x}; install one that has them, say Noto Sans CJK", stacklevel=4)
+    numbers = str.maketrans({c: f"{ord(c):x}" for c in absent})
+    return {text: text.translate(numbers) for text in texts}
+
+
+def _width(text: str) -> int:
+    """In columns of a terminal: a Chinese letter is two wide."""
+    return sum(1 + (east_asian_width(c) in "WF") for c in text)
+
+
+def _mean(values: NDArray[Any]) -> float:
+    """Of those that are finite; of none NaN."""
+    found = values[np.isfinite(values)]
+    return float(found.mean()) if found.size else float("nan")
+
+
+def _points(name: str, points: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """xs and ys of a curve, given as both or as ys alone."""
+    parts = _list(name, points)
+    if len(parts) != 2 or not _numbers(name, parts[0]).ndim:
+        parts = [range(len(parts)), parts]
+    xs, ys = (_numbers(name, part) for part in parts)
+    if xs.ndim != 1 or xs.shape != ys.shape:
+        raise ValueError(f"{name}: expected ys (N,), or (xs, ys) of one shape (N,); got {[xs.shape, ys.shape]}")
+    return xs, ys
 
 
 def _numbers(name: str, values: Any, axes: int | None = None, columns: int | None = None) -> NDArray[Any]:
-    found = values.numpy() if hasattr(values, "numpy") else np.asarray(values)
+    found = np.asarray(_host(values))
     if found.dtype.kind not in "biuf":
         raise TypeError(f"expected {name} as an array of numbers, got dtype {found.dtype}")
     if axes is not None and (found.ndim != axes or not found.size or columns not in (None, found.shape[-1])):
         raise ValueError(f"expected {name}, got shape {found.shape}")
     return found
+
+
+def _host(values: Any) -> Any:
+    """What NumPy takes: of a Tensor, and of those in a list, the numbers without their gradients."""
+    if isinstance(values, (list, tuple)):
+        return [_host(value) for value in values]
+    return values.detach().numpy() if hasattr(values, "detach") else values
 
 
 def _list(name: str, values: Any, kind: type = object) -> list[Any]:
@@ -201,61 +362,3 @@ def _mapping(name: str, values: Any) -> Mapping[str, Any]:
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         raise TypeError(f"expected {name} as a dictionary by names, got {values!r}")
     return values
-
-
-@check.explained
-def heads(weights: ArrayLike, path: str | PathLike[str]) -> None:
-    """Attention weights (layers, heads, T, S) or (heads, T, S) as a table of maps, a row a layer; dark is 1.
-
-    Raises ValueError for another shape.
-
-    >>> layer, x = nn.TransformerEncoderLayer(8, 2).eval(), ts.ones((1, 5, 8))
-    >>> with ts.no_grad():
-    ...     _, found = nn.attention_weights(layer, x)
-    >>> figure = ts.plot.heads([w.numpy()[0] for w in found.values()], path="heads.png")
-    """
-    maps = _numbers("weights", weights)
-    maps = maps[None] if maps.ndim == 3 else maps
-    if maps.ndim != 4 or not maps.size:
-        raise ValueError(f"expected weights (layers, heads, T, S) or (heads, T, S), got shape {maps.shape}")
-    figure = Figure(figsize=(1.6 * maps.shape[1] + 0.6, 1.6 * maps.shape[0] + 0.4), layout="tight")
-    table = figure.subplots(*maps.shape[:2], squeeze=False, subplot_kw={"xticks": [], "yticks": []})
-    for (layer, head), axes in np.ndenumerate(table):
-        axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axes.set_title(f"layer {layer}, head {head}", color=_INK, fontsize=7)
-    _save(figure, path)
-
-
-@check.explained
-def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str, path: str | PathLike[str]) -> None:
-    """Sentences, a line each, with every word on a colour: red for 0, white for 1/2, blue for 1.
-
-    Args:
-        rows: the words of each sentence.
-        values: for each sentence as many numbers from 0 to 1 as it has words.
-        title: what the colours say.
-        path: the file to write; its ending (.png, .svg, .pdf) says the format.
-
-    Raises:
-        ValueError: there is no word, or numbers and words differ in number.
-
-    >>> figure = ts.plot.words([["not", "bad"]], [[0.3, 0.9]], title="how good it sounds", path="words.png")
-    """
-    rows = [_list("rows", row, str) for row in _list("rows", rows)]
-    numbers = [_numbers("values", part) for part in _list("values", values)]
-    if [(len(row),) for row in rows] != [part.shape for part in numbers] or not any(rows):
-        raise ValueError(f"expected a word at least, and as many values as words in each row, got "
-                         f"{[len(row) for row in rows]} words and values of shapes {[part.shape for part in numbers]}")
-    width = max(sum(len(word) + 1 for word in row) for row in rows)
-    figure = Figure(figsize=(0.095 * width + 0.4, 0.32 * len(rows) + 0.5))
-    axes = figure.add_axes((0.02, 0, 0.96, 1), xlim=(0, width), ylim=(len(rows) - 0.4, -1.2))
-    axes.set_axis_off()
-    axes.text(0, -0.75, "".join(_list("title", title, str)), color=_INK, va="center", parse_math=False)
-    for y, (row, part) in enumerate(zip(rows, numbers, strict=True)):
-        x = 0
-        for word, number in zip(row, part, strict=True):
-            axes.barh(y, len(word) + 0.8, 0.8, x, color=colormaps["RdBu"](0.2 + 0.6 * float(number)))
-            axes.text(x + len(word) / 2 + 0.4, y, word, family="monospace", color=_INK, ha="center", va="center",
-                      parse_math=False)
-            x += len(word) + 1
-    _save(figure, path)
