@@ -161,7 +161,7 @@ argmin = _found("argmin", "Place of the smallest entry (the first of tied ones) 
 
 
 @wide
-def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
+def vector_norm(x: Tensor, *, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """(sum |x|^ord)^(1/ord); the largest |x| for `ord=inf`. The gradient at 0 is 0."""
     if not ord > 0:
         raise ValueError(f"vector_norm: expected ord > 0, got {ord}")
