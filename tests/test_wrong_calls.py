@@ -236,7 +236,7 @@ GOOD = [
     # files
     "checkpoint.save(path=TMP / 'a.safetensors', state={'a': X})",
     "checkpoint.load(path=TMP / 'w.safetensors')",
-    "checkpoint.rename(state={'a': X}, rules={'a': 'b'})",
+    "checkpoint.rename(state={'a': X}, rules={'a': 'b'}, strict=True)",
     # the rest
     "lens.gradients_through_time(layer=nn.GRU(4, 3), x=S, loss=ts.sum, lengths=L)",
     "lens.gate_saturation(layer=nn.GRU(4, 3), x=S, lengths=L)",
