@@ -414,7 +414,7 @@ def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str |
             names = (old,) if isinstance(old, str) else old
             pattern = re.escape(names[0].removesuffix(".T")).replace(r"\{\}", r"([^.]+)")
             if not names[0] or names[0].endswith("."):
-                names, new = [f"{name}{{}}" for name in names], new if new is None else f"{new}{{}}"
+                names, new = tuple(f"{name}{{}}" for name in names), new if new is None else f"{new}{{}}"
                 pattern += "(.+)"
             matches = [found for key in left if (found := re.fullmatch(pattern, key))]
             if strict and not matches:
