@@ -22,7 +22,7 @@ import numpy as np
 from _progress import progress
 
 import tinyseq as ts
-from tinyseq import nn, optim, plot
+from tinyseq import data, nn, optim, plot
 from tinyseq.functional import cross_entropy
 
 SPEAKERS, CEPSTRA, TRAIN = 9, 12, 270
@@ -34,15 +34,6 @@ def read_utterances() -> tuple[list[np.ndarray], np.ndarray]:
         frames = (file["frames"] / 10_000).astype(np.float32)
         ends = np.cumsum(file["lengths"].astype(int))
         return np.split(frames, ends[:-1]), file["speakers"].astype(int) - 1
-
-
-def fill_up(utterances: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(B, T, 12), zeros at the end, and lengths (B,)."""
-    lengths = np.array([len(u) for u in utterances])
-    x = np.zeros((len(lengths), lengths.max(), CEPSTRA), np.float32)
-    for row, utterance in zip(x, utterances):
-        row[: len(utterance)] = utterance
-    return x, lengths
 
 
 class Listener(nn.Module):
@@ -65,7 +56,7 @@ def train(model: Listener, utterances: list[np.ndarray], speakers: np.ndarray, s
     for step in bar:
         rows = rng.choice(len(utterances), 32)
         cut = [utterances[i][rng.integers(4):][: rng.integers(5, 60)] for i in rows]  # some begin late, some stop early
-        x, lengths = fill_up(cut)
+        x, lengths = data.pad(cut)
         x += rng.normal(0, 0.1, x.shape).astype(np.float32)                        # and none sounds the same twice
         loss = cross_entropy(model(x, lengths), speakers[rows])
         optimizer.zero_grad()
@@ -80,7 +71,7 @@ def train(model: Listener, utterances: list[np.ndarray], speakers: np.ndarray, s
 def accuracy(model: Listener, utterances: list[np.ndarray], speakers: np.ndarray) -> float:
     """Percent."""
     model.eval()
-    said = model(*fill_up(utterances)).numpy().argmax(1)
+    said = model(*data.pad(utterances)).numpy().argmax(1)
     model.train()
     return 100 * (said == speakers).mean()
 

@@ -87,7 +87,7 @@ def read(path: str) -> list[tuple[str, str]]:
 
 def encode(texts: list[str], known: data.Vocabulary) -> tuple[ts.Tensor, ts.Tensor]:
     """One-hot words (batch, T, words), and which of them are real, (batch, T, 1)."""
-    ids, lengths = data.pad([known.encode(w if w in known.symbols else "<rare>" for w in t.split()) for t in texts])
+    ids, lengths = data.pad([known.encode(w if w in known else "<rare>" for w in t.split()) for t in texts])
     return ts.one_hot(ids, len(known)), ts.asarray(nn.length_mask(lengths, ids.shape[1]))[..., None]
 
 

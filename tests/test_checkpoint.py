@@ -457,6 +457,35 @@ def test_rename_is_data() -> None:
         checkpoint.rename(state, {"h.{}.q.weight": "q"})
 
 
+NAMES = st.lists(st.text("ab{}.", min_size=1, max_size=6), unique=True, max_size=6)
+
+
+@given(names=NAMES, prefix=st.sampled_from(["model.", "module.model.", "a."]))
+def test_one_rule_puts_a_prefix_before_all_names_and_takes_it_off(names: list[str], prefix: str) -> None:
+    state = {name: np.array(i) for i, name in enumerate(names)}
+    longer = checkpoint.rename(state, {"": prefix}, strict=bool(names))
+    assert longer == {f"{prefix}{name}": i for name, i in state.items()}
+    assert checkpoint.rename(longer, {prefix: ""}, strict=bool(names)) == state
+    assert checkpoint.rename(longer | {"other": np.ones(1)}, {prefix: None}, strict=bool(names)) == {"other": 1}
+
+
+def test_prefixes_beside_other_rules() -> None:
+    state = {"model.h.0.q": np.array([1]), "model.h.0.k": np.array([2]), "model.h.1.v.T": np.array([3])}
+    got = checkpoint.rename(state, {("model.h.0.q", "model.h.0.k"): "in", "model.h.": "layers."})
+    same(got, {"in": np.array([1, 2]), "layers.1.v.T": np.array([3])})
+    same(checkpoint.rename({"q.w": np.array([1]), "k.w": np.array([2])}, {("q.", "k."): "qk."}),
+         {"qk.w": np.array([1, 2])})
+
+
+def test_a_rule_that_fits_nothing_is_told() -> None:
+    state = {"model.a": np.ones(1), "b": np.ones(2)}
+    for rules in ({"modle.": ""}, {"model.{}": "{}", "model.": ""}, {"model.b": None}, {"{}.a": "a", "{}.c": "c"}):
+        old, new = [*rules.items()][-1]
+        with pytest.raises(CheckpointError, match=re.escape(f"rename: {old!r} to {new!r}: no name fits it, of ")):
+            checkpoint.rename(state, rules)
+        assert "b" in checkpoint.rename(state, rules, strict=False)
+
+
 # --- against PyTorch -------------------------------------------------------------------------------------------------
 
 

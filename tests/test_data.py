@@ -93,13 +93,55 @@ def test_pad_keeps_an_integer_or_refuses_it(rows: list[list[int]], kind: str) ->
 
 def test_pad_refuses_what_is_not_integer() -> None:
     for wrong, message in (([[1, 2], [0.5]], "got 0.5 in one"), (["ab", "c"], "got 'a' in one; encode symbols first"),
-                           ([[True, 5]], "got True in one"), ([np.array([[1, 2]])], r"got \[1, 2\] in one"),
+                           ([[True, 5]], "got True in one"), ([np.array([[1, 2]])], r"got int64\[1, 2\] in row 0"),
                            ([np.ones(2)], "got 1.0 in one"), ([[None]], "got None"), ([3], "got 3"), (3, "got 3"),
                            (None, "got None"), (np.array([1, 2]), "got 1"), ([ts.ones(2)], "got 1.0 in one")):
         with pytest.raises(TypeError, match=rf"^pad\(.*\): expected .*{message}"):
             pad(wrong)    # type: ignore[arg-type]
     ids, lengths = pad([ts.tensor([1, 2]), np.array([200], np.uint8), [ts.tensor(3)], np.zeros(0)])
     assert ids.tolist() == [[1, 2], [200, 0], [3, 0], [0, 0]] and lengths.tolist() == [2, 1, 1, 0]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.integers(0, 3), seeds,
+       st.sampled_from(["array", "tensor", "list"]), st.sampled_from(["float16", "float32", "float64"]))
+def test_pad_keeps_frames_and_their_dtype(counts: list[int], width: int, seed: int, kind: str, dtype: str) -> None:
+    """An empty list has the width of the others."""
+    rng = np.random.default_rng(seed)
+    frames = [rng.standard_normal((n, width)).astype(dtype) for n in (*counts, 1)]
+    given: list[Any] = [ts.tensor(x) if kind == "tensor" else x.tolist() if kind == "list" else x if len(x) else []
+                        for x in frames]
+    if kind == "list" and not width:
+        return  # which says nothing of frames
+    x, lengths = pad(given)
+    assert x.dtype == ("float32" if kind == "list" else dtype) and lengths.tolist() == [*counts, 1]
+    assert x.shape == (len(frames), max(*counts, 1), width)
+    for row, frame, n in zip(x, frames, lengths, strict=True):
+        assert np.array_equal(row[:n], frame.astype(x.dtype)) and not row[n:].any()
+
+
+def test_pad_refuses_frames_that_are_no_floats_of_one_width() -> None:
+    two = np.ones((2, 2), "float32")
+    for wrong, kind, message in (
+        ([two, two[:, :1]], ValueError, "of one width, got 2 numbers in row 0, 1 in row 1"),
+        ([[], two, [[1.0, 2.0, 3.0]]], ValueError, "got 2 numbers in row 1, 3 in row 2"),
+        ([two, [1, 2]], TypeError, r"or all of frames, floats \(T, F\), got int64\[2\] in row 1"),
+        ([[1.5], two], TypeError, r"got float32\[1\] in row 0"),
+        ([two[None]], TypeError, r"float32\[1, 2, 2\] in row 0"),
+        ([two.astype(int)], TypeError, r"int64\[2, 2\] in row 0"), ([[[1.0, 2.0], [3.0]]], ValueError, "equal lengths"),
+    ):
+        with pytest.raises(kind, match=rf"^pad\(.*\): .*{message}"):
+            pad(wrong)
+    with pytest.raises(RuntimeError, match="gradient"):
+        pad([ts.ones((2, 3), requires_grad=True)])
+    assert pad(np.ones((2, 3, 4), "float16"))[0].dtype == "float16"
+
+
+@given(symbols)
+def test_a_vocabulary_has_its_symbols_in_order(known: list[str]) -> None:
+    vocabulary = Vocabulary(known)
+    assert list(vocabulary) == known == [symbol for symbol in vocabulary if symbol in vocabulary]
+    assert [vocabulary.encode([symbol]) for symbol in vocabulary] == [[i] for i in range(3, len(vocabulary))]
+    assert "a word that is not there" not in vocabulary and 3 not in vocabulary and ["a"] not in vocabulary
 
 
 @given(lengths, sizes, seeds | st.none())

@@ -549,6 +549,13 @@ def test_temperatures_at_their_ends_are_limits(logits: list[float], seed: int) -
         i for i, x in enumerate(logits) if x == max(logits)}
 
 
+def test_a_hypothesis_is_shown_in_a_line() -> None:
+    """However large its alignment is."""
+    assert repr(Hypothesis([3, 4], np.ones((2, 40)), -1.23456)) == (
+        "Hypothesis(tokens=[3, 4], alignment=float64[2, 40], score=-1.235)")
+    assert repr(Hypothesis([], None, -np.inf)) == "Hypothesis(tokens=[], alignment=None, score=-inf)"
+
+
 def test_an_empty_hypothesis_has_an_empty_alignment() -> None:
     model, source, lengths = model_and_sources(0, 2, 3)
     state = model.encode(source, lengths)

@@ -110,7 +110,7 @@ ROWS: dict[str, Call] = {
     "one_hot": lambda i: ts.one_hot(i(IDS), CLASSES),
     "take": lambda i: trained(lambda x: ts.take(x, i(IDS), i(1)), None, 2, CLASSES),
     "take_along_axis": lambda i: trained(lambda x: ts.take_along_axis(x, i(IDS), i(1)), None, 2, CLASSES),
-    "index_add": lambda i: trained(lambda x: ts.index_add(x, i(IDS[0]), ts.ones((3, 2))), None, CLASSES, 2),
+    "index_add": lambda i: trained(lambda x: ts.index_add(x, 0, i(IDS[0]), ts.ones((3, 2))), None, CLASSES, 2),
     "getitem": lambda i: trained(lambda x: (x[i(IDS)], x[:, i(IDS)], x[i(100)]), None, CLASSES, CLASSES),
     **{name: lambda i, name=name: trained(lambda x: getattr(F, name)(
         F.log_softmax(x), i(IDS), ignore_index=i(127)), None, 2, 3, CLASSES) for name in ("cross_entropy", "nll_loss")},

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import tinyseq as ts
+from tinyseq import data
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STOPS = {  # short flags, and by how much the figure must exceed the baseline, or fall below it if negative
@@ -244,7 +245,7 @@ def test_utterances_are_the_official_ones_and_stand_in_their_order() -> None:
     assert np.bincount(speakers[270:]).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
     known, tested = (utterances[:270], speakers[:270]), (utterances[270:], speakers[270:])
     assert script["nearest_mean_frame"](*known, *tested) == pytest.approx(100 * 347 / 370)
-    x, lengths = script["fill_up"](utterances[:3])
+    x, lengths = data.pad(utterances[:3])
     model = script["Listener"](8).eval()
     np.testing.assert_allclose(model(np.pad(x, ((0, 0), (0, 5), (0, 0)), constant_values=9), lengths).detach().numpy(),
                                model(x, lengths).detach().numpy(), rtol=1e-5, atol=1e-6)

@@ -98,7 +98,7 @@ GOOD = [
     "ts.triu(x=X, k=1)",
     "ts.take(x=X, indices=I, axis=0)",
     "ts.take_along_axis(x=X, indices=J, axis=0)",
-    "ts.index_add(x=X, indices=I, values=X, axis=0)",
+    "ts.index_add(x=X, axis=0, indices=I, values=X)",
     "ts.use_backend(name='numpy')",
     "ts.manual_seed(seed=1)", "random.manual_seed(seed=1)",
     "ts.grad(outputs=Y, inputs=W, grad_outputs=X, create_graph=True, retain_graph=True, allow_unused=True)",
@@ -236,7 +236,7 @@ GOOD = [
     # files
     "checkpoint.save(path=TMP / 'a.safetensors', state={'a': X})",
     "checkpoint.load(path=TMP / 'w.safetensors')",
-    "checkpoint.rename(state={'a': X}, rules={'a': 'b'})",
+    "checkpoint.rename(state={'a': X}, rules={'a': 'b'}, strict=True)",
     # the rest
     "lens.gradients_through_time(layer=nn.GRU(4, 3), x=S, loss=ts.sum, lengths=L)",
     "lens.gate_saturation(layer=nn.GRU(4, 3), x=S, lengths=L)",
@@ -354,7 +354,7 @@ ROWS = [
     ("ts.take(X, [5])", "take", "indices", "[5]"),
     ("ts.take(X, V)", "take", "indices", "float32[3]"),
     ("ts.take_along_axis(X, I)", "take_along_axis", "indices", "int64[2]"),
-    ("ts.index_add(X, [0, 1], V)", "index_add", "values", "float32[3]"),
+    ("ts.index_add(X, 0, [0, 1], V)", "index_add", "values", "float32[3]"),
     # gradients
     ("X.backward()", "backward", "gradient", "(2, 3)"),
     ("X.detach().sum().backward()", "backward", "computed", "()"),
@@ -677,6 +677,17 @@ def test_nonsense_in_the_place_of_each_argument_is_named(text: str, names: dict[
     eval(text, names)
     found = [how for _, _, how in failing(text, names)]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("text", GOOD, ids=lambda text: parts(text)[1])
+@pytest.mark.filterwarnings("ignore")
+def test_an_argument_that_is_not_there_is_named(text: str, names: dict[str, Any]) -> None:
+    """Also where options are handed on; of a layer when it is made."""
+    tree: Any = ast.parse(text, mode="eval")
+    call = tree.body.args[0] if ast.unparse(tree.body.func) == "list" else tree.body  # of what is lazy
+    call.keywords.append(ast.keyword("inplace", ast.Constant(True)))
+    with pytest.raises((TypeError, ValueError), match=r"\binplace\b"):
+        eval(compile(ast.fix_missing_locations(tree), text, "eval"), names)
 
 
 def test_the_sweep_is_wide(names: dict[str, Any]) -> None:

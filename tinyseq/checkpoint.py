@@ -21,6 +21,7 @@ import io
 import json
 import os
 import re
+import reprlib
 import secrets
 import stat
 from collections import Counter, OrderedDict
@@ -421,17 +422,22 @@ def _named(file: BinaryIO, path: Path) -> bool:
     return False
 
 
-def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str | None]) -> dict[str, Any]:
+def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str | None],
+           strict: bool = True) -> dict[str, Any]:
     """The same arrays under other names: `rules` maps old names to new ones, and is data.
 
     `{}` stands for one part of a name, without dots, and is carried over. A tuple of old names is concatenated along
-    axis 0; `.T` at the end of an old name transposes it; the new name None leaves it out. What no rule names stays.
+    axis 0; `.T` at the end of an old name transposes it; the new name None leaves it out. An old name that is empty or
+    ends in a dot stands for all that begin with it, and the rest of each is carried over. The first rule that fits a
+    name has it; what no rule names stays. A rule that fits nothing is a CheckpointError, unless `strict` is False.
 
     >>> GPT2 = {"h.{}.attn.c_attn.{}.T": "layers.{}.self_attn.in_proj_{}", "h.{}.attn.bias": None}
     >>> BERT = {("layer.{}.query.{}", "layer.{}.key.{}", "layer.{}.value.{}"): "layers.{}.self_attn.in_proj_{}"}
     >>> state = {"h.0.attn.c_attn.weight": np.ones((2, 6)), "h.0.attn.bias": np.ones(1), "norm": np.ones(2)}
     >>> {name: array.shape for name, array in ts.checkpoint.rename(state, GPT2).items()}
     {'norm': (2,), 'layers.0.self_attn.in_proj_weight': (6, 2)}
+    >>> list(ts.checkpoint.rename({"model.out.weight": np.ones(2)}, {"model.": ""}))    # {"": "model."} puts it back
+    ['out.weight']
     """
     check.mapping("checkpoint.rename", state=state, rules=rules)
     left = dict(state)
@@ -439,13 +445,19 @@ def rename(state: Mapping[str, Any], rules: Mapping[str | tuple[str, ...], str |
     for old, new in rules.items():
         with _blame(f"rename: {old!r} to {new!r}"):
             names = (old,) if isinstance(old, str) else old
-            pattern = re.compile(re.escape(names[0].removesuffix(".T")).replace(r"\{\}", r"([^.]+)"))
-            for match in [found for key in left if (found := pattern.fullmatch(key))]:
+            pattern = re.escape(names[0].removesuffix(".T")).replace(r"\{\}", r"([^.]+)")
+            if not names[0] or names[0].endswith("."):
+                names, new = tuple(f"{name}{{}}" for name in names), new if new is None else f"{new}{{}}"
+                pattern += "(.+)"
+            matches = [found for key in left if (found := re.fullmatch(pattern, key))]
+            if strict and not matches:
+                raise ValueError(f"no name fits it, of {len(left)} that no rule before it has: {reprlib.repr([*left])}")
+            for match in matches:
                 arrays = []
-                for name in (name.format(*match.groups()) for name in names):
-                    if (key := name.removesuffix(".T")) not in left:
+                for name in names:
+                    if (key := name.removesuffix(".T").format(*match.groups())) not in left:
                         raise ValueError(f"{match.string} is there without {key}")
-                    arrays.append(left.pop(key).T if key != name else left.pop(key))
+                    arrays.append(left.pop(key).T if name.endswith(".T") else left.pop(key))
                 if new is not None:
                     renamed.append((new.format(*match.groups()), np.concatenate(arrays) if arrays[1:] else arrays[0]))
     count = Counter([*left, *(name for name, _ in renamed)])

@@ -3,15 +3,16 @@
 Everything here is plain Python and NumPy on the host; a batch becomes a tensor where the model takes it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import index
 from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinyseq import check
+from tinyseq import backends, check
 from tinyseq.engine import random
+from tinyseq.engine.creation import asarray
 
 __all__ = ["Vocabulary", "batches", "pad"]
 
@@ -20,7 +21,8 @@ class Vocabulary:
     """The symbols that sequences are made of, and an integer id for each.
 
     Ids 0, 1 and 2 are taken by `pad` (fills up a batch), `start` and `end` (of a sequence that a decoder
-    writes); the symbols follow from 3 on, in the order given. A model tells `len(vocabulary)` ids apart.
+    writes); the symbols follow from 3 on, in the order given. A model tells `len(vocabulary)` ids apart. `"c" in
+    vocabulary` asks for a symbol, and a loop over the vocabulary has the symbols in the order of their ids.
 
     >>> letters = ts.data.Vocabulary("abc")
     >>> letters.encode("cab")
@@ -52,6 +54,12 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return 3 + len(self.symbols)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.symbols)
+
+    def __contains__(self, symbol: object) -> bool:
+        return isinstance(symbol, str) and symbol in self._ids
 
     def __repr__(self) -> str:
         return f"Vocabulary of {len(self.symbols)} symbols: {_some(self.symbols)}"
@@ -105,18 +113,20 @@ def _some(symbols: Sequence[str]) -> str:
 
 
 @check.explained
-def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """One array of sequences of different lengths, filled up with `Vocabulary.pad` at the end.
+def pad(sequences: Sequence[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """One array of sequences of different lengths, filled up with `Vocabulary.pad`, 0, at the end.
 
     Args:
-        sequences: B sequences (lists, 1-D arrays or Tensors) of integers.
+        sequences: B sequences (lists, arrays or Tensors), of integers (T,), or of frames, floats (T, F). One without
+            anything in it, `[]`, has length 0.
 
     Returns:
-        ids (B, T) and lengths (B,), both int64, where T is the length of the longest sequence.
+        ids (B, T), int64, or frames (B, T, F) of their own dtype (float32 where they are lists); and lengths
+            (B,), int64. T is the length of the longest sequence.
 
     Raises:
-        TypeError: something other than integers in a sequence, or no sequences.
-        ValueError: an integer that int64 does not have.
+        TypeError: something other than integers or frames of floats in a sequence, or no sequences.
+        ValueError: an integer that int64 does not have, frames of another width than the others.
 
     >>> ids, lengths = ts.data.pad([[5, 3, 4], [4]])
     >>> ids
@@ -124,13 +134,44 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[
            [4, 0, 0]])
     >>> lengths
     array([3, 1])
+    >>> frames, lengths = ts.data.pad([np.ones((4, 80), "f"), np.ones((2, 80), "f")])
+    >>> frames.shape
+    (2, 4, 80)
     """
-    rows = [_ids(_items("expected sequences of integers", row)) for row in _items("expected sequences", sequences)]
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    ids = np.full((len(lengths), lengths.max(initial=0)), Vocabulary.pad, dtype=np.int64)
-    if rows:
-        ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-    return ids, lengths
+    given = list(sequences) if getattr(sequences, "ndim", 0) > 1 else _items("expected sequences", sequences)
+    rows = [row if hasattr(row, "ndim") else _items("expected sequences of integers", row) for row in given]
+    arrays = _frames(rows) if any(map(_deep, rows)) else [_ids(_items("expected integers", row)) for row in rows]
+    lengths = np.array([len(x) for x in arrays], dtype=np.int64)
+    kind = np.result_type(*arrays) if arrays else np.int64
+    padded = np.full((len(arrays), lengths.max(initial=0), *(arrays[0].shape[1:] if arrays else ())),
+                     Vocabulary.pad, kind)
+    if arrays:
+        padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(arrays)
+    return padded, lengths
+
+
+def _deep(row: Any) -> bool:
+    """Whether a sequence is one of sequences."""
+    return row.ndim > 1 if hasattr(row, "ndim") else any(isinstance(x, (list, tuple)) or getattr(x, "ndim", 0)
+                                                         for x in row[:1])
+
+
+def _frames(rows: list[Any]) -> list[NDArray[Any]]:
+    """Sequences of floats (T, F) on the host, of one width; that of an empty list too."""
+    with backends.use_backend("numpy"):
+        arrays: list[NDArray[Any]] = [asarray(row).numpy() for row in rows]
+    first = next(i for i, row in enumerate(rows) if _deep(row))
+    empty = arrays[first][:0]
+    for i, x in enumerate(arrays):
+        if x.shape == (0,):
+            arrays[i] = empty
+        elif x.ndim != 2 or x.dtype.kind != "f":
+            raise TypeError("expected sequences of integers (T,), or all of frames, floats (T, F), got "
+                            f"{check.describe(x)} in row {i}")
+        elif x.shape[1] != empty.shape[1]:
+            raise ValueError(f"expected frames of one width, got {empty.shape[1]} numbers in row {first}, "
+                             f"{x.shape[1]} in row {i}")
+    return arrays
 
 
 def _ids(row: list[Any]) -> NDArray[np.int64]:

@@ -46,6 +46,10 @@ class Hypothesis(NamedTuple):
     alignment: Array | None
     score: float
 
+    def __repr__(self) -> str:
+        alignment = None if self.alignment is None else check.describe(self.alignment)
+        return f"Hypothesis(tokens={self.tokens}, alignment={alignment}, score={self.score:.4g})"
+
 
 class Step(NamedTuple):
     """One step in time: the rows (N,) of the batch that had not ended, the token (N,) chosen for each, `end` included,

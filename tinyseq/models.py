@@ -337,7 +337,7 @@ def load(path: checkpoint.Name, config: Config | None = None) -> Any:
         check.choice(kind, (True, False), tie_word_embeddings=tied)
     state = checkpoint.load(path)
     with checkpoint._blame(named):
-        state = checkpoint.rename(_own(state, family), family.names)
+        state = checkpoint.rename(_own(state, family), family.names, strict=False)
         module: Any = family.module
         if module is LanguageModel:
             head = _head(state, tied, config)

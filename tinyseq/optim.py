@@ -69,6 +69,10 @@ class Optimizer:
             value = check.numbers(where, least=0, below=math.inf, **{name: value})
         super().__setattr__(name, value)
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyperparameters)
+        return f"{type(self).__name__}({len(self.parameters)} parameter{'s' * (len(self.parameters) > 1)}, {options})"
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for p in self.parameters:

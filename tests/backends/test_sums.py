@@ -18,7 +18,7 @@ REDUCTIONS = [  # on columns of one value: name, what is done over axis 0 of (n,
     ("sum", lambda x: ts.sum(x, 0), lambda n, v: n * v), ("mean", lambda x: ts.mean(x, 0), lambda n, v: v),
     ("var", lambda x: ts.var(x, 0), lambda n, v: 0), ("std", lambda x: ts.std(x, 0), lambda n, v: 0),
     ("logsumexp", lambda x: ts.exp(ts.logsumexp(x, 0)), lambda n, v: n * np.exp(v)),
-    ("vector_norm", lambda x: ts.vector_norm(x, 0), lambda n, v: n**0.5 * v),
+    ("vector_norm", lambda x: ts.vector_norm(x, axis=0), lambda n, v: n**0.5 * v),
     ("cumulative_sum", lambda x: ts.cumulative_sum(x, 0)[-1], lambda n, v: n * v),
     ("vecdot", lambda x: ts.vecdot(x, x, 0), lambda n, v: n * v * v),
     ("einsum", lambda x: ts.einsum("ij->j", x), lambda n, v: n * v),
@@ -34,7 +34,7 @@ REDUCTIONS = [  # on columns of one value: name, what is done over axis 0 of (n,
     ("take", lambda x: _slope(lambda w: w[np.ones(len(x), int)], (3, 2), v=x)[1], lambda n, v: n * v),
     ("take of several axes", lambda x: _slope(
         lambda w: w[np.zeros((len(x), 1), int), np.arange(2)], (3, 2), v=x)[0], lambda n, v: n * v),
-    ("index_add", lambda x: ts.index_add(ts.zeros((3, 2), x.dtype), np.ones(len(x), int), x)[1], lambda n, v: n * v),
+    ("index_add", lambda x: ts.index_add(ts.zeros((3, 2), x.dtype), 0, np.ones(len(x), int), x)[1], lambda n, v: n * v),
     ("nll_loss", lambda x: F.nll_loss(-x, np.zeros(len(x), int), reduction="sum"), lambda n, v: n * v),
 ]
 

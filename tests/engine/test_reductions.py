@@ -12,7 +12,7 @@ def test_float16_has_room_for_what_fits() -> None:
     assert ties.grad is not None and abs(ties.grad.numpy()[0] - 6 / 7) < 1e-3  # of the sum, which does not fit
     assert ts.mean(ties).item() == 1
     x = ts.full((3, 4), 300.0, np.float16) * ts.tensor([1.0, -1.0, 1.0, -1.0], np.float16)
-    assert ts.std(x).item() == 300 and ts.vector_norm(x, 1).tolist() == [600] * 3
+    assert ts.std(x).item() == 300 and ts.vector_norm(x, axis=1).tolist() == [600] * 3
     assert ts.erf(x).dtype == np.float16 and ts.divide(x, ts.ones((3, 4))).dtype == np.float32
 
 

@@ -424,7 +424,7 @@ ROWS = [
         np.take_along_axis, kinds=ANY,
         wrong=[(F23, I3), (F23, F23), (F23, F23 > 0), (F23, np.full((2, 3), 5))]),
     row("index_add", added, np_index_add, kinds=NUMBERS,
-        fn=lambda x, values, indices, axis: ts.index_add(x, indices, values, axis),
+        fn=lambda x, values, indices, axis: ts.index_add(x, axis, indices, values),
         wrong=[(F23, F23.T, {"indices": [0, 1, 1], "axis": 0}), (F23, F23, {"indices": [0.5, 0.5], "axis": 0}),
                (F23, F23, {"indices": [0, 2], "axis": 0})]),
 ]

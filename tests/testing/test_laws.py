@@ -1,6 +1,8 @@
 """The laws of sequence layers hold for ours, and a layer that breaks one is told which."""
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import settings
 import tinyseq as ts
 from tinyseq import nn
 from tinyseq.engine import ops
-from tinyseq.testing import check_sequence_layer
+from tinyseq.testing import check_sequence_layer, laws
 
 FLOAT = {"dtype": "float64"}
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -111,10 +113,10 @@ FAULTS = {
         "outputs past the end are zero", r"output at row 0, step 0 .* lengths = \[0\]"),
     "wrong last state": (
         ONE, lambda f, x, s, n: (f(x, s, n)[0], f(x, s)[1]),
-        "the final state is that of the last real step", r"state 0 of row 0, whose last step is -1, .*lengths = \[0\]"),
+        "the final state is that of the last real step", r"state 0 of row 0, which has no step, .*lengths = \[0\]"),
     "state of the longest row": (
         ONE, lambda f, x, s, n: (f(x, s, n)[0], f(x, s, np.full(len(n), max(n)))[1]),
-        "the final state is that of the last real step", r"state 0 of row [01], whose last step is -1,.*\[\d, \d\]"),
+        "the final state is that of the last real step", r"state 0 of row [01], which has no step,.*\[\d, \d\]"),
     "state not taken": (
         ONE, lambda f, x, s, n: f(x, None, n),
         "a sequence fed in pieces gives what it gives whole", r"output at row 0, step 1 .* cut before step 1"),
@@ -142,12 +144,30 @@ FAULTS = {
     "chance": (
         ONE, lambda f, x, s, n: f(ts.functional.dropout(x, 0.5), s, n),
         "the same call gives the same result", r"output at row 0, step 0"),
+    "cannot be called": (
+        ONE, lambda f, x, s, n: f(x[:, :, :1], s, n),
+        "it takes (x, lengths); what is called otherwise needs call=lambda x, lengths: ...", r"it raised ValueError"),
+    "cannot go on from its state": (
+        ONE, lambda f, x, s, n: (f(x, s, n)[0], f(x, s, n)[1][:, :, :2]),
+        "it takes (x, lengths, state); what is called otherwise needs call=lambda x, lengths, state: ...",
+        r"it raised ValueError.*in the state after"),
+    "arrays for Tensors": (
+        ONE, lambda f, x, s, n: (f(x, s, n)[0].detach().numpy(), f(x, s, n)[1]),
+        "it returns y, or y and the final state: Tensors, these in tuples", r"out came ndarray, Tensor"),
+    "three results": (
+        ONE, lambda f, x, s, n: (*f(x, s, n), x),
+        "it returns y, or y and the final state: Tensors, these in tuples", r"out came Tensor, Tensor, Tensor"),
+    "nothing": (
+        ONE, lambda f, x, s, n: None,
+        "it returns y, or y and the final state: Tensors, these in tuples", r"out came NoneType"),
     "trimmed outputs": (
         ONE, lambda f, x, s, n: at_end(f(x, s, n), lambda y: y[:, : max(n)]),
-        "outputs are (batch, time, ...), and of x's dtype", r"x is float64 \(1, 1, 2\), out came float64 \(1, 0, 3\)"),
+        "outputs are (batch, time, ...), and of x's dtype",
+        r"x is float64 \(1, 1, 2\), the output float64 \(1, 0, 3\)"),
     "another dtype": (
         ONE, lambda f, x, s, n: at_end(f(x, s, n), lambda y: y.astype("float32")),
-        "outputs are (batch, time, ...), and of x's dtype", r"came float32 \(1, 1, 3\), out came float64 \(1, 1, 3\)"),
+        "outputs are (batch, time, ...), and of x's dtype",
+        r"output float32 \(1, 1, 3\), the state float64 \(1, 1, 3\)"),
 }
 
 
@@ -167,10 +187,53 @@ def test_a_planted_fault_is_named_with_its_step(name: str) -> None:
     both, fault, law, where = FAULTS[name]
     ts.manual_seed(0)
     with pytest.raises(AssertionError) as caught, np.errstate(all="ignore"):
-        check_sequence_layer(Faulty(fault, both))
+        check_sequence_layer(Faulty(fault, both).eval())
     report = str(caught.value)
     assert report.startswith(f"Faulty breaks a law: {law}\n")
     assert re.search(where, report, re.DOTALL), report
+    assert not getattr(caught.value, "__notes__", []) and len(report.splitlines()) < 20
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(2, 3, 2, dropout=0.5), nn.GRU(2, 3, recurrent_dropout=0.1),
+                                   nn.TransformerEncoderLayer(2, 1, 4, 0.01)], ids=lambda layer: type(layer).__name__)
+def test_chance_of_a_layer_in_training_is_one_line(layer: nn.Module) -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_sequence_layer(layer, 2)
+    assert str(caught.value) == (f"{type(layer).__name__} is in training mode, and what it computes is left to chance "
+                                 "(dropout): call eval() first")
+    assert caught.value.__cause__ is None and not getattr(caught.value, "__notes__", [])
+
+
+def test_examples_are_few_but_where_a_profile_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(laws, "LAWS", {"counted": ((False,), lambda f, case: (calls.append(1), ({}, {}, ""))[1])})
+    for said, expected in ((None, laws.EXAMPLES), (7, 7)):
+        before = settings.get_current_profile_name()
+        own = {} if said is None else {"max_examples": said}
+        settings.register_profile("said", settings.get_profile("default"), **own)
+        settings.load_profile("said")
+        try:
+            calls.clear()
+            check_sequence_layer(nn.GRU(2, 3))
+        finally:
+            settings.load_profile(before)
+        assert len(calls) == expected
+
+
+@pytest.mark.parametrize("fault", ["", "    nn.GRU.forward = lambda self, x, lengths: (x + x.mean(axis=0), None)\n"])
+def test_nothing_is_left_in_the_working_folder(fault: str, tmp_path: Path) -> None:
+    """Nor is hypothesis told another place for good."""
+    program = ("from hypothesis import given, strategies as st, settings\n"
+               "from tinyseq import nn\n"
+               "from tinyseq.testing import check_sequence_layer\n"
+               "settings.register_profile('few', max_examples=2); settings.load_profile('few')\n"
+               f"try:\n{fault}    check_sequence_layer(nn.GRU(2, 3))\nexcept AssertionError: pass\n")
+    environment = {k: v for k, v in os.environ.items() if k != "HYPOTHESIS_STORAGE_DIRECTORY"}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
+    subprocess.run([sys.executable, "-c", program + "given(st.text())(lambda text: None)()"], cwd=tmp_path,
+                   env=environment, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == [".hypothesis"]
 
 
 def test_the_page_in_docs_says_what_happens() -> None:

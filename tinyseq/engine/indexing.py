@@ -141,19 +141,19 @@ def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Out:
 
 
 @op
-def index_add(x: Tensor, indices: Like, values: Tensor, axis: int = 0) -> Out:
+def index_add(x: Tensor, axis: int, indices: Like, values: Tensor) -> Out:
     """x plus `values` at the `indices` along `axis`; an index given twice is added to twice. x itself stays as it is.
 
     `values` has x's shape, with that of the integer `indices` in the place of `axis`; another is a ValueError.
 
-    >>> ts.index_add(ts.zeros(3), [0, 0, 2], ts.tensor([1.0, 2.0, 3.0]))
+    >>> ts.index_add(ts.zeros(3), 0, [0, 0, 2], ts.tensor([1.0, 2.0, 3.0]))
     tensor([3., 0., 3.])
     """
     xp, index = namespace(x, values), along(axis, x.ndim, as_int64(indices))
     expected = (*x.shape[: len(index) - 1], *index[-1].shape, *x.shape[len(index) :])
     if values.shape != expected:
         raise ValueError(f"expected values of shape {expected}")
-    return x + xp.unindex(values, index, x.shape), (lambda g: g, None, lambda g: g[index])
+    return x + xp.unindex(values, index, x.shape), (lambda g: g, None, None, lambda g: g[index])
 
 
 @op

@@ -230,7 +230,7 @@ argmin = _found("argmin", "Where along `axis`, or in all flattened, the smallest
 
 
 @wide
-def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
+def vector_norm(x: Tensor, *, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """(sum |x|^ord)^(1/ord), over an axis, several, or all; the largest |x| for `ord=inf`. The gradient at 0 is 0.
 
     An `ord` of 0 or less is a ValueError.

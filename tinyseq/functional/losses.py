@@ -112,8 +112,8 @@ def _cross_entropy(logits: Tensor, ids: Any, weight: Any, smoothing: float, igno
 
 
 @_loss
-def cross_entropy(logits: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100, reduction: str = "mean",
-                  label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Like, weight: Like = None, *, ignore_index: int = -100,
+                  reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
     """-log softmax(logits)[target]: logits (..., C), integer targets (...). PyTorch's, with classes on the last axis.
 
     `weight` (C,) weights the classes; a target `ignore_index` has loss and gradient 0, and the mean, which divides by
@@ -150,7 +150,7 @@ def cross_entropy(logits: Tensor, targets: Like, weight: Like = None, ignore_ind
 
 
 @_loss
-def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index: int = -100,
+def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, *, ignore_index: int = -100,
              reduction: str = "mean") -> Tensor:
     """-log_probs[target]: `cross_entropy` of what is log-probabilities already, (..., C), without its smoothing.
 
@@ -163,7 +163,7 @@ def nll_loss(log_probs: Tensor, targets: Like, weight: Like = None, ignore_index
 
 
 @_loss
-def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
+def mse_loss(x: Tensor, target: Like, *, reduction: str = "mean") -> Tensor:
     """(x - target)^2, of one shape, which the reduction "none" gives; "mean" and "sum" give a number. Another shape of
     target is a ValueError, as broadcasting would hide a mistake.
 
@@ -177,7 +177,7 @@ def mse_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
 
 
 @_loss
-def l1_loss(x: Tensor, target: Like, reduction: str = "mean") -> Tensor:
+def l1_loss(x: Tensor, target: Like, *, reduction: str = "mean") -> Tensor:
     """|x - target|, of one shape; reductions as for `mse_loss`.
 
     >>> F.l1_loss(ts.tensor([1.0, 2.0]), [1.0, 4.0], reduction="none")
@@ -214,7 +214,7 @@ def _binary_cross_entropy(p: Tensor, t: Tensor) -> Out:
 
 
 @_loss
-def binary_cross_entropy(probs: Tensor, target: Like, reduction: str = "mean") -> Tensor:
+def binary_cross_entropy(probs: Tensor, target: Like, *, reduction: str = "mean") -> Tensor:
     """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, of one shape; the gradient is PyTorch's too,
     (p - t) / max(p (1 - p), 1e-12).
 
@@ -244,7 +244,7 @@ def _binary_cross_entropy_with_logits(x: Tensor, yes: Tensor, no: Tensor) -> Out
 
 
 @_loss
-def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "mean",
+def binary_cross_entropy_with_logits(x: Tensor, target: Like, *, reduction: str = "mean",
                                      pos_weight: Like = None) -> Tensor:
     """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight`, which broadcasts, weights the positive term.
 
@@ -257,7 +257,7 @@ def binary_cross_entropy_with_logits(x: Tensor, target: Like, reduction: str = "
 
 
 @_loss
-def kl_div(log_probs: Tensor, target: Like, reduction: str = "mean", log_target: bool = False) -> Tensor:
+def kl_div(log_probs: Tensor, target: Like, *, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """t (log t - log_probs) by entry, 0 where t is 0: Kullback & Leibler's divergence from the model to the target.
 
     `reduction="batchmean"` divides the sum by the first axis' length, which is the divergence's mean over a batch; of a
