@@ -370,7 +370,8 @@ def test_wrong_calls_are_named() -> None:
     for tokens in (3, "a", None, [[1]], [1], [[[1]]]):
         calls += [(r"AttentionDecoder: expected tokens \(2,\)", lambda t=tokens: decode.step(t, state)),
                   (r"AttentionDecoder: expected tokens \(2, T\)", lambda t=tokens: decode(t, state)),
-                  (r"AttentionDecoder: expected tokens \(2, T\)", lambda t=tokens: whole([[1, 2]] * 2, None, t))]
+                  (r"decoder: AttentionDecoder: expected tokens \(2, T\)",
+                   lambda t=tokens: whole([[1, 2]] * 2, None, t))]
     for wrong in (3, "a", (), None, tuple(state)):
         calls += [("AttentionDecoder: expected state to be DecoderState", lambda s=wrong: decode.step([1, 2], s)),
                   ("AttentionDecoder: expected state to be DecoderState", lambda s=wrong: decode([[1], [2]], s))]

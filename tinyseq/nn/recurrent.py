@@ -9,6 +9,7 @@ distributions, the order of gates and the names in state_dict are PyTorch's.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from tinyseq.engine.tensor import Like, Tensor, namespace
 from tinyseq.functional.arguments import checked_lengths
 from tinyseq.functional.recurrence import GATES
 from tinyseq.nn import init
+from tinyseq.nn.layers import fits
 from tinyseq.nn.masks import refuse
 from tinyseq.nn.module import Module, Parameter
 
@@ -51,6 +53,9 @@ def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -
     """x and the initial state, zeros unless given, of shapes (*lead, B, size); what does not fit is refused by name."""
     x = ops.operand(x)
     shapes = [(*lead, *x.shape[:1], size) for size in sizes]
+    if hasattr(state, "shape"):
+        raise TypeError(f"{type(module).__name__}: expected the initial state as a tuple of {len(sizes)} Tensors, got "
+                        f"one tensor, {check.describe(state)}")
     if state is None:
         state = [Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes]
     given = tuple([ops.like(x, part) for part in state])
@@ -73,6 +78,11 @@ class _Recurrent(Module):
             type(self).__name__, 1, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         self.dropout = check.numbers(type(self).__name__, least=0, below=1, dropout=dropout)
         self.bidirectional = bidirectional
+        if self.dropout and self.num_layers == 1:
+            calls = sum("__init__" in vars(base) for base in type(self).__mro__)  # each by way of its check
+            warnings.warn(f"{type(self).__name__}: dropout={self.dropout} acts between layers, and with num_layers=1 "
+                          f"changes nothing{'; recurrent_dropout= acts in each' * isinstance(self, _Fused)}",
+                          stacklevel=2 * calls - 1)
 
     @property
     def directions(self) -> int:
@@ -141,8 +151,8 @@ class Scan(_Recurrent):
 
     `cell(I, H)` makes the module of one layer and direction: a class, or a function that fills in its other arguments.
     The module itself is called step by step, `cell(x_t (B, I), state) -> state`. A state is a Tensor (B, H), or, where
-    the module says `state_size = (H, ...)`, a tuple of Tensors (B, H), ..., whose first is the output; of one size, it
-    is the width of the one Tensor. `docs/your-own-cell.md` shows three cells.
+    the module says `state_size = (H, ...)`, a tuple of Tensors (B, H), ..., whose first is the output, also if it is
+    the only one; `state_size = H` is the width of the one Tensor. `docs/your-own-cell.md` shows three cells.
 
     x (B, T, I), `state` of Tensors (layers x directions, B, H), or None for zeros, `lengths` (B,) or None ->
     y (B, T, directions x H) and the final state.
@@ -157,20 +167,23 @@ class Scan(_Recurrent):
                             f"direction, cell(I, H), got {'a module: ' * isinstance(cell, Module)}{cell!r}")
         super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
         self.cells: list[Module] = []
-        for _ in range(num_layers):
-            self.cells += [cell(input_size, hidden_size) for _ in range(self.directions)]
+        for _ in range(self.num_layers):
+            for _ in range(self.directions):
+                self.cells.append(cell(input_size, hidden_size))
+                check.instance("Scan", Module, **{f"what cell({input_size}, {hidden_size}) makes": self.cells[-1]})
+                fits("Scan", input_size, f"cells.{len(self.cells) - 1}", self.cells[-1])
             size = getattr(self.cells[0], "state_size", hidden_size)
-            self.sizes = size if isinstance(size, tuple) else (size,)
+            self.bare, self.sizes = not isinstance(size, tuple), size if isinstance(size, tuple) else (size,)
             input_size = self.sizes[0] * self.directions
 
     def _pass(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         cell = self.cells[k]
-        step = (lambda x, state: (cell(x, *state),)) if len(self.sizes) == 1 else cell
+        step = (lambda x, state: (cell(x, *state),)) if self.bare else cell
         return functional.unroll(step, x, start, lengths, bool(k % self.directions))
 
     def forward(self, x: Tensor, state: Any = None, lengths: Like = None) -> tuple[Tensor, Any]:
-        y, final = self._run(x, (state,) if isinstance(state, Tensor) else state, lengths)
-        return y, final[0] if len(final) == 1 else final
+        y, final = self._run(x, (state,) if self.bare and hasattr(state, "shape") else state, lengths)
+        return y, final[0] if self.bare else final
 
 
 class _Plain(_Fused):
@@ -220,8 +233,6 @@ class LSTM(_Fused):
     def forward(
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Like = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        if isinstance(state, Tensor):
-            raise TypeError("LSTM: the initial state is a pair (h0, c0), got one tensor")
         y, (h, c) = self._run(x, state, lengths)
         return y, (h, c)
 
@@ -234,7 +245,7 @@ class _Cell(Module):
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
         self.input_size, self.hidden_size = check.integers(type(self).__name__, 1, input_size=input_size,
                                                            hidden_size=hidden_size)
-        self.state_size = (self.hidden_size,) * (2 if self.kind == "lstm" else 1)
+        self.state_size = (self.hidden_size,) * 2 if self.kind == "lstm" else self.hidden_size
         _add_weights(self, self.kind, self.input_size, self.hidden_size, bias, dtype)
 
     def extra_repr(self) -> str:
@@ -250,7 +261,7 @@ class RNNCell(_Cell):
         super().__init__(input_size, hidden_size, bias, **options)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
-        x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
+        x, (h,) = _begin(self, x, None if h is None else (h,), [self.hidden_size])
         return functional.rnn_cell(x, h, *weights_of(self), nonlinearity=self.nonlinearity)
 
 
@@ -262,7 +273,7 @@ class GRUCell(_Cell):
         super().__init__(input_size, hidden_size, *args, **options)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
-        x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
+        x, (h,) = _begin(self, x, None if h is None else (h,), [self.hidden_size])
         return functional.gru_cell(x, h, *weights_of(self), reset=self.reset)
 
 
@@ -270,5 +281,5 @@ class LSTMCell(_Cell):
     """One step of LSTM: x (B, I), the state (h, c), both (B, H), or None for zeros -> the next (h, c)."""
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        x, (h, c) = _begin(self, x, state, self.state_size)
+        x, (h, c) = _begin(self, x, state, [self.hidden_size] * 2)
         return functional.lstm_cell(x, h, c, *weights_of(self))
