@@ -180,6 +180,8 @@ def _message(where: str, kind: str, name: str, value: Any, least: Any, most: Any
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 80  # so that a path is told whole
+_LONG = reprlib.Repr()
+_LONG.maxlist = 32  # tokens
 
 
 def describe(a: Any) -> str:
@@ -188,10 +190,21 @@ def describe(a: Any) -> str:
         return a.__name__
     if hasattr(a, "dtype") and hasattr(a, "shape"):
         return f"{a.dtype}{list(a.shape)}" if a.shape or not isinstance(a, np.generic) else repr(a)
-    if isinstance(a, (list, tuple)) and any(hasattr(x, "dtype") for x in a):
+    if isinstance(a, (list, tuple)) and _holds_array(a):
         return "[" + ", ".join(map(describe, a)) + "]"
     plain = (list, tuple, dict, set, str, bytes, int, float, complex, slice, np.dtype, type(None), type(...))
     return _SHORT.repr(a) if isinstance(a, plain) else type(a).__name__
+
+
+def fields(a: Any) -> str:
+    """The `repr` of a NamedTuple, with shapes in the place of arrays."""
+    shown = {k: _LONG.repr(v) if isinstance(v, list) and not _holds_array(v) else describe(v)
+             for k, v in a._asdict().items()}
+    return f"{type(a).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
+
+
+def _holds_array(a: Any) -> bool:
+    return any(map(_holds_array, a)) if isinstance(a, (list, tuple)) else hasattr(a, "dtype")
 
 
 def _array(a: Any) -> bool:

@@ -39,6 +39,9 @@ class Hypothesis(NamedTuple):
     alignment: Array | None
     score: float
 
+    def __repr__(self) -> str:
+        return check.fields(self)
+
 
 class Step(NamedTuple):
     """One step in time: the rows (N,) of the batch that had not ended, the token (N,) chosen for each, `end` included,
@@ -49,6 +52,9 @@ class Step(NamedTuple):
     scores: Array
     weights: Tensor | None
 
+    def __repr__(self) -> str:
+        return check.fields(self)
+
 
 class Scores(NamedTuple):
     """Log-probabilities of given tokens (B, T), their sums (B,), and weights (B, T, S) or None; 0 in the padding."""
@@ -56,6 +62,9 @@ class Scores(NamedTuple):
     tokens: Tensor
     total: Tensor
     alignment: Tensor | None
+
+    def __repr__(self) -> str:
+        return check.fields(self)
 
 
 _PLAIN = (type(None), int, float, str, bytes, np.generic)

@@ -271,6 +271,90 @@ def test_a_parameter_stays_one_and_a_buffer() -> None:
     assert list(layer.state_dict()) == ["weight"] and not layer.parameters()
 
 
+S, IDS, MASK = ts.ones((2, 3, 4)), np.array([[1, 0, 3], [2, 2, 1]]), np.ones((2, 3), bool)
+DECODER = dict(vocab_size=5, embedding_dim=2, hidden_size=4, memory_size=4)
+FORWARDS: dict[str, tuple[Any, Any]] = {  # of each layer, how it is made and called
+    "Linear": (lambda: nn.Linear(4, 2), lambda m: m(S)), "Embedding": (lambda: nn.Embedding(4, 3, 0), lambda m: m(IDS)),
+    "Sequential": (lambda: nn.Sequential(nn.Linear(4, 2), nn.ReLU()), lambda m: m(S)),
+    **{name: (lambda name=name: getattr(nn, name)(4), lambda m: m(S)) for name in (
+        "LayerNorm", "RMSNorm", "SinusoidalPositions")},
+    **{name: (getattr(nn, name), lambda m: m(S)) for name in (
+        "Dropout", "ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Tanh", "Sigmoid", "Softplus")},
+    **{name: (lambda name=name: getattr(nn, name)(4, 3, 2, dropout=0.5, bidirectional=True, recurrent_dropout=0.5),
+              lambda m: m(S, lengths=[3, 1])) for name in ("RNN", "GRU", "LSTM")},
+    "Scan": (lambda: nn.Scan(nn.LSTMCell, 4, 3), lambda m: m(S, lengths=[3, 0])),
+    **{name: (lambda name=name: getattr(nn, name)(4, 3), lambda m: m(S[0])) for name in (
+        "RNNCell", "GRUCell", "LSTMCell")},
+    "MultiheadAttention": (lambda: nn.MultiheadAttention(4, 2, 0.5), lambda m: m(S, mask=MASK, need_weights=True)),
+    "AdditiveAttention": (lambda: nn.AdditiveAttention(4, 4, 3), lambda m: m(S, S, MASK)),
+    "DotAttention": (lambda: nn.DotAttention(4, 4, True), lambda m: m(S, S, MASK)),
+    "FixedContext": (lambda: nn.FixedContext(4, "mean", 3), lambda m: m(S, S, MASK)),
+    "MultiheadContext": (lambda: nn.MultiheadContext(4, 4, 2), lambda m: m(S, S, MASK)),
+    "TransformerEncoderLayer": (lambda: nn.TransformerEncoderLayer(4, 2, 8), lambda m: m(S, lengths=[3, 1])),
+    "TransformerDecoderLayer": (lambda: nn.TransformerDecoderLayer(4, 2, 8), lambda m: m(S, S, memory_mask=MASK)),
+    "TransformerEncoder": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2, nn.LayerNorm(4)),
+                           lambda m: (m(S), m.step(S[:, 0], m.start(S)))),
+    "TransformerDecoder": (lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, 8), 2),
+                           lambda m: (m(S, S), m.step(S[:, 0], m.start(S)))),
+    "Transformer": (lambda: nn.Transformer(4, 2, 1, 1, 8), lambda m: (m(S, S), m.step(S[:, 0], m.start(S)))),
+    "LearnedPositions": (lambda: nn.LearnedPositions(3, 4), lambda m: m(S)),
+    "LanguageModel": (lambda: nn.LanguageModel(4, 4, 2, 2, 8), lambda m: (m(IDS), m.step(IDS[:, 0], m.start(IDS)))),
+    "ConditionalLanguageModel": (lambda: nn.ConditionalLanguageModel(4, 4, 2, 2, 8),
+                                 lambda m: (m(IDS, m.start(S)), m.step(IDS[:, 0], m.start(S)))),
+    "AttentionDecoder": (lambda: nn.AttentionDecoder(attention=nn.AdditiveAttention(4, 4, 3), feed="context",
+                                                     **DECODER),
+                         lambda m: (m(IDS, m.start(S)), m.step(IDS[:, 0], m.start(S)))),
+    "EncoderDecoder": (lambda: nn.EncoderDecoder(nn.Embedding(4, 3), nn.GRU(3, 4), nn.AttentionDecoder(
+        attention=nn.DotAttention(4, 4), **DECODER)), lambda m: m(IDS, [3, 1], IDS)),
+    "CRF": (lambda: nn.CRF(4), lambda m: (m(S, IDS), m.decode(S))),
+    "CTCLoss": (nn.CTCLoss, lambda m: m(ts.functional.log_softmax(S), [[1], [2]], [3, 2], [1, 1])),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in nn.__all__ if isinstance(getattr(nn, name), type)
+                                  and issubclass(getattr(nn, name), nn.Module)
+                                  and getattr(nn, name) not in (nn.Module, nn.Activation, nn.Attention)])
+def test_no_layers_forward_changes_its_state_dict(name: str) -> None:
+    """With and without gradient, in training and after it."""
+    make, call = FORWARDS[name]
+    layer = make()
+    before = {key: (id(t), t.dtype, t.shape) for key, t in layer.named_tensors()}
+    for mode in (True, False):
+        for under in (ts.no_grad(), ts.enable_grad()):
+            with under:
+                call(layer.train(mode))
+            assert {key: (id(t), t.dtype, t.shape) for key, t in layer.named_tensors()} == before
+            assert list(layer.state_dict()) == list(before)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["x", "_x", "mean", "kept"]), st.integers(0, 5)), max_size=6),
+       st.booleans(), st.booleans())
+def test_no_way_to_keep_what_was_computed_changes_a_state_dict(ways: Any, recorded: bool, nested: bool) -> None:
+    """Under a new name, a private one, a buffer's, one of a list; as it is, in containers, by setattr and by vars."""
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            self.inner, self.mean, self.kept = nn.Linear(2, 2), nn.Buffer(ts.zeros(2)), [nn.Linear(2, 2), {}]
+
+        def forward(self, x: Any) -> Any:
+            for name, way in ways:
+                y = ts.mean(self.inner(x), 0)
+                if name == "kept":
+                    self.kept[1][way] = (y, [y])  # type: ignore[index]
+                elif name == "mean":
+                    self.mean = y
+                else:
+                    value = [y, [y], (y, {"y": y}), {1: y}, y.detach(), [y.detach()]][way]
+                    setattr(self, name, value) if way % 2 else vars(self).update({name: value})
+
+    model = Keeps()
+    whole = nn.Sequential(model, nn.Linear(2, 2)) if nested else model
+    names = list(whole.state_dict()), [name for name, _ in whole.named_parameters()]
+    for _ in range(2):
+        with ts.enable_grad() if recorded else ts.no_grad():
+            model(ts.ones((3, 2)))
+        assert (list(whole.state_dict()), [name for name, _ in whole.named_parameters()]) == names
+
+
 # --- errors say where ------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +439,19 @@ def test_a_shape_that_does_not_fit_is_told_by_path() -> None:
     ):
         with pytest.raises(ValueError, match=rf"^{path}{told}"):
             call()
+    plain = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2)
+    with pytest.raises(ValueError, match=r"^layers\.0\.self_attn: MultiheadAttention: expected a boolean mask"):
+        plain(ts.ones((1, 2, 4)), mask=np.ones((1, 3), bool))
+    with pytest.raises(TypeError, match=r"^0\.encoder: TransformerEncoder: attn_mask= is PyTorch's"):
+        nn.Sequential(Encodes(plain))(ts.ones((1, 2, 4)))
+
+
+class Encodes(nn.Module):
+    def __init__(self, encoder: nn.Module) -> None:
+        self.encoder = encoder
+
+    def forward(self, x: Any) -> Any:
+        return self.encoder(x, attn_mask=None)
 
 
 CLASSES = [name for name in nn.__all__ if isinstance(getattr(nn, name), type)

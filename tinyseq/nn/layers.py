@@ -216,8 +216,8 @@ def fits(where: str, width: int | None, name: str, layer: Any) -> int | None:
     else:  # positions, Transformers, cells
         gives = takes = getattr(layer, "d_model", getattr(layer, "input_size", None))
     if None not in (width, takes) and takes != width:
-        raise ValueError(f"{where}: expected {name} to take the {width} features that are before it, got {layer!r}, "
-                         f"which takes {takes}")
+        raise ValueError(f"{where}: expected {name} to take the {width} features that are before it, got "
+                         f"{check.describe(layer)}, which takes {takes}")
     return gives
 
 

@@ -35,6 +35,9 @@ class DecoderState(NamedTuple):
     weights: Tensor | None = None
     fed: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return check.fields(self)
+
 
 class AttentionDecoder(Module):
     """A recurrent layer over the tokens so far, a context from its states, and logits of the next token.
