@@ -243,15 +243,26 @@ def test_what_hangs_anywhere_under_any_name_is_found(make: Any, wrap: Any, name:
     assert not isinstance(value, nn.Module) or value in list(module.modules())
 
 
+class Plain:
+    """A layer of somebody who forgot nn.Module."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, x: Any) -> Any:
+        return self.inner(x)
+
+
 @pytest.mark.parametrize("wrap", [
-    lambda x: {x}, lambda x: frozenset([x]), lambda x: [{"a": {x}}], lambda x: holding({x})])
+    lambda x: {x}, lambda x: frozenset([x]), lambda x: [{"a": {x}}], lambda x: holding({x}), lambda x: Plain(x)])
 @pytest.mark.parametrize("make", [lambda: nn.Linear(2, 3), lambda: nn.Parameter([1.0]), lambda: nn.Buffer([1.0])])
-def test_a_set_of_modules_is_refused(make: Any, wrap: Any) -> None:
+def test_modules_in_a_set_or_in_a_layer_that_is_no_module_are_refused(make: Any, wrap: Any) -> None:
     module = holding(wrap(make()))
     for ask in (module.parameters, module.state_dict, lambda: module.to(ts.float64)):
-        with pytest.raises(TypeError, match=r"Module: what is in the set kept[.\w]* has no order.*a list or a dict"):
+        with pytest.raises(TypeError, match=r"^Module: kept[.\w]*, a \w+, holds .*(a dict|extend nn.Module)$"):
             ask()
-    assert not holding({"a", 3}).parameters()
+    for value in ({"a", 3}, Plain(3), nn.Linear, np.sum, holding.__call__):
+        assert not holding(value).parameters()
 
 
 def test_a_parameter_stays_one_and_a_buffer() -> None:

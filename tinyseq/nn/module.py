@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from reprlib import recursive_repr
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -52,9 +52,10 @@ class Module:
     and saved, a `Buffer` saved, a Module is walked in turn. Any other Tensor, such as one that `forward` keeps to be
     looked at, is neither saved nor moved, so that a state_dict has the same names after a forward as before it. A
     Tensor that is assigned to a buffer's name becomes the buffer, without its history: `self.mean = 0.9 * self.mean +
-    ...`; anything else but None in the place of a parameter or buffer is a TypeError. What hangs in a set has no name,
-    and a plain Tensor that requires a gradient no trainer: `parameters` and `state_dict` refuse both. A parameter that
-    hangs in two places counts once, and a module that hangs below itself is not entered again.
+    ...`; anything else but None in the place of a parameter or buffer is a TypeError. Modules in a set or in a layer
+    that is no Module, and plain Tensors that require a gradient, would not be trained: `parameters` and `state_dict`
+    refuse them. A parameter that hangs in two places counts once, and a module that hangs below itself is not entered
+    again.
 
     An error in a module that hangs on others begins with its path: "decoder.attention.query: linear(...): ...".
 
@@ -110,7 +111,7 @@ class Module:
         """(name, tensor) of every parameter and buffer; one that hangs in several places comes under each name.
 
         A plain leaf Tensor that requires a gradient is a TypeError, unless its name begins with an underscore: nobody
-        would train it. So is a set of modules, which have no names there.
+        would train it. So is what holds modules but is no list, tuple, dict or Module.
         """
         for name, value in _walk(self):
             if isinstance(value, (Parameter, Buffer)):
@@ -118,9 +119,9 @@ class Module:
             elif isinstance(value, Tensor) and value.requires_grad and "._" not in f".{name}":
                 raise TypeError(f"{type(self).__name__}: {name} is a plain Tensor that requires a gradient: wrap "
                                 "it in nn.Parameter to train it, or let its name begin with an underscore")
-            elif isinstance(value, (set, frozenset)) and any(isinstance(part, (Module, Tensor)) for part in value):
-                raise TypeError(f"{type(self).__name__}: what is in the set {name} has no order, and so no name to be "
-                                "saved under: make it a list or a dict")
+            elif not isinstance(value, (Module, Tensor)):
+                raise TypeError(f"{type(self).__name__}: {name}, a {type(value).__name__}, holds modules or parameters "
+                                f"that nobody would train or save: {_lost(value)}")
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(name, parameter), each parameter once, under its first name."""
@@ -238,19 +239,33 @@ def matching(where: str, names: Collection[str], state: Mapping[str, Any], stric
 
 
 def _entries(module: Module) -> Iterator[tuple[str, Any]]:
-    """(name, Module, leaf Tensor or set) of a module's attributes, through lists, tuples and dicts."""
+    """(name, Module, leaf Tensor or what is `_lost`) of a module's attributes, through lists, tuples and dicts."""
     stack = [*reversed(vars(module).items())]
     while stack:
         name, value = stack.pop()
-        if isinstance(value, (Module, set, frozenset)) or (isinstance(value, Tensor) and value.is_leaf):
-            yield name, value
+        if isinstance(value, (Module, Tensor)):
+            if isinstance(value, Module) or value.is_leaf:
+                yield name, value
         elif isinstance(value, (list, tuple, dict)):
             inside = value.items() if isinstance(value, dict) else enumerate(value)
             stack += [(f"{name}.{key}", v) for key, v in reversed(list(inside))]
+        elif (callable(value) or isinstance(value, (set, frozenset))) and _lost(value):
+            yield name, value
+
+
+def _lost(value: Any) -> str:
+    """Of what holds modules without a name to be found by, what to do; else nothing."""
+    inside: Iterable[Any] = ()
+    remedy = ""
+    if isinstance(value, (set, frozenset)):
+        inside, remedy = value, "a set has no order to name them by: make it a list or a dict"
+    elif not isinstance(value, type):
+        inside, remedy = getattr(value, "__dict__", {}).values(), "let its class extend nn.Module"
+    return remedy if any(isinstance(part, (Module, Parameter, Buffer)) for part in inside) else ""
 
 
 def _walk(module: Module, prefix: str = "", above: tuple[Module, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """(name, Module, leaf Tensor or set) of all that hangs on a module and below, without what leads back to it."""
+    """(name, value) as of `_entries`, of all that hangs on a module and below, without what leads back to it."""
     above = (*above, module)
     for name, value in _entries(module):
         if not isinstance(value, Module):
