@@ -113,3 +113,15 @@ def test_a_sequential_is_refused_exactly_if_it_could_not_run(kinds: Any) -> None
     elif len(known) == len(layers):
         with pytest.raises(ValueError, match=r"Sequential: expected layers\.\d(\.\d)? to take the \d .* takes \d"):
             nn.Sequential(*layers)
+
+
+def test_a_width_that_is_not_certain_is_not_refused() -> None:
+    class Folds(nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x.reshape((-1, self.in_features)))
+
+    changed = nn.Linear(4, 4)
+    changed.forward = lambda x: x[..., :2]  # type: ignore[method-assign]
+    model = nn.Sequential(nn.Linear(3, 4), Folds(2, 3), nn.Dropout(), nn.Linear(3, 5), Unknown(), nn.Linear(5, 4),
+                          changed, nn.Linear(2, 1))
+    assert model(ts.ones((2, 3))).shape == (4, 1)
