@@ -663,3 +663,24 @@ def test_narrow_logits_are_decoded_too(dtype: str) -> None:
     assert [h.tokens for h in greedy(Draws(), state, 0, 1, 3)] == [[2] * 3, [0] * 3]
     assert [row[0].tokens for row in beam(Draws(), state, 0, 1, 3)] == [[2] * 3, [0] * 3]
     assert {t for h in sample(Draws(), state, 0, 1, 9, top_k=1, seed=0) for t in h.tokens} == {0, 2}
+
+
+@pytest.mark.parametrize("steps", [1, 40])
+def test_states_and_what_is_decoded_show_shapes_and_no_thousands_of_numbers(steps: int) -> None:
+    attending = nn.AttentionDecoder(500, 8, 30, nn.DotAttention(30, 30), 30, cell=nn.LSTM, feed="attentional").eval()
+    language, memory = nn.ConditionalLanguageModel(500, 30, 2, 2, 8, dropout=0.0).eval(), ts.ones((2, 50, 30))
+    found = greedy(attending, attending.start(memory), 1, -1, steps)
+    shown = [repr(x) for x in (
+        attending.start(memory), language.start(memory), attending.step([1, 2], attending.start(memory))[1], found[0],
+        next(stream(attending, attending.start(memory), 1, -1, steps)),
+        score(attending, attending.start(memory), 1, [[3] * steps] * 2))]
+    assert all(len(text) < 400 and "\n" not in text for text in shown)
+    assert shown[0] == ("DecoderState(hidden=[float32[2, 30], float32[2, 30]], memory=float32[2, 50, 30], keys="
+                        "float32[2, 50, 30], mask=None, weights=None, fed=float32[2, 30])")
+    pair = "[float32[2, 2, 50, 15], float32[2, 2, 50, 15]]"
+    assert shown[1] == ("LanguageState(cache=float32[2, 2, 2, 2, 0, 15], length=0, filled=int64[], starts=None, memory="
+                        f"[{pair}, {pair}], mask=None, weights=None)")
+    tokens = ", ".join([*map(str, found[0].tokens[:32]), *["..."] * (steps > 32)])
+    assert shown[3] == f"Hypothesis(tokens=[{tokens}], alignment=float32[{steps}, 50], score={found[0].score})"
+    assert shown[4] == "Step(rows=int64[2], tokens=int64[2], scores=float64[2], weights=float32[2, 50])"
+    assert shown[5] == f"Scores(tokens=float32[2, {steps}], total=float32[2], alignment=None)"

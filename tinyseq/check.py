@@ -14,11 +14,13 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import re
 import reprlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from inspect import Parameter, signature
-from typing import Any, ParamSpec, TypeVar
+from inspect import Parameter, Signature, signature
+from types import FrameType
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -72,6 +74,11 @@ def choice(where: str, among: Sequence[Any], **given: Any) -> None:
 def function(where: str, **given: Any) -> None:
     """Refuse, with a TypeError, what cannot be called."""
     _refuse(where, "a function", callable, given)
+
+
+def layer(where: str, **given: Any) -> None:
+    """Refuse, with a TypeError, what cannot be called as a layer, as its class cannot."""
+    _refuse(where, "a module or a function", lambda value: callable(value) and not isinstance(value, type), given)
 
 
 def shapes(where: str, wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> None:
@@ -173,6 +180,8 @@ def _message(where: str, kind: str, name: str, value: Any, least: Any, most: Any
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 80  # so that a path is told whole
+_LONG = reprlib.Repr()
+_LONG.maxlist = 32  # tokens
 
 
 def describe(a: Any) -> str:
@@ -181,10 +190,21 @@ def describe(a: Any) -> str:
         return a.__name__
     if hasattr(a, "dtype") and hasattr(a, "shape"):
         return f"{a.dtype}{list(a.shape)}" if a.shape or not isinstance(a, np.generic) else repr(a)
-    if isinstance(a, (list, tuple)) and any(hasattr(x, "dtype") for x in a):
+    if isinstance(a, (list, tuple)) and _holds_array(a):
         return "[" + ", ".join(map(describe, a)) + "]"
     plain = (list, tuple, dict, set, str, bytes, int, float, complex, slice, np.dtype, type(None), type(...))
     return _SHORT.repr(a) if isinstance(a, plain) else type(a).__name__
+
+
+def fields(a: Any) -> str:
+    """The `repr` of a NamedTuple, with shapes in the place of arrays."""
+    shown = {k: _LONG.repr(v) if isinstance(v, list) and not _holds_array(v) else describe(v)
+             for k, v in a._asdict().items()}
+    return f"{type(a).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
+
+
+def _holds_array(a: Any) -> bool:
+    return any(map(_holds_array, a)) if isinstance(a, (list, tuple)) else hasattr(a, "dtype")
 
 
 def _array(a: Any) -> bool:
@@ -229,6 +249,51 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
             raise explain(error, function, args, kwargs) from error
 
     return call
+
+
+def frames(error: Exception) -> list[FrameType]:
+    """From the outermost caller of who caught an error to where it was raised."""
+    trace, found = error.__traceback__, list[FrameType]()
+    frame = None if trace is None else trace.tb_frame.f_back
+    while frame:
+        found.insert(0, frame)
+        frame = frame.f_back
+    while trace:
+        found.append(trace.tb_frame)
+        trace = trace.tb_next
+    return found
+
+
+def constructor(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """An `__init__`, of a private base too: arguments that are missing, unknown or too many are an error that names the
+    class that was called, with all that it takes, and before it the one that was making it."""
+
+    def make(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next:  # from within
+                raise
+            maker = next(frame for frame in frames(error) if frame.f_code is make.__code__).f_locals["self"]
+            lack = str(error).partition("() ")[2]
+            lack = "too many arguments by place" if lack.startswith("takes") else lack
+            owner = "" if maker is self else f"{type(maker).__name__}: "
+            raise TypeError(f"{owner}{type(self).__name__}{_takes(type(self))}: {lack}") from None
+
+    return functools.wraps(init)(make)  # type: ignore[return-value]
+
+
+def _takes(kind: type) -> str:
+    """(argument, argument=default, ...) of a class, with what its constructor hands on to those that it extends."""
+    found: list[Parameter] = []
+    for init in [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]:
+        rest = [p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if len(rest) == len(found) > 0:  # nothing is handed on
+            break
+        known = {p.name for p in rest}
+        found = rest + [p for p in [*signature(init).parameters.values()][1:] if p.name not in known]
+    listed = Signature([p.replace(annotation=p.empty) for p in sorted(found, key=lambda p: p.kind)])
+    return re.sub(r"<class '[\w.]*\b(\w+)'>", r"\1", str(listed))
 
 
 def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:

@@ -47,8 +47,7 @@ class Hypothesis(NamedTuple):
     score: float
 
     def __repr__(self) -> str:
-        alignment = None if self.alignment is None else check.describe(self.alignment)
-        return f"Hypothesis(tokens={self.tokens}, alignment={alignment}, score={self.score:.4g})"
+        return check.fields(self)
 
 
 class Step(NamedTuple):
@@ -67,6 +66,9 @@ class Step(NamedTuple):
     scores: Array
     weights: Tensor | None
 
+    def __repr__(self) -> str:
+        return check.fields(self)
+
 
 class Scores(NamedTuple):
     """Log-probabilities of given tokens (B, T), their sums (B,), and weights (B, T, S) or None; 0 in the padding.
@@ -79,6 +81,9 @@ class Scores(NamedTuple):
     tokens: Tensor
     total: Tensor
     alignment: Tensor | None
+
+    def __repr__(self) -> str:
+        return check.fields(self)
 
 
 _PLAIN = (type(None), int, float, str, bytes, np.generic)

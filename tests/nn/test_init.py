@@ -66,7 +66,7 @@ def test_every_orthogonal_matrix_is_as_likely() -> None:
 def test_recurrent_init_is_orthogonal_and_xavier_by_gate(kind: str, bias: bool, inputs: int, hidden: int) -> None:
     ts.random.manual_seed(0)
     layer = getattr(nn, kind)(inputs, hidden, 2, bias=bias, bidirectional=True, dtype="float64")
-    model = nn.Sequential(nn.Linear(2, 3), layer)
+    model = nn.Sequential(nn.Linear(2, inputs), layer)
     linear = model.state_dict()["0.weight"].numpy().copy()
     assert init.recurrent_(model) is model
     assert (model.state_dict()["0.weight"].numpy() == linear).all()

@@ -78,3 +78,50 @@ def test_activations_take_their_options_by_place_and_no_others() -> None:
                            (lambda: nn.Softplus(2.0), r"Softplus: expected options of \[\], got 2.0")):
         with pytest.raises(TypeError, match=message):
             wrong()
+
+
+class Unknown(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+PARTS = ["Linear", "Dropout", "GELU", "LayerNorm", "RMSNorm", "Sequential", "Unknown"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(PARTS), st.integers(1, 3), st.integers(1, 3)), max_size=6))
+def test_a_sequential_is_refused_exactly_if_it_could_not_run(kinds: Any) -> None:
+    """Unless a layer of somebody's own is in it, which may change the width."""
+    layers: list[Any] = []
+    for kind, a, b in kinds:
+        layers.append({"Linear": lambda a=a, b=b: nn.Linear(a, b), "Dropout": nn.Dropout, "GELU": nn.GELU,
+                       "LayerNorm": lambda a=a: nn.LayerNorm((2, a)), "RMSNorm": lambda a=a: nn.RMSNorm(a),
+                       "Sequential": lambda a=a, b=b: nn.Sequential(nn.Linear(a, b), nn.SiLU()),
+                       "Unknown": Unknown}[kind]())
+
+    def runs(width: int) -> bool:
+        x = ts.ones((2, width))
+        try:
+            for layer in layers:
+                x = layer(x)
+        except ValueError:
+            return False
+        return True
+
+    known = [layer for layer in layers if not isinstance(layer, Unknown)]
+    if any(map(runs, (1, 2, 3))):
+        assert len(nn.Sequential(*layers)) == len(layers)
+    elif len(known) == len(layers):
+        with pytest.raises(ValueError, match=r"Sequential: expected layers\.\d(\.\d)? to take the \d .* takes \d"):
+            nn.Sequential(*layers)
+
+
+def test_a_width_that_is_not_certain_is_not_refused() -> None:
+    class Folds(nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x.reshape((-1, self.in_features)))
+
+    changed = nn.Linear(4, 4)
+    changed.forward = lambda x: x[..., :2]  # type: ignore[method-assign]
+    model = nn.Sequential(nn.Linear(3, 4), Folds(2, 3), nn.Dropout(), nn.Linear(3, 5), Unknown(), nn.Linear(5, 4),
+                          changed, nn.Linear(2, 1))
+    assert model(ts.ones((2, 3))).shape == (4, 1)

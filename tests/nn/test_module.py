@@ -1,28 +1,33 @@
 """Modules: what they hold, save, copy and say."""
 
 import copy
+import inspect
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.layers import close, same
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tinyseq as ts
-from tinyseq import nn, optim
+from tinyseq import decode, nn, optim
 from tinyseq.nn import init
 
 
 class Nested(nn.Module):
-    """Parameters in lists, tuples and dicts; a tied weight, a buffer, private names."""
+    """Parameters in lists, tuples and dicts, under private names too; a tied weight, a buffer."""
 
     def __init__(self) -> None:
         self.layers = [nn.Linear(2, 2), {"in": (nn.Linear(2, 2, bias=False), nn.Dropout())}]
         self.scale = nn.Parameter(ts.tensor(2.0))
         self.tied = self.layers[0].weight
         self.count = nn.Buffer([3])
-        self._cache = nn.Parameter(ts.ones(3))
+        self._gain = nn.Parameter(ts.ones(3))
+        self._seen = [ts.ones(3), ts.ones(3, requires_grad=True)]
         self.name = "nested"
 
     def forward(self, x: Any) -> Any:
@@ -31,10 +36,10 @@ class Nested(nn.Module):
 
 def test_parameters_are_found_wherever_they_hang() -> None:
     model = Nested()
-    names = ["layers.0.weight", "layers.0.bias", "layers.1.in.0.weight", "scale"]
+    names = ["layers.0.weight", "layers.0.bias", "layers.1.in.0.weight", "scale", "_gain"]
     assert [name for name, _ in model.named_parameters()] == names
     assert [id(p) for p in model.parameters()] == [id(p) for _, p in model.named_parameters()]
-    assert list(model.state_dict()) == [*names, "tied", "count"]
+    assert list(model.state_dict()) == [*names[:-1], "tied", "count", "_gain"]
     assert [name for name, _ in model.children()] == ["layers.0", "layers.1.in.0", "layers.1.in.1"]
     assert len(list(model.modules())) == 4
 
@@ -48,7 +53,7 @@ def test_modes_reach_everything() -> None:
     assert (model(x).detach().numpy() != model(x).detach().numpy()).any()
     model.requires_grad_(False)
     assert not any(p.requires_grad for p in model.parameters()) and not model(x).requires_grad
-    assert len(model.parameters()) == 4
+    assert len(model.parameters()) == 5
     model.requires_grad_()
     ts.sum(model(x)).backward()
     assert model.scale.grad is not None
@@ -60,13 +65,13 @@ def test_to_converts_numbers_and_voids_older_graphs() -> None:
     model = Nested()
     y = ts.sum(model.eval()(ts.ones((1, 2))))
     assert model.to(ts.float64) is model
-    assert [t.dtype for t in model.state_dict().values()] == ["float64"] * 5 + ["int64"]
+    assert [t.dtype for t in model.state_dict().values()] == ["float64"] * 5 + ["int64", "float64"]
     assert model.tied is model.layers[0].weight and all(p.requires_grad for p in model.parameters())
     assert model(ts.ones((1, 2), "float64")).dtype == "float64"
     with pytest.raises(RuntimeError, match="written"):
         y.backward()
     assert model.to("numpy").scale.backend == "numpy"
-    assert [t.dtype for t in model.to("float32").state_dict().values()] == ["float32"] * 5 + ["int64"]
+    assert [t.dtype for t in model.to("float32").state_dict().values()] == ["float32"] * 5 + ["int64", "float32"]
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
@@ -214,3 +219,271 @@ def test_torchs_safetensors_load_here_and_ours_there(tmp_path: Path) -> None:
         close(ours.state_dict()[k], v)
     ours.save(tmp_path / "ours.safetensors")
     theirs.load_state_dict(load_file(tmp_path / "ours.safetensors"))
+
+
+# --- what is not trained is told --------------------------------------------------------------------------------------
+
+
+def holding(value: Any, name: str = "kept") -> nn.Module:
+    module = nn.Module()
+    setattr(module, name, value)
+    return module
+
+
+@pytest.mark.parametrize("name", ["kept", "_kept", "__kept"])
+@pytest.mark.parametrize("wrap", [
+    lambda x: x, lambda x: [x], lambda x: (x,), lambda x: {"a": x}, lambda x: [{"a": ({1: [x]},)}]])
+@pytest.mark.parametrize("make", [lambda: nn.Linear(2, 3), lambda: nn.Parameter([1.0]), lambda: nn.Buffer([1.0])])
+def test_what_hangs_anywhere_under_any_name_is_found(make: Any, wrap: Any, name: str) -> None:
+    value = make()
+    module = holding(wrap(value), name)
+    wanted = value.state_dict().values() if isinstance(value, nn.Module) else [value]
+    assert [t.shape for t in module.state_dict().values()] == [t.shape for t in wanted]
+    assert all(key.startswith(f"{name}") for key in module.state_dict())
+    assert not isinstance(value, nn.Module) or value in list(module.modules())
+
+
+class Plain:
+    """A layer of somebody who forgot nn.Module."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, x: Any) -> Any:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda x: {x}, lambda x: frozenset([x]), lambda x: [{"a": {x}}], lambda x: holding({x}), lambda x: Plain(x)])
+@pytest.mark.parametrize("make", [lambda: nn.Linear(2, 3), lambda: nn.Parameter([1.0]), lambda: nn.Buffer([1.0])])
+def test_modules_in_a_set_or_in_a_layer_that_is_no_module_are_refused(make: Any, wrap: Any) -> None:
+    module = holding(wrap(make()))
+    for ask in (module.parameters, module.state_dict, lambda: module.to(ts.float64)):
+        with pytest.raises(TypeError, match=r"^Module: kept[.\w]*, a \w+, holds .*(a dict|extend nn.Module)$"):
+            ask()
+    for value in ({"a", 3}, Plain(3), nn.Linear, np.sum, holding.__call__):
+        assert not holding(value).parameters()
+
+
+def test_a_parameter_stays_one_and_a_buffer() -> None:
+    """A Tensor or array in its place would be trained and saved no more."""
+    layer, model = nn.Linear(2, 2), Averaging()
+    state = list(layer.state_dict()), list(model.state_dict())
+    for value in (layer.weight * 0.9, ts.ones((2, 2)), layer.weight.detach(), np.ones((2, 2)), 1.0):
+        for under in (ts.no_grad(), ts.enable_grad()):
+            with under, pytest.raises(TypeError, match=r"Linear: expected weight to stay a Parameter, got .*data ="):
+                layer.weight = value  # type: ignore[assignment]
+    for value in (np.ones(2), 1.0, [1.0, 2.0]):
+        with pytest.raises(TypeError, match=r"Averaging: expected mean to stay a Buffer, got .*mean.data ="):
+            model.mean = value  # type: ignore[assignment]
+    assert (list(layer.state_dict()), list(model.state_dict())) == state
+    layer.weight, layer.bias = nn.Parameter(ts.ones((2, 2))), None
+    layer.weight = nn.Buffer(ts.ones((2, 2)))  # type: ignore[assignment]
+    assert list(layer.state_dict()) == ["weight"] and not layer.parameters()
+
+
+S, IDS, MASK = ts.ones((2, 3, 4)), np.array([[1, 0, 3], [2, 2, 1]]), np.ones((2, 3), bool)
+DECODER = dict(vocab_size=5, embedding_dim=2, hidden_size=4, memory_size=4)
+FORWARDS: dict[str, tuple[Any, Any]] = {  # of each layer, how it is made and called
+    "Linear": (lambda: nn.Linear(4, 2), lambda m: m(S)), "Embedding": (lambda: nn.Embedding(4, 3, 0), lambda m: m(IDS)),
+    "Sequential": (lambda: nn.Sequential(nn.Linear(4, 2), nn.ReLU()), lambda m: m(S)),
+    **{name: (lambda name=name: getattr(nn, name)(4), lambda m: m(S)) for name in (
+        "LayerNorm", "RMSNorm", "SinusoidalPositions")},
+    **{name: (getattr(nn, name), lambda m: m(S)) for name in (
+        "Dropout", "ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Tanh", "Sigmoid", "Softplus")},
+    **{name: (lambda name=name: getattr(nn, name)(4, 3, 2, dropout=0.5, bidirectional=True, recurrent_dropout=0.5),
+              lambda m: m(S, lengths=[3, 1])) for name in ("RNN", "GRU", "LSTM")},
+    "Scan": (lambda: nn.Scan(nn.LSTMCell, 4, 3), lambda m: m(S, lengths=[3, 0])),
+    **{name: (lambda name=name: getattr(nn, name)(4, 3), lambda m: m(S[0])) for name in (
+        "RNNCell", "GRUCell", "LSTMCell")},
+    "MultiheadAttention": (lambda: nn.MultiheadAttention(4, 2, 0.5), lambda m: m(S, mask=MASK, need_weights=True)),
+    "AdditiveAttention": (lambda: nn.AdditiveAttention(4, 4, 3), lambda m: m(S, S, MASK)),
+    "DotAttention": (lambda: nn.DotAttention(4, 4, True), lambda m: m(S, S, MASK)),
+    "FixedContext": (lambda: nn.FixedContext(4, "mean", 3), lambda m: m(S, S, MASK)),
+    "MultiheadContext": (lambda: nn.MultiheadContext(4, 4, 2), lambda m: m(S, S, MASK)),
+    "TransformerEncoderLayer": (lambda: nn.TransformerEncoderLayer(4, 2, 8), lambda m: m(S, lengths=[3, 1])),
+    "TransformerDecoderLayer": (lambda: nn.TransformerDecoderLayer(4, 2, 8), lambda m: m(S, S, memory_mask=MASK)),
+    "TransformerEncoder": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2, nn.LayerNorm(4)),
+                           lambda m: (m(S), m.step(S[:, 0], m.start(S)))),
+    "TransformerDecoder": (lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, 8), 2),
+                           lambda m: (m(S, S), m.step(S[:, 0], m.start(S)))),
+    "Transformer": (lambda: nn.Transformer(4, 2, 1, 1, 8), lambda m: (m(S, S), m.step(S[:, 0], m.start(S)))),
+    "LearnedPositions": (lambda: nn.LearnedPositions(3, 4), lambda m: m(S)),
+    "LanguageModel": (lambda: nn.LanguageModel(4, 4, 2, 2, 8), lambda m: (m(IDS), m.step(IDS[:, 0], m.start(IDS)))),
+    "ConditionalLanguageModel": (lambda: nn.ConditionalLanguageModel(4, 4, 2, 2, 8),
+                                 lambda m: (m(IDS, m.start(S)), m.step(IDS[:, 0], m.start(S)))),
+    "AttentionDecoder": (lambda: nn.AttentionDecoder(attention=nn.AdditiveAttention(4, 4, 3), feed="context",
+                                                     **DECODER),
+                         lambda m: (m(IDS, m.start(S)), m.step(IDS[:, 0], m.start(S)))),
+    "EncoderDecoder": (lambda: nn.EncoderDecoder(nn.Embedding(4, 3), nn.GRU(3, 4), nn.AttentionDecoder(
+        attention=nn.DotAttention(4, 4), **DECODER)), lambda m: m(IDS, [3, 1], IDS)),
+    "CRF": (lambda: nn.CRF(4), lambda m: (m(S, IDS), m.decode(S))),
+    "CTCLoss": (nn.CTCLoss, lambda m: m(ts.functional.log_softmax(S), [[1], [2]], [3, 2], [1, 1])),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in nn.__all__ if isinstance(getattr(nn, name), type)
+                                  and issubclass(getattr(nn, name), nn.Module)
+                                  and getattr(nn, name) not in (nn.Module, nn.Activation, nn.Attention)])
+def test_no_layers_forward_changes_its_state_dict(name: str) -> None:
+    """With and without gradient, in training and after it."""
+    make, call = FORWARDS[name]
+    layer = make()
+    before = {key: (id(t), t.dtype, t.shape) for key, t in layer.named_tensors()}
+    for mode in (True, False):
+        for under in (ts.no_grad(), ts.enable_grad()):
+            with under:
+                call(layer.train(mode))
+            assert {key: (id(t), t.dtype, t.shape) for key, t in layer.named_tensors()} == before
+            assert list(layer.state_dict()) == list(before)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["x", "_x", "mean", "kept"]), st.integers(0, 5)), max_size=6),
+       st.booleans(), st.booleans())
+def test_no_way_to_keep_what_was_computed_changes_a_state_dict(ways: Any, recorded: bool, nested: bool) -> None:
+    """Under a new name, a private one, a buffer's, one of a list; as it is, in containers, by setattr and by vars."""
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            self.inner, self.mean, self.kept = nn.Linear(2, 2), nn.Buffer(ts.zeros(2)), [nn.Linear(2, 2), {}]
+
+        def forward(self, x: Any) -> Any:
+            for name, way in ways:
+                y = ts.mean(self.inner(x), 0)
+                if name == "kept":
+                    self.kept[1][way] = (y, [y])  # type: ignore[index]
+                elif name == "mean":
+                    self.mean = y
+                else:
+                    value = [y, [y], (y, {"y": y}), {1: y}, y.detach(), [y.detach()]][way]
+                    setattr(self, name, value) if way % 2 else vars(self).update({name: value})
+
+    model = Keeps()
+    whole = nn.Sequential(model, nn.Linear(2, 2)) if nested else model
+    names = list(whole.state_dict()), [name for name, _ in whole.named_parameters()]
+    for _ in range(2):
+        with ts.enable_grad() if recorded else ts.no_grad():
+            model(ts.ones((3, 2)))
+        assert (list(whole.state_dict()), [name for name, _ in whole.named_parameters()]) == names
+
+
+# --- errors say where ------------------------------------------------------------------------------------------------
+
+
+class Fails(nn.Module):
+    """Raises what it is given, so or so deep in calls of its own."""
+
+    def forward(self, error: Exception, depth: int = 0) -> Any:
+        if depth:
+            return self.forward(error, depth - 1)
+        raise error
+
+
+class Holds(nn.Module):
+    """A module somewhere in it, which its `forward` calls, or its `step`, or one that is handed on."""
+
+    def __init__(self, inner: Any, place: str) -> None:
+        self.by = {"attribute": inner, "list": [None, inner], "nested": {"a": [(inner,)]}, "private": None}[place]
+        if place == "private":
+            self._by = inner
+        self.inner = lambda: inner
+
+    def forward(self, *args: Any) -> Any:
+        return self.inner()(*args)
+
+    def step(self, *args: Any) -> Any:
+        return self.inner().step(*args) if hasattr(self.inner(), "step") else self.inner()(*args)
+
+
+PLACES = {"attribute": "by", "list": "by.1", "nested": "by.a.0.0", "private": "_by"}
+
+
+@given(st.lists(st.sampled_from(list(PLACES)), max_size=4), st.integers(0, 2), st.booleans(),
+       st.sampled_from([TypeError, ValueError, IndexError, RuntimeError, ZeroDivisionError]))
+def test_an_error_in_a_module_begins_with_its_path(places: list[str], depth: int, step: bool, kind: type) -> None:
+    model, error = Fails(), kind("what is wrong")
+    for place in reversed(places):
+        model = Holds(model, place)  # type: ignore[assignment]
+    with pytest.raises(kind) as caught:
+        (model.step if step and places else model)(error, depth)  # type: ignore[operator]
+    path = ".".join(PLACES[place] for place in places)
+    assert caught.value is error and str(error) == (f"{path}: what is wrong" if places else "what is wrong")
+
+
+def test_errors_that_are_no_text_have_a_note_and_what_is_caught_costs_nothing() -> None:
+    model = Holds(Fails(), "list")
+    for error in (KeyError("name"), OSError(2, "no file"), UnicodeDecodeError("utf-8", b"", 0, 1, ""), ValueError(3)):
+        before = str(error)
+        with pytest.raises(type(error)) as caught:
+            model(error)
+        assert str(caught.value) == before and caught.value.__notes__ == ["in by.1"]
+    other = Holds(Fails(), "nested")
+
+    class Tries(nn.Module):
+        def __init__(self) -> None:
+            self.first, self.second = model, other
+
+        def forward(self, error: Exception) -> Any:
+            try:
+                return self.first(error)
+            except ValueError:
+                return self.second(TypeError("second"))
+
+    with pytest.raises(TypeError, match=r"^second\.by\.a\.0\.0: second$"):
+        Tries()(ValueError("first"))
+
+
+def test_a_shape_that_does_not_fit_is_told_by_path() -> None:
+    decoder = nn.AttentionDecoder(5, 2, 3, nn.AdditiveAttention(3, 4, 5), 4)
+    state = decoder.start(ts.ones((1, 6, 4)))
+    model = nn.EncoderDecoder(nn.Embedding(5, 2), nn.GRU(2, 4), nn.ConditionalLanguageModel(7, 4, 2, 2, 8))
+    stack = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2)
+    decoder.attention.query.weight = nn.Parameter(ts.ones((5, 2)))
+    model.decoder.layers[1].linear1.weight = nn.Parameter(ts.ones((8, 3)))
+    stack.layers[1].self_attn.out_proj.weight = nn.Parameter(ts.ones((4, 5)))
+    told = r": linear\(x=float32\[[\d, ]+\], weight=float32\[[\d, ]+\], bias=.*\): expected x"
+    for call, path in (
+        (lambda: decoder([[1]], state), r"attention\.query"), (lambda: decoder.step([1], state), r"attention\.query"),
+        (lambda: decode.greedy(decoder, state, 1, 0, 3), r"attention\.query"),
+        (lambda: model([[1, 2]], None, [[1]]), r"decoder\.layers\.1\.linear1"),
+        (lambda: stack(ts.ones((1, 2, 4))), r"layers\.1\.self_attn\.out_proj"),
+        (lambda: stack.start(ts.ones((1, 2, 4))), r"layers\.1\.self_attn\.out_proj"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{path}{told}"):
+            call()
+    plain = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2)
+    with pytest.raises(ValueError, match=r"^layers\.0\.self_attn: MultiheadAttention: expected a boolean mask"):
+        plain(ts.ones((1, 2, 4)), mask=np.ones((1, 3), bool))
+    with pytest.raises(TypeError, match=r"^0\.encoder: TransformerEncoder: attn_mask= is PyTorch's"):
+        nn.Sequential(Encodes(plain))(ts.ones((1, 2, 4)))
+
+
+class Encodes(nn.Module):
+    def __init__(self, encoder: nn.Module) -> None:
+        self.encoder = encoder
+
+    def forward(self, x: Any) -> Any:
+        return self.encoder(x, attn_mask=None)
+
+
+CLASSES = [name for name in nn.__all__ if isinstance(getattr(nn, name), type)
+           and issubclass(getattr(nn, name), (nn.Module, ts.Tensor)) and name != "Activation"]  # which has no function
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_wrong_arguments_of_a_constructor_name_the_public_class(name: str) -> None:
+    """None, one too many, and one that is not known: of every class, those not yet written too."""
+    kind = getattr(nn, name)
+    taken = inspect.signature(kind).parameters.values()
+    needed = [p for p in taken if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    several = any(p.kind is p.VAR_POSITIONAL for p in taken) and not issubclass(kind, nn.RNN | nn.GRU | nn.GRUCell)
+    calls: list[Any] = [lambda: kind(unknown=1), lambda: kind(*[1] * len(needed), unknown=1)]
+    calls += [kind] * bool(needed) + [lambda: kind(1, 1, 1, *["relu"] * (name == "RNN"), *[1] * 30)] * (not several)
+    for call in calls:
+        with pytest.raises(TypeError) as caught:
+            call()
+        text = str(caught.value)
+        assert re.match(rf"{name}\b", text) and not re.search(r"(?<![\w'])_", text), text
+    if needed:
+        listed = ", ".join(p.name for p in needed)
+        with pytest.raises(TypeError, match=rf"^{name}\({listed}[,)].*missing .*{needed[0].name}"):
+            kind()

@@ -32,7 +32,21 @@ FUSED: dict[str, Callable[..., Any]] = {
 OURS: dict[str, Callable[..., Any]] = {
     "RNN": nn.RNNCell, "RNN relu": lambda *a: nn.RNNCell(*a, nonlinearity="relu"), "GRU": nn.GRUCell,
     "LSTM": nn.LSTMCell, "GRU before": lambda *a: nn.GRUCell(*a, reset="before")}
+
+
+class One(nn.Module):
+    """A GRUCell whose state is a tuple of one."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        self.state_size, self.cell = (hidden_size,), nn.GRUCell(input_size, hidden_size)
+
+    def forward(self, x: ts.Tensor, state: Any) -> Any:
+        assert type(state) is tuple and len(state) == 1 and state[0].shape[:1] == x.shape[:1]
+        return (self.cell(x, state[0]),)
+
+
 CELLS: dict[str, Callable[..., Any]] = {
+    "a tuple of one": One,
     "LayerNormGRU": PAGE["LayerNormGRU"], "PeepholeLSTM": PAGE["PeepholeLSTM"],
     "zoneout": lambda i, h: PAGE["Zoneout"](nn.GRUCell(i, h), 0.2), **OURS}
 
@@ -204,7 +218,7 @@ def test_a_recurrent_layers_gradients_and_shapes(kind: str) -> None:
 
     def run(x: Any, h: Any, *parameters: Any) -> Any:
         for name, p in zip(names, parameters, strict=True):
-            setattr(layer, name, p)
+            vars(layer)[name] = p  # by assignment it would have to stay a Parameter
         return layer(x, (h, h) if kind == "LSTM" else h, [4, 2])
 
     if "relu" not in kind:  # which has kinks
@@ -235,8 +249,9 @@ def test_wrong_recurrent_layers_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             kind(*sizes, **options)
-    with pytest.raises(TypeError, match="pair"):
-        nn.LSTM(2, 3)(ts.zeros((1, 1, 2)), ts.zeros((1, 1, 3)))
+    for layer in (nn.LSTM(2, 3), nn.Scan(nn.LSTMCell, 2, 3), nn.Scan(One, 2, 3)):
+        with pytest.raises(TypeError, match=r": expected the initial state as a tuple of [12] Tensors, got one tensor"):
+            layer(ts.zeros((1, 1, 2)), ts.zeros((1, 1, 3)))
     with pytest.raises(ValueError, match=r"2 tensors .*got x \(1, 1, 2\) and \[\(1, 1, 3\)\]"):
         nn.LSTM(2, 3)(ts.zeros((1, 1, 2)), (ts.zeros((1, 1, 3)),))
 
@@ -253,11 +268,23 @@ def test_arguments_stand_in_torchs_order_and_no_rows_need_no_lengths() -> None:
 
 def test_dropout_stands_between_layers_and_in_training_only() -> None:
     x = ts.asarray(normal(np.random.default_rng(0), 2, 5, 3, dtype="float32"))
-    stacked, single = nn.GRU(3, 8, num_layers=2, dropout=0.5), nn.GRU(3, 8, dropout=0.5)
+    stacked = nn.GRU(3, 8, num_layers=2, dropout=0.5)
+    with pytest.warns(UserWarning, match="dropout=0.5 acts between layers, and with num_layers=1"):
+        single = nn.GRU(3, 8, dropout=0.5)
     assert (stacked(x)[0].detach().numpy() != stacked(x)[0].detach().numpy()).any()
     same(single(x)[0], single(x)[0])
     stacked.eval()
     same(stacked(x)[0], stacked(x)[0])
+
+
+@pytest.mark.parametrize("make", [
+    nn.RNN, nn.GRU, nn.LSTM, lambda *a, **o: nn.Scan(nn.GRUCell, *a, **o)], ids=["RNN", "GRU", "LSTM", "Scan"])
+def test_dropout_of_one_layer_is_told_where_it_is_made(make: Callable[..., Any], recwarn: Any) -> None:
+    make(2, 3, 2, dropout=0.5), make(2, 3)
+    assert not recwarn
+    make(2, 3, dropout=0.5)
+    assert [w.filename for w in recwarn] == [__file__]
+    assert ("recurrent_dropout" in str(recwarn[0].message)) == (make in (nn.RNN, nn.GRU, nn.LSTM))
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------
@@ -291,11 +318,11 @@ def test_wrong_cells_and_inputs_of_cells_are_named() -> None:
         (lambda: nn.GRUCell(2, 3)(x, h[:1]), r"GRUCell: expected x \(batch, 2\).*\[\(4, 3\)\], got x .*\[\(1, 3\)\]"),
         (lambda: nn.GRUCell(2, 3)(x, [1, 2, 3]), r"GRUCell: expected .*1 tensors .*got x \(4, 2\) and \[\(3,\)\]"),
         (lambda: nn.GRUCell(2, 3)(x[0]), r"expected x \(batch, 2\).*got x \(2,\)"),
-        (lambda: nn.LSTMCell(2, 3)(x, h), r"LSTMCell: .*\[\(4, 3\), \(4, 3\)\], got x \(4, 2\) and \[\(3,\), "),
+        (lambda: nn.LSTMCell(2, 3)(x, h), r"LSTMCell: .* tuple of 2 Tensors, got one tensor, float32\[4, 3\]"),
         (lambda: nn.LSTMCell(2, 3)(x, (h,)), r"\[\(4, 3\), \(4, 3\)\], got x \(4, 2\) and \[\(4, 3\)\]"),
         (lambda: nn.GRUCell(2, 3)(x[:, :1], h), r"expected x \(batch, 2\).*got x \(4, 1\)"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             run()
     assert repr(nn.LSTMCell(2, 3)) == "LSTMCell(2, 3)"
 
@@ -347,13 +374,13 @@ class Case:
     def __init__(self, kind: str, two: bool, layers: int, sizes: tuple[int, int], seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         batch, steps = sizes
-        self.layer = nn.Scan(CELLS[kind], 2, 3, layers, 0.5, two).to("float64").eval()
+        self.layer = nn.Scan(CELLS[kind], 2, 3, layers, 0.5 * (layers > 1), two).to("float64").eval()
         self.x, self.lengths = normal(self.rng, batch, steps, 2), self.rng.integers(0, steps + 1, batch)
         self.start = [ts.asarray(normal(self.rng, layers * (1 + two), batch, 3)) for _ in self.layer.sizes]
 
     def __call__(self, x: Any, lengths: Any, rows: Any = slice(None)) -> list[ts.Tensor]:
         start = [s[:, rows] for s in self.start]
-        return tensors(*self.layer(ts.asarray(x), start[0] if len(start) == 1 else tuple(start), lengths))
+        return tensors(*self.layer(ts.asarray(x), start[0] if self.layer.bare else tuple(start), lengths))
 
 
 def cases(*directions: bool) -> Any:
@@ -409,7 +436,7 @@ def test_gradients_of_a_scan(kind: str) -> None:
     def run(x: Any, *inputs: Any) -> Any:
         *case.start, = inputs[: len(case.start)]
         for (module, name, _), value in zip(places, inputs[len(case.start) :], strict=True):
-            setattr(module, name, value)
+            vars(module)[name] = value
         return case(x, [3, 2])
 
     check_grad(run, leaf(case.x), *map(leaf, case.start), *(p for _, _, p in places), order=2)
@@ -489,7 +516,6 @@ def test_wrong_cells_of_a_scan_are_named() -> None:
             nn.Scan(Wrong, 1, 3)(ts.zeros((2, 4, 1)))
     scan = nn.Scan(nn.LSTMCell, 2, 3)
     for bad, message in (
-        ({"state": ts.zeros((1, 2, 3))}, r"Scan: .*2 tensors .*, got x \(2, 4, 2\) and \[\(1, 2, 3\)\]"),
         ({"state": (ts.zeros((1, 2, 3)), ts.zeros((1, 1, 3)))}, r"= \[\(1, 2, 3\), .*got .* \(1, 1, 3\)\]"),
         ({"lengths": [1, 5]}, "from 0 to the 4 steps"),
     ):
@@ -499,6 +525,33 @@ def test_wrong_cells_of_a_scan_are_named() -> None:
         scan(ts.zeros((2, 4, 3)))
     with pytest.raises(TypeError, match=r"Scan: expected cell to be a class or .*got a module: GRUCell\(2, 3\)"):
         nn.Scan(nn.GRUCell(2, 3), 2, 3)
+    inner = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=r"Scan: expected what cell\(2, 2\) makes to be Module, got function"):
+        nn.Scan(lambda i, h: lambda x, s: inner(x) + s, 2, 2)  # whose parameters nobody would train
+    with pytest.raises(ValueError, match=r"Scan: expected cells.1 to take the 3 features .*, which takes 2"):
+        nn.Scan(lambda i, h: nn.GRUCell(2, 3), 2, 3, 2)
+
+
+def test_a_state_that_is_a_tuple_of_one_stays_one() -> None:
+    """Forward, given and final states, both directions, and in an encoder: nowhere is it its one Tensor."""
+    class Bare(One):
+        def forward(self, x: ts.Tensor, state: Any) -> Any:
+            return super().forward(x, state)[0]
+
+    x, scan, bare = ts.ones((2, 4, 3)), *(nn.Scan(cell, 3, 5, 2, bidirectional=True) for cell in (One, nn.GRUCell))
+    for cell, its in zip(scan.cells, bare.cells, strict=True):
+        cell.cell.load_state_dict(its.state_dict())
+    (y, state), (expected, h) = scan(x, lengths=[4, 0]), bare(x, lengths=[4, 0])
+    assert type(state) is tuple and len(state) == 1
+    same(y, expected)
+    same(state[0], h)
+    same(scan(x, state)[0], bare(x, h)[0])
+    same(scan(x, [h])[1][0], bare(x, h)[1])
+    with pytest.raises(ValueError, match=r"was given a state \['float32 \(2, 5\)'\] and returned float32\[2, 5\]"):
+        nn.Scan(Bare, 3, 5)(x)
+    decoder = nn.AttentionDecoder(7, 2, 10, nn.DotAttention(10, 10), 10)
+    model = nn.EncoderDecoder(nn.Embedding(5, 3), scan, decoder)
+    assert model([[1, 2]] * 2, [2, 1], [[1]] * 2).shape == (2, 1, 7)
 
 
 # --- one mask over time, pieces --------------------------------------------------------------------------------------

@@ -370,7 +370,8 @@ def test_wrong_calls_are_named() -> None:
     for tokens in (3, "a", None, [[1]], [1], [[[1]]]):
         calls += [(r"AttentionDecoder: expected tokens \(2,\)", lambda t=tokens: decode.step(t, state)),
                   (r"AttentionDecoder: expected tokens \(2, T\)", lambda t=tokens: decode(t, state)),
-                  (r"AttentionDecoder: expected tokens \(2, T\)", lambda t=tokens: whole([[1, 2]] * 2, None, t))]
+                  (r"decoder: AttentionDecoder: expected tokens \(2, T\)",
+                   lambda t=tokens: whole([[1, 2]] * 2, None, t))]
     for wrong in (3, "a", (), None, tuple(state)):
         calls += [("AttentionDecoder: expected state to be DecoderState", lambda s=wrong: decode.step([1, 2], s)),
                   ("AttentionDecoder: expected state to be DecoderState", lambda s=wrong: decode([[1], [2]], s))]
@@ -401,3 +402,56 @@ def test_encoder_decoder_does_not_look_at_padding(encoder: Any) -> None:
     assert all(p.grad is not None for p in model.parameters())
     touched = np.flatnonzero(np.abs(model.embedding.weight.grad.numpy()).sum(1))
     assert touched.tolist() == [1, 2, 3, 4]
+
+
+def attending(memory: int = 8, hidden: int = 8, **options: Any) -> Any:
+    return nn.AttentionDecoder(6, 3, hidden, nn.DotAttention(hidden, memory), memory, **options)
+
+
+def test_parts_whose_widths_do_not_fit_are_refused_when_they_are_put_together() -> None:
+    words, layer = nn.Embedding(9, 4), nn.TransformerEncoderLayer(4, 2, 8)
+    both: Any = lambda size: nn.GRU(4, size, bidirectional=True)
+    for make, message in (
+        (lambda: nn.AttentionDecoder(6, 3, 8, nn.DotAttention(7, 8), 8), "query_size=8, .*hidden_size, got 7"),
+        (lambda: nn.AttentionDecoder(6, 3, 8, nn.AdditiveAttention(8, 7, 2), 8), "memory_size=8, .* got 7"),
+        (lambda: nn.AttentionDecoder(6, 3, 8, nn.MultiheadContext(6, 8, 2), 8), "query_size=8, .* got 6"),
+        (lambda: nn.AttentionDecoder(6, 3, 8, nn.FixedContext(7), 8), "memory_size=8, .* got 7"),
+        (lambda: nn.EncoderDecoder(words, nn.GRU(5, 8), attending()), "encoder to take the 4 .*GRU, .* takes 5"),
+        (lambda: nn.EncoderDecoder(nn.Sequential(words, nn.Dropout()), nn.LSTM(5, 8), attending()), "encoder to take"),
+        (lambda: nn.EncoderDecoder(words, nn.GRU(4, 7), attending()), "a decoder with memory_size=7, .*got 8"),
+        (lambda: nn.EncoderDecoder(words, both(8), attending()), "a decoder with memory_size=16, .*got 8"),
+        (lambda: nn.EncoderDecoder(words, both(4), attending(8, 7)), "a decoder with hidden_size=8, .*got 7"),
+        (lambda: nn.EncoderDecoder(words, nn.GRU(4, 8), nn.ConditionalLanguageModel(6, 4, 2, 1, 8)),
+         r"decoder.layers.0 to take the 8 .* takes 4"),
+        (lambda: nn.EncoderDecoder(words, nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 1), attending()),
+         "encoder to take the 4 .* takes 8"),
+        (lambda: nn.TransformerEncoder(layer, 1, nn.LayerNorm(5)), "norm to take the 4 .* takes 5"),
+        (lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2), 1, nn.RMSNorm(5)), "norm to take the 4"),
+        (lambda: nn.Transformer(8, 2, 1, 1, custom_encoder=nn.TransformerEncoder(layer, 1)), "decoder to take the 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    whole = nn.EncoderDecoder(words, both(4), attending())
+    nn.EncoderDecoder(words, lambda x, lengths: x, attending())                 # nobody knows
+    nn.EncoderDecoder(nn.Sequential(words, Outputs()), nn.GRU(5, 8), attending())
+    nn.EncoderDecoder(words, nn.TransformerEncoder(layer, 1), attending(4, 7))  # which begins at zeros
+    nn.Transformer(custom_encoder=nn.TransformerEncoder(layer, 1), custom_decoder=nn.TransformerDecoder(
+        nn.TransformerDecoderLayer(4, 2), 1))
+    assert whole([[1, 2]], None, [[1]]).shape == (1, 1, 6)
+
+
+def test_a_class_where_a_layer_is_meant_is_refused_and_a_layer_where_a_class_is() -> None:
+    words, e = nn.Embedding(9, 4), nn.GRU(4, 8)
+    for make, name in (
+        (lambda: nn.EncoderDecoder(nn.Embedding, e, attending()), "EncoderDecoder: expected embedding"),
+        (lambda: nn.EncoderDecoder(words, nn.GRU, attending()), "EncoderDecoder: expected encoder .*got GRU"),
+        (lambda: nn.EncoderDecoder(words, e, nn.AttentionDecoder), "expected decoder .*got AttentionDecoder"),
+        (lambda: nn.Transformer(8, 2, 1, 1, custom_encoder=nn.TransformerEncoder), "Transformer: .*custom_encoder"),
+        (lambda: nn.Transformer(8, 2, 1, 1, custom_decoder=nn.TransformerDecoder), "Transformer: .*custom_decoder"),
+        (lambda: attending(cell=nn.GRU(4, 8)), r"AttentionDecoder: expected cell to be a class.* got GRU\(4, 8\)"),
+        (lambda: nn.Sequential(nn.Tanh(), nn.ReLU), "Sequential: of layers, layer 1"),
+    ):
+        with pytest.raises(TypeError, match=name):
+            make()
+    made = attending(cell=lambda i, h: nn.LSTM(i, h))  # type: ignore[arg-type]
+    assert made.states == 2 and made.step([1], made.start(ts.ones((1, 3, 8))))[0].shape == (1, 6)

@@ -146,7 +146,7 @@ def test_crf_gradients_reach_its_transitions() -> None:
     crf, x = nn.CRF(3, dtype=np.float64), draw(1, 2, 4, 3)
 
     def likelihood(*weights: ts.Tensor) -> ts.Tensor:
-        crf.start_transitions, crf.end_transitions, crf.transitions = weights  # type: ignore[assignment]
+        vars(crf).update(zip(("start_transitions", "end_transitions", "transitions"), weights, strict=True))
         return crf(x, [[0, 1, 2, 1], [2, 2, 0, 0]], [4, 2])
 
     check_grad(likelihood, draw(2, 3), draw(3, 3), draw(4, 3, 3), order=2)

@@ -107,7 +107,8 @@ def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: 
     if not hasattr(x, "ndim") or not isinstance(state, (tuple, list)):
         raise TypeError("unroll: expected x to be a Tensor and state a tuple of Tensors, got "
                         f"{describe(x)} and {describe(state)}")
-    kinds: Callable[[Any], Any] = lambda s: [f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
+    kinds: Callable[[Any], Any] = lambda s: describe(s) if not isinstance(s, (tuple, list)) else [
+        f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
     lengths, mask = lengths_of("unroll", lengths, x), None
     if lengths is not None:
         mask = (ops.like(x, np.arange(x.shape[1])) < ops.expand_dims(ops.like(x, lengths), 1))[..., None]

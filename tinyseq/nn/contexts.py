@@ -46,6 +46,8 @@ class Attention(Module):
     for a mask that is not boolean (B, S).
     """
 
+    query_size: int | None = None  # features Q and M that it takes, where it is only for them
+    memory_size: int | None = None
     context_size: int | None = None  # features C of a context, where they are not the memory's
     fixed = False  # whether the context is the same for every query
 
@@ -97,6 +99,7 @@ class DotAttention(Attention):
         if not projected and query_size != memory_size:
             raise ValueError(f"DotAttention: queries of query_size {query_size} and memory of memory_size {memory_size}"
                              " have no dot product: pass projected=True")
+        self.query_size, self.memory_size = query_size, memory_size
         self.projection = Linear(memory_size, query_size, bias=False) if projected else None
         self.scale = 1 / math.sqrt(query_size) if scale else 1.0
 
@@ -125,6 +128,7 @@ class AdditiveAttention(Attention):
     def __init__(self, query_size: int, memory_size: int, hidden_size: int) -> None:
         query_size, memory_size, hidden_size = check.integers(
             "AdditiveAttention", 1, query_size=query_size, memory_size=memory_size, hidden_size=hidden_size)
+        self.query_size, self.memory_size = query_size, memory_size
         self.query = Linear(query_size, hidden_size, bias=False)
         self.memory = Linear(memory_size, hidden_size)
         bound = 1 / math.sqrt(hidden_size)
@@ -179,7 +183,7 @@ class FixedContext(Attention):
         check.choice("FixedContext", ("last", "both", "mean", "max"), pool=pool)
         if pool == "both" and memory_size % 2:
             raise ValueError(f"FixedContext: expected an even memory_size with pool='both', got {memory_size}")
-        self.pool, self.context_size = pool, size
+        self.pool, self.context_size, self.memory_size = pool, size, memory_size
         self.projection = None if size is None else Linear(memory_size, size)
 
     def keys(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -229,7 +233,7 @@ class MultiheadContext(Attention):
         if query_size % num_heads:
             raise ValueError("MultiheadContext: expected query_size to be a multiple of num_heads, got "
                              f"{query_size} and {num_heads}")
-        self.context_size = query_size
+        self.context_size, self.query_size, self.memory_size = query_size, query_size, memory_size
         self.multihead = MultiheadAttention(query_size, num_heads, bias=False, kdim=memory_size, vdim=memory_size)
 
     def _project(self, x: Tensor, part: int) -> Tensor:

@@ -292,6 +292,40 @@ class Softplus(Activation):
     function = functional.softplus
 
 
+def ours(layer: Any) -> bool:
+    """Whether a layer is one of this package as it stands, of which it is certain what it takes."""
+    return type(layer).__module__.startswith("tinyseq.") and "forward" not in vars(layer)
+
+
+def fits(where: str, width: int | None, name: str, layer: Any) -> int | None:
+    """How many features, on the last axis, a layer makes of `width` of them; None where that is not certain. One that
+    takes others is refused by `name`."""
+    gives: int | None
+    takes: Any = None
+    if not ours(layer):
+        return None
+    if isinstance(layer, Sequential):
+        for i, part in enumerate(layer):
+            width = fits(where, width, f"{name}.{i}", part)
+            width = None if hasattr(part, "directions") else width  # the next is given a state too
+    if isinstance(layer, (Sequential, Dropout, Activation)):
+        return width
+    if isinstance(layer, Linear):
+        gives, takes = layer.weight.shape
+    elif isinstance(layer, Embedding):  # of ids
+        gives = layer.weight.shape[1]
+    elif isinstance(layer, (LayerNorm, RMSNorm)):
+        gives = takes = layer.normalized_shape[-1]
+    elif hasattr(layer, "directions"):
+        gives, takes = layer.directions * layer.sizes[0], layer.input_size
+    else:  # positions, Transformers, cells
+        gives = takes = getattr(layer, "d_model", getattr(layer, "input_size", None))
+    if None not in (width, takes) and takes != width:
+        raise ValueError(f"{where}: expected {name} to take the {width} features that are before it, got "
+                         f"{check.describe(layer)}, which takes {takes}")
+    return gives
+
+
 class Sequential(Module):
     """Layers one after another; `layers[i]`, `len` and iteration work, and names are "0.weight", "1.bias", ...
 
@@ -310,6 +344,7 @@ class Sequential(Module):
                 raise TypeError(f"Sequential: of layers, layer {i} is a {type(layer).__name__}, expected a Module: "
                                 "nn.ReLU(), ...")
             setattr(self, str(i), layer)
+        fits("Sequential", None, "layers", self)
 
     def forward(self, x: Any) -> Any:
         """x (...), as the first layer takes it -> what the last one returns; x itself if there are none."""

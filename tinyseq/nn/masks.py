@@ -40,7 +40,7 @@ class Attending(Module):
         for name in kwargs:
             if name in self.conversions:
                 raise TypeError(f"{type(self).__name__}: {name}= is PyTorch's; {self.conversions[name]}")
-        return self.forward(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
 
 
 def refuse(module: Module, **given: Any) -> None:

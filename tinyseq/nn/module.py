@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+import re
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from reprlib import recursive_repr
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -33,6 +35,7 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
+    @check.constructor
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(ops.tensor(data, None, requires_grad)._data, requires_grad)
 
@@ -55,6 +58,7 @@ class Buffer(Tensor):
 
     __slots__ = ()
 
+    @check.constructor
     def __init__(self, data: Any, *, requires_grad: bool = False) -> None:
         super().__init__(ops.tensor(data)._data, requires_grad)
 
@@ -73,8 +77,12 @@ class Module:
     and saved, a `Buffer` saved, a Module is walked in turn. Any other Tensor, such as one that `forward` keeps to be
     looked at, is neither saved nor moved, so that a state_dict has the same names after a forward as before it. A
     Tensor that is assigned to a buffer's name becomes the buffer, without its history: `self.mean = 0.9 * self.mean +
-    ...`. Names that begin with an underscore are private and skipped. A parameter that hangs in two places counts once,
-    and a module that hangs below itself is not entered again.
+    ...`; anything else but None in the place of a parameter or buffer is a TypeError. Modules in a set or in a layer
+    that is no Module, and plain Tensors that require a gradient, would not be trained: `parameters` and `state_dict`
+    refuse them. A parameter that hangs in two places counts once, and a module that hangs below itself is not entered
+    again.
+
+    An error in a module that hangs on others begins with its path: "decoder.attention.query: linear(...): ...".
 
     >>> class Classifier(nn.Module):
     ...     def __init__(self):
@@ -96,11 +104,24 @@ class Module:
         """What a call of the module computes: write your own, with whatever arguments and results it needs."""
         raise NotImplementedError(f"{type(self).__name__} has no forward method: write one, or call another method")
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.startswith("tinyseq.") and "__init__" in vars(cls):
+            cls.__init__ = check.constructor(cls.__init__)  # type: ignore[method-assign, assignment]
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(*args, **kwargs)
+        try:
+            return self.forward(*args, **kwargs)
+        except Exception as error:
+            _place(error)
+            raise
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Tensor) and type(vars(self).get(name)) is Buffer and type(value) is Tensor:
+        old = vars(self).get(name)
+        if isinstance(old, (Parameter, Buffer)) and not isinstance(value, (Parameter, Buffer, Module, type(None))):
+            if isinstance(old, Parameter) or not isinstance(value, Tensor):
+                raise TypeError(f"{type(self).__name__}: expected {name} to stay a {type(old).__name__}, got "
+                                f"{describe(value)}: write into it, {name}.data = ..., or give a new one")
             value = Buffer(value)
         super().__setattr__(name, value)
 
@@ -120,14 +141,18 @@ class Module:
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every parameter and buffer; one that hangs in several places comes under each name.
 
-        A plain leaf Tensor that requires a gradient is a TypeError: nobody would train it.
+        A plain leaf Tensor that requires a gradient is a TypeError, unless its name begins with an underscore: nobody
+        would train it. So is what holds modules but is no list, tuple, dict or Module.
         """
         for name, value in _walk(self):
             if isinstance(value, (Parameter, Buffer)):
                 yield name, value
-            elif isinstance(value, Tensor) and value.requires_grad:
+            elif isinstance(value, Tensor) and value.requires_grad and "._" not in f".{name}":
                 raise TypeError(f"{type(self).__name__}: {name} is a plain Tensor that requires a gradient: wrap "
                                 "it in nn.Parameter to train it, or let its name begin with an underscore")
+            elif not isinstance(value, (Module, Tensor)):
+                raise TypeError(f"{type(self).__name__}: {name}, a {type(value).__name__}, holds modules or parameters "
+                                f"that nobody would train or save: {_lost(value)}")
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(name, parameter), each parameter once, under its first name."""
@@ -245,19 +270,33 @@ def matching(where: str, names: Collection[str], state: Mapping[str, Any], stric
 
 
 def _entries(module: Module) -> Iterator[tuple[str, Any]]:
-    """(name, Module or leaf Tensor) of a module's attributes, through lists, tuples and dicts."""
-    stack = [(name, value) for name, value in reversed(vars(module).items()) if not name.startswith("_")]
+    """(name, Module, leaf Tensor or what is `_lost`) of a module's attributes, through lists, tuples and dicts."""
+    stack = [*reversed(vars(module).items())]
     while stack:
         name, value = stack.pop()
-        if isinstance(value, Module) or (isinstance(value, Tensor) and value.is_leaf):
-            yield name, value
+        if isinstance(value, (Module, Tensor)):
+            if isinstance(value, Module) or value.is_leaf:
+                yield name, value
         elif isinstance(value, (list, tuple, dict)):
             inside = value.items() if isinstance(value, dict) else enumerate(value)
             stack += [(f"{name}.{key}", v) for key, v in reversed(list(inside))]
+        elif (callable(value) or isinstance(value, (set, frozenset))) and _lost(value):
+            yield name, value
+
+
+def _lost(value: Any) -> str:
+    """Of what holds modules without a name to be found by, what to do; else nothing."""
+    inside: Iterable[Any] = ()
+    remedy = ""
+    if isinstance(value, (set, frozenset)):
+        inside, remedy = value, "a set has no order to name them by: make it a list or a dict"
+    elif not isinstance(value, type):
+        inside, remedy = getattr(value, "__dict__", {}).values(), "let its class extend nn.Module"
+    return remedy if any(isinstance(part, (Module, Parameter, Buffer)) for part in inside) else ""
 
 
 def _walk(module: Module, prefix: str = "", above: tuple[Module, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """(name, Module or leaf Tensor) of all that hangs on a module and below, without what leads back to it."""
+    """(name, value) as of `_entries`, of all that hangs on a module and below, without what leads back to it."""
     above = (*above, module)
     for name, value in _entries(module):
         if not isinstance(value, Module):
@@ -265,3 +304,19 @@ def _walk(module: Module, prefix: str = "", above: tuple[Module, ...] = ()) -> I
         elif value not in above:
             yield prefix + name, value
             yield from _walk(value, f"{prefix}{name}.", above)
+
+
+def _place(error: Exception) -> None:
+    """Begin an error with the path from the outermost module that was called to the innermost, once. It may not be by
+    `__call__` that it was called: a module is what a frame knows as `self`."""
+    frames = check.frames(error)
+    if [frame for frame in frames if frame.f_code is Module.__call__.__code__][-1] is not sys._getframe(1):
+        return  # it was told further in
+    called = [own for frame in frames if isinstance(own := frame.f_locals.get("self"), Module)]
+    paths = (path for inner in called[::-1] for outer in called for path, part in _walk(outer) if part is inner)
+    path = next(paths, "")
+    text = re.sub(r"^\w+: (?=\w+\()", "", str(error))  # who called the function says less than the path
+    if path and error.args == (str(error),):
+        error.args = (f"{path}: {text}",)
+    elif path:
+        error.add_note(f"in {path}")

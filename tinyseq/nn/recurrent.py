@@ -9,6 +9,7 @@ distributions, the order of gates and the names in state_dict are PyTorch's.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from tinyseq.engine.tensor import Like, Tensor, namespace
 from tinyseq.functional.arguments import checked_lengths
 from tinyseq.functional.recurrence import GATES
 from tinyseq.nn import init
+from tinyseq.nn.layers import fits
 from tinyseq.nn.masks import refuse
 from tinyseq.nn.module import Module, Parameter
 
@@ -51,6 +53,9 @@ def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -
     """x and the initial state, zeros unless given, of shapes (*lead, B, size); what does not fit is refused by name."""
     x = ops.operand(x)
     shapes = [(*lead, *x.shape[:1], size) for size in sizes]
+    if hasattr(state, "shape"):
+        raise TypeError(f"{type(module).__name__}: expected the initial state as a tuple of {len(sizes)} Tensors, got "
+                        f"one tensor, {check.describe(state)}")
     if state is None:
         state = [Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes]
     given = tuple([ops.like(x, part) for part in state])
@@ -73,6 +78,11 @@ class _Recurrent(Module):
             type(self).__name__, 1, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         self.dropout = check.numbers(type(self).__name__, least=0, below=1, dropout=dropout)
         self.bidirectional = bidirectional
+        if self.dropout and self.num_layers == 1:
+            calls = sum("__init__" in vars(base) for base in type(self).__mro__)  # each by way of its check
+            warnings.warn(f"{type(self).__name__}: dropout={self.dropout} acts between layers, and with num_layers=1 "
+                          f"changes nothing{'; recurrent_dropout= acts in each' * isinstance(self, _Fused)}",
+                          stacklevel=2 * calls - 1)
 
     @property
     def directions(self) -> int:
@@ -146,7 +156,8 @@ class Scan(_Recurrent):
                                 else the class takes. After the first layer, I is D times the output's width.
         module(x_t, state)      one step: x_t (B, I) and the state -> the next state, of the same shapes and dtypes.
         module.state_size       absent, or H: the state is one Tensor (B, H), which is the output too.
-                                (H, ...): the state is a tuple of Tensors (B, H), ..., the first of which is the output.
+                                (H, ...): the state is a tuple of Tensors (B, H), ..., the first of which is the output,
+                                also if it is the only one.
 
     The other arguments are those of RNN: `hidden_size` is handed to `cell`, `dropout` acts between layers.
 
@@ -173,15 +184,18 @@ class Scan(_Recurrent):
                             f"direction, cell(I, H), got {'a module: ' * isinstance(cell, Module)}{cell!r}")
         super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
         self.cells: list[Module] = []
-        for _ in range(num_layers):
-            self.cells += [cell(input_size, hidden_size) for _ in range(self.directions)]
+        for _ in range(self.num_layers):
+            for _ in range(self.directions):
+                self.cells.append(cell(input_size, hidden_size))
+                check.instance("Scan", Module, **{f"what cell({input_size}, {hidden_size}) makes": self.cells[-1]})
+                fits("Scan", input_size, f"cells.{len(self.cells) - 1}", self.cells[-1])
             size = getattr(self.cells[0], "state_size", hidden_size)
-            self.sizes = size if isinstance(size, tuple) else (size,)
+            self.bare, self.sizes = not isinstance(size, tuple), size if isinstance(size, tuple) else (size,)
             input_size = self.sizes[0] * self.directions
 
     def _pass(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         cell = self.cells[k]
-        step = (lambda x, state: (cell(x, *state),)) if len(self.sizes) == 1 else cell
+        step = (lambda x, state: (cell(x, *state),)) if self.bare else cell
         return functional.unroll(step, x, start, lengths, bool(k % self.directions))
 
     def forward(self, x: Tensor, state: Any = None, lengths: Like = None) -> tuple[Tensor, Any]:
@@ -190,8 +204,8 @@ class Scan(_Recurrent):
         `state` is a Tensor (L D, B, H), or a tuple of them where the cell's `state_size` is one; None for zeros.
         `lengths` as of RNN.
         """
-        y, final = self._run(x, (state,) if isinstance(state, Tensor) else state, lengths)
-        return y, final[0] if len(final) == 1 else final
+        y, final = self._run(x, (state,) if self.bare and hasattr(state, "shape") else state, lengths)
+        return y, final[0] if self.bare else final
 
 
 class _Plain(_Fused):
@@ -336,8 +350,6 @@ class LSTM(_Fused):
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Like = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x (B, T, I), (h0, c0) or None, lengths (B,) or None -> y (B, T, D H), (h_n, c_n); states are (L D, B, H)."""
-        if isinstance(state, Tensor):
-            raise TypeError("LSTM: the initial state is a pair (h0, c0), got one tensor")
         y, (h, c) = self._run(x, state, lengths)
         return y, (h, c)
 
@@ -350,7 +362,7 @@ class _Cell(Module):
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
         self.input_size, self.hidden_size = check.integers(type(self).__name__, 1, input_size=input_size,
                                                            hidden_size=hidden_size)
-        self.state_size = (self.hidden_size,) * (2 if self.kind == "lstm" else 1)
+        self.state_size = (self.hidden_size,) * 2 if self.kind == "lstm" else self.hidden_size
         _add_weights(self, self.kind, self.input_size, self.hidden_size, bias, dtype)
 
     def extra_repr(self) -> str:
@@ -380,7 +392,7 @@ class RNNCell(_Cell):
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         """x (B, I), h (B, H), zeros unless given -> the next h (B, H)."""
-        x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
+        x, (h,) = _begin(self, x, None if h is None else (h,), [self.hidden_size])
         return functional.rnn_cell(x, h, *weights_of(self), nonlinearity=self.nonlinearity)
 
 
@@ -407,7 +419,7 @@ class GRUCell(_Cell):
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         """x (B, I), h (B, H), zeros unless given -> the next h (B, H)."""
-        x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
+        x, (h,) = _begin(self, x, None if h is None else (h,), [self.hidden_size])
         return functional.gru_cell(x, h, *weights_of(self), reset=self.reset)
 
 
@@ -430,5 +442,5 @@ class LSTMCell(_Cell):
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """x (B, I), (h, c) each (B, H), zeros unless given -> the next (h, c), each (B, H)."""
-        x, (h, c) = _begin(self, x, state, self.state_size)
+        x, (h, c) = _begin(self, x, state, [self.hidden_size] * 2)
         return functional.lstm_cell(x, h, c, *weights_of(self))

@@ -14,7 +14,7 @@ from tinyseq import check
 from tinyseq.engine import ops, random
 from tinyseq.engine.tensor import Like, Tensor, namespace
 from tinyseq.nn.contexts import Attention
-from tinyseq.nn.layers import Dropout, Embedding, Linear
+from tinyseq.nn.layers import Dropout, Embedding, Linear, fits, ours
 from tinyseq.nn.masks import cut_padding, length_mask, masked_memory, vectors
 from tinyseq.nn.module import Module
 from tinyseq.nn.positions import LearnedPositions
@@ -41,6 +41,9 @@ class DecoderState(NamedTuple):
     mask: Tensor | None
     weights: Tensor | None = None
     fed: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return check.fields(self)
 
 
 class AttentionDecoder(Module):
@@ -87,8 +90,9 @@ class AttentionDecoder(Module):
                  memory_size: int = 0, dropout: float = 0.0, cell: type[GRU | LSTM | RNN] = GRU,
                  feed: str | None = None) -> None:
         check.choice("AttentionDecoder", (None, "attentional", "context"), feed=feed)
-        check.function("AttentionDecoder", cell=cell)
         check.instance("AttentionDecoder", Attention | None, attention=attention)
+        if isinstance(cell, Module) or not callable(cell):
+            raise TypeError(f"AttentionDecoder: expected cell to be a class, nn.GRU, nn.LSTM or nn.RNN, got {cell!r}")
         if feed and attention is None:
             raise ValueError(f"AttentionDecoder: expected feed=None with attention=None, got {feed=}")
         vocab_size, embedding_dim, hidden_size = check.integers(
@@ -98,11 +102,15 @@ class AttentionDecoder(Module):
         context_size = 0 if attention is None else attention.context_size or memory_size
         if attention is not None and not context_size:
             raise ValueError("AttentionDecoder: expected memory_size, the features that attention looks at, got 0")
+        for name, size in (("query_size", hidden_size), ("memory_size", memory_size)):
+            if size and getattr(attention, name, None) not in (None, size):
+                raise ValueError(f"AttentionDecoder: expected an attention with {name}={size}, as the decoder's "
+                                 f"{name.replace('query', 'hidden')}, got {getattr(attention, name)}")
         fed = {None: 0, "attentional": hidden_size, "context": context_size}[feed]
         self.feed, self.memory_size = feed, memory_size
         self.embedding = Embedding(vocab_size, embedding_dim)
         self.rnn = cell(embedding_dim + fed, hidden_size)
-        self.states = 2 if cell is LSTM else 1
+        self.states = 2 if isinstance(self.rnn, LSTM) else 1
         self.attention: Any = attention
         self.combine = None if attention is None else Linear(context_size + hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
@@ -228,8 +236,18 @@ class EncoderDecoder(Module):
 
     def __init__(self, embedding: Module, encoder: Any, decoder: Any) -> None:
         check.instance("EncoderDecoder", Module, embedding=embedding)
-        check.function("EncoderDecoder", encoder=encoder, decoder=decoder)
+        check.layer("EncoderDecoder", encoder=encoder, decoder=decoder)
         self.embedding, self.encoder, self.decoder = embedding, encoder, decoder
+        width = fits("EncoderDecoder", fits("EncoderDecoder", None, "embedding", embedding), "encoder", encoder)
+        if type(decoder) is AttentionDecoder:
+            wanted = {"memory_size": decoder.memory_size if decoder.attention else 0,
+                      "hidden_size": decoder.rnn.hidden_size if ours(encoder) and hasattr(encoder, "directions") else 0}
+            for name, size in wanted.items():
+                if width and size not in (0, width):
+                    raise ValueError(f"EncoderDecoder: expected a decoder with {name}={width}, as the features of the "
+                                     f"encoder, got {size}")
+        elif ours(decoder) and getattr(decoder, "crosses", False):
+            fits("EncoderDecoder", width, "decoder.layers.0", decoder.layers[0])
 
     def encode(self, source: Like, lengths: Like = None) -> Any:
         """Source (B, S, ...), as the embedding takes it, and lengths (B,) -> the decoder's first state. Padding may be

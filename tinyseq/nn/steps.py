@@ -52,6 +52,9 @@ class LanguageState(NamedTuple):
     mask: Tensor | None = None
     weights: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return check.fields(self)
+
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """`functional.gelu` by the tanh approximation."""

@@ -18,7 +18,7 @@ from tinyseq import backends, check, functional
 from tinyseq.engine import ops
 from tinyseq.engine.tensor import Array, Like, Tensor
 from tinyseq.nn import init, masks
-from tinyseq.nn.layers import Dropout, LayerNorm, Linear, RMSNorm
+from tinyseq.nn.layers import Dropout, LayerNorm, Linear, RMSNorm, fits
 from tinyseq.nn.masks import Attending, length_mask, refuse
 from tinyseq.nn.module import Module
 from tinyseq.nn.multihead import MultiheadAttention
@@ -207,7 +207,8 @@ class TransformerEncoder(VectorStack, Attending):
         check.instance(name, Module, **{layer: encoder_layer})
         check.instance(name, Module | None, norm=norm)
         self.layers = [copy.deepcopy(encoder_layer) for _ in range(check.integers(name, 1, num_layers=num_layers))]
-        self.norm = norm
+        self.norm, self.d_model = norm, getattr(self.layers[0], "d_model", None)
+        fits(name, fits(name, None, layer, encoder_layer), "norm", norm)
 
     def forward(self, src: Tensor, *args: Any, **masks: Any) -> Tensor:
         """src (B, T, E) -> (B, T, E); the arguments are the layers'."""
@@ -294,9 +295,12 @@ class Transformer(Attending):
         checked_sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation)
         first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
         second = TransformerDecoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
-        check.instance("Transformer", Callable | None, custom_encoder=custom_encoder, custom_decoder=custom_decoder)
+        check.layer("Transformer", **{name: given for name, given in (
+            ("custom_encoder", custom_encoder), ("custom_decoder", custom_decoder)) if given is not None})
         self.encoder = custom_encoder or TransformerEncoder(first, num_encoder_layers, copy.deepcopy(first.norm1))
         self.decoder = custom_decoder or TransformerDecoder(second, num_decoder_layers, copy.deepcopy(second.norm1))
+        width = fits("Transformer", None, "encoder", self.encoder)
+        fits("Transformer", width, "decoder", self.decoder)
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 init.xavier_uniform_(parameter)
