@@ -85,7 +85,7 @@ class LanguageModel(Stack):
         self._check(tokens, 2, state)
         n, starts = (0, None) if state is None else (state.length, state.starts)
         x = self.dropout(self._place(self.embedding(tokens), n, starts, lengths))
-        return self.out(self._read(x, state)[0])  # type: ignore[no-any-return]
+        return self.out(self._read(x, state)[0])
 
     def _place(self, x: Tensor, n: int, starts: Tensor | None, lengths: Like = None, one: bool = False) -> Tensor:
         """Embeddings (B, T, E) in their positions after the n-th. A row's own positions, less its start and up to its
@@ -103,7 +103,7 @@ class LanguageModel(Stack):
             if (reached := ends.max(initial=0)) > most:
                 raise ValueError(f"{name}: learned positions reach max_length = {most}, not {reached} tokens")
             ids = ops.minimum(ops.like(x, ids), most - 1)
-        return self.positions(x, ids)  # type: ignore[no-any-return]
+        return self.positions(x, ids)
 
     def start(self, tokens: Like, lengths: Like = None) -> LanguageState:
         """The state after tokens (B, T), of each row the first `lengths` (B,), all read in one pass. T may be 0."""

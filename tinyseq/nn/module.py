@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from reprlib import recursive_repr
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,15 @@ from tinyseq.check import describe
 from tinyseq.engine import ops
 from tinyseq.engine.tensor import Tensor
 from tinyseq.interrupts import together
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+
+class Computes(Protocol[P, R]):
+    """What has a `forward`: a module's call takes and returns what that does, for type checkers too."""
+
+    def forward(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
 
 class Parameter(Tensor):
@@ -65,7 +74,7 @@ class Module:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward method: write one, or call another method")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self: Computes[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return self.forward(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -229,7 +229,7 @@ class Transformer(Attending):
         """src (B, S, E), tgt (B, T, E) -> (B, T, E). `mask` (B, S) and `lengths` (B,) are of src, in the encoder and
         where the decoder looks at it; `causal` hides the future of tgt."""
         memory = self._encode(src, mask, lengths)
-        return self.decoder(  # type: ignore[no-any-return]
+        return self.decoder(
             tgt, memory, memory_mask=mask, memory_lengths=lengths, lengths=tgt_lengths, causal=causal)
 
     def _encode(self, src: Tensor, mask: Like, lengths: Like) -> Tensor:
@@ -239,7 +239,7 @@ class Transformer(Attending):
         if mask is not None:  # 0 times a NaN would be one, in gradients of the encoder
             real = masks.attention_mask("Transformer", src, (len(src), 1, src.shape[1], src.shape[1]), mask)
             src = ops.where(real[:, 0, 0, :, None], src, 0.0)  # type: ignore[index]
-        return self.encoder(src, mask=mask, lengths=lengths)  # type: ignore[no-any-return]
+        return self.encoder(src, mask=mask, lengths=lengths)
 
     def start(self, src: Tensor, *, mask: Like = None, lengths: Like = None) -> LanguageState:
         """The state before the first position of tgt, for `step` and `read`: the decoder's keys and values of what the
