@@ -29,6 +29,17 @@ def reshape(x: Tensor, shape: Shape) -> Out:
     return y, (lambda g: xp.reshape(g, before),)
 
 
+@explained
+def flatten(x: Tensor, start_axis: int = 0) -> Tensor:
+    """The axes from `start_axis` on as one: of all axes, a vector. (N, S, E) -> (N S E,), or (N, S E) from axis 1.
+
+    >>> ts.ones((2, 3, 4)).flatten(1).shape
+    (2, 12)
+    """
+    first, = axes_of((check.no_flag(start_axis),), builtins.max(x.ndim, 1))
+    return reshape(x, (*x.shape[:first], math.prod(x.shape[first:])))
+
+
 @op
 def permute_dims(x: Tensor, axes: Sequence[int]) -> Out:
     """The axes in another order: axis i of the result is axis `axes[i]` of x."""

@@ -286,7 +286,7 @@ class Tensor:
         together(*self._holds(new._data) if isinstance(self.node, Leaf)
                  else [(self, "_data", new._data), (self, "node", new.node)])
 
-    # --- functions that users expect as methods
+    # --- shapes
     @property
     def T(self) -> Tensor:
         """Transpose of a matrix."""
@@ -299,46 +299,58 @@ class Tensor:
         """The last two dimensions swapped."""
         return ops.matrix_transpose(self)
 
-    def abs(self) -> Tensor: return ops.abs(self)
-    def exp(self) -> Tensor: return ops.exp(self)
-    def log(self) -> Tensor: return ops.log(self)
-    def sqrt(self) -> Tensor: return ops.sqrt(self)
-    def square(self) -> Tensor: return ops.square(self)
-    def sin(self) -> Tensor: return ops.sin(self)
-    def cos(self) -> Tensor: return ops.cos(self)
-    def tanh(self) -> Tensor: return ops.tanh(self)
-    def sigmoid(self) -> Tensor: return ops.sigmoid(self)
-    def clip(self, min: Like = None, max: Like = None) -> Tensor: return ops.clip(self, min, max)
-    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.sum(self, axis, keepdims)
-    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.mean(self, axis, keepdims)
-    def prod(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.prod(self, axis, keepdims)
-    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.max(self, axis, keepdims)
-    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.min(self, axis, keepdims)
-    def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.any(self, axis, keepdims)
-    def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.all(self, axis, keepdims)
-    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor: return ops.argmax(self, axis, keepdims)
-    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor: return ops.argmin(self, axis, keepdims)
-    def var(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
-        return ops.var(self, axis, correction, keepdims)
+    def reshape(self, *lengths: Any, **shape: Any) -> Tensor:
+        """`x.reshape(2, -1)`, `x.reshape((2, -1))` or `x.reshape(shape=(2, -1))`."""
+        return ops.reshape(self, *_as_one(lengths), **shape)
 
-    def std(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
-        return ops.std(self, axis, correction, keepdims)
+    def permute_dims(self, *order: Any, **axes: Any) -> Tensor:
+        """`x.permute_dims(0, 2, 1)`, `x.permute_dims((0, 2, 1))` or `x.permute_dims(axes=(0, 2, 1))`."""
+        return ops.permute_dims(self, *_as_one(order), **axes)
 
-    def sort(self, axis: int = -1, descending: bool = False) -> Tensor: return ops.sort(self, axis, descending)
-    def argsort(self, axis: int = -1, descending: bool = False) -> Tensor: return ops.argsort(self, axis, descending)
-    def astype(self, dtype: Any) -> Tensor: return ops.astype(self, dtype)
-    def expand_dims(self, axis: Axis = 0) -> Tensor: return ops.expand_dims(self, axis)
-    def squeeze(self, axis: Axis = None) -> Tensor: return ops.squeeze(self, axis)
-    def flatten(self) -> Tensor: return ops.reshape(self, (-1,))
-    def take(self, indices: Like, axis: int = 0) -> Tensor: return ops.take(self, indices, axis)
+    # --- functions as methods: in the place of these lines, which type checkers read, `ops` puts the functions
+    def abs(self) -> Tensor: ...
+    acos = acosh = asin = asinh = atan = atanh = bitwise_invert = ceil = cos = cosh = erf = exp = expm1 = floor = abs
+    isfinite = isinf = isnan = log = log10 = log1p = log2 = logical_not = matrix_transpose = negative = reciprocal = abs
+    round = sigmoid = sign = sin = sinh = sqrt = square = tan = tanh = trunc = abs
+    def add(self, b: Like) -> Tensor: ...
+    atan2 = bitwise_and = bitwise_or = bitwise_xor = divide = equal = floor_divide = greater = greater_equal = add
+    less = less_equal = logaddexp = logical_and = logical_or = logical_xor = matmul = maximum = minimum = multiply = add
+    not_equal = outer = pow = remainder = subtract = add
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
+    all = any = argmax = argmin = logsumexp = max = mean = min = prod = sum
+    def sort(self, axis: int = -1, descending: bool = False) -> Tensor: ...
+    argsort = sort
+    def squeeze(self, axis: Axis = None) -> Tensor: ...
+    flip = squeeze
+    def var(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor: ...
+    std = var
+    def tril(self, k: int = 0) -> Tensor: ...
+    triu = tril
+    def astype(self, dtype: Any) -> Tensor: ...
+    def broadcast_to(self, shape: Sequence[int]) -> Tensor: ...
+    def clip(self, min: Like = None, max: Like = None) -> Tensor: ...
+    def cumulative_sum(self, axis: int = -1) -> Tensor: ...
+    def expand_dims(self, axis: Axis = 0) -> Tensor: ...
+    def flatten(self, start_axis: int = 0) -> Tensor: ...
+    def index_add(self, indices: Like, values: Tensor, axis: int = 0) -> Tensor: ...
+    def moveaxis(self, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor: ...
+    def pad(self, pad_width: Sequence[tuple[int, int]], constant_values: float = 0.0) -> Tensor: ...
+    def repeat(self, repeats: int | Sequence[int], axis: int) -> Tensor: ...
+    def roll(self, shift: int | Sequence[int], axis: Axis) -> Tensor: ...
+    def split(self, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]: ...
+    def take(self, indices: Like, axis: int = 0) -> Tensor: ...
+    def take_along_axis(self, indices: Like, axis: int = -1) -> Tensor: ...
+    def tensordot(self, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor: ...
+    def tile(self, repetitions: Sequence[int]) -> Tensor: ...
+    def topk(self, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]: ...
+    def unstack(self, axis: int = 0) -> tuple[Tensor, ...]: ...
+    def vecdot(self, b: Like, axis: int = -1) -> Tensor: ...
+    def vector_norm(self, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor: ...
 
-    def reshape(self, *shape: Any) -> Tensor:
-        """`x.reshape(2, -1)` or `x.reshape((2, -1))`."""
-        return ops.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
-    def permute_dims(self, *axes: Any) -> Tensor:
-        """`x.permute_dims(0, 2, 1)` or `x.permute_dims((0, 2, 1))`."""
-        return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes)
+def _as_one(lengths: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What x.reshape(2, 3) was given, as the one argument of x.reshape((2, 3)); of none, none."""
+    return lengths if not lengths or (len(lengths) == 1 and isinstance(lengths[0], (tuple, list))) else (lengths,)
 
 
 def _of_arrays(index: Any) -> Any:

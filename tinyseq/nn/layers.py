@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -142,7 +142,14 @@ class Activation(Module):
         return ", ".join(f"{k}={v!r}" for k, v in self.options.items())
 
 
-class ReLU(Activation):
+class _Plain(Activation):
+    """One without options."""
+
+    if TYPE_CHECKING:  # as below: what checkers know of the options, which the function has at runtime
+        def __init__(self) -> None: ...
+
+
+class ReLU(_Plain):
     """max(x, 0)."""
 
     function = functional.relu
@@ -152,36 +159,42 @@ class LeakyReLU(Activation):
     """x where it is positive, else `negative_slope` x."""
 
     function = functional.leaky_relu
+    if TYPE_CHECKING:
+        def __init__(self, negative_slope: float = 0.01) -> None: ...
 
 class ELU(Activation):
     """x where it is positive, else `alpha` (exp(x) - 1) (Clevert et al. 2016)."""
 
     function = functional.elu
+    if TYPE_CHECKING:
+        def __init__(self, alpha: float = 1.0) -> None: ...
 
 class GELU(Activation):
     """x times the normal distribution function of x, or `approximate="tanh"` (Hendrycks & Gimpel 2016)."""
 
     function = functional.gelu
+    if TYPE_CHECKING:
+        def __init__(self, approximate: str = "none") -> None: ...
 
-class SiLU(Activation):
+class SiLU(_Plain):
     """x sigmoid(x), also called swish (Elfwing et al. 2017)."""
 
     function = functional.silu
 
 
-class Tanh(Activation):
+class Tanh(_Plain):
     """The hyperbolic tangent."""
 
     function = ops.tanh
 
 
-class Sigmoid(Activation):
+class Sigmoid(_Plain):
     """1 / (1 + exp(-x))."""
 
     function = ops.sigmoid
 
 
-class Softplus(Activation):
+class Softplus(_Plain):
     """log(1 + exp(x))."""
 
     function = functional.softplus

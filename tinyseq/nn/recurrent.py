@@ -193,10 +193,14 @@ class RNN(_Plain):
     backpropagation through time is to be cut.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh",
-                 *args: Any, **options: Any) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
+        batch_first: bool = True, dropout: float = 0.0, bidirectional: bool = False, *,
+        recurrent_dropout: float = 0.0, dtype: Any = np.float32,
+    ) -> None:
         self.nonlinearity, self.kind = nonlinearity, _kind(self, "nonlinearity", nonlinearity)
-        super().__init__(input_size, hidden_size, num_layers, *args, **options)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+                         recurrent_dropout=recurrent_dropout, dtype=dtype)
 
 
 class GRU(_Plain):
@@ -206,9 +210,14 @@ class GRU(_Plain):
     n = tanh(W x + b + U (r h) + d).
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *args: Any, reset: str = "after", **options: Any) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = True,
+        dropout: float = 0.0, bidirectional: bool = False, *, reset: str = "after", recurrent_dropout: float = 0.0,
+        dtype: Any = np.float32,
+    ) -> None:
         self.reset, self.kind = reset, _kind(self, "reset", reset)
-        super().__init__(input_size, hidden_size, *args, **options)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+                         recurrent_dropout=recurrent_dropout, dtype=dtype)
 
 
 class LSTM(_Fused):
@@ -244,10 +253,10 @@ class _Cell(Module):
 class RNNCell(_Cell):
     """One step of RNN: x (B, I), h (B, H) or None for zeros -> the next h (B, H)."""
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh",
-                 **options: Any) -> None:
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", *,
+                 dtype: Any = np.float32) -> None:
         self.nonlinearity, self.kind = nonlinearity, _kind(self, "nonlinearity", nonlinearity)
-        super().__init__(input_size, hidden_size, bias, **options)
+        super().__init__(input_size, hidden_size, bias, dtype=dtype)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
@@ -257,9 +266,10 @@ class RNNCell(_Cell):
 class GRUCell(_Cell):
     """One step of GRU: x (B, I), h (B, H) or None for zeros -> the next h (B, H)."""
 
-    def __init__(self, input_size: int, hidden_size: int, *args: Any, reset: str = "after", **options: Any) -> None:
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, reset: str = "after",
+                 dtype: Any = np.float32) -> None:
         self.reset, self.kind = reset, _kind(self, "reset", reset)
-        super().__init__(input_size, hidden_size, *args, **options)
+        super().__init__(input_size, hidden_size, bias, dtype=dtype)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         x, (h,) = _begin(self, x, None if h is None else (h,), self.state_size)
