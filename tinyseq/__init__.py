@@ -85,7 +85,9 @@ def __dir__() -> list[str]:
 
 
 def _missing(owner: object, name: str) -> NoReturn:
-    raise _import_module("tinyseq.names").missing(owner, name)
+    from tinyseq.names import missing
+
+    missing(owner, name)
 
 
 for _kind in (Tensor, nn.Module, optim.Optimizer):  # here, so that no room below knows of other libraries' names

@@ -11,18 +11,19 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from types import ModuleType
+from typing import NoReturn
 
 NAMES = {
     "tensors": """
 cat concatenate hstack vstack dstack column_stack row_stack | ts.concat([x, y], axis=1)
-view view_as reshape_as | x.reshape(3, 2)
+view view_as reshape_as unflatten atleast_1d atleast_2d atleast_3d | x.reshape(3, 2)
 permute transpose | x.permute_dims(1, 0)
 swapaxes swapdims t adjoint H mH | x.mT
 ravel | x.flatten()
 unsqueeze newaxis | x.expand_dims(0)  # or x[None]
 expand expand_as broadcast | x.broadcast_to((4, 2, 3))
-broadcast_tensors broadcast_arrays atleast_1d atleast_2d atleast_3d | x.broadcast_to(y.shape)
-gather | x.take_along_axis(ids[:, None], axis=1)
+broadcast_tensors broadcast_arrays | x.broadcast_to(y.shape)
+gather take_along_dim | x.take_along_axis(ids[:, None], axis=1)
 index_select | x.take(ids, axis=0)
 select narrow | x[:, 0:2]
 masked_select compress extract | x[mask]
@@ -38,7 +39,7 @@ mul | x * y
 div true_divide | x / y
 sub | x - y
 neg | -x
-mod fmod | x.remainder(y)
+mod fmod | x.remainder(y)  # has the sign of y
 float_power power | x ** 2.0
 absolute fabs | x.abs()
 exp2 | 2.0 ** x
@@ -91,7 +92,7 @@ diagonal diag | ts.einsum("ii->i", x @ y.mT)
 kron | ts.einsum("ij,kl->ikjl", x, y).reshape(4, 9)
 median quantile percentile kthvalue nanmedian | x.sort(axis=1)[:, 1]  # the place in the sorted entries
 argpartition partition | x.topk(2, axis=1)
-unique bincount histc histogram searchsorted digitize bucketize | np.unique(x.numpy())
+unique bincount histc histogram searchsorted digitize bucketize | np.unique(x.numpy())  # NumPy's, without a gradient
 cummax cummin logcumsumexp | np.maximum.accumulate(x.numpy(), 1)  # without a gradient
 erfinv lgamma digamma sinc cross svd qr inverse inv det cholesky cdist | # is not here: `@ts.op` makes your own op of
   NumPy's or SciPy's
@@ -130,7 +131,7 @@ bool_ BoolTensor | ts.bool
 bfloat16 complex64 complex128 cfloat uint16 uint32 uint64 | # this dtype is not here: real numbers from float16 to
   float64, int8 to int64, uint8, bool
 set_default_dtype get_default_dtype | ts.tensor([1.0], dtype=ts.float64)  # numbers without a dtype are float32
-dtype finfo iinfo result_type promote_types can_cast | np.finfo(ts.float32)
+dtype finfo iinfo result_type promote_types can_cast | np.finfo(ts.float32)  # NumPy's: dtypes are its own
 pi e inf nan | np.inf
 device set_default_device | ts.use_backend("cupy")  # a device is a backend here
 cuda mps xpu get_default_device | ts.use_backend("cupy")  # `python -m tinyseq.doctor` says whether a GPU can be used
@@ -142,8 +143,8 @@ autograd set_detect_anomaly | ts.grad((p * p).sum(), p)  # and ts.debug(), which
 func vjp vmap jacobian jacfwd jacrev hessian | ts.value_and_grad(lambda p: (p * p).sum())(p)
 save savez | ts.checkpoint.save("run.safetensors", model.state_dict())
 load load_file | ts.checkpoint.load("run.safetensors")
-utils | ts.data.batches([[1, 2], [3]], 2)  # ts.recompute is torch.utils.checkpoint
-jit compile fx onnx export script trace | # a compiler is not here: call the model, it runs as it is written
+utils | ts.data.batches([2, 1], 2)  # ts.recompute is torch.utils.checkpoint
+jit compile fx onnx export script | # a compiler is not here: call the model, it runs as it is written
 distributed multiprocessing parallel | # several processes or devices are not here: a program of each, its gradients
   exchanged as NumPy arrays
 linalg fft special sparse signal | np.linalg.norm(x.numpy())  # NumPy's has no gradient: `@ts.op` makes an op that has
@@ -151,7 +152,7 @@ apply_along_axis vectorize fromfunction piecewise | ts.stack([row.sum() for row 
 copy | ts.tensor(x)
 copyto | nn.init.constant_(p, 0.5)  # p.data = values
 printoptions set_printoptions | np.set_printoptions(precision=3)
-assert_allclose | np.testing.assert_allclose(x.numpy(), y.numpy())
+assert_allclose | np.testing.assert_allclose(x.numpy(), x.numpy())
 """,
     "x": """
 cuda to_device | x.to("cupy")  # a device is a backend here
@@ -194,7 +195,7 @@ ModuleList | [nn.Linear(3, 3), nn.Tanh()]  # a plain list on an attribute: its m
 ModuleDict | {"en": nn.Linear(3, 3)}  # a plain dict on an attribute: its modules are found, trained and saved
 ParameterList ParameterDict | [nn.Parameter(x)]  # a plain list or dict on an attribute
 Identity | nn.Sequential()
-Flatten Unflatten | x.flatten(1)
+Flatten Unflatten | x.flatten(1)  # and x.reshape, in a forward of your own
 Softmax Softmin Softmax2d | F.softmax(x, axis=-1)
 LogSoftmax | F.log_softmax(x, axis=-1)
 LogSigmoid | F.log_sigmoid(x)
@@ -295,6 +296,8 @@ beta gamma poisson dirichlet laplace truncated_normal gumbel | ts.asarray(np.ran
     "module": """
 cuda to_device | model.to("cupy")  # a device is a backend here
 cpu | model.to("numpy")
+device | model.parameters()[0].backend
+dtype | model.parameters()[0].dtype
 float | model.to(ts.float32)
 double | model.to(ts.float64)
 half bfloat16 | model.to(ts.float16)
@@ -303,7 +306,7 @@ register_parameter | nn.Parameter(x)  # self.weight = nn.Parameter(x)
 add_module register_module | nn.Linear(3, 3)  # on an attribute, self.layer = nn.Linear(3, 3), or in a list there
 buffers named_buffers | [(name, t) for name, t in model.named_tensors() if isinstance(t, nn.Buffer)]
 named_children | list(model.children())  # pairs of name and module
-apply | [nn.init.recurrent_(module) for module in model.modules()]
+apply | [nn.init.normal_(w) for w in model.parameters()]  # model.modules() has all modules
 get_submodule get_parameter get_buffer | dict(model.named_modules())
 register_forward_hook register_forward_pre_hook register_full_backward_hook register_hook | # hooks are not here: a
   subclass whose forward calls super().forward
@@ -381,22 +384,33 @@ def rows(table: str) -> list[tuple[list[str], str, str]]:
     return found
 
 
-def missing(owner: object, name: str) -> AttributeError:
-    """The error of a name that a module or an object does not have: what to write here, or else `name` and `obj`, from
-    which Python says what was perhaps meant."""
-    if isinstance(owner, ModuleType):
-        text, kinds = f"module {owner.__name__!r} has no attribute {name!r}", [owner.__name__]
-    else:
-        try:
-            object.__getattribute__(owner, name)
-        except AttributeError as error:
-            if (error.name, error.obj) != (name, owner):  # from within a property
-                return error
-        text = f"{type(owner).__name__!r} object has no attribute {name!r}"
+class Missing(AttributeError):
+    """A module or an object does not have a name. What to write, or what was perhaps meant, is looked up when the error
+    is shown: `hasattr` has no use for it."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        super().__init__(name=name)
+        self.asked = owner, name
+
+    def __str__(self) -> str:
+        owner, name = self.asked
         kinds = [kind.__name__ for kind in type(owner).__mro__]
-    place = next((short for short, kind in PLACES.items() if kind in kinds), "")
-    advice = "" if name.startswith("_") else _advice(place, name)
-    return AttributeError(f"{text}: {advice}") if advice else AttributeError(text, name=name, obj=owner)
+        text = f"{kinds[0]!r} object has no attribute {name!r}"
+        if isinstance(owner, ModuleType):
+            kinds, text = [owner.__name__], f"module {owner.__name__!r} has no attribute {name!r}"
+        place = next((short for short, kind in PLACES.items() if kind in kinds), "")
+        advice = "" if name.startswith("_") else _advice(place, name)
+        if not advice:  # Python's own guess does not come in a notebook
+            close = get_close_matches(name, [x for x in dir(owner) if not x.startswith("_")], 1, 0.65)
+            advice = f"did you mean {close[0]}?" if close else ""
+        return f"{text}: {advice}" if advice else text
+
+
+def missing(owner: object, name: str) -> NoReturn:
+    """`__getattr__` of modules and classes. A property that failed is asked again, for its own error."""
+    if not isinstance(owner, ModuleType) and hasattr(type(owner), name):
+        object.__getattribute__(owner, name)
+    raise Missing(owner, name)
 
 
 def _advice(place: str, name: str) -> str:
