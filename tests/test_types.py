@@ -1,6 +1,7 @@
 """What type checkers see: right programs are right to mypy and pyright, and each wrong line is reported where it is."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -103,8 +104,8 @@ linear.load_state_dict([x])
 
 def programs(folder: Path) -> tuple[Path, set[int], set[int]]:
     """The package as it is installed, and beside it a program: its file, and which of its lines are right and wrong."""
-    copytree(ROOT / "tinyseq", folder / "tinyseq")
-    copytree(ROOT / "backends", folder / "tinyseq" / "backends")
+    copytree(ROOT / "tinyseq", folder / "site" / "tinyseq")
+    copytree(ROOT / "backends", folder / "site" / "tinyseq" / "backends")
     before = SETTING.count("\n") + 1
     (folder / "program.py").write_text("\n".join([SETTING, *RIGHT, *WRONG]) + "\n")
     middle = before + len(RIGHT)
@@ -121,7 +122,9 @@ def test_each_wrong_line_and_no_right_one_is_reported(checker: str, tmp_path: Pa
     (tmp_path / "pyrightconfig.json").write_text('{"include": ["program.py"], "typeCheckingMode": "standard"}')
     options = {"mypy": ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "program.py"],
                "pyright": ["--pythonpath", sys.executable]}[checker]
-    done = subprocess.run([sys.executable, "-m", checker, *options], cwd=tmp_path, capture_output=True, text=True)
+    paths = {"PYTHONPATH": str(tmp_path / "site"), "MYPYPATH": str(tmp_path / "site")}
+    done = subprocess.run([sys.executable, "-m", checker, *options], cwd=tmp_path, env={**os.environ, **paths},
+                          capture_output=True, text=True)
     found = {int(line): text for line, text in re.findall(r"program\.py:(\d+):(.*error.*)", done.stdout)}
     text = program.read_text().splitlines()
     assert found, done.stdout + done.stderr

@@ -85,6 +85,8 @@ def __dir__() -> list[str]:
 
 
 def _missing(owner: object, name: str) -> NoReturn:
+    if name[:2] == "__":  # what Python and NumPy ask for
+        raise AttributeError(name)
     from tinyseq.names import missing
 
     missing(owner, name)

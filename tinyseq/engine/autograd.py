@@ -266,12 +266,11 @@ def in_slots(args: Sequence[Any]) -> list[Any]:
 
 def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Move a call's keyword arguments to their positions, so that Tensors among them are found."""
-    code = body.__code__
-    names, options = code.co_varnames[: code.co_argcount], code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    names = body.__code__.co_varnames[: body.__code__.co_argcount]
     given = dict(zip(names[::-1], (body.__defaults__ or ())[::-1], strict=False)) | kwargs
     rest = {name: value for name, value in kwargs.items() if name not in names[len(args) :]}
     for name, value in rest.items():
-        if name not in options:
+        if name not in body.__code__.co_varnames[: len(names) + body.__code__.co_kwonlyargcount]:
             raise explain(TypeError(), body, args, kwargs)
         if isinstance(value, Tensor):
             raise TypeError(f"{body.__name__}() takes {name!r} by keyword only, where no gradient can go: not a Tensor")

@@ -29,15 +29,16 @@ def reshape(x: Tensor, shape: Shape) -> Out:
     return y, (lambda g: xp.reshape(g, before),)
 
 
-@explained
-def flatten(x: Tensor, start_axis: int = 0) -> Tensor:
-    """The axes from `start_axis` on as one: of all axes, a vector. (N, S, E) -> (N S E,), or (N, S E) from axis 1.
+@op
+def flatten(x: Tensor, start_axis: int = 0) -> Out:
+    """The axes from `start_axis` on as one: of all axes, a vector.
 
     >>> ts.ones((2, 3, 4)).flatten(1).shape
     (2, 12)
     """
+    xp, before = namespace(x), x.shape
     first, = axes_of((check.no_flag(start_axis),), builtins.max(x.ndim, 1))
-    return reshape(x, (*x.shape[:first], math.prod(x.shape[first:])))
+    return xp.reshape(x, (*before[:first], math.prod(before[first:]))), (lambda g: xp.reshape(g, before),)
 
 
 @op

@@ -28,7 +28,7 @@ def namespace(*operands: Any) -> Any:
     for x in operands:
         if type(x) not in PLAIN:
             found = namespaces[type(x)]
-            if isinstance(x, Tensor):
+            if found is ops:  # of a Tensor
                 return found
     if found is None:
         raise TypeError(f"expected a Tensor or an array, got {', '.join(type(x).__name__ for x in operands)}")
@@ -299,13 +299,17 @@ class Tensor:
         """The last two dimensions swapped."""
         return ops.matrix_transpose(self)
 
-    def reshape(self, *lengths: Any, **shape: Any) -> Tensor:
+    def reshape(self, *shape: Any, **named: Any) -> Tensor:
         """`x.reshape(2, -1)`, `x.reshape((2, -1))` or `x.reshape(shape=(2, -1))`."""
-        return ops.reshape(self, *_as_one(lengths), **shape)
+        if named:
+            return ops.reshape(self, *[shape] * bool(shape), **named)
+        return ops.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
-    def permute_dims(self, *order: Any, **axes: Any) -> Tensor:
+    def permute_dims(self, *axes: Any, **named: Any) -> Tensor:
         """`x.permute_dims(0, 2, 1)`, `x.permute_dims((0, 2, 1))` or `x.permute_dims(axes=(0, 2, 1))`."""
-        return ops.permute_dims(self, *_as_one(order), **axes)
+        if named:
+            return ops.permute_dims(self, *[axes] * bool(axes), **named)
+        return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes)
 
     # --- functions as methods: in the place of these lines, which type checkers read, `ops` puts the functions
     def abs(self) -> Tensor: ...
@@ -346,11 +350,6 @@ class Tensor:
     def unstack(self, axis: int = 0) -> tuple[Tensor, ...]: ...
     def vecdot(self, b: Like, axis: int = -1) -> Tensor: ...
     def vector_norm(self, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor: ...
-
-
-def _as_one(lengths: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What x.reshape(2, 3) was given, as the one argument of x.reshape((2, 3)); of none, none."""
-    return lengths if not lengths or (len(lengths) == 1 and isinstance(lengths[0], (tuple, list))) else (lengths,)
 
 
 def _of_arrays(index: Any) -> Any:

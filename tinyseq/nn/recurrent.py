@@ -43,7 +43,7 @@ def _add_weights(module: Module, kind: str, inputs: int, hidden: int, bias: bool
 
 def weights_of(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
     """The parameters of one cell, w_ih, w_hh, b_ih and b_hh; None where there is no bias."""
-    w_ih, w_hh, b_ih, b_hh = (getattr(module, key + suffix, None) for key in KEYS)
+    w_ih, w_hh, b_ih, b_hh = (vars(module).get(key + suffix) for key in KEYS)
     return w_ih, w_hh, b_ih, b_hh
 
 
