@@ -42,12 +42,13 @@ lint: $(READY)  ## ruff
 
 # mypy does not follow the mapped backends/ in an editable install: it looks at a normal one, from outside.
 USERS_PROGRAM := import tinyseq as ts; y: ts.Tensor = ts.tanh(ts.tensor([1.0]))
-types: $(READY)  ## mypy --strict on the installed package, and on a line that uses it
+types: $(READY)  ## mypy --strict on the installed package, and on a line that uses it; what mypy and pyright tell users
 	rm -rf build $(TYPES)
 	$(PYTHON) -m venv $(TYPES)
 	$(TYPES)/bin/pip install --quiet . hypothesis   # whose decorators laws.py wears
 	cd $(TYPES) && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --python-executable bin/python -p tinyseq
 	cd $(TYPES) && ../$(VENV)/bin/mypy --strict --python-executable bin/python -c '$(USERS_PROGRAM)'
+	$(VENV)/bin/python -m pytest -q -n 0 tests/test_types.py
 
 lines:  ## lines of code by room against their limits, which stand in CONTRIBUTING.md
 	$(PYTHON) tests/helpers/lines.py

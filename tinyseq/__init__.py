@@ -7,8 +7,11 @@
     x.grad                                  # tensor([2., 4.])
 """
 
+from functools import partial as _partial
+from importlib import import_module as _import_module
 from os import path as _path
 from sys import modules as _modules
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from numpy import bool as bool
 from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
@@ -22,13 +25,13 @@ from tinyseq.backends import use_backend
 from tinyseq.engine.ops import (
     abs, acos, acosh, add, all, any, arange, argmax, argmin, argsort, asarray, asin, asinh, astype, atan, atan2, atanh,
     bitwise_and, bitwise_invert, bitwise_or, bitwise_xor, broadcast_to, ceil, clip, concat, cos, cosh, cumulative_sum,
-    divide, einsum, equal, erf, exp, expand_dims, expm1, eye, flip, floor, floor_divide, from_dlpack, full, full_like,
-    greater, greater_equal, index_add, isfinite, isinf, isnan, less, less_equal, linspace, log, log1p, log2, log10,
-    logaddexp, logical_and, logical_not, logical_or, logical_xor, logsumexp, matmul, matrix_transpose, max, maximum,
-    mean, min, minimum, moveaxis, multiply, negative, not_equal, one_hot, ones, ones_like, outer, pad, permute_dims,
-    pow, prod, reciprocal, remainder, repeat, reshape, roll, round, sigmoid, sign, sin, sinh, sort, split, sqrt, square,
-    squeeze, stack, std, subtract, sum, take, take_along_axis, tan, tanh, tensor, tensordot, tile, topk, tril, triu,
-    trunc, unstack, var, vecdot, vector_norm, where, zeros, zeros_like,
+    divide, einsum, equal, erf, exp, expand_dims, expm1, eye, flatten, flip, floor, floor_divide, from_dlpack, full,
+    full_like, greater, greater_equal, index_add, isfinite, isinf, isnan, less, less_equal, linspace, log, log1p, log2,
+    log10, logaddexp, logical_and, logical_not, logical_or, logical_xor, logsumexp, matmul, matrix_transpose, max,
+    maximum, mean, min, minimum, moveaxis, multiply, negative, not_equal, one_hot, ones, ones_like, outer, pad,
+    permute_dims, pow, prod, reciprocal, remainder, repeat, reshape, roll, round, sigmoid, sign, sin, sinh, sort, split,
+    sqrt, square, squeeze, stack, std, subtract, sum, take, take_along_axis, tan, tanh, tensor, tensordot, tile, topk,
+    tril, triu, trunc, unstack, var, vecdot, vector_norm, where, zeros, zeros_like,
 )
 from tinyseq.engine.random import manual_seed
 from tinyseq.engine.recompute import recompute
@@ -39,29 +42,57 @@ from tinyseq.engine.autograd import op
 from tinyseq.engine.gradients import grad, value_and_grad
 
 _modules[f"{__name__}.random"] = random  # so that `import tinyseq.random` finds it too
+_modules[f"{__name__}.nn.functional"] = functional
 
 __all__ = [
     "abs", "acos", "acosh", "add", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",
     "astype", "atan", "atan2", "atanh", "backends", "bitwise_and", "bitwise_invert", "bitwise_or", "bitwise_xor",
     "bool", "broadcast_to", "ceil", "clip", "concat", "cos", "cosh", "cumulative_sum", "debug", "divide", "einsum",
-    "enable_grad", "equal", "erf", "exp", "expand_dims", "expm1", "eye", "flip", "float16", "float32", "float64",
-    "floor", "floor_divide", "from_dlpack", "full", "full_like", "functional", "grad", "greater", "greater_equal",
-    "index_add", "int16", "int32", "int64", "int8", "isfinite", "isinf", "isnan", "less", "less_equal", "linspace",
-    "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor",
+    "enable_grad", "equal", "erf", "exp", "expand_dims", "expm1", "eye", "flatten", "flip", "float16", "float32",
+    "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like", "functional", "grad", "greater",
+    "greater_equal", "index_add", "int16", "int32", "int64", "int8", "isfinite", "isinf", "isnan", "less", "less_equal",
+    "linspace", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor",
     "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean", "min", "minimum", "moveaxis",
-    "multiply", "negative", "nn", "no_grad", "not_equal", "one_hot", "ones", "ones_like", "op", "optim", "outer",
-    "pad", "permute_dims", "pow", "prod", "random", "reciprocal", "recompute", "remainder", "repeat", "reshape",
-    "roll", "round", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
-    "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "Tensor", "tensor", "tensordot", "tile", "topk",
-    "tril", "triu", "trunc", "uint8", "unstack", "use_backend", "value_and_grad", "var", "vecdot", "vector_norm",
-    "where", "zeros", "zeros_like",
+    "multiply", "negative", "nn", "no_grad", "not_equal", "one_hot", "ones", "ones_like", "op", "optim", "outer", "pad",
+    "permute_dims", "pow", "prod", "random", "reciprocal", "recompute", "remainder", "repeat", "reshape", "roll",
+    "round", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract",
+    "sum", "take", "take_along_axis", "tan", "tanh", "Tensor", "tensor", "tensordot", "tile", "topk", "tril", "triu",
+    "trunc", "uint8", "unstack", "use_backend", "value_and_grad", "var", "vecdot", "vector_norm", "where", "zeros",
+    "zeros_like",
 ]
 
+_lazy = ("checkpoint", "data", "decode", "lens", "metrics", "models", "plot", "testing")
 
-def __getattr__(name: str) -> str:
-    """`__version__`, looked up only when asked for: it costs more than the rest of the import."""
-    if name != "__version__":
-        raise AttributeError(f"module 'tinyseq' has no attribute {name!r}")
-    from importlib.metadata import version
+if TYPE_CHECKING:
+    from tinyseq import checkpoint as checkpoint, data as data, decode as decode, lens as lens, metrics as metrics
+    from tinyseq import models as models, plot as plot, testing as testing
 
-    return version("tinyseq")
+    __version__: str
+else:  # out of type checkers' sight, so that a misspelt name is an error to them
+    def __getattr__(name: str) -> Any:
+        """Modules, and `__version__`, that cost more than the rest of the import: loaded when first asked for."""
+        if name in _lazy:
+            return _import_module(f"tinyseq.{name}")
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("tinyseq")
+        _missing(_modules[__name__], name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_lazy})
+
+
+def _missing(owner: object, name: str) -> NoReturn:
+    if name[:2] == "__":  # what Python and NumPy ask for
+        raise AttributeError(name)
+    from tinyseq.names import missing
+
+    missing(owner, name)
+
+
+for _kind in (Tensor, nn.Module, optim.Optimizer):  # here, so that no room below knows of other libraries' names
+    setattr(_kind, "__getattr__", _missing)  # noqa: B010
+for _module in (functional, nn, nn.init, optim, random):
+    setattr(_module, "__getattr__", _partial(_missing, _module))  # noqa: B010

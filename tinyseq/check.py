@@ -309,10 +309,15 @@ def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mappin
             owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else path[-1]
         frame = frame.f_back  # type: ignore[assignment]
     text, name, parameters = str(error), function.__name__.lstrip("_"), signature(function).parameters
-    if not text.startswith(f"{name}("):  # as an inner call has told already
+    unknown = next((key for key in kwargs if key not in parameters), "")
+    if unknown or not text.startswith(f"{name}("):  # as an inner call has told already
         named = {**dict(zip(parameters, args, strict=False)), **kwargs}
         shown = ", ".join(f"{'x' if key == 'self' else key}={describe(a)}" for key, a in named.items())
         misfit = "" if isinstance(error, IndexError) else _misfit(named, parameters, error)
+        if unknown:
+            from tinyseq import names
+
+            misfit = names.unknown(unknown, list(parameters))
         text = f"{name}({shown}): {misfit or text.removeprefix(f'{name}: ')}"
     text = f"{owner}: {text}" if owner and not text.startswith(f"{owner}: ") else text
     # NumPy has subclasses; an attribute that is missing means that the argument is no tensor

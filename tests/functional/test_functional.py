@@ -15,9 +15,19 @@ from hypothesis import strategies as st
 
 import tinyseq as ts
 import tinyseq.functional as F
+from tinyseq import nn
 from tinyseq.testing import check_grad
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
+
+
+def test_activations_are_all_here() -> None:
+    """What stands between layers is in F, also what is a function of any tensor, and so in ts; and is what nn has."""
+    kinds = {kind for kind in vars(nn).values() if inspect.isclass(kind) and issubclass(kind, nn.Activation)}
+    functions = {vars(kind)["function"] for kind in kinds if "function" in vars(kind)}
+    assert len(functions) == 8 and functions <= {getattr(F, name) for name in F.__all__}
+    assert F.tanh is ts.tanh and F.sigmoid is ts.sigmoid and {"softmax", "log_softmax", "log_sigmoid"} < {*F.__all__}
+    assert {name for name, f in vars(F).items() if inspect.isfunction(f) and name[0] != "_"} == {*F.__all__}
 
 
 def test_every_public_function_has_a_row_and_every_kernel_a_definition() -> None:

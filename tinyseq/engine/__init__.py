@@ -24,8 +24,3 @@ are there when a method is called; and `ops` is imported first, so that it is th
 """
 
 from tinyseq.engine import ops as ops
-from tinyseq.engine.tensor import Tensor
-
-for _name, _method in vars(Tensor).items():  # a method whose docstring would be its function's has that
-    if _name in vars(ops) and _method.__doc__ is None:
-        _method.__doc__ = vars(ops)[_name].__doc__

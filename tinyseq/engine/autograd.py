@@ -272,8 +272,8 @@ def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any
     given = dict(zip(names[::-1], (body.__defaults__ or ())[::-1], strict=False)) | kwargs
     rest = {name: value for name, value in kwargs.items() if name not in names[len(args) :]}
     for name, value in rest.items():
-        if name in ("dim", "keepdim"):
-            raise TypeError(f"{body.__name__}() has no argument {name!r}: the names are NumPy's, axis= and keepdims=")
+        if name not in body.__code__.co_varnames[: len(names) + body.__code__.co_kwonlyargcount]:
+            raise explain(TypeError(), body, args, kwargs)
         if isinstance(value, Tensor):
             raise TypeError(f"{body.__name__}() takes {name!r} by keyword only, where no gradient can go: not a Tensor")
     try:

@@ -17,10 +17,15 @@ from tinyseq.engine.indexing import (
     argsort, as_int64, check_ids, getitem, index_add, one_hot, setitem, sort, take, take_along_axis, topk, unindex,
 )
 from tinyseq.engine.shapes import (
-    broadcast_to, concat, expand_dims, flip, matrix_transpose, moveaxis, pad, permute_dims, repeat, reshape, roll,
-    split, squeeze, stack, tile, tril, triu, unstack,
+    broadcast_to, concat, expand_dims, flatten, flip, matrix_transpose, moveaxis, pad, permute_dims, repeat, reshape,
+    roll, split, squeeze, stack, tile, tril, triu, unstack,
 )
 from tinyseq.engine.reductions import (
     all, any, argmax, argmin, cumulative_sum, logsumexp, max, mean, min, prod, std, sum, var, vector_norm,
 )
 from tinyseq.engine.products import einsum, matmul, outer, tensordot, times, times_over_rows, vecdot
+from tinyseq.engine.tensor import Tensor
+
+for _name in {*vars(Tensor)} & {*globals()} - {"backward", "permute_dims", "reshape"}:
+    if not _name.startswith("_"):
+        setattr(Tensor, _name, globals()[_name])  # so that a method is the function, and an error of one that of both

@@ -36,6 +36,18 @@ def reshape(x: Tensor, shape: Shape) -> Out:
 
 
 @op
+def flatten(x: Tensor, start_axis: int = 0) -> Out:
+    """The axes from `start_axis` on as one: of all axes, a vector.
+
+    >>> ts.ones((2, 3, 4)).flatten(1).shape
+    (2, 12)
+    """
+    xp, before = namespace(x), x.shape
+    first, = axes_of((check.no_flag(start_axis),), builtins.max(x.ndim, 1))
+    return xp.reshape(x, (*before[:first], math.prod(before[first:]))), (lambda g: xp.reshape(g, before),)
+
+
+@op
 def permute_dims(x: Tensor, axes: Sequence[int]) -> Out:
     """The axes in another order: axis i of the result is axis `axes[i]` of x. Each axis once, or it is a ValueError.
 

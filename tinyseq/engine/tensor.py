@@ -28,7 +28,7 @@ def namespace(*operands: Any) -> Any:
     for x in operands:
         if type(x) not in PLAIN:
             found = namespaces[type(x)]
-            if isinstance(x, Tensor):
+            if found is ops:  # of a Tensor
                 return found
     if found is None:
         raise TypeError(f"expected a Tensor or an array, got {', '.join(type(x).__name__ for x in operands)}")
@@ -370,7 +370,7 @@ class Tensor:
         together(*self._holds(new._data) if isinstance(self.node, Leaf)
                  else [(self, "_data", new._data), (self, "node", new.node)])
 
-    # --- functions that users expect as methods
+    # --- shapes
     @property
     def T(self) -> Tensor:
         """Transpose of a matrix."""
@@ -383,61 +383,68 @@ class Tensor:
         """The last two dimensions swapped."""
         return ops.matrix_transpose(self)
 
-    def abs(self) -> Tensor: return ops.abs(self)
-    def exp(self) -> Tensor: return ops.exp(self)
-    def log(self) -> Tensor: return ops.log(self)
-    def sqrt(self) -> Tensor: return ops.sqrt(self)
-    def square(self) -> Tensor: return ops.square(self)
-    def sin(self) -> Tensor: return ops.sin(self)
-    def cos(self) -> Tensor: return ops.cos(self)
-    def tanh(self) -> Tensor: return ops.tanh(self)
-    def sigmoid(self) -> Tensor: return ops.sigmoid(self)
-    def clip(self, min: Like = None, max: Like = None) -> Tensor: return ops.clip(self, min, max)
-    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.sum(self, axis, keepdims)
-    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.mean(self, axis, keepdims)
-    def prod(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.prod(self, axis, keepdims)
-    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.max(self, axis, keepdims)
-    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.min(self, axis, keepdims)
-    def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.any(self, axis, keepdims)
-    def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor: return ops.all(self, axis, keepdims)
-    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor: return ops.argmax(self, axis, keepdims)
-    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor: return ops.argmin(self, axis, keepdims)
-    def var(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
-        return ops.var(self, axis, correction, keepdims)
-
-    def std(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
-        return ops.std(self, axis, correction, keepdims)
-
-    def sort(self, axis: int = -1, descending: bool = False) -> Tensor: return ops.sort(self, axis, descending)
-    def argsort(self, axis: int = -1, descending: bool = False) -> Tensor: return ops.argsort(self, axis, descending)
-    def astype(self, dtype: Any) -> Tensor: return ops.astype(self, dtype)
-    def expand_dims(self, axis: Axis = 0) -> Tensor: return ops.expand_dims(self, axis)
-    def squeeze(self, axis: Axis = None) -> Tensor: return ops.squeeze(self, axis)
-    def flatten(self) -> Tensor:
-        """All entries in one axis, in their order.
-
-        >>> ts.tensor([[1, 2], [3, 4]]).flatten()
-        tensor([1, 2, 3, 4])
-        """
-        return ops.reshape(self, (-1,))
-    def take(self, indices: Like, axis: int = 0) -> Tensor: return ops.take(self, indices, axis)
-
-    def reshape(self, *shape: Any) -> Tensor:
-        """The same entries in the same order: `x.reshape(2, -1)` or `x.reshape((2, -1))`; -1 is what is left for it.
+    def reshape(self, *shape: Any, **named: Any) -> Tensor:
+        """The same entries in the same order: `x.reshape(2, -1)`, `x.reshape((2, -1))` or `x.reshape(shape=(2, -1))`;
+        -1 is what is left for it.
 
         >>> ts.arange(6).reshape(2, -1)
         tensor([[0, 1, 2],
                 [3, 4, 5]])
         """
+        if named:
+            return ops.reshape(self, *[shape] * bool(shape), **named)
         return ops.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
-    def permute_dims(self, *axes: Any) -> Tensor:
-        """The axes in another order: `x.permute_dims(0, 2, 1)` or `x.permute_dims((0, 2, 1))`.
+    def permute_dims(self, *axes: Any, **named: Any) -> Tensor:
+        """The axes in another order: `x.permute_dims(0, 2, 1)`, `x.permute_dims((0, 2, 1))` or
+        `x.permute_dims(axes=(0, 2, 1))`.
 
         >>> ts.zeros((2, 3, 4)).permute_dims(0, 2, 1).shape
         (2, 4, 3)
         """
+        if named:
+            return ops.permute_dims(self, *[axes] * bool(axes), **named)
         return ops.permute_dims(self, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes)
+
+    # --- functions as methods: in the place of these lines, which type checkers read, `ops` puts the functions
+    def abs(self) -> Tensor: ...
+    acos = acosh = asin = asinh = atan = atanh = bitwise_invert = ceil = cos = cosh = erf = exp = expm1 = floor = abs
+    isfinite = isinf = isnan = log = log10 = log1p = log2 = logical_not = matrix_transpose = negative = reciprocal = abs
+    round = sigmoid = sign = sin = sinh = sqrt = square = tan = tanh = trunc = abs
+    def add(self, b: Like) -> Tensor: ...
+    atan2 = bitwise_and = bitwise_or = bitwise_xor = divide = equal = floor_divide = greater = greater_equal = add
+    less = less_equal = logaddexp = logical_and = logical_or = logical_xor = matmul = maximum = minimum = multiply = add
+    not_equal = outer = pow = remainder = subtract = add
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
+    all = any = argmax = argmin = logsumexp = max = mean = min = prod = sum
+    def sort(self, axis: int = -1, descending: bool = False) -> Tensor: ...
+    argsort = sort
+    def squeeze(self, axis: Axis = None) -> Tensor: ...
+    flip = squeeze
+    def var(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor: ...
+    std = var
+    def tril(self, k: int = 0) -> Tensor: ...
+    triu = tril
+    def astype(self, dtype: Any) -> Tensor: ...
+    def broadcast_to(self, shape: Sequence[int]) -> Tensor: ...
+    def clip(self, min: Like = None, max: Like = None) -> Tensor: ...
+    def cumulative_sum(self, axis: int = -1) -> Tensor: ...
+    def expand_dims(self, axis: Axis = 0) -> Tensor: ...
+    def flatten(self, start_axis: int = 0) -> Tensor: ...
+    def index_add(self, axis: int, indices: Like, values: Tensor) -> Tensor: ...
+    def moveaxis(self, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor: ...
+    def pad(self, pad_width: Sequence[tuple[int, int]], constant_values: float = 0.0) -> Tensor: ...
+    def repeat(self, repeats: int | Sequence[int], axis: int) -> Tensor: ...
+    def roll(self, shift: int | Sequence[int], axis: Axis) -> Tensor: ...
+    def split(self, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]: ...
+    def take(self, indices: Like, axis: int = 0) -> Tensor: ...
+    def take_along_axis(self, indices: Like, axis: int = -1) -> Tensor: ...
+    def tensordot(self, b: Tensor, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor: ...
+    def tile(self, repetitions: Sequence[int]) -> Tensor: ...
+    def topk(self, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]: ...
+    def unstack(self, axis: int = 0) -> tuple[Tensor, ...]: ...
+    def vecdot(self, b: Like, axis: int = -1) -> Tensor: ...
+    def vector_norm(self, *, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor: ...
 
 
 def _of_arrays(index: Any) -> Any:

@@ -4,6 +4,7 @@ An op with a kernel is given with the composed definition that it equals: that i
 it with, and what gradients of gradients use. Classes and features stand on the last axis: (batch, time, features).
 """
 
+from tinyseq.engine.ops import sigmoid, tanh
 from tinyseq.functional.activations import elu, gelu, glu, leaky_relu, log_sigmoid, relu, silu, softplus, swiglu
 from tinyseq.functional.normalisation import layer_norm, log_softmax, rms_norm, softmax
 from tinyseq.functional.layers import dropout, embedding, linear
@@ -18,5 +19,5 @@ __all__ = [
     "attention", "attention_weights", "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy",
     "dropout", "elu", "embedding", "gelu", "glu", "gru_cell", "huber_loss", "kl_div", "l1_loss", "layer_norm",
     "leaky_relu", "linear", "log_sigmoid", "log_softmax", "lstm_cell", "mse_loss", "nll_loss", "relu", "rms_norm",
-    "rnn_cell", "rotate", "scan", "silu", "softmax", "softplus", "swiglu", "unroll",
+    "rnn_cell", "rotate", "scan", "sigmoid", "silu", "softmax", "softplus", "swiglu", "tanh", "unroll",
 ]

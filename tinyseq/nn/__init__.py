@@ -1,5 +1,6 @@
 """Layers, under PyTorch's names: modules that own parameters."""
 
+from tinyseq import functional
 from tinyseq.nn import convert, init
 from tinyseq.nn.contexts import AdditiveAttention, Attention, DotAttention, FixedContext, MultiheadContext
 from tinyseq.nn.layers import (
@@ -26,5 +27,5 @@ __all__ = [  # what type checkers let users take from here
     "LeakyReLU", "LearnedPositions", "Linear", "Module", "MultiheadAttention", "MultiheadContext", "Parameter",
     "RMSNorm", "RNN", "RNNCell", "ReLU", "Scan", "Sequential", "SiLU", "Sigmoid", "SinusoidalPositions", "Softplus",
     "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
-    "TransformerEncoderLayer", "attention_weights", "convert", "init", "length_mask",
+    "TransformerEncoderLayer", "attention_weights", "convert", "functional", "init", "length_mask",
 ]

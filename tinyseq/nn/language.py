@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -19,7 +19,11 @@ from tinyseq.nn.layers import Dropout, Embedding, Linear
 from tinyseq.nn.masks import length_mask
 from tinyseq.nn.positions import LearnedPositions, SinusoidalPositions
 from tinyseq.nn.steps import LanguageState, Stack, call_few, features_first, places, plain, rows_first
-from tinyseq.nn.transformer import TransformerDecoderLayer, TransformerEncoderLayer, checked_sizes
+from tinyseq.nn.transformer import Options, Sublayer, TransformerDecoderLayer, TransformerEncoderLayer, checked_sizes
+
+
+class _Options(Options, total=False):
+    activation: str | Sublayer
 
 
 class LanguageModel(Stack):
@@ -63,7 +67,7 @@ class LanguageModel(Stack):
     def __init__(self, vocab_size: int, d_model: int, nhead: int, num_layers: int, dim_feedforward: int = 2048,
                  dropout: float = 0.1, *, positions: str | None = "learned", max_length: int = 1024,
                  rotary_base: float = 1e4, tied: bool = True, norm_first: bool = True, last_norm: bool | None = None,
-                 out_bias: bool = False, dtype: Any = np.float32, **options: Any) -> None:
+                 out_bias: bool = False, dtype: Any = np.float32, **options: Unpack[_Options]) -> None:
         name = type(self).__name__
         check.choice(name, ("learned", "sinusoidal", "rotary", None), positions=positions)
         vocab_size, num_layers, max_length = check.integers(name, 1, vocab_size=vocab_size, num_layers=num_layers,
@@ -79,8 +83,8 @@ class LanguageModel(Stack):
                           SinusoidalPositions(d_model) if positions == "sinusoidal" else None)
         self._frequencies = rotary_base ** (-np.arange(0, width, 2) / width) if positions == "rotary" else None
         self.dropout = Dropout(dropout)
-        options |= {"norm_first": norm_first, "dtype": dtype}
-        self.layers = [self.layer(d_model, nhead, dim_feedforward, dropout, **options) for _ in range(num_layers)]
+        self.layers = [self.layer(d_model, nhead, dim_feedforward, dropout, norm_first=norm_first, dtype=dtype,
+                                  **options) for _ in range(num_layers)]
         last_norm = norm_first if last_norm is None else last_norm
         self.norm = copy.deepcopy(self.layers[0].norm1) if last_norm else None
         self.out = Linear(d_model, vocab_size, out_bias, dtype=dtype)
@@ -106,7 +110,7 @@ class LanguageModel(Stack):
         self._check(tokens, 2, state)
         n, starts = (0, None) if state is None else (state.length, state.starts)
         x = self.dropout(self._place(self.embedding(tokens), n, starts, lengths))
-        return self.out(self._read(x, state)[0])  # type: ignore[no-any-return]
+        return self.out(self._read(x, state)[0])
 
     def _place(self, x: Tensor, n: int, starts: Tensor | None, lengths: Like = None, one: bool = False) -> Tensor:
         """Embeddings (B, T, E) in their positions after the n-th. A row's own positions, less its start and up to its
@@ -124,7 +128,7 @@ class LanguageModel(Stack):
             if (reached := ends.max(initial=0)) > most:
                 raise ValueError(f"{name}: learned positions reach max_length = {most}, not {reached} tokens")
             ids = ops.minimum(ops.like(x, ids), most - 1)
-        return self.positions(x, ids)  # type: ignore[no-any-return]
+        return self.positions(x, ids)
 
     def start(self, tokens: Like, lengths: Like = None) -> LanguageState:
         """The state after tokens (B, T), of each row the first `lengths` (B,), all read in one pass. T may be 0."""

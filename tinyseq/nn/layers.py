@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -209,7 +209,14 @@ class Activation(Module):
         return ", ".join(f"{k}={v!r}" for k, v in self.options.items())
 
 
-class ReLU(Activation):
+class _Plain(Activation):
+    """One without options."""
+
+    if TYPE_CHECKING:  # as below: what checkers know of the options, which the function has at runtime
+        def __init__(self) -> None: ...
+
+
+class ReLU(_Plain):
     """max(x, 0) of each entry of x (...). It has no options.
 
     >>> nn.ReLU()(ts.tensor([-2.0, 0.0, 3.0]))
@@ -227,6 +234,8 @@ class LeakyReLU(Activation):
     """
 
     function = functional.leaky_relu
+    if TYPE_CHECKING:
+        def __init__(self, negative_slope: float = 0.01) -> None: ...
 
 class ELU(Activation):
     """x where it is positive, else `alpha` (exp(x) - 1), by default alpha = 1 (Clevert et al. 2016); of each entry of x
@@ -237,6 +246,8 @@ class ELU(Activation):
     """
 
     function = functional.elu
+    if TYPE_CHECKING:
+        def __init__(self, alpha: float = 1.0) -> None: ...
 
 class GELU(Activation):
     """x Φ(x), with Φ the normal distribution function (Hendrycks & Gimpel 2016); of each entry of x (...).
@@ -251,8 +262,10 @@ class GELU(Activation):
     """
 
     function = functional.gelu
+    if TYPE_CHECKING:
+        def __init__(self, approximate: str = "none") -> None: ...
 
-class SiLU(Activation):
+class SiLU(_Plain):
     """x σ(x), also called swish (Elfwing et al. 2017); of each entry of x (...). It has no options.
 
     >>> [round(v, 2) for v in nn.SiLU()(ts.tensor([-1.0, 0.0, 1.0])).tolist()]
@@ -262,7 +275,7 @@ class SiLU(Activation):
     function = functional.silu
 
 
-class Tanh(Activation):
+class Tanh(_Plain):
     """The hyperbolic tangent of each entry of x (...). It has no options.
 
     >>> [round(v, 2) for v in nn.Tanh()(ts.tensor([-1.0, 0.0, 1.0])).tolist()]
@@ -272,7 +285,7 @@ class Tanh(Activation):
     function = ops.tanh
 
 
-class Sigmoid(Activation):
+class Sigmoid(_Plain):
     """σ(x) = 1 / (1 + exp(-x)) of each entry of x (...). It has no options.
 
     >>> [round(v, 2) for v in nn.Sigmoid()(ts.tensor([-1.0, 0.0, 1.0])).tolist()]
@@ -282,7 +295,7 @@ class Sigmoid(Activation):
     function = ops.sigmoid
 
 
-class Softplus(Activation):
+class Softplus(_Plain):
     """log(1 + exp(x)), without overflow, of each entry of x (...). It has no options.
 
     >>> [round(v, 2) for v in nn.Softplus()(ts.tensor([-1.0, 0.0, 1000.0])).tolist()]

@@ -11,7 +11,7 @@ from tinyseq import check
 from tinyseq.engine import ops
 from tinyseq.engine.tensor import Like, Tensor, namespace
 from tinyseq.functional.arguments import checked_lengths
-from tinyseq.nn.module import Module
+from tinyseq.nn.module import Computes, Module, P, R
 
 _OURS = "here a mask is boolean and True takes part: "
 CONVERSIONS = {
@@ -36,11 +36,11 @@ class Attending(Module):
     conversions: ClassVar = CONVERSIONS
     alone = False
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self: Computes[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs:
-            if name in self.conversions:
-                raise TypeError(f"{type(self).__name__}: {name}= is PyTorch's; {self.conversions[name]}")
-        return super().__call__(*args, **kwargs)
+            if name in (conversions := type(self).conversions):  # type: ignore[attr-defined]
+                raise TypeError(f"{type(self).__name__}: {name}= is PyTorch's; {conversions[name]}")
+        return Module.__call__(self, *args, **kwargs)
 
 
 def refuse(module: Module, **given: Any) -> None:

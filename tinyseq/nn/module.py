@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from reprlib import recursive_repr
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,15 @@ from tinyseq.check import describe
 from tinyseq.engine import ops
 from tinyseq.engine.tensor import Tensor
 from tinyseq.interrupts import together
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+
+class Computes(Protocol[P, R]):
+    """What has a `forward`: a module's call takes and returns what that does, for type checkers too."""
+
+    def forward(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
 
 class Parameter(Tensor):
@@ -109,7 +118,7 @@ class Module:
         if cls.__module__.startswith("tinyseq.") and "__init__" in vars(cls):
             cls.__init__ = check.constructor(cls.__init__)  # type: ignore[method-assign, assignment]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self: Computes[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return self.forward(*args, **kwargs)
         except Exception as error:

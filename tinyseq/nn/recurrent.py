@@ -45,7 +45,7 @@ def _add_weights(module: Module, kind: str, inputs: int, hidden: int, bias: bool
 
 def weights_of(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
     """The parameters of one cell, w_ih, w_hh, b_ih and b_hh; None where there is no bias."""
-    w_ih, w_hh, b_ih, b_hh = (getattr(module, key + suffix, None) for key in KEYS)
+    w_ih, w_hh, b_ih, b_hh = (vars(module).get(key + suffix) for key in KEYS)
     return w_ih, w_hh, b_ih, b_hh
 
 
@@ -265,10 +265,14 @@ class RNN(_Plain):
     for x or h0 of another dtype than the weights.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh",
-                 *args: Any, **options: Any) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
+        batch_first: bool = True, dropout: float = 0.0, bidirectional: bool = False, *,
+        recurrent_dropout: float = 0.0, dtype: Any = np.float32,
+    ) -> None:
         self.nonlinearity, self.kind = nonlinearity, _kind(self, "nonlinearity", nonlinearity)
-        super().__init__(input_size, hidden_size, num_layers, *args, **options)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+                         recurrent_dropout=recurrent_dropout, dtype=dtype)
 
 
 class GRU(_Plain):
@@ -298,9 +302,14 @@ class GRU(_Plain):
     Errors as of RNN.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *args: Any, reset: str = "after", **options: Any) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = True,
+        dropout: float = 0.0, bidirectional: bool = False, *, reset: str = "after", recurrent_dropout: float = 0.0,
+        dtype: Any = np.float32,
+    ) -> None:
         self.reset, self.kind = reset, _kind(self, "reset", reset)
-        super().__init__(input_size, hidden_size, *args, **options)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+                         recurrent_dropout=recurrent_dropout, dtype=dtype)
 
 
 class LSTM(_Fused):
@@ -385,10 +394,10 @@ class RNNCell(_Cell):
     tensor(True)
     """
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh",
-                 **options: Any) -> None:
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", *,
+                 dtype: Any = np.float32) -> None:
         self.nonlinearity, self.kind = nonlinearity, _kind(self, "nonlinearity", nonlinearity)
-        super().__init__(input_size, hidden_size, bias, **options)
+        super().__init__(input_size, hidden_size, bias, dtype=dtype)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         """x (B, I), h (B, H), zeros unless given -> the next h (B, H)."""
@@ -413,9 +422,10 @@ class GRUCell(_Cell):
     tensor(True)
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *args: Any, reset: str = "after", **options: Any) -> None:
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, reset: str = "after",
+                 dtype: Any = np.float32) -> None:
         self.reset, self.kind = reset, _kind(self, "reset", reset)
-        super().__init__(input_size, hidden_size, *args, **options)
+        super().__init__(input_size, hidden_size, bias, dtype=dtype)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         """x (B, I), h (B, H), zeros unless given -> the next h (B, H)."""

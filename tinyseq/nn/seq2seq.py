@@ -191,7 +191,7 @@ class AttentionDecoder(Module):
             fed = context
         if fed is not None:
             x = ops.concat([x, ops.broadcast_to(fed, (*x.shape[:2], fed.shape[2]))], -1)
-        first = tuple([part[None] for part in before])  # of the one layer
+        first: Any = tuple([part[None] for part in before])  # of the one layer
         s, last = self.rnn(x, first if self.states == 2 else first[0])
         hidden: Any = tuple([part[0] for part in last]) if self.states == 2 else last[0]
         if self.combine is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
 
@@ -27,6 +27,22 @@ from tinyseq.nn.steps import Between, LanguageState, Pair, VectorStack, call_few
 Sublayer = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.gelu, "gelu_tanh": gelu_tanh,
                                     "silu": functional.silu, "swiglu": functional.swiglu}
+
+
+class Options(TypedDict, total=False):
+    """What the constructors of whole models hand on to their layers, by name."""
+
+    layer_norm_eps: float
+    batch_first: bool
+    bias: bool
+    device: None
+    norm: str
+    num_kv_heads: int | None
+
+
+class _Options(Options, total=False):
+    norm_first: bool
+    dtype: Any
 
 
 def _real(name: str, x: Tensor, lengths: Like) -> Tensor:
@@ -290,7 +306,7 @@ class Transformer(Attending):
 
     def __init__(self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
                  dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu",
-                 custom_encoder: Any = None, custom_decoder: Any = None, **options: Any) -> None:
+                 custom_encoder: Any = None, custom_decoder: Any = None, **options: Unpack[_Options]) -> None:
         check.integers("Transformer", 1, num_encoder_layers=num_encoder_layers, num_decoder_layers=num_decoder_layers)
         checked_sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation)
         first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
@@ -310,7 +326,7 @@ class Transformer(Attending):
         """src (B, S, E), tgt (B, T, E) -> (B, T, E). `mask` (B, S) and `lengths` (B,) are of src, in the encoder and
         where the decoder looks at it; `causal` hides the future of tgt."""
         memory = self._encode(src, mask, lengths)
-        return self.decoder(  # type: ignore[no-any-return]
+        return self.decoder(
             tgt, memory, memory_mask=mask, memory_lengths=lengths, lengths=tgt_lengths, causal=causal)
 
     def _encode(self, src: Tensor, mask: Like, lengths: Like) -> Tensor:
@@ -320,7 +336,7 @@ class Transformer(Attending):
         if mask is not None:  # 0 times a NaN would be one, in gradients of the encoder
             real = masks.attention_mask("Transformer", src, (len(src), 1, src.shape[1], src.shape[1]), mask)
             src = ops.where(real[:, 0, 0, :, None], src, 0.0)  # type: ignore[index]
-        return self.encoder(src, mask=mask, lengths=lengths)  # type: ignore[no-any-return]
+        return self.encoder(src, mask=mask, lengths=lengths)
 
     def start(self, src: Tensor, *, mask: Like = None, lengths: Like = None) -> LanguageState:
         """The state before the first position of tgt, for `step` and `read`: the decoder's keys and values of what the

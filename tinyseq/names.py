@@ -1,0 +1,444 @@
+"""What the names of PyTorch and NumPy are here. Imported when a name is missing or an argument unknown, never before.
+
+`NAMES` is the one table; the section "Names" of docs/coming-from-pytorch.md shows it. A row has the names of others,
+then what to write here, after `#` what to know about it; one with `#` alone is of what is not here. x, y, q and p are
+Tensors, p a leaf that requires a gradient, ids integers, mask booleans, a a NumPy array; F is `tinyseq.functional`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from types import ModuleType
+from typing import NoReturn
+
+NAMES = {
+    "tensors": """
+cat concatenate hstack vstack dstack column_stack row_stack | ts.concat([x, y], axis=1)
+view view_as reshape_as unflatten atleast_1d atleast_2d atleast_3d | x.reshape(3, 2)
+permute transpose | x.permute_dims(1, 0)
+swapaxes swapdims t adjoint H mH | x.mT
+ravel | x.flatten()
+unsqueeze newaxis | x.expand_dims(0)  # or x[None]
+expand expand_as broadcast | x.broadcast_to((4, 2, 3))
+broadcast_tensors broadcast_arrays | x.broadcast_to(y.shape)
+gather take_along_dim | x.take_along_axis(ids[:, None], axis=1)
+index_select | x.take(ids, axis=0)
+select narrow | x[:, 0:2]
+masked_select compress extract | x[mask]
+masked_fill putmask | ts.where(mask, 0.0, x)
+scatter put index_put scatter_add scatter_reduce index_copy index_fill | x.index_add(ids, y)  # or x[ids] = y
+nonzero argwhere flatnonzero | np.argwhere(x.numpy())
+chunk tensor_split array_split hsplit vsplit dsplit | x.split(2, axis=0)  # equal parts, or places to cut before
+unbind | x.unstack(axis=0)
+repeat_interleave | x.repeat(2, axis=0)
+fliplr flipud rot90 | x.flip(axis=1)
+clamp clamp_min clamp_max | x.clip(0.0, 1.0)
+mul | x * y
+div true_divide | x / y
+sub | x - y
+neg | -x
+mod fmod | x.remainder(y)  # has the sign of y
+float_power power | x ** 2.0
+absolute fabs | x.abs()
+exp2 | 2.0 ** x
+rsqrt | 1 / x.sqrt()
+sgn | x.sign()
+frac | x - x.trunc()
+fix | x.trunc()
+rint around | x.round()
+lerp | x + 0.5 * (y - x)
+erfc | 1 - x.erf()
+logit | (x / (1 - x)).log()
+arcsin | x.asin()
+arccos | x.acos()
+arctan | x.atan()
+arctan2 | x.atan2(y)
+arcsinh | x.asinh()
+arccosh | x.acosh()
+arctanh | x.atanh()
+deg2rad radians | x * (np.pi / 180)
+rad2deg degrees | x * (180 / np.pi)
+eq | x == y
+ne | x != y
+lt | x < y
+le | x <= y
+gt | x > y
+ge | x >= y
+isclose allclose | np.allclose(x.numpy(), y.numpy())
+array_equal | (x == y).all()
+bitwise_not invert | ~mask
+bitwise_left_shift left_shift bitwise_right_shift right_shift | ids * 2 ** ids  # shifts are not here
+amax | x.max(axis=1)
+amin | x.min(axis=1)
+aminmax | (x.min(), x.max())
+var_mean std_mean | (x.var(), x.mean())
+average | x.mean(axis=1)
+nansum nanmean | ts.where(x.isnan(), 0.0, x).sum()
+ptp | x.max() - x.min()
+norm | x.vector_norm(axis=1)
+dist | (x - y).vector_norm()
+cumsum | x.cumulative_sum(axis=1)
+cumprod | x.log().cumulative_sum(axis=1).exp()  # of numbers above 0
+diff | x[:, 1:] - x[:, :-1]
+count_nonzero | (x != 0).sum()
+mm bmm mv | x @ y.mT
+dot inner vdot | x.vecdot(y)
+addmm baddbmm addmv addbmm | x + x @ y.mT @ y
+ger | x[0].outer(y[0])
+trace | ts.einsum("ii->", x @ y.mT)
+diagonal diag | ts.einsum("ii->i", x @ y.mT)
+kron | ts.einsum("ij,kl->ikjl", x, y).reshape(4, 9)
+median quantile percentile kthvalue nanmedian | x.sort(axis=1)[:, 1]  # the place in the sorted entries
+argpartition partition | x.topk(2, axis=1)
+unique bincount histc histogram searchsorted digitize bucketize | np.unique(x.numpy())  # NumPy's, without a gradient
+cummax cummin logcumsumexp | np.maximum.accumulate(x.numpy(), 1)  # without a gradient
+erfinv lgamma digamma sinc cross svd qr inverse inv det cholesky cdist | # is not here: `@ts.op` makes your own op of
+  NumPy's or SciPy's
+real imag conj angle view_as_complex view_as_real | # complex numbers are not here: two real Tensors
+""",
+    "ts": """
+array as_tensor | ts.asarray(a)
+from_numpy asanyarray ascontiguousarray frombuffer | ts.asarray(a)  # shares memory; ts.tensor(a) copies
+empty | ts.zeros((2, 3))
+empty_like | ts.zeros_like(x)
+identity | ts.eye(3)
+tri | ts.ones((3, 3)).tril()
+tril_indices triu_indices indices ix_ meshgrid mgrid ogrid | ts.asarray(np.stack(np.tril_indices(3)))
+logspace geomspace | 10.0 ** ts.linspace(0.0, 2.0, 3)
+range | ts.arange(5)
+rand random_sample | ts.random.uniform((2, 3))
+rand_like | ts.random.uniform(x.shape)
+randn standard_normal | ts.random.normal((2, 3))
+randn_like | ts.random.normal(x.shape)
+randint | ts.random.integers((2, 3), 0, 10)
+randperm shuffle | ts.random.permutation(5)
+bernoulli | ts.random.uniform(x.shape) < x
+multinomial | np.random.default_rng(0).choice(3, size=2, p=[0.2, 0.3, 0.5])
+seed random_seed | ts.manual_seed(0)
+get_rng_state initial_seed | ts.random.get_state()
+set_rng_state | ts.random.set_state(ts.random.get_state())
+Generator | ts.random.Generator(0)
+float single FloatTensor float_ | ts.float32
+double DoubleTensor | ts.float64
+half HalfTensor | ts.float16
+long LongTensor int_ int intp | ts.int64
+IntTensor | ts.int32
+short | ts.int16
+byte ByteTensor uint | ts.uint8
+bool_ BoolTensor | ts.bool
+bfloat16 complex64 complex128 cfloat uint16 uint32 uint64 | # this dtype is not here: real numbers from float16 to
+  float64, int8 to int64, uint8, bool
+set_default_dtype get_default_dtype | ts.tensor([1.0], dtype=ts.float64)  # numbers without a dtype are float32
+dtype finfo iinfo result_type promote_types can_cast | np.finfo(ts.float32)  # NumPy's: dtypes are its own
+pi e inf nan | np.inf
+device set_default_device | ts.use_backend("cupy")  # a device is a backend here
+cuda mps xpu get_default_device | ts.use_backend("cupy")  # `python -m tinyseq.doctor` says whether a GPU can be used
+Size size shape ndim numel | x.shape
+is_tensor ndarray is_floating_point | isinstance(x, ts.Tensor)
+set_grad_enabled inference_mode | ts.no_grad()
+is_grad_enabled | x.requires_grad
+autograd set_detect_anomaly | ts.grad((p * p).sum(), p)  # and ts.debug(), which names where a NaN comes from
+func vjp vmap jacobian jacfwd jacrev hessian | ts.value_and_grad(lambda p: (p * p).sum())(p)
+save savez | ts.checkpoint.save("run.safetensors", model.state_dict())
+load load_file | ts.checkpoint.load("run.safetensors")
+utils | ts.data.batches([2, 1], 2)  # ts.recompute is torch.utils.checkpoint
+jit compile fx onnx export script | # a compiler is not here: call the model, it runs as it is written
+distributed multiprocessing parallel | # several processes or devices are not here: a program of each, its gradients
+  exchanged as NumPy arrays
+linalg fft special sparse signal | np.linalg.norm(x.numpy())  # NumPy's has no gradient: `@ts.op` makes an op that has
+apply_along_axis vectorize fromfunction piecewise | ts.stack([row.sum() for row in x])
+copy | ts.tensor(x)
+copyto | nn.init.constant_(p, 0.5)  # p.data = values
+printoptions set_printoptions | np.set_printoptions(precision=3)
+assert_allclose | np.testing.assert_allclose(x.numpy(), x.numpy())
+""",
+    "x": """
+cuda to_device | x.to("cupy")  # a device is a backend here
+cpu | x.to("numpy")
+device is_cuda get_device | x.backend
+float | x.astype(ts.float32)
+double | x.astype(ts.float64)
+half bfloat16 | x.astype(ts.float16)
+long int | x.astype(ts.int64)
+short | x.astype(ts.int16)
+byte | x.astype(ts.uint8)
+bool | x.astype(ts.bool)
+type type_as | x.astype(y.dtype)
+clone copy | ts.tensor(x)  # or x.detach() to cut it from the graph: no operation writes into another's array
+contiguous is_contiguous stride data_ptr storage strides flags | x.data  # the backend's array knows its layout
+numel nelement | x.size
+dim ndimension | x.ndim
+element_size nbytes itemsize | x.dtype.itemsize * x.size
+grad_fn | x.node
+retain_grad register_hook | ts.grad((p * p).sum(), p)  # the gradient with respect to any Tensor
+requires_grad_ | ts.tensor(x, requires_grad=True)  # or x.requires_grad = True of a leaf
+detach_ | x.detach()
+new_zeros new_empty | ts.zeros((2, 3), dtype=x.dtype)
+new_ones | ts.ones((2, 3), dtype=x.dtype)
+new_full | ts.full((2, 3), 0.5, dtype=x.dtype)
+new_tensor | ts.tensor([0.5], dtype=x.dtype)
+zero_ | nn.init.zeros_(p)
+fill_ fill | nn.init.constant_(p, 0.5)
+normal_ | nn.init.normal_(p)
+uniform_ | nn.init.uniform_(p)
+copy_ | nn.init.constant_(p, 0.5)  # p.data = values
+where | ts.where(mask, x, y)
+map apply | ts.stack([row.sum() for row in x])
+unfold | ts.stack([x[:, t : t + 2] for t in range(2)], axis=1)
+share_memory_ pin_memory is_pinned is_shared | x.detach()  # memory is the backend's
+base resize resize_ | x.reshape(3, 2)
+""",
+    "nn": """
+ModuleList | [nn.Linear(3, 3), nn.Tanh()]  # a plain list on an attribute: its modules are found, trained and saved
+ModuleDict | {"en": nn.Linear(3, 3)}  # a plain dict on an attribute: its modules are found, trained and saved
+ParameterList ParameterDict | [nn.Parameter(x)]  # a plain list or dict on an attribute
+Identity | nn.Sequential()
+Flatten Unflatten | x.flatten(1)  # and x.reshape, in a forward of your own
+Softmax Softmin Softmax2d | F.softmax(x, axis=-1)
+LogSoftmax | F.log_softmax(x, axis=-1)
+LogSigmoid | F.log_sigmoid(x)
+GLU | F.glu(y[:, :2])
+ReLU6 Hardtanh | x.clip(0.0, 6.0)  # in a forward of your own
+PReLU RReLU | nn.LeakyReLU(0.2)  # a slope that is learnt is not here
+SELU CELU Mish Hardswish Hardsigmoid | nn.SiLU()  # those are not here, this is near
+Softsign Tanhshrink Threshold | x / (1 + x.abs())
+Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout | nn.Dropout(0.1)  # of single entries
+BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm GroupNorm InstanceNorm1d InstanceNorm2d LocalResponseNorm |
+  nn.LayerNorm(3)  # norms over a batch are not here
+CrossEntropyLoss | F.cross_entropy(x, ids)
+NLLLoss | F.nll_loss(F.log_softmax(x), ids)
+MSELoss | F.mse_loss(x, y)
+L1Loss | F.l1_loss(x, y)
+HuberLoss SmoothL1Loss | F.huber_loss(x, y)
+BCELoss | F.binary_cross_entropy(x.sigmoid(), y)
+BCEWithLogitsLoss MultiLabelSoftMarginLoss | F.binary_cross_entropy_with_logits(x, y)
+KLDivLoss | F.kl_div(F.log_softmax(x), F.softmax(y))
+CosineEmbeddingLoss CosineSimilarity | x.vecdot(y) / (x.vector_norm(axis=1) * y.vector_norm(axis=1))
+PairwiseDistance | (x - y).vector_norm(axis=1)
+MarginRankingLoss HingeEmbeddingLoss TripletMarginLoss MultiMarginLoss | F.relu(1 - x + y).mean()
+PoissonNLLLoss GaussianNLLLoss | (x.exp() - y * x).mean()
+Bilinear | ts.einsum("bi,kij,bj->bk", x, ts.ones((4, 3, 3)), y)
+EmbeddingBag | nn.Embedding(10, 3)(ids[None]).mean(axis=1)
+RNNBase RNNCellBase | nn.Scan(nn.GRUCell, 3, 4)  # runs any cell with lengths, layers and directions
+DataParallel parallel | # several devices are not here: model.to("cupy") takes one
+utils | optim.clip_grad_norm_(params, 1.0)  # pack_padded_sequence is lengths= of a layer, pad_sequence is ts.data.pad
+modules parameter | nn.Module
+Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d LazyConv1d MaxPool1d MaxPool2d AvgPool1d AvgPool2d
+  AdaptiveAvgPool1d AdaptiveAvgPool2d Unfold Fold Upsample PixelShuffle | # convolutions and pooling are not here:
+  windows by slices, ts.stack([x[:, t : t + k] ...]), and a Linear
+LazyLinear | nn.Linear(3, 4)  # sizes are given when a layer is made
+quantized qat intrinsic | # narrow integers are not here: float16 is, model.to(ts.float16)
+""",
+    "F": """
+scaled_dot_product_attention | F.attention(q, q, q, causal=True)
+multi_head_attention_forward | nn.MultiheadAttention(4, 2)(q, q, q)
+logsigmoid | F.log_sigmoid(x)
+pad | x.pad([(0, 0), (1, 2)])  # a pair for every axis, the first axis first
+normalize | x / x.vector_norm(axis=1, keepdims=True)
+cosine_similarity cosine_embedding_loss | x.vecdot(y) / (x.vector_norm(axis=1) * y.vector_norm(axis=1))
+pairwise_distance | (x - y).vector_norm(axis=1)
+relu6 hardtanh | x.clip(0.0, 6.0)
+selu celu mish hardswish hardsigmoid | F.silu(x)  # those are not here, this is near
+prelu rrelu | F.leaky_relu(x, 0.2)  # a slope that is learnt is not here
+softsign tanhshrink | x / (1 + x.abs())
+softmin | F.softmax(-x)
+gumbel_softmax | F.softmax(x - (-ts.random.uniform(x.shape).log()).log())
+smooth_l1_loss | F.huber_loss(x, y)
+ctc_loss | nn.CTCLoss()(F.log_softmax(q), ids[:1, None], [2], [1])
+triplet_margin_loss margin_ranking_loss hinge_embedding_loss multi_margin_loss | F.relu(1 - x + y).mean()
+poisson_nll_loss gaussian_nll_loss | (x.exp() - y * x).mean()
+batch_norm group_norm instance_norm local_response_norm | F.layer_norm(x, 3)
+dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout | F.dropout(x, 0.1)
+embedding_bag | F.embedding(ids[None], x).mean(axis=1)
+bilinear | ts.einsum("bi,kij,bj->bk", x, ts.ones((4, 3, 3)), y)
+conv1d conv2d conv3d conv_transpose1d max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d
+  adaptive_avg_pool2d interpolate unfold fold pixel_shuffle grid_sample upsample | # convolutions and pooling are not
+  here: windows by slices, ts.stack([x[:, t : t + k] ...]), and a Linear
+""",
+    "optim": """
+RMSprop Adagrad Adadelta NAdam RAdam Adamax LBFGS ASGD Rprop SparseAdam Lion Adafactor Muon | optim.AdamW(params)  #
+  is not here: SGD, Adam and AdamW are
+lr_scheduler swa_utils | optimizer.lr  # a schedule is a line in the training loop: optimizer.lr = ...
+""",
+    "nn.init": """
+trunc_normal_ | nn.init.normal_(p, 0.0, 0.02)
+eye_ dirac_ sparse_ | ts.eye(3)  # p.data = ts.eye(3)
+calculate_gain | nn.init.xavier_uniform_(p, gain=5 / 3)
+glorot_uniform xavier_uniform | nn.init.xavier_uniform_(p)
+glorot_normal xavier_normal | nn.init.xavier_normal_(p)
+he_uniform kaiming_uniform | nn.init.kaiming_uniform_(p)
+he_normal kaiming_normal | nn.init.kaiming_normal_(p)
+orthogonal | nn.init.orthogonal_(p)
+uniform | nn.init.uniform_(p)
+normal | nn.init.normal_(p)
+constant | nn.init.constant_(p, 0.5)
+zeros | nn.init.zeros_(p)
+ones | nn.init.ones_(p)
+""",
+    "ts.random": """
+rand random random_sample | ts.random.uniform((2, 3))
+randn standard_normal | ts.random.normal((2, 3))
+randint random_integers | ts.random.integers((2, 3), 0, 10)
+randperm shuffle | ts.random.permutation(5)
+choice multinomial | x[ts.random.permutation(2)]
+seed | ts.manual_seed(0)
+default_rng RandomState PRNGKey key | ts.random.Generator(0)
+get_rng_state | ts.random.get_state()
+set_rng_state | ts.random.set_state(ts.random.get_state())
+fork_rng split | ts.random.Generator(0)  # `with generator:` draws from it
+bernoulli binomial | ts.random.uniform(x.shape) < 0.5
+exponential | -ts.random.uniform(x.shape).log()
+beta gamma poisson dirichlet laplace truncated_normal gumbel | ts.asarray(np.random.default_rng(0).gamma(2.0, size=(2,
+  3)))
+""",
+    "module": """
+cuda to_device | model.to("cupy")  # a device is a backend here
+cpu | model.to("numpy")
+device | model.parameters()[0].backend
+dtype | model.parameters()[0].dtype
+float | model.to(ts.float32)
+double | model.to(ts.float64)
+half bfloat16 | model.to(ts.float16)
+register_buffer | nn.Buffer(x)  # self.mean = nn.Buffer(x)
+register_parameter | nn.Parameter(x)  # self.weight = nn.Parameter(x)
+add_module register_module | nn.Linear(3, 3)  # on an attribute, self.layer = nn.Linear(3, 3), or in a list there
+buffers named_buffers | [(name, t) for name, t in model.named_tensors() if isinstance(t, nn.Buffer)]
+named_children | list(model.children())  # pairs of name and module
+apply | [nn.init.normal_(w) for w in model.parameters()]  # model.modules() has all modules
+get_submodule get_parameter get_buffer | dict(model.named_modules())
+register_forward_hook register_forward_pre_hook register_full_backward_hook register_hook | # hooks are not here: a
+  subclass whose forward calls super().forward
+compile share_memory type to_empty | model.to("numpy")
+state | model.state_dict()
+fit predict evaluate summary | # a trainer is not here: the loop is yours, README.md has one
+backward | ts.grad(model(x).sum(), params)
+""",
+    "optimizer": """
+param_groups add_param_group defaults | optimizer.lr  # one optimizer for each group: optim.AdamW(params, lr=...)
+minimize update apply_gradients | optimizer.step()
+""",
+}
+
+ARGUMENTS = """
+dim dims axis axes | axis axes
+keepdim keepdims | keepdims
+input self tensor inputs x1 arr ary | 0
+other x2 y | 1
+unbiased ddof | correction  # correction=1 divides by n - 1
+size newshape | shape
+target label labels y_true | targets
+diagonal | k
+shifts | shift
+reps | repetitions
+split_size_or_sections indices_or_sections split_size chunks | sections
+index | indices
+src source values | values
+min a_min | min
+max a_max | max
+p | ord
+steps | num
+end | stop
+n | n_rows
+m M | n_cols
+N | n_rows
+value | constant_values fill_value value
+pad | pad_width
+depth n_classes | num_classes
+is_causal | causal
+attn_mask | mask  # booleans: True takes part
+dropout_p rate | p
+tensors arrays | tensors
+loc | mean
+std scale | std
+a from | low
+b to | high
+betas beta1 beta2 | betas
+learning_rate | lr
+gradient | grad
+start_dim | start_axis
+size_average reduce | reduction
+requires_grad | # after it: x.requires_grad = True
+device | # a device is a backend: x.to("cupy"), ts.use_backend("cupy")
+out | # no function writes into its argument: y = f(x)
+inplace | # no operation works in place
+amsgrad maximize foreach fused capturable differentiable dampening | # this option is not here
+layout pin_memory memory_format non_blocking order copy subok where initial | # arrays are laid out as the backend does
+"""
+
+
+# Where a thing of another name may be: how it is written, and the module's own name or that of a class
+PLACES = {"ts": "tinyseq", "F": "tinyseq.functional", "nn": "tinyseq.nn", "nn.init": "tinyseq.nn.init",
+          "optim": "tinyseq.optim", "ts.random": "tinyseq.engine.random", "x": "Tensor", "module": "Module",
+          "optimizer": "Optimizer"}
+
+
+def rows(table: str) -> list[tuple[list[str], str, str]]:
+    """(names, what to write, what to know) of each row; one that goes on begins with blanks."""
+    found = []
+    for line in table.strip().replace("\n  ", " ").splitlines():
+        names, _, answer = line.partition(" | ")
+        code, _, remark = answer.partition("# ")
+        found.append((names.split(), code.strip(), remark))
+    return found
+
+
+class Missing(AttributeError):
+    """A module or an object does not have a name. What to write, or what was perhaps meant, is looked up when the error
+    is shown: `hasattr` has no use for it."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        super().__init__(name=name)
+        self.asked = owner, name
+
+    def __str__(self) -> str:
+        owner, name = self.asked
+        kinds = [kind.__name__ for kind in type(owner).__mro__]
+        text = f"{kinds[0]!r} object has no attribute {name!r}"
+        if isinstance(owner, ModuleType):
+            kinds, text = [owner.__name__], f"module {owner.__name__!r} has no attribute {name!r}"
+        place = next((short for short, kind in PLACES.items() if kind in kinds), "")
+        advice = "" if name.startswith("_") else _advice(place, name)
+        if not advice:  # Python's own guess does not come in a notebook
+            close = get_close_matches(name, [x for x in dir(owner) if not x.startswith("_")], 1, 0.65)
+            advice = f"did you mean {close[0]}?" if close else ""
+        return f"{text}: {advice}" if advice else text
+
+
+def missing(owner: object, name: str) -> NoReturn:
+    """`__getattr__` of modules and classes. A property that failed is asked again, for its own error."""
+    if not isinstance(owner, ModuleType) and hasattr(type(owner), name):
+        object.__getattribute__(owner, name)
+    raise Missing(owner, name)
+
+
+def _advice(place: str, name: str) -> str:
+    """What to write where a name is missing; nothing if that is not known."""
+    tables = [NAMES.get(place, ""), NAMES["tensors"] if place in ("ts", "x") else ""]
+    for names, code, remark in rows("\n".join(tables)):
+        if name in names:
+            known = [f"write {code}"] * bool(code) + ["F is ts.functional"] * ("F." in code) + [remark] * bool(remark)
+            return "; ".join(known)
+    tensor = vars(sys.modules["tinyseq"])["Tensor"]
+    if name.endswith("_") and place in ("x", "F"):
+        plain = f"write {place}.{name[:-1]}(...)" if hasattr(tensor, name[:-1]) else _advice(place, name[:-1])
+        return f"no operation works in place; {plain}" if plain else ""
+    if place == "ts" and hasattr(tensor, name):
+        return f"write x.{name}, of a Tensor x"
+    for short, module in PLACES.items():
+        wanted = ("F", "ts") if place == "x" else () if place in ("module", "optimizer") else PLACES
+        found = vars(sys.modules.get(module, tensor)).get(name)
+        if short in wanted and module in sys.modules and getattr(found, "__module__", "").startswith("tinyseq"):
+            return f"write {short}.{name}" + "; F is ts.functional" * (short == "F")
+    return ""
+
+
+def unknown(word: str, takes: Sequence[str]) -> str:
+    """What to write in the place of an argument that a function does not have, of those that it `takes`."""
+    fits, remark = get_close_matches(word, takes, 1), ""
+    for words, ours, known in rows(ARGUMENTS):
+        if word in words:
+            fits, remark = [takes[int(w)] if w.isdigit() else w for w in ours.split()], known
+    said = [f"write {w}=" for w in fits if w in takes][:1] + [remark] * bool(remark)
+    return "; ".join([f"no argument {word!r}", *said, f"it takes {', '.join(takes) or 'nothing'}"])
