@@ -26,9 +26,10 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import explain, explained
-from tinyseq.engine.creation import like
+from tinyseq.check import called, explain, explained
+from tinyseq.engine.creation import like, operand
 from tinyseq.engine.graph import Node, modes, serials
+from tinyseq.engine.interop import is_foreign
 from tinyseq.engine.tensor import PLAIN, Array, Tensor, namespaces
 from tinyseq.scope import Scope
 
@@ -70,13 +71,16 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
     check.function("op", body=body or op, definition=definition or op)
     if body is None:
         return functools.partial(op, definition=definition, wide=wide)
-    return _recorded(body, definition, wide)
+    name = body.__name__.lstrip("_")
+    called(body, name)
+    return called(_recorded(body, definition, wide), name)
 
 
 def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> Any:
     """The function that runs `body` on the arrays in its Tensors and records it. Every op goes through these lines."""
     # What a node's `op` is: were it `call`, that would refer to itself, a cycle.
     made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)
+    operands = _operands(body)
 
     @functools.wraps(body)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -96,7 +100,10 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
                 raw.append(a)
                 parents.append(None)
             else:
-                x, nodes = _unwrap(a, args)
+                try:
+                    x, nodes = _unwrap(a, args, operands.get(len(raw)))
+                except (TypeError, ValueError) as error:
+                    raise explain(error, body, args, {}) from error
                 raw.append(x)
                 parents += nodes
                 listed = listed or type(x) is Slots
@@ -112,7 +119,8 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
             if isinstance(error, (TypeError, ValueError)) and (moved := _moved(args, kwargs)):
                 # NumPy arrays beside a device's: put there, and once more
                 return _recorded(body, definition, wide)(*moved[0], **moved[1])
-            raise explain(_elsewhere(raw, error), body, raw, {}) from error
+            given = [x if isinstance(a, Tensor) or type(x) is Slots else a for a, x in zip(args, raw, strict=True)]
+            raise explain(_elsewhere(raw, error), body, given, {}) from error
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
         out, pulls = result
@@ -139,7 +147,7 @@ def wide(fn: Callable[P, R]) -> Callable[P, R]:
                 return _in_float32(fn, args, kwargs)
         return fn(*args, **kwargs)
 
-    return explained(call)
+    return explained(called(call, fn.__name__))
 
 
 def _in_float32(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -216,8 +224,24 @@ def _moved(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], d
     return list(map(move, args)), {name: move(a) for name, a in kwargs.items()}
 
 
-def _unwrap(a: Any, args: Sequence[Any]) -> tuple[Any, list[Node | None]]:
-    """The raw form of an argument that is no Tensor, and the nodes of its slots."""
+def _operands(body: Any) -> dict[int, bool]:
+    """Places of a body's arguments that are operands by their annotations: False for one, True for a list of them."""
+    code, kinds = getattr(body, "__code__", None), getattr(body, "__annotations__", {})
+    names = code.co_varnames[: code.co_argcount] if code else ()
+    found = {i: getattr(kinds[name], "__name__", str(kinds[name])) for i, name in enumerate(names) if name in kinds}
+    return {i: kind == "Sequence[Like]" for i, kind in found.items()
+            if kind.removesuffix(" | None") in ("Tensor", "Like", "Sequence[Like]")}
+
+
+def _unwrap(a: Any, args: Sequence[Any], several: bool | None = None) -> tuple[Any, list[Node | None]]:
+    """The raw form of an argument that is no Tensor, and the nodes of its slots. `several`: None for one that is no
+    operand, else whether it is a list of them."""
+    numbers = isinstance(a, (list, tuple)) and not any(isinstance(x, Tensor) for x in a)  # or arrays
+    if (numbers and several is False) or is_foreign(a):
+        first = next((x for x in args if isinstance(x, Tensor)), None)
+        a = (operand(a) if first is None else like(first, a))._data
+    elif numbers and several and a:
+        a = [operand(a[0]), *a[1:]]
     if type(a) in backends.arrays:  # one of NumPy's without axes, beside a Tensor, is a number
         number = not a.ndim and isinstance(a, np.ndarray) and any(isinstance(x, Tensor) for x in args)
         return a.item() if number else a, [None]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import explained
+from tinyseq.check import called, explained
 from tinyseq.engine.autograd import P, R, op
 from tinyseq.engine.tensor import Array, Like, Out, Tensor, namespace
 
@@ -110,6 +110,7 @@ def _of_input(name: str, doc: str, slope: Callable[[Any, Any], Any]) -> Callable
         xp = namespace(x)
         return getattr(xp, name)(x), (lambda g: g * slope(xp, x),)
 
+    called(slope, f"{name}.slope")
     return named(name, doc, body, wide=True)
 
 
@@ -120,6 +121,7 @@ def _of_output(name: str, doc: str, slope: Callable[[Any], Any]) -> Callable[[Te
         y = getattr(namespace(x), name)(x)
         return y, (lambda g: g * slope(y),)
 
+    called(slope, f"{name}.slope")
     return named(name, doc, body, wide=True)
 
 
@@ -130,6 +132,8 @@ def _flat(name: str, doc: str, pulls: Any = None) -> Callable[[Tensor], Tensor]:
 
 def named(name: str, doc: str, body: Callable[P, tuple[R, Any]], wide: bool = False) -> Callable[P, R]:
     body.__name__, body.__qualname__, body.__doc__ = name, name, doc
+    code = cast(Any, body).__code__
+    body.__annotations__ = dict.fromkeys(code.co_varnames[:code.co_argcount], "Like") | body.__annotations__
     return op(wide=wide)(body)
 
 

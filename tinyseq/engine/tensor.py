@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from tinyseq import backends
-from tinyseq.check import describe, explained
-from tinyseq.engine import ops
+from tinyseq.check import describe, explained, kind_of
+from tinyseq.engine import interop, ops
 from tinyseq.engine.graph import Leaf, Node, grad_enabled, name_of
 from tinyseq.interrupts import together
 
@@ -31,7 +31,7 @@ def namespace(*operands: Any) -> Any:
             if isinstance(x, Tensor):
                 return found
     if found is None:
-        raise TypeError(f"expected a Tensor or an array, got {', '.join(type(x).__name__ for x in operands)}")
+        raise TypeError(f"expected a Tensor or an array, got {', '.join(map(kind_of, operands))}")
     return found
 
 
@@ -43,7 +43,6 @@ class Tensor:
     """
 
     __slots__ = ("_data", "node", "grad", "__weakref__")
-    __array_ufunc__ = None  # so that `ndarray * tensor` asks the Tensor, and yields one
     __hash__ = object.__hash__
 
     _data: Array
@@ -148,6 +147,12 @@ class Tensor:
         if self.backend != "numpy":
             raise TypeError(f"this tensor lives on {self.backend!r}: call .numpy() to copy it to the host")
         return np.array(self._data, dtype=dtype, copy=copy)
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return interop.ufunc(function, method, inputs, kwargs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return interop.function(function, args, kwargs)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         self._refuse_silent_detach("DLPack")

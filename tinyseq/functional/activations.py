@@ -68,20 +68,20 @@ def softplus(x: Tensor) -> Tensor:
 @explained
 def log_sigmoid(x: Tensor) -> Tensor:
     """log(sigmoid(x)), right for any x."""
-    return -softplus(-x)
+    return -softplus(ops.negative(x))
 
 
 @wide
 def swiglu(x: Tensor) -> Tensor:
     """silu(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Shazeer 2020."""
-    a, b = _halves(x, -1)
+    a, b = _halves(ops.operand(x), -1)
     return silu(a) * b
 
 
 @wide
 def glu(x: Tensor, axis: int = -1) -> Tensor:
     """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al. 2017)."""
-    a, b = _halves(x, axis)
+    a, b = _halves(ops.operand(x), axis)
     return a * ops.sigmoid(b)
 
 

@@ -72,5 +72,5 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: rand
         raise ValueError(f"expected 0 <= p < 1, got {p}")
     if training not in (True, False):
         raise TypeError(f"expected training to be True or False, got {check.describe(training)}")
-    namespace(x)  # or an error, where nothing is dropped too
+    x = ops.operand(x)  # or an error, where nothing is dropped too
     return _dropout(x, p, *random.next_stream(generator)) if training and p > 0 else x

@@ -89,6 +89,7 @@ def layer_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor 
 
     `normalized_shape` is those axes' shape, and that of weight and bias.
     """
+    x, (weight, bias) = ops.operand(x), [a if a is None else ops.operand(a) for a in (weight, bias)]
     ndim = _trailing(x, normalized_shape, eps, weight=weight, bias=bias)
     return _layer_norm(x, weight, bias, ndim, eps)
 
@@ -112,5 +113,6 @@ def rms_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | 
              eps: float | None = None) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the trailing axes, times weight, of those axes' shape `normalized_shape`
     (Zhang & Sennrich 2019). `eps` is the dtype's unless given."""
+    x, weight = ops.operand(x), weight if weight is None else ops.operand(weight)
     ndim = _trailing(x, normalized_shape, 0 if eps is None else eps, weight=weight)
     return _rms_norm(x, weight, tuple(range(-ndim, 0)), float(np.finfo(x.dtype).eps) if eps is None else eps)

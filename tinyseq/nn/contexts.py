@@ -42,7 +42,7 @@ class Attention(Module):
 
     def forward(self, query: Tensor, memory: Tensor, mask: Like = None,
                 keys: Any = None) -> tuple[Tensor, Tensor | None]:
-        vectors(type(self).__name__, None, query=query)
+        query = vectors(type(self).__name__, None, query=query)
         memory, mask = masked_memory(type(self).__name__, memory, mask)
         if query.shape[0] != memory.shape[0]:
             raise ValueError(f"{type(self).__name__}: expected queries (B, T, Q) and memory (B, S, M), got shapes "

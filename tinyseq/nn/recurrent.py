@@ -169,7 +169,8 @@ class Scan(_Recurrent):
         return functional.unroll(step, x, start, lengths, bool(k % self.directions))
 
     def forward(self, x: Tensor, state: Any = None, lengths: Like = None) -> tuple[Tensor, Any]:
-        y, final = self._run(x, (state,) if isinstance(state, Tensor) else state, lengths)
+        alone = len(self.sizes) == 1 and state is not None and not isinstance(state, tuple)
+        y, final = self._run(x, (state,) if alone else state, lengths)
         return y, final[0] if len(final) == 1 else final
 
 
@@ -220,7 +221,7 @@ class LSTM(_Fused):
     def forward(
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Like = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        if isinstance(state, Tensor):
+        if state is not None and not isinstance(state, (tuple, list)):
             raise TypeError("LSTM: the initial state is a pair (h0, c0), got one tensor")
         y, (h, c) = self._run(x, state, lengths)
         return y, (h, c)
