@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.rows import ROWS, Row, inputs
-from helpers.tensors import keyword_only, leaf
+from helpers.tensors import compare, keyword_only, leaf
 
 import tinyseq as ts
+from tinyseq import lens, models
 from tinyseq.engine import ops
 from tinyseq.engine.debug import flat
 from tinyseq.engine.tensor import Tensor
@@ -144,3 +145,120 @@ def test_a_layer_takes_arrays_as_they_are_when_it_is_called(order: int, call: st
         return (lambda *leaves: fn(*held)), leaves, held
 
     taken_at_the_call(make, order)
+
+
+# --- what is an array ------------------------------------------------------------------------------------------------
+# A Tensor, a NumPy array, a nested list of numbers and a PyTorch tensor of the same numbers are the same argument.
+
+SHORT = WAVES.astype(np.float32)
+MEMORY, ROW = CHANCES.astype(np.float32), SHORT[:, 0]
+STATE = np.cos(np.arange(6.0, dtype=np.float32)).reshape(1, 2, 3)
+SMALL = dict(dim_feedforward=3, dropout=0.0)
+
+
+def decoder(attention: Any = None, **more: Any) -> Any:
+    return nn.AttentionDecoder(5, 2, 3, attention, 4 if attention else 0, **more)
+
+
+LAYERS: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {  # what is called, and its arrays by name
+    "Activation": lambda: (nn.GELU(), {"x": SHORT}),
+    "Linear": lambda: (nn.Linear(4, 2), {"x": SHORT}),
+    "Embedding": lambda: (nn.Embedding(4, 3), {"ids": IDS}),
+    "LayerNorm": lambda: (nn.LayerNorm(4), {"x": SHORT}),
+    "RMSNorm": lambda: (nn.RMSNorm(4), {"x": SHORT}),
+    "Dropout": lambda: (nn.Dropout(0.5), {"x": SHORT}),
+    "Dropout in evaluation": lambda: (nn.Dropout(0.5).eval(), {"x": SHORT}),
+    "Sequential": lambda: (nn.Sequential(nn.Linear(4, 2), nn.Tanh()), {"x": SHORT}),
+    **{layer.__name__: lambda layer=layer: (layer(4, 3), {"x": SHORT, "h0": STATE, "lengths": LENGTHS})
+       for layer in (nn.RNN, nn.GRU)},
+    "LSTM": lambda: (nn.LSTM(4, 3), {"x": SHORT, "state": (STATE, -STATE), "lengths": LENGTHS}),
+    "RNNCell": lambda: (nn.RNNCell(4, 3), {"x": ROW, "h": STATE[0]}),
+    "GRUCell": lambda: (nn.GRUCell(4, 3), {"x": ROW, "h": STATE[0]}),
+    "LSTMCell": lambda: (nn.LSTMCell(4, 3), {"x": ROW, "state": (STATE[0], -STATE[0])}),
+    "Scan": lambda: (nn.Scan(nn.GRUCell, 4, 3), {"x": SHORT, "state": (STATE,), "lengths": LENGTHS}),
+    "Scan from a state": lambda: (nn.Scan(nn.RNNCell, 4, 3), {"x": SHORT, "state": STATE}),
+    "MultiheadAttention": lambda: (nn.MultiheadAttention(4, 2), {"query": SHORT, "key": MEMORY, "value": SHORT,
+                                                                 "mask": REAL}),
+    "MultiheadAttention to itself": lambda: (nn.MultiheadAttention(4, 2), {"query": SHORT, "lengths": LENGTHS}),
+    "MultiheadAttention.remember": lambda: (nn.MultiheadAttention(4, 2).remember, {"key": SHORT, "value": MEMORY}),
+    **{name: lambda make=make: (make(), {"query": SHORT, "memory": MEMORY, "mask": REAL}) for name, make in {
+        "AdditiveAttention": lambda: nn.AdditiveAttention(4, 4, 3), "DotAttention": lambda: nn.DotAttention(4, 4, True),
+        "FixedContext": lambda: nn.FixedContext(4, "mean", 3), "MultiheadContext": lambda: nn.MultiheadContext(4, 4, 2),
+    }.items()},
+    "TransformerEncoderLayer": lambda: (nn.TransformerEncoderLayer(4, 2, **SMALL), {"src": SHORT, "lengths": LENGTHS}),
+    "TransformerDecoderLayer": lambda: (nn.TransformerDecoderLayer(4, 2, **SMALL), {
+        "tgt": SHORT, "memory": MEMORY, "memory_mask": REAL, "lengths": LENGTHS, "memory_lengths": LENGTHS}),
+    "TransformerEncoder": lambda: (nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, **SMALL), 2), {
+        "src": SHORT, "mask": REAL}),
+    "TransformerEncoder.start": lambda: (nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, **SMALL), 2).start, {
+        "src": SHORT, "lengths": LENGTHS}),
+    "TransformerDecoder": lambda: (nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, **SMALL), 2), {
+        "tgt": SHORT, "memory": MEMORY, "memory_mask": REAL}),
+    "TransformerDecoder.start": lambda: (nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, **SMALL), 2).start, {
+        "memory": MEMORY, "lengths": LENGTHS, "mask": REAL}),
+    **{f"TransformerEncoder.{name}": lambda name=name, x=x: (
+        lambda x: getattr(m := nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, **SMALL), 2).eval(), name)(
+            x, m.start(np.zeros((2, 0, 4), np.float32))), {"x": x}) for name, x in (("read", SHORT), ("step", ROW))},
+    "Transformer": lambda: (nn.Transformer(4, 2, 1, 1, **SMALL), {
+        "src": SHORT, "tgt": MEMORY, "mask": REAL, "lengths": LENGTHS, "tgt_lengths": LENGTHS}),
+    "SinusoidalPositions": lambda: (nn.SinusoidalPositions(4), {"x": SHORT, "ids": np.array([2, 0, 1])}),
+    "LearnedPositions": lambda: (nn.LearnedPositions(5, 4), {"x": SHORT, "ids": IDS}),
+    "LanguageModel": lambda: (nn.LanguageModel(5, 4, 2, 1, **SMALL), {"tokens": IDS, "lengths": LENGTHS}),
+    "LanguageModel.start": lambda: (nn.LanguageModel(5, 4, 2, 1, **SMALL).start, {"tokens": IDS, "lengths": LENGTHS}),
+    "LanguageModel.step": lambda: (lambda tokens: (m := nn.LanguageModel(5, 4, 2, 1, **SMALL).eval()).step(
+        tokens, m.start(IDS)), {"tokens": IDS[:, 0]}),
+    "ConditionalLanguageModel": lambda: (lambda memory, mask, tokens: (
+        m := nn.ConditionalLanguageModel(5, 4, 2, 1, **SMALL))(tokens, m.start(memory, None, mask)), {
+            "memory": MEMORY, "mask": REAL, "tokens": IDS}),
+    "AttentionDecoder.start": lambda: (decoder(nn.DotAttention(3, 4)).start, {
+        "memory": MEMORY, "hidden": STATE[0], "mask": REAL}),
+    "AttentionDecoder.start of an LSTM": lambda: (decoder(cell=nn.LSTM).start, {
+        "memory": MEMORY, "hidden": (STATE[0], -STATE[0])}),
+    "AttentionDecoder": lambda: (lambda tokens: (m := decoder(nn.DotAttention(3, 4)))(tokens, m.start(MEMORY)), {
+        "tokens": IDS}),
+    "AttentionDecoder.step": lambda: (lambda tokens: (m := decoder()).step(tokens, m.start(MEMORY)), {
+        "tokens": IDS[:, 0]}),
+    "EncoderDecoder": lambda: (nn.EncoderDecoder(nn.Embedding(5, 2), nn.GRU(2, 3), nn.AttentionDecoder(
+        5, 2, 3, nn.DotAttention(3, 3), 3)), {"source": IDS, "lengths": LENGTHS, "target": IDS}),
+    "CTCLoss": lambda: (nn.CTCLoss(), {"log_probs": np.log(MEMORY), "targets": IDS[:, :1] + 1,
+                                       "input_lengths": PLACES + 1, "target_lengths": PLACES - 1}),
+    "CRF": lambda: (nn.CRF(4), {"x": SHORT, "tags": IDS, "lengths": LENGTHS}),
+    "CRF.decode": lambda: (nn.CRF(4).decode, {"x": SHORT, "lengths": LENGTHS}),
+    "Bert": lambda: (models.Bert(5, 4, 2, 1, 3, max_length=6, dropout=0.0), {"tokens": IDS, "lengths": LENGTHS}),
+    "lens.gradients_through_time": lambda: (lambda x, lengths: lens.gradients_through_time(
+        nn.GRU(4, 3), x, ts.sum, lengths), {"x": SHORT, "lengths": LENGTHS}),
+    "lens.gate_saturation": lambda: (lambda x, lengths: lens.gate_saturation(nn.GRU(4, 3), x, lengths), {
+        "x": SHORT, "lengths": LENGTHS}),
+}
+
+
+def check_forms(layer: str, torch: bool) -> None:
+    found = []
+    for name in LAYERS[layer]()[1]:
+
+        def run(x: Any, name: str = name) -> Any:
+            ts.manual_seed(0)
+            fn, given = LAYERS[layer]()
+            return fn(**{k: ts.tensor(v) if isinstance(v, np.ndarray) else v for k, v in given.items()} | {name: x})
+
+        found += compare(run, LAYERS[layer]()[1][name], f"{layer}: {name}", torch)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_takes_an_array_in_each_form(layer: str) -> None:
+    check_forms(layer, False)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_takes_a_torch_tensor(layer: str) -> None:
+    pytest.importorskip("torch")
+    check_forms(layer, True)
+
+
+def test_every_layer_is_among_them() -> None:
+    named = {name.partition(".")[0].partition(" ")[0] for name in LAYERS}
+    layers = {n for n in nn.__all__ if isinstance(c := getattr(nn, n), type) and issubclass(c, nn.Module)}
+    activations = {n for n in layers if issubclass(getattr(nn, n), nn.Activation)} - {"Activation"}
+    assert layers - activations - {"Module", "Attention"} <= named

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.tensors import compare
 
 import tinyseq as ts
 from tinyseq import (
@@ -105,6 +106,7 @@ GOOD = [
     "ts.grad(outputs=Y, inputs=W, grad_outputs=X, create_graph=True, retain_graph=True, allow_unused=True)",
     "ts.value_and_grad(fn=ts.sum, argnums=0)",
     "ts.recompute(lambda y: y, X)",
+    "ts.namespace(X)",
     "ts.einsum('ij->ji', X)",
     "ts.op(body=lambda x: (x, None), definition=ts.abs, wide=False)",
     # methods
@@ -291,7 +293,7 @@ ROWS = [
     ("X @ X", "matmul", "b", "float32[2, 3]"),
     ("X & X", "bitwise_and", "a", "float32[2, 3]"),
     ("~X", "bitwise_invert", "x", "float32[2, 3]"),
-    ("ts.exp([1.0])", "exp", "x", "[1.0]"),
+    ("ts.exp(['a'])", "exp", "x", "['a']"),
     ("ts.maximum(X, V[:2])", "maximum", "b", "float32[2]"),
     ("ts.logical_and(X, 'text')", "logical_and", "b", "'text'"),
     ("X < 'text'", "less", "b", "'text'"),
@@ -739,3 +741,45 @@ def test_a_wrong_call_is_named(row: tuple[str, str, str, str], names: dict[str, 
         assert not lack, f"{type(error).__name__} {lack}: {error}"
     else:
         pytest.fail(f"{call} is taken")
+
+
+# --- right calls with an array in each of its forms ------------------------------------------------------------------
+
+HANDED_ON = {"ts.recompute", "testing.check_grad", "ts.from_dlpack", "ts.namespace"}  # arrays are as they are there
+
+
+def check_forms(text: str, names: dict[str, Any], torch: bool) -> None:
+    """A right call, with a list, a NumPy array or a PyTorch tensor in the place of each Tensor and array."""
+    call: Any = ast.parse(text, mode="eval").body
+    lazy = ast.unparse(call.func) == "list"
+    call = call.args[0] if lazy else call
+    fn = eval(ast.unparse(call.func), names)
+    args = [eval(ast.unparse(a), names) for a in call.args]
+    named = {k.arg: eval(ast.unparse(k.value), names) for k in call.keywords}
+    found = []
+    for key, value in [*enumerate(args), *named.items()]:
+        if type(value) in (ts.Tensor, np.ndarray) and not getattr(value, "requires_grad", False):
+
+            def run(x: Any, key: Any = key) -> Any:
+                given, more = list(args), dict(named)
+                (given if isinstance(key, int) else more)[key] = x
+                result = fn(*given, **more)
+                return list(result) if lazy else result
+
+            x = value.numpy() if isinstance(value, ts.Tensor) else value
+            found += compare(run, x, f"{parts(text)[1]}: {key}", torch)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("text", [t for t in GOOD if parts(t)[1] not in HANDED_ON], ids=lambda text: parts(text)[1])
+@pytest.mark.filterwarnings("ignore")
+def test_an_argument_is_an_array_in_each_form(text: str, names: dict[str, Any]) -> None:
+    check_forms(text, names, False)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("text", [t for t in GOOD if parts(t)[1] not in HANDED_ON], ids=lambda text: parts(text)[1])
+@pytest.mark.filterwarnings("ignore")
+def test_an_argument_is_a_torch_tensor(text: str, names: dict[str, Any]) -> None:
+    pytest.importorskip("torch")
+    check_forms(text, names, True)

@@ -19,7 +19,7 @@ import reprlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature, signature
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -189,11 +189,20 @@ def describe(a: Any) -> str:
     if isinstance(a, type):
         return a.__name__
     if hasattr(a, "dtype") and hasattr(a, "shape"):
+        if not isinstance(a.dtype, np.dtype):
+            return f"{kind_of(a)} of {a.dtype}{list(a.shape)}"
         return f"{a.dtype}{list(a.shape)}" if a.shape or not isinstance(a, np.generic) else repr(a)
     if isinstance(a, (list, tuple)) and _holds_array(a):
         return "[" + ", ".join(map(describe, a)) + "]"
     plain = (list, tuple, dict, set, str, bytes, int, float, complex, slice, np.dtype, type(None), type(...))
-    return _SHORT.repr(a) if isinstance(a, plain) else type(a).__name__
+    return _SHORT.repr(a) if isinstance(a, plain) else kind_of(a)
+
+
+def kind_of(a: Any) -> str:
+    """The name of an argument's type: with its library's for an array of another, as torch.Tensor."""
+    kind = type(a)
+    foreign = hasattr(a, "__array__") and not isinstance(getattr(a, "dtype", None), np.dtype)
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}" if foreign else kind.__name__
 
 
 def fields(a: Any) -> str:
@@ -208,11 +217,11 @@ def _holds_array(a: Any) -> bool:
 
 
 def _array(a: Any) -> bool:
-    return hasattr(a, "dtype") and hasattr(a, "shape") and not isinstance(a, type)
+    return (hasattr(a, "__array__") or (hasattr(a, "dtype") and hasattr(a, "shape"))) and not isinstance(a, type)
 
 
 def _number(a: Any) -> bool:
-    return isinstance(a, (int, float, np.number)) or (_array(a) and not a.shape)
+    return isinstance(a, (int, float, np.number)) or (_array(a) and not getattr(a, "shape", None))
 
 
 def _integer(a: Any) -> bool:
@@ -238,6 +247,21 @@ _FITTING: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by annotation: wha
 _FITTING["int | Sequence[int]"] = _FITTING["Shape"]
 
 
+def called(function: Any, name: str) -> Any:
+    """A function under the `name` that profiles and tracebacks show, which they read in its code; what is made in it,
+    the pull-backs of an op, has that name in front."""
+
+    def renamed(code: CodeType, name: str) -> CodeType:
+        inner = [(c, c.co_name.replace("<lambda>", "pull")) if isinstance(c, CodeType) else (c, "<")
+                 for c in code.co_consts]
+        consts = tuple([c if n.startswith("<") else renamed(c, f"{name}.{n}") for c, n in inner])
+        return code.replace(co_name=name, co_qualname=name, co_consts=consts)
+
+    if hasattr(function, "__code__"):
+        function.__code__ = renamed(function.__code__, name)
+    return function
+
+
 def explained(function: Callable[P, R]) -> Callable[P, R]:
     """A public function that is made of others: its errors name it and its arguments, as an op's do."""
 
@@ -248,7 +272,7 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise explain(error, function, args, kwargs) from error
 
-    return call
+    return called(call, function.__name__)  # type: ignore[no-any-return]
 
 
 def frames(error: Exception) -> list[FrameType]:
@@ -305,7 +329,7 @@ def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mappin
         public = not any(part.startswith(("_", "<")) for part in path)
         if room == "engine.gradients" and public:  # the engine on its way back
             break
-        if not room.startswith(("engine.", "functional.")) and (public or "self" in frame.f_locals):
+        if not room.startswith(("check", "engine.", "functional.")) and (public or "self" in frame.f_locals):
             owner = type(frame.f_locals["self"]).__name__ if "self" in frame.f_locals else path[-1]
         frame = frame.f_back  # type: ignore[assignment]
     text, name, parameters = str(error), function.__name__.lstrip("_"), signature(function).parameters
@@ -334,7 +358,8 @@ def _misfit(named: Mapping[str, Any], parameters: Mapping[str, Any], error: Exce
             continue
         kind = name if name == "dtype" else "Like" if kind is Parameter.empty else str(kind).removesuffix(" | None")
         words, fits = _FITTING.get(kind, ("", lambda a: True))
-        if isinstance(error, AttributeError) and getattr(error, "obj", error) is value:
+        if isinstance(error, AttributeError) and getattr(error, "obj", error) is value and not (
+                isinstance(getattr(value, "dtype", None), np.dtype)):
             words, fits = _FITTING["Tensor"][0], lambda a: False
         if not fits(value):
             return f"expected {name} to be {words}, got {describe(value)}"

@@ -79,7 +79,6 @@ def _ready(where: str, layer: Any, x: Like, lengths: Any, bidirectional: bool = 
     if layer.num_layers > 1 or bidirectional:
         raise ValueError(f"{where}: expected one layer in one direction, whose output is its state; got "
                          f"{layer.num_layers} layers, {bidirectional=}")
-    x = ops.asarray(x) if np.ndim(x) == 3 else x
-    vectors(where, layer.input_size, x=x)
+    x = vectors(where, layer.input_size, x=x)
     batch, steps, _ = x.shape
     return x, length_mask(np.full(batch, steps) if lengths is None else lengths, steps, batch, where).numpy()

@@ -40,7 +40,47 @@ def is_wide(fn: Any) -> bool:
         code = getattr(fn, "__code__", None)
         if code is not None and "wide" in code.co_freevars:
             return bool(inspect.getclosurevars(fn).nonlocals["wide"])
-        if code is not None and code.co_qualname == "wide.<locals>.call":
+        if code is not None and code.co_freevars == ("fn",) and code.co_filename.endswith("autograd.py"):
             return True
         fn = getattr(fn, "__wrapped__", None)
     return False
+
+
+def kinds(x: Any, torch: bool) -> dict[str, Any]:
+    """An array in each form, and a tuple of arrays with each in that form; what is none as it is."""
+    if isinstance(x, tuple):
+        parts = [kinds(part, torch) for part in x]
+        return {kind: tuple(part[kind] for part in parts) for kind in parts[0]}
+    given: dict[str, Any] = {"Tensor": ts.tensor(x), "array": np.array(x), "list": x.tolist()}
+    if torch:
+        import torch as library
+
+        given["torch"] = library.tensor(x)
+    return given
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two results are of the same Tensors and arrays, in the same tuples."""
+    if isinstance(a, (tuple, list, dict)):
+        pairs = zip(a.values(), b.values(), strict=True) if isinstance(a, dict) else zip(a, b, strict=True)
+        return type(a) is type(b) and all(same(*pair) for pair in pairs)
+    if isinstance(a, (ts.Tensor, np.ndarray)):
+        x, y = (v.detach().numpy() if isinstance(v, ts.Tensor) else v for v in (a, b))
+        return type(a) is type(b) and x.dtype == y.dtype and bool(np.array_equal(x, y, equal_nan=True))
+    return bool(a == b)
+
+
+def compare(fn: Callable[[Any], Any], x: Any, told: str, torch: bool) -> list[str]:
+    """Where a function of an array in one of its forms gives something else than of a Tensor."""
+    found, given = [], kinds(x, torch)
+    state = ts.random.get_state()
+    wanted = fn(given.pop("Tensor"))
+    for kind, form in given.items():
+        ts.random.set_state(state)
+        try:
+            alike = same(wanted, fn(form))
+        except Exception as error:
+            found.append(f"{told} as {kind}: {type(error).__name__}: {error}")
+        else:
+            found += [] if alike else [f"{told} as {kind}: another result"]
+    return found

@@ -11,6 +11,7 @@ import numpy as np
 from tinyseq import backends, check
 from tinyseq.check import explained
 from tinyseq.engine.graph import grad_enabled
+from tinyseq.engine.interop import read
 from tinyseq.engine.tensor import Array, Like, Shape, Tensor, namespace
 
 
@@ -51,7 +52,7 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
 
 
 def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = False,
-            backend: backends.Backend | None = None) -> Tensor:
+            backend: backends.Backend | None = None, beside: Tensor | None = None) -> Tensor:
     backend, numbers = backend or backends.active(), False
     if isinstance(data, Tensor):
         data, backend = data._data, backends.of(data._data)
@@ -65,32 +66,39 @@ def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = Fals
             data = np.asarray(data.item() if isinstance(data, np.generic) else data)
         except ValueError as error:
             raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
-    data = data if isinstance(data, backend.array_types) else np.asarray(data)
+    data = data if isinstance(data, backend.array_types) else read(data)
     if data.dtype.kind not in "biuf":
         raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
     if dtype is not None:
         check.fitting(data, check.dtype(dtype))
     elif numbers and data.dtype == np.float64:
-        dtype = np.float32
+        dtype = np.float32 if beside is None or beside.dtype.kind != "f" else beside.dtype
     return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
 
 
-def operand(data: Any, backend: backends.Backend | None = None) -> Tensor:
-    """`asarray(data)`, but while gradients are recorded a copy of what is on the host: its owner may refill it."""
+def operand(data: Any, backend: backends.Backend | None = None, beside: Tensor | None = None) -> Tensor:
+    """`asarray(data)`, but while gradients are recorded a copy of what is on the host: its owner may refill it. Numbers
+    with fractions are as wide as the Tensor `beside` them, if that has some."""
     if isinstance(data, Tensor):
         return data
     shared = not grad_enabled() or (type(data) in backends.arrays and not isinstance(data, np.ndarray))
-    return _tensor(data, None, None if shared else True, backend=backend)
+    return _tensor(data, None, None if shared else True, False, backend, beside)
 
 
 def like(x: Tensor, data: Any) -> Tensor:
-    """An `operand`, with host data put where x lives."""
-    return operand(data, backends.of(x._data))
+    """An `operand` beside x, with host data put where x lives."""
+    return operand(data, backends.of(x._data), x)
 
 
 def raw(x: Like) -> Array:
     """The array of an operand."""
     return asarray(x)._data
+
+
+def on_host(data: Any) -> Array:
+    """The array of a Tensor, an array as it is, and what is none, numbers or another library's, as NumPy's."""
+    data = data._data if isinstance(data, Tensor) else data
+    return data if type(data) in backends.arrays else read(data)
 
 
 @explained

@@ -5,12 +5,12 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import explained
+from tinyseq.check import called, explained
 from tinyseq.engine.autograd import P, R, op
 from tinyseq.engine.tensor import Array, Like, Out, Tensor, namespace
 
@@ -176,6 +176,7 @@ def _of_input(name: str, doc: str, example: str, slope: Callable[[Any, Any], Any
         xp = namespace(x)
         return getattr(xp, name)(x), (lambda g: g * slope(xp, x),)
 
+    called(slope, f"{name}.slope")
     return named(name, doc, example, body, wide=True)
 
 
@@ -193,6 +194,7 @@ def _of_output(name: str, doc: str, example: str, slope: Callable[[Any], Any]) -
         y = getattr(namespace(x), name)(x)
         return y, (lambda g: g * slope(y),)
 
+    called(slope, f"{name}.slope")
     return named(name, doc, example, body, wide=True)
 
 
@@ -217,6 +219,8 @@ def named(name: str, doc: str, example: str, body: Callable[P, tuple[R, Any]], w
     given, _, shown = example.replace("; ", "), ts.tensor(").partition(" -> ")
     body.__name__, body.__qualname__ = name, name
     body.__doc__ = (body.__doc__ or "{doc}").format(name=name, doc=doc, given=given, shown=shown)
+    code = cast(Any, body).__code__
+    body.__annotations__ = dict.fromkeys(code.co_varnames[:code.co_argcount], "Like") | body.__annotations__
     return op(wide=wide)(body)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import backends, check
-from tinyseq.check import explained
+from tinyseq import check
+from tinyseq.check import called, explained
 from tinyseq.engine.autograd import op
-from tinyseq.engine.creation import asarray, raw
+from tinyseq.engine.creation import asarray, on_host, raw
 from tinyseq.engine.tensor import Array, Axis, Like, Out, Tensor, namespace
 
 
@@ -28,8 +28,7 @@ def as_int64(data: Like, where: str = "") -> Array:
 
     Booleans and numbers with a fraction are a TypeError, what int64 does not hold is an IndexError.
     """
-    data = data._data if isinstance(data, Tensor) else data
-    data = data if type(data) in backends.arrays else np.asarray(data)
+    data = on_host(data)
     if data.dtype == np.int64:
         return data
     if data.dtype.kind not in "iu" and data.size:
@@ -78,6 +77,9 @@ def getitem(x: Tensor, index: Any) -> Out:
 def picked(x: Tensor, index: Any) -> Out:
     xp, shape = namespace(x), x.shape
     return xp.getitem(x, index), (lambda g: xp.unindex(g, index, shape),)
+
+
+called(picked, "getitem")  # whose pull-back it makes, for `take` too
 
 
 def along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:
@@ -198,5 +200,5 @@ def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tenso
     """
     places = argsort(x, axis, largest)
     k = check.integers("topk", 0, places.shape[axis], k=k)
-    places = getitem(places, along(axis, x.ndim, slice(0, k)))
+    places = getitem(places, along(axis, places.ndim, slice(0, k)))
     return take_along_axis(x, places, axis), places

@@ -14,6 +14,7 @@ import numpy as np
 from tinyseq import check
 from tinyseq.check import explained
 from tinyseq.engine.autograd import op
+from tinyseq.engine.creation import operand
 from tinyseq.engine.indexing import along, as_int64, axes_of, picked
 from tinyseq.engine.tensor import Axis, Like, Out, Outs, Shape, Tensor, namespace
 
@@ -250,6 +251,7 @@ def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
             [1, 2]])
     """
     repetitions = [check.integers("tile", 0, **{f"repetitions[{i}]": n}) for i, n in enumerate(repetitions)]
+    x = operand(x)
     times = (*(1,) * (x.ndim - len(repetitions)), *repetitions)
     shape = (*(1,) * (len(times) - x.ndim), *x.shape)
     pairs = [m for pair in zip(times, shape, strict=True) for m in pair]

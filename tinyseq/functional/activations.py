@@ -107,7 +107,7 @@ def log_sigmoid(x: Tensor) -> Tensor:
     >>> F.log_sigmoid(ts.tensor(-1000.0))
     tensor(-1000.)
     """
-    return -softplus(-x)
+    return -softplus(ops.negative(x))
 
 
 @wide
@@ -120,7 +120,7 @@ def swiglu(x: Tensor) -> Tensor:
     >>> F.swiglu(ts.tensor([1000.0, 2.0]))
     tensor([2000.])
     """
-    a, b = _halves(x, -1)
+    a, b = _halves(ops.operand(x), -1)
     return silu(a) * b
 
 
@@ -132,7 +132,7 @@ def glu(x: Tensor, axis: int = -1) -> Tensor:
     >>> F.glu(ts.tensor([[6.0, 0.0]]))
     tensor([[3.]])
     """
-    a, b = _halves(x, axis)
+    a, b = _halves(ops.operand(x), axis)
     return a * ops.sigmoid(b)
 
 

@@ -85,6 +85,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"expected 0 <= dropout < 1, got {dropout}")
+    query, key, value = ops.operand(query), ops.operand(key), ops.operand(value)
     shape = (*query.shape[:-1], *value.shape[-1:])
     query, key, value, mask, scale = _attention_arguments(query, key, value, mask, scale)
     drawn = random.next_stream(generator) if dropout else (0, 0)
@@ -102,6 +103,7 @@ def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: boo
     tensor([[1. , 0. ],
             [0.5, 0.5]])
     """
+    query, key = ops.operand(query), ops.operand(key)
     shape = (*query.shape[:-1], *key.shape[-2:-1])
     query, key, _, mask, scale = _attention_arguments(query, key, key, mask, scale)
     return ops.reshape(_attention_weights(query, key, mask, causal, scale), shape)

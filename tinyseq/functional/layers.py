@@ -29,10 +29,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError("expected weight (O, I) and bias (O,) with the same O")
     one_dtype(x=x, weight=weight, bias=bias)
-    y = ops.times(x, xp.matrix_transpose(weight))
+    y = ops.matmul_arrays(x, xp.matrix_transpose(weight))
     if bias is not None:
         y += bias  # the product is ours; on Tensors this is y = y + bias
-    return y, (lambda g: ops.times(g, weight), lambda g: ops.times_over_rows(g, x), lambda g: g)
+    return y, (lambda g: ops.matmul_arrays(g, weight), lambda g: ops.matmul_over_rows(g, x), lambda g: g)
 
 
 def _embedding_definition(weight: Tensor, ids: Any, padding_idx: int | None) -> Tensor:
@@ -94,5 +94,5 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: rand
         raise ValueError(f"expected 0 <= p < 1, got {p}")
     if training not in (True, False):
         raise TypeError(f"expected training to be True or False, got {check.describe(training)}")
-    namespace(x)  # or an error, where nothing is dropped too
+    x = ops.operand(x)  # or an error, where nothing is dropped too
     return _dropout(x, p, *random.next_stream(generator)) if training and p > 0 else x

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import explained
+from tinyseq.check import called, explained
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op
 from tinyseq.engine.tensor import Like, Out, Tensor, namespace
@@ -36,7 +36,7 @@ def _loss(fn: F) -> F:
             return body(x, *args[1:], **kwargs)
         return body(x.astype(np.float32), *args[1:], **kwargs).astype(np.float16)
 
-    return cast(F, explained(call))
+    return cast(F, explained(called(call, fn.__name__)))
 
 
 def _reduce(losses: Tensor, reduction: str, *more: str, weights: Tensor | None = None) -> Tensor:

@@ -108,6 +108,8 @@ def layer_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor 
     Traceback (most recent call last):
     ValueError: layer_norm(...): x of shape (2, 3) does not end in normalized_shape (2,)
     """
+    x, weight = ops.operand(x), weight if weight is None else ops.operand(weight)
+    bias = bias if bias is None else ops.operand(bias)
     ndim = _trailing(x, normalized_shape, eps, weight=weight, bias=bias)
     return _layer_norm(x, weight, bias, ndim, eps)
 
@@ -135,5 +137,6 @@ def rms_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | 
     >>> F.rms_norm(ts.tensor([4.0, 0.0, 0.0, 0.0]), 4, eps=0.0) # sqrt(16 / 4) = 2
     tensor([2., 0., 0., 0.])
     """
+    x, weight = ops.operand(x), weight if weight is None else ops.operand(weight)
     ndim = _trailing(x, normalized_shape, 0 if eps is None else eps, weight=weight)
     return _rms_norm(x, weight, tuple(range(-ndim, 0)), float(np.finfo(x.dtype).eps) if eps is None else eps)

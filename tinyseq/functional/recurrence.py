@@ -36,6 +36,7 @@ def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    h, w_hh = ops.operand(h), ops.operand(w_hh)
     _same_size(h, w_hh, 1)
     return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
 
@@ -54,6 +55,7 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih:
     >>> c[0]
     tensor([0.5, 0.5, 0.5, 0.5])
     """
+    h, c, w_hh = ops.operand(h), ops.operand(c), ops.operand(w_hh)
     if c.shape != h.shape:
         raise ValueError(f"expected h and c of one shape (B, H), got {h.shape} and {c.shape}")
     _same_size(h, w_hh, 4)
@@ -79,7 +81,8 @@ def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     """
     if reset not in ("after", "before"):
         raise ValueError(f"reset must be 'after' or 'before' (the recurrent product), got {reset!r}")
-    dropped = h if dropped is None else dropped
+    h, w_hh, b_hh = ops.operand(h), ops.operand(w_hh), b_hh if b_hh is None else ops.operand(b_hh)
+    dropped = h if dropped is None else ops.operand(dropped)
     x_r, x_z, x_n = ops.split(linear(x, w_ih, b_ih), 3, -1)
     n_rows = slice(2 * h.shape[-1], None)
     _same_size(h, w_hh, 3)
@@ -104,11 +107,17 @@ def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: 
     (tensor([1., 3., 6.]), tensor([[6.]]))
     """
     check.function("unroll", step=step)
-    if not hasattr(x, "ndim") or not isinstance(state, (tuple, list)):
+    try:
+        x = ops.operand(x)
+        state = tuple([ops.like(x, part) for part in state])
+    except (TypeError, ValueError):
         raise TypeError("unroll: expected x to be a Tensor and state a tuple of Tensors, got "
-                        f"{describe(x)} and {describe(state)}")
-    kinds: Callable[[Any], Any] = lambda s: describe(s) if not isinstance(s, (tuple, list)) else [
-        f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
+                        f"{describe(x)} and {describe(state)}") from None
+
+    def kinds(s: Any) -> Any:
+        return describe(s) if not isinstance(s, (tuple, list)) else [
+            f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
+
     lengths, mask = lengths_of("unroll", lengths, x), None
     if lengths is not None:
         mask = (ops.like(x, np.arange(x.shape[1])) < ops.expand_dims(ops.like(x, lengths), 1))[..., None]
@@ -189,6 +198,7 @@ def scan(cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh
     tensor([[3.],
             [2.]])
     """
+    x = ops.operand(x)
     mask, lengths = None if h_mask is None else matched(x, h_mask)._data, lengths_of("scan", lengths, x)
     outputs: tuple[Tensor, ...] = _scan(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, mask)
     return outputs

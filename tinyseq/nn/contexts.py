@@ -70,7 +70,7 @@ class Attention(Module):
 
         `keys` is what `self.keys(memory, mask)` gave, to spare it where the same memory is asked again.
         """
-        vectors(type(self).__name__, None, query=query)
+        query = vectors(type(self).__name__, None, query=query)
         memory, mask = masked_memory(type(self).__name__, memory, mask)
         if query.shape[0] != memory.shape[0]:
             raise ValueError(f"{type(self).__name__}: expected queries (B, T, Q) and memory (B, S, M), got shapes "

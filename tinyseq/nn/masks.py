@@ -9,6 +9,7 @@ import numpy as np
 
 from tinyseq import check
 from tinyseq.engine import ops
+from tinyseq.engine.creation import on_host
 from tinyseq.engine.tensor import Like, Tensor, namespace
 from tinyseq.functional.arguments import checked_lengths
 from tinyseq.nn.module import Computes, Module, P, R
@@ -50,24 +51,25 @@ def refuse(module: Module, **given: Any) -> None:
             raise ValueError(f"{type(module).__name__}: {name}= is PyTorch's; {CONVERSIONS[name]}")
 
 
-def vectors(where: str, size: int | None, dtype: Any = None, /, **given: Any) -> None:
-    """Refuse what is not `given` as vectors (B, T, size), of any size if that is None, and of a dtype."""
-    for name, x in given.items():
-        wanted = f"{name} (B, T, {'E' if size is None else size})"
-        if getattr(x, "ndim", None) != 3 or size not in (None, x.shape[2]):
-            got = f"shape {tuple(x.shape)}" if hasattr(x, "shape") else repr(x)
-            raise (ValueError if hasattr(x, "shape") else TypeError)(f"{where}: expected {wanted}, got {got}")
-        if dtype not in (None, x.dtype):
-            raise TypeError(f"{where}: expected {wanted} of {dtype}, as the weights, got {x.dtype}: convert one of "
-                            f"them, module.to(dtype) or {name}.astype(dtype)")
+def vectors(where: str, size: int | None, dtype: Any = None, /, **given: Any) -> Tensor:
+    """What is `given`, under its name, as vectors (B, T, size), of any size if that is None, and of a dtype."""
+    (name, x), = given.items()
+    wanted = f"{name} (B, T, {'E' if size is None else size})"
+    x = x if isinstance(x, Tensor) else numbers(where, wanted, x)
+    if x.ndim != 3 or size not in (None, x.shape[2]):
+        raise ValueError(f"{where}: expected {wanted}, got shape {x.shape}")
+    if dtype not in (None, x.dtype):
+        raise TypeError(f"{where}: expected {wanted} of {dtype}, as the weights, got {x.dtype}: convert one of them, "
+                        f"module.to(dtype) or {name}.astype(dtype)")
+    return x
 
 
-def booleans(where: str, x: Tensor, mask: Like) -> Tensor:
-    """A mask where x lives; its shape is the caller's to check."""
+def numbers(where: str, wanted: str, x: Like, beside: Tensor | None = None) -> Tensor:
+    """x as a Tensor, where that `beside` it lives; what is no array of numbers is refused."""
     try:
-        return ops.like(x, mask)
+        return ops.operand(x) if beside is None else ops.like(beside, x)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{where}: expected a boolean mask, got {mask!r}: {error}") from None
+        raise TypeError(f"{where}: expected {wanted}, got {check.describe(x)}: {error}") from None
 
 
 def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str = "length_mask") -> Tensor:
@@ -89,7 +91,7 @@ def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str =
 def cut_padding(where: str, x: Like, lengths: Like, reach: int) -> tuple[Like, int]:
     """x (B, S, ...), without the last columns that are padding in all rows if it is wider than `reach`; and how many
     columns those were. Lengths on a device are looked at only then."""
-    x = x if hasattr(x, "shape") else np.asarray(x)
+    x = x if isinstance(x, Tensor) else on_host(x)
     if lengths is None or len(x.shape) < 2 or x.shape[1] <= reach:
         return x, 0
     longest = int(length_mask(lengths, x.shape[1], x.shape[0], where).numpy().any(0).sum())
@@ -105,7 +107,7 @@ def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, leng
     real = None if lengths is None else ops.like(x, length_mask(lengths, shape[-1], shape[0], name))[:, None, None]
     if given is None:
         return real
-    mask = booleans(name, x, given)
+    mask = numbers(name, "a boolean mask", given, x)
     wanted = {2: (shape[0], shape[3]), 3: (shape[0], *shape[2:]), 4: tuple(shape)}.get(mask.ndim, ())
     if mask.dtype != np.bool or not wanted or any(m not in (1, n) for m, n in zip(mask.shape, wanted, strict=True)):
         raise ValueError(f"{name}: expected a boolean mask, True where a position takes part, of shape (B, S), "
@@ -118,14 +120,14 @@ def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, leng
 def masked_memory(name: str, memory: Tensor, mask: Like) -> tuple[Tensor, Tensor | None]:
     """A memory (B, S, M), 0 where it takes no part (0 times a NaN would be one), and its mask (B, S), where that lives;
     anything but booleans of that shape is refused."""
-    if getattr(memory, "ndim", None) == 4:
+    memory = numbers(name, "memory (B, S, M)", memory)
+    if memory.ndim == 4:
         raise ValueError(f"{name}: expected a memory (batch, positions, features), got shape {memory.shape}; an image "
                          "(B, height, width, features) becomes one by memory.reshape((B, height * width, features))")
-    vectors(name, None, memory=memory)
-    memory = ops.asarray(memory)
+    memory = vectors(name, None, memory=memory)
     if mask is None:
         return memory, None
-    real = booleans(name, memory, mask)
+    real = numbers(name, "a boolean mask", mask, memory)
     if real.dtype != np.bool or real.shape != memory.shape[:2]:
         raise ValueError(f"{name}: expected a boolean mask (B, S) = {memory.shape[:2]}, True where a position takes "
                          f"part (PyTorch's key_padding_mask is ~mask), got shape {real.shape} and dtype {real.dtype}")

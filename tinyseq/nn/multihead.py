@@ -103,12 +103,12 @@ class MultiheadAttention(Attending):
         them (`functional.rotate`), put earlier ones in front.
         """
         name = type(self).__name__
-        vectors(name, self.embed_dim, self.dtype, query=query)
+        query = vectors(name, self.embed_dim, self.dtype, query=query)
         masked, taking = mask is not None or lengths is not None, None
         if masked and between is None and not isinstance(key, tuple):  # what no query sees is 0: 0 times NaN is NaN
             key = query if key is None else key
             if key is not query or value is not None:
-                self._fits(key, value)
+                key, value = self._fits(key, value)
             scores = (len(query), self.num_heads, query.shape[1], key.shape[1])
             taking = attention_mask(name, query, scores, mask, lengths)
             real = ops.any(taking, (1, 2))[..., None]  # type: ignore[arg-type]
@@ -136,19 +136,21 @@ class MultiheadAttention(Attending):
 
     def remember(self, key: Tensor, value: Tensor | None = None) -> Pair:
         """The heads' keys and values (B, num_kv_heads, S, D) of key (B, S, kdim) and value (B, S, vdim)."""
-        value = key if value is None else value
-        self._fits(key, value)
+        key, value = self._fits(key, value)
         _, (w_k, b_k), (w_v, b_v) = self.parts()
+        value = key if value is None else value
         return self.heads(functional.linear(key, w_k, b_k)), self.heads(functional.linear(value, w_v, b_v))
 
-    def _fits(self, key: Any, value: Any) -> None:
-        """Refuse keys (B, S, kdim) and values (B, S, vdim) that are none."""
+    def _fits(self, key: Any, value: Any) -> tuple[Tensor, Tensor | None]:
+        """Keys (B, S, kdim) and values (B, S, vdim), or None where the keys are that; others are refused."""
         weights = [self.in_proj_weight] * 2 if self.packed else [self.k_proj_weight, self.v_proj_weight]
-        name, value = type(self).__name__, key if value is None else value
-        for part, x, weight in zip(("key", "value"), (key, value), weights, strict=True):
-            vectors(name, weight.shape[1], weight.dtype, **{part: x})
-        if key.shape[:2] != value.shape[:2]:
-            raise ValueError(f"{name}: expected key and value (B, S, .), got shapes {key.shape} and {value.shape}")
+        name, found = type(self).__name__, []
+        for part, x, weight in zip(("key", "value"), (key, key if value is None else value), weights, strict=True):
+            found.append(vectors(name, weight.shape[1], weight.dtype, **{part: x}))
+        if found[0].shape[:2] != found[1].shape[:2]:
+            raise ValueError(f"{name}: expected key and value (B, S, .), got shapes {found[0].shape} and "
+                             f"{found[1].shape}")
+        return found[0], None if value is None else found[1]
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array:
         """`forward` of one more position to itself and the n before, on arrays: x (E, B), or (E,) of a batch of one, as

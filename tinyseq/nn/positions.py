@@ -10,6 +10,7 @@ from tinyseq import check, functional
 from tinyseq.engine import ops
 from tinyseq.engine.tensor import Like, Tensor
 from tinyseq.nn import init
+from tinyseq.nn.masks import numbers
 from tinyseq.nn.module import Module, Parameter
 
 
@@ -36,8 +37,7 @@ class SinusoidalPositions(Module):
 
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
         """x (B, T, d_model) -> the same shape. `ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
-        _placed(self, x, self.d_model, ids)
-        x = ops.asarray(x)
+        x = _placed(self, x, self.d_model, ids)
         cos, sin = angles(x, ids, self._frequencies)
         waves = ops.reshape(ops.stack([sin, cos], -1), (*sin.shape[:-1], 2 * sin.shape[-1]))
         return x + waves[..., : self.d_model]
@@ -66,18 +66,20 @@ class LearnedPositions(Module):
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
         """x (B, T, d_model) -> the same shape. `ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""
         most, width = self.weight.shape
-        _placed(self, x, width, ids)
+        x = _placed(self, x, width, ids)
         if ids is None and x.shape[-2] > most:
             raise ValueError(f"LearnedPositions: expected at most max_length = {most} positions, got {x.shape[-2]}")
         return x + functional.embedding(np.arange(x.shape[-2]) if ids is None else ids, self.weight)
 
 
-def _placed(module: Module, x: Any, width: int, ids: Like) -> None:
-    """Refuse x that is not (..., d_model), and positions that are not one for each vector."""
-    shape, given = np.shape(x), () if ids is None else np.shape(ids)
+def _placed(module: Module, x: Tensor, width: int, ids: Like) -> Tensor:
+    """x (..., d_model); what is none is refused, and positions that are not one for each vector."""
+    x = x if isinstance(x, Tensor) else numbers(type(module).__name__, f"x (B, T, {width})", x)
+    shape, given = x.shape, () if ids is None else np.shape(ids)
     if len(shape) < 2 or shape[-1] != width or (given and shape[-1 - len(given) : -1] != given):
         raise ValueError(f"{type(module).__name__}: expected x (B, T, {width}) and ids (T,) or (B, T), got shapes "
                          f"{shape} and {given}")
+    return x
 
 
 def angles(x: Tensor, ids: Like, frequencies: Any) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from tinyseq.engine import ops, random
 from tinyseq.engine.tensor import Like, Tensor, namespace
 from tinyseq.nn.contexts import Attention
 from tinyseq.nn.layers import Dropout, Embedding, Linear, fits, ours
-from tinyseq.nn.masks import cut_padding, length_mask, masked_memory, vectors
+from tinyseq.nn.masks import cut_padding, length_mask, masked_memory, numbers, vectors
 from tinyseq.nn.module import Module
 from tinyseq.nn.positions import LearnedPositions
 from tinyseq.nn.recurrent import GRU, LSTM, RNN
@@ -125,12 +125,13 @@ class AttentionDecoder(Module):
         """The state before the first token: memory (B, S, M), an encoder's or any other; s_0 (B, H), of an LSTM also
         (h, c), zeros unless given; mask (B, S): True where memory is real."""
         memory, real = masked_memory("AttentionDecoder", memory, mask)
-        if self.attention is not None:
+        if self.attention is not None:  # which looks at it
             vectors("AttentionDecoder", self.memory_size or None, self.out.weight.dtype, memory=memory)
         expected = (memory.shape[0], self.rnn.hidden_size)
         zeros = Tensor(namespace(memory._data).zeros(expected, dtype=memory.dtype))
-        given: tuple[Tensor, ...] = hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,)
-        if len(given) > self.states or any(getattr(part, "shape", None) != expected for part in given):
+        parts = hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,)
+        given = [numbers("AttentionDecoder", "a first hidden state (B, H)", part, memory) for part in parts]
+        if len(given) > self.states or any(part.shape != expected for part in given):
             raise ValueError(f"AttentionDecoder: expected at most {self.states} of a first hidden state (B, H) = "
                              f"{expected}, got {check.describe(hidden)}")
         h, c, *_ = (*given, zeros, zeros)

@@ -18,7 +18,7 @@ from tinyseq.engine import ops
 from tinyseq.engine.graph import grad_enabled, no_grad
 from tinyseq.engine.tensor import Array, Like, Tensor, namespace
 from tinyseq.nn.layers import Dropout, LayerNorm, Linear, RMSNorm
-from tinyseq.nn.masks import length_mask, masked_memory, vectors
+from tinyseq.nn.masks import length_mask, masked_memory, numbers, vectors
 from tinyseq.nn.module import Module
 from tinyseq.nn.positions import angles
 
@@ -124,7 +124,7 @@ class Stack(Module):
         """The state after src (B, T, E), of each row the first `lengths` (B,). T may be 0. Each row's next
         position is state.length, less state.starts unless that is None."""
         name = type(self).__name__
-        vectors(name, None, src=src)
+        src = vectors(name, None, src=src)
         state = self._empty(src)
         with no_grad():
             if lengths is not None:  # the rows' ends are put side by side
@@ -176,16 +176,19 @@ class Stack(Module):
         state = self._empty(memory)  # which refuses layers that have no multihead_attn
         return state._replace(memory=tuple(layer.multihead_attn.remember(memory) for layer in self.layers), mask=mask)
 
-    def _own(self, state: Any, x: Any = None, axes: int = 0) -> None:
-        """Refuse a state that another kind made, and vectors x, if given, that are not of its rows and dtype."""
+    def _own(self, state: Any, x: Any = None, axes: int = 0) -> Any:
+        """Refuse a state that another kind made. The vectors x, if given, must be of its rows and dtype."""
         if not isinstance(state, LanguageState) or self.crosses is not bool(state.memory) or (
                 state.cache.shape[1] != len(self.layers)):
             raise (ValueError if state is None or isinstance(state, LanguageState) else TypeError)(
                 f"{type(self).__name__}: expected a state that its own `start` made, got {check.describe(state)}")
-        if axes and (getattr(x, "ndim", None) != axes or len(x) != len(state.cache) or x.dtype != state.cache.dtype):
-            raise (ValueError if hasattr(x, "shape") else TypeError)(
-                f"{type(self).__name__}: expected x ({len(state.cache)},{' T,' * (axes - 2)} E) of "
-                f"{state.cache.dtype}, as the state, got {check.describe(x)}")
+        if axes:
+            name, wanted = type(self).__name__, f"x ({len(state.cache)},{' T,' * (axes - 2)} E)"
+            x = numbers(name, wanted, x, state.cache)
+            if x.ndim != axes or len(x) != len(state.cache) or x.dtype != state.cache.dtype:
+                raise ValueError(f"{name}: expected {wanted} of {state.cache.dtype}, as the state, got "
+                                 f"{check.describe(x)}")
+        return x
 
     def _read(self, x: Tensor, state: LanguageState | None) -> tuple[Tensor, list[Pair]]:
         """What the stack makes of x (B, T, E) after a state, if there is one, and each layer's keys and values of x."""
@@ -245,15 +248,13 @@ class VectorStack(Stack):
 
     def read(self, x: Tensor, state: LanguageState) -> Tensor:
         """x (B, T, E) -> (B, T, E), after the positions of a state, all at once: what `step` makes of them in turn."""
-        self._own(state, x, 3)
-        return self._read(x, state)[0]
+        return self._read(self._own(state, x, 3), state)[0]
 
     @no_grad()
     def step(self, x: Tensor, state: LanguageState) -> tuple[Tensor, LanguageState]:
         """x (B, E), one position after those of a state -> (B, E), and the state then. Without gradient; call `eval()`
         before."""
-        self._own(state, x, 2)
-        y, state = self._step(features_first(x._data), state)
+        y, state = self._step(features_first(self._own(state, x, 2)._data), state)
         return rows_first(y), state
 
 

@@ -15,6 +15,7 @@ from tinyseq import backends, check, functional
 from tinyseq.backends.paths import NEVER
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op
+from tinyseq.engine.creation import on_host
 from tinyseq.engine.graph import no_grad
 from tinyseq.engine.tensor import Array, Like, Tensor, namespace
 from tinyseq.functional.arguments import checked_lengths
@@ -180,7 +181,7 @@ class CRF(Module):
     def forward(self, x: Tensor, tags: Like, lengths: Like = None) -> Tensor:
         """x (B, T, K), tags (B, T) integers, lengths (B,) or None -> log p(tags) (B,)."""
         scores, start, moves, end, n, on = self._begin("CRF", x, lengths)
-        tags = tags if hasattr(tags, "dtype") else np.asarray(tags)
+        tags = on_host(tags)
         if tags.shape != scores.shape[:2] or tags.dtype.kind not in "iu":
             raise ValueError(f"CRF: expected integer tags (B, T) = {scores.shape[:2]}, got {tags.dtype} {tags.shape}")
         tags = ops.as_int64(tags)

@@ -126,7 +126,7 @@ class TransformerEncoderLayer(Attending):
                 between: Between | None = None, look: Sublayer | None = None) -> Tensor:
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
         name, given = type(self).__name__, {"tgt" if self.crosses else "src": src}
-        masks.vectors(name, self.d_model, getattr(self.self_attn, "dtype", None), **given)
+        src = masks.vectors(name, self.d_model, getattr(self.self_attn, "dtype", None), **given)
         attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
         y = self._around(attend, look, _real(name, src, lengths), lambda layer, x: layer(x), self.dropout)
         return _real(name, y, lengths)
@@ -179,7 +179,8 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         `memory_mask` and `memory_lengths` are of the attention to the memory, the other options of that to itself.
         """
         if not isinstance(memory, tuple):
-            masks.vectors(type(self).__name__, self.d_model, getattr(self.self_attn, "dtype", None), memory=memory)
+            memory = masks.vectors(type(self).__name__, self.d_model, getattr(self.self_attn, "dtype", None),
+                                   memory=memory)
         look: Sublayer = lambda x: self.multihead_attn(x, memory, mask=memory_mask, lengths=memory_lengths)[0]
         return super().forward(tgt, look=look, **options)
 
@@ -332,7 +333,7 @@ class Transformer(Attending):
     def _encode(self, src: Tensor, mask: Like, lengths: Like) -> Tensor:
         if mask is not None and np.ndim(mask) != 2:  # both attentions would take others, if S = T
             raise ValueError(f"Transformer: expected mask (B, S), got {np.ndim(mask)} axes: {self._masks}")
-        masks.vectors("Transformer", None, src=src)
+        src = masks.vectors("Transformer", None, src=src)
         if mask is not None:  # 0 times a NaN would be one, in gradients of the encoder
             real = masks.attention_mask("Transformer", src, (len(src), 1, src.shape[1], src.shape[1]), mask)
             src = ops.where(real[:, 0, 0, :, None], src, 0.0)  # type: ignore[index]
