@@ -124,17 +124,21 @@ class ProductKernels:
     """NumPy's product, with the threads that it is worth."""
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        if a.size * b.size < _large:  # no fewer than its multiplications, and sooner known
+        if a.size * b.size < _large or not _is_large(a.shape, b.shape):  # the first says it of most, and soon
             return _matmul(a, b) if out is None else _matmul(a, b, out)
         blas = library()
         assert blas is not None  # or nothing would be large
-        if a.ndim > 1 and b.ndim > 1 and a.shape[-2] * a.shape[-1] * b.shape[-1] >= _large:  # each matrix of a stack
-            blas.set(_many)
+        blas.set(_many)
         try:
             return _matmul(a, b, out)
         finally:
             if _large < math.inf:  # or another thread of Python has said a number meanwhile
                 blas.set(1)
+
+
+def _is_large(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether (..., n, k) @ (..., k, m) is of large products: NumPy multiplies one matrix after the other."""
+    return len(a) > 1 and len(b) > 1 and a[-2] * a[-1] * b[-1] >= _large
 
 
 _matmul = np.matmul  # sooner found here than there

@@ -4,16 +4,16 @@ import math
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import tinyseq as ts
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tinyseq.backends import threads
+
+import tinyseq as ts
 
 LIMIT = 1000    # multiplications that are large in these tests
 
@@ -165,7 +165,7 @@ def test_integers_of_other_types_and_sizes_are_taken(blas: Blas) -> None:
 
 def test_a_library_without_the_call_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "library", lambda: None)
-    with pytest.raises(RuntimeError, match="no call here that sets threads; before Python starts: export VECLIB.*=2"):
+    with pytest.raises(RuntimeError, match=r"no call here that sets threads; before Python starts: export VECLIB.*=2"):
         ts.set_num_threads(2)
     assert ts.get_num_threads() == os.cpu_count()
     assert product((20, 20), (20, 20))[0, 0] == 20
