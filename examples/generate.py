@@ -39,7 +39,7 @@ class Tokens:
         try:
             from tokenizers import Tokenizer
         except ImportError:
-            sys.exit(f"the tokenizer needs a library: {sys.executable} -m pip install tokenizers")
+            sys.exit(f"tokenizers is not installed; in the checkout: {sys.executable} -m pip install '.[tokenizers]'")
         if not path.exists():
             sys.exit(f"{path} is not there: copy it from where the model is from")
         self.tokenizer = Tokenizer.from_file(str(path))

