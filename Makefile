@@ -2,6 +2,7 @@
 # Where python3 is older: make test PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
+MADE := $(VENV)/made
 READY := $(VENV)/ready
 TYPES := .venv-types
 
@@ -10,15 +11,22 @@ TYPES := .venv-types
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
 
-$(READY): pyproject.toml
+$(MADE): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "tinyseq needs Python 3.11 or \
 	newer, and %s is %d.%d: make $(MAKECMDGOALS) PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
 	@echo "making $(VENV) (a minute or two, once)"
 	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+$(READY): $(MADE)
 	$(VENV)/bin/pip install --quiet --editable '.[examples,test,dev]'
 	touch $@
 
-demo: $(READY)  ## train a small model on a real dictionary; ARGS="--seconds 5" passes flags on
+$(VENV)/demo: $(MADE)
+	$(VENV)/bin/pip install --quiet --editable '.[demo]'
+	touch $@
+
+demo: $(VENV)/demo  ## train a small model on a real dictionary; ARGS="--seconds 5" passes flags on
 	$(VENV)/bin/python examples/pronounce.py $(ARGS)
 
 test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags on

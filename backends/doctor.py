@@ -1,22 +1,22 @@
-"""What keeps this machine's GPU from being used, and what to type: `python -m tinyseq.doctor`.
+"""Whether NumPy works, what keeps this machine's GPU from being used, and what to type: `python -m tinyseq.doctor`.
 
 The probes below look at one thing each and return facts; `diagnose` turns facts into findings, a sentence and a command
-each. The exit code is 0 if there are none.
+each. Before that it says what NumPy does here (doctor_numpy.py). The exit code is 0 if NumPy works and nothing keeps a
+GPU from being used, or there is none and TINYSEQ_BACKEND asks for none.
 """
 
 import ctypes
 import os
-import platform
 import re
 import subprocess
 import sys
-from importlib.metadata import distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from tinyseq.backends import doctor_numpy
 
-VARIABLES = ("CUDA_PATH", "CUDA_HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+VARIABLES = ("CUDA_PATH", "CUDA_HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TINYSEQ_BACKEND")
 
 
 class Facts(NamedTuple):
@@ -50,7 +50,7 @@ def diagnose(facts: Facts) -> list[Finding]:
     fitting = f"pip install 'tinyseq[cuda{min(max(facts.driver // 1000, 12), 13) if facts.driver else 13}]'"
     package, release = next(iter(facts.packages.items()), ("cupy", "0"))
     remove = f"pip uninstall -y {' '.join(facts.packages)} && "
-    none = not facts.devices and not facts.driver
+    none, asked = not facts.devices and not facts.driver, facts.environment.get("TINYSEQ_BACKEND") == "cupy"
     unfit = facts.import_error or ("tinyseq needs 14 or newer" if int(release.partition(".")[0]) < 14 else "")
     old = [name for name, capability in facts.devices if capability < 75 and facts.built >= 13000]
     lacks = re.search(r"nvrtc|cublas|cannot open source|could not open|headers|\.h\b", facts.kernel_error)
@@ -58,7 +58,9 @@ def diagnose(facts: Facts) -> list[Finding]:
     found = _first(
         (none and facts.container, "No NVIDIA driver reaches this container.", "docker run --gpus all ..."),
         (none and facts.hardware, "There is an NVIDIA GPU, but no driver loads.", "sudo ubuntu-drivers install"),
-        (none, "No NVIDIA GPU is found: tinyseq runs on NumPy here.", "export TINYSEQ_BACKEND=numpy"),
+        (none and asked, "No NVIDIA GPU is found, and TINYSEQ_BACKEND asks for one.", "export TINYSEQ_BACKEND=numpy"),
+        (none, "No NVIDIA GPU is found: tinyseq runs on NumPy here.",
+         "python -m tinyseq.doctor    # on a machine that has one"),
         (not facts.devices and facts.driver < 12000, f"The driver runs CUDA {driver} at most, CuPy 14 needs 12.0.",
          "sudo ubuntu-drivers install"),
     ) + _first(
@@ -173,24 +175,18 @@ def line(error: BaseException) -> str:
     return next((line for line in lines if "error" in line and ".h" in line), lines[0])
 
 
-def about_numpy() -> list[str]:
-    """Which BLAS NumPy uses, how many threads, and the variables of tinyseq in force."""
-    config: Any = np.show_config(mode="dicts")
-    blas = config["Build Dependencies"].get("blas", {}).get("name", "unknown")
-    ours = [f"{n}={v}" for n, v in sorted(os.environ.items()) if re.match("TINYSEQ_|(OMP|OPENBLAS|MKL)_NUM_THREADS", n)]
-    return [f"Python {platform.python_version()}, tinyseq {version('tinyseq')}, NumPy {np.__version__}, BLAS {blas}",
-            f"{os.cpu_count()} processors; {', '.join(ours) or 'no variable set'}"]
-
-
 def main() -> int:
-    facts = probe()
+    facts, broken = probe(), doctor_numpy.fault()
+    first = f"NumPy does not work: {broken}" if broken else "NumPy works: a product came out right"
+    print(first, *doctor_numpy.about(), sep=".\n", end=".\n\n")
     packages = [f"{name} {release}" for name, release in facts.packages.items()] or ["no CuPy"]
     devices = [name for name, _ in facts.devices] or ["no device"]
     findings = diagnose(facts)
-    print(*about_numpy(), "; ".join(packages + devices), sep="\n")
+    print("GPU:", "; ".join(packages + devices))
     for text in list(map(str, findings)) or [f"All is well: a kernel ran on {facts.devices[0][0]}."]:
         print(f"\n{text}")
-    return 1 if findings else 0
+    wanted = facts.hardware or facts.driver or facts.devices or facts.environment.get("TINYSEQ_BACKEND") == "cupy"
+    return 1 if broken or (findings and wanted) else 0
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from tinyseq.backends.paths import PathKernels
 from tinyseq.backends.recurrent import RecurrentKernels
 from tinyseq.backends.steps import StepKernels
 from tinyseq.backends.sums import SumKernels
+from tinyseq.backends.threads import ProductKernels, settle
 
 Array = Any
 
@@ -39,10 +40,8 @@ def keep_memory() -> None:
     page and unmapped again, at every step. The process then holds on to its peak memory. Only on Linux with
     glibc; the environment variable TINYSEQ_KEEP_MEMORY=0 switches it off.
     """
-    if os.environ.get("TINYSEQ_KEEP_MEMORY", "1") == "0":
-        return
     try:
-        if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
+        if os.environ.get("TINYSEQ_KEEP_MEMORY") == "0" or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
             return
         mallopt = ctypes.CDLL(None).mallopt
     except (ValueError, OSError, AttributeError):  # another system or C library: nothing to tell it
@@ -53,7 +52,7 @@ def keep_memory() -> None:
 
 
 class NumpyBackend(ActivationKernels, NormalisationKernels, LossKernels, LayerKernels, OptimKernels, AttentionKernels,
-                   PathKernels, RecurrentKernels, StepKernels, SumKernels):
+                   PathKernels, ProductKernels, RecurrentKernels, StepKernels, SumKernels):
     """NumPy arrays, and the portable version of every kernel."""
 
     name = "numpy"
@@ -61,6 +60,7 @@ class NumpyBackend(ActivationKernels, NormalisationKernels, LossKernels, LayerKe
 
     def __init__(self) -> None:
         keep_memory()
+        settle()
         self.xp = self.namespace(np)
 
     def namespace(self, library: ModuleType) -> ModuleType:
@@ -68,7 +68,8 @@ class NumpyBackend(ActivationKernels, NormalisationKernels, LossKernels, LayerKe
         lacks."""
         xp = ModuleType(f"tinyseq.backends.{self.name}.xp", "Array functions under Array API names.")
         public = {k: v for k, v in vars(library).items() if not k.startswith("__") or k == "__getattr__"}
-        ours = (self.sum, self.mean, self.cumulative_sum, self.erf, self.sigmoid, self.getitem, self.unindex)
+        ours = (self.sum, self.mean, self.cumulative_sum, self.erf, self.sigmoid, self.getitem, self.unindex,
+                self.matmul)
         vars(xp).update({"unstack": self.unstack} | public | {f.__name__: f for f in ours})  # NumPy's own is new in 2.1
         return xp
 

@@ -89,7 +89,7 @@ class RecurrentKernels(RowKernels):
         runs, start = [], 0  # (states, kept activations) of each run
         for k, n in packing.runs:
             stop = start + k * n
-            z = w_in @ packed[start:stop].T
+            z = xp.matmul(w_in, packed[start:stop].T)
             z = (self._arrange(z, spec) if few else z).reshape(-1, k, n).swapaxes(0, 1)
             z = xp.add(z, bias, order="C")  # a step's share in one piece: (k, G H, n)
             states = xp.empty((k + 1, len(state), hidden, n), dtype=x.dtype)
@@ -162,7 +162,7 @@ class RecurrentKernels(RowKernels):
         d_in = d_rec = slopes[:w_ih.shape[0]]
         if first:  # slopes are stacked n, r, z, r n: the first three belong to W, the last three to U
             w_ih, d_rec = xp.roll(w_ih, hidden, axis=0), slopes[first:]
-        dx = self._unpack(d_in.T @ w_ih, packing) if needs[0] else None
+        dx = self._unpack(xp.matmul(d_in.T, w_ih), packing) if needs[0] else None
         of_w, of_u = self._of_weights(d_in, d_rec, needs, packed, old_h.T, *([reset_h.T] if before else []))
         if first:
             of_w = [None if g is None else xp.roll(g, -first, axis=0) for g in of_w]

@@ -10,12 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 SCRIPT = EXAMPLES / "pronounce.py"
 LEARNERS = [path.stem for path in sorted(EXAMPLES.glob("[!_]*.py")) if "optimizer" in path.read_text("utf-8")]
 SHORT = {"caption": "--tested 20", "ctc": "--tested 20", "frames": "--tested 20", "recurrence": "--longest 64"}
@@ -186,3 +188,34 @@ def test_contexts_compares_five_and_draws(run: Any, tmp_path: Path) -> None:
     assert len(found) == 5 and "loss h_m" in errors
     best = min(float(rate) for rate in list(found.values())[3:])
     assert f"of 3-4 letters: {best}% with attention" in output and (tmp_path / "right here" / "contexts.png").exists()
+
+
+def extra(name: str) -> set[str]:
+    """The packages that an extra of pyproject.toml names, those of the extras in it too."""
+    found = set[str]()
+    for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][name]:
+        package, _, inner = re.split(r"[=<>]", text)[0].rstrip("]").partition("[")
+        found |= set().union(*map(extra, inner.split(","))) if package == "tinyseq" else {package}
+    return found
+
+
+def imported(script: Path) -> set[str]:
+    """The packages that a script imports or reads, and those that what it uses of tinyseq and its neighbours needs."""
+    code = script.read_text("utf-8")
+    found = {name for name in extra("examples") if re.search(rf"^ *(from|import) {name}\b|distribution\(.{name}", code,
+                                                             re.MULTILINE)}
+    found |= {"matplotlib"} if re.search(r"\bplot\.", code) else set()
+    found |= {"rapidfuzz"} if "token_error_rate" in code else set()
+    neighbours = (script.with_name(f"{name}.py") for name in re.findall(r"^from (\w+) import", code, re.MULTILINE))
+    return found.union(*(imported(path) for path in neighbours if path.exists()))
+
+
+def test_an_extra_brings_what_its_scripts_import_and_no_more() -> None:
+    listing: dict[str, Any] = {}
+    exec((ROOT / "examples/__main__.py").read_text(), listing)
+    scripts = {name: ROOT / "examples" / f"{name}.py" for stop in listing["STOPS"] for name in stop}
+    assert set().union(*map(imported, scripts.values())) == extra("road")
+    assert imported(SCRIPT) == extra("demo")
+    assert set().union(*(imported(path) for path in (ROOT / "examples").glob("*.py"))) == extra("examples")
+    assert extra("plot") == {"matplotlib"} and extra("metrics") == {"rapidfuzz"}
+    assert extra("tokenizers") == {"tokenizers"} and not extra("road") & extra("tokenizers")

@@ -212,3 +212,6 @@ print(ts.__file__, *x.grad.numpy())
     where, *gradient = run(python, "-c", program, cwd=empty).split()
     assert where == str(site / "tinyseq/__init__.py")
     assert gradient == ["2.0", "4.0", "6.0"]
+    # In the folder of a checkout, as `python` or a notebook is started there, it is the checkout that is imported.
+    where, *gradient = run(python, "-c", program, cwd=ROOT).split()
+    assert where == str(ROOT / "tinyseq/__init__.py") and gradient == ["2.0", "4.0", "6.0"]

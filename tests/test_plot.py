@@ -252,9 +252,9 @@ def test_missing_libraries_are_named_with_the_extra(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(sys.modules, "tinyseq.plot", raising=False)
-    with pytest.raises(ImportError, match=r"matplotlib; run: pip install 'tinyseq\[examples\]'"):
+    with pytest.raises(ImportError, match=r"matplotlib; run: pip install 'tinyseq\[plot\]'"):
         import tinyseq.plot  # noqa: F401
-    with pytest.raises(ImportError, match=r"rapidfuzz; run: pip install 'tinyseq\[examples\]'"):
+    with pytest.raises(ImportError, match=r"rapidfuzz; run: pip install 'tinyseq\[metrics\]'"):
         metrics.token_error_rate(["ab"], [["ab"]])
 
 

@@ -76,6 +76,7 @@ GOOD = [
     "ts.argsort(x=X, axis=0, descending=True)",
     "ts.sort(x=X, axis=0, descending=True)",
     "ts.topk(x=X, k=2, axis=1, largest=True)",
+    "ts.set_num_threads(n=1)", "ts.get_num_threads()",
     "ts.matmul(a=X, b=X.T)",
     "ts.vecdot(a=X, b=X, axis=1)",
     "ts.outer(a=V, b=V)",

@@ -22,6 +22,7 @@ if not _path.isdir(_path.join(__path__[0], "backends")):  # a checkout, where it
 from tinyseq import backends, functional, nn, optim
 from tinyseq.engine import random
 from tinyseq.backends import use_backend
+from tinyseq.backends.threads import get_num_threads, set_num_threads
 from tinyseq.engine.ops import (
     abs, acos, acosh, add, all, any, arange, argmax, argmin, argsort, asarray, asin, asinh, astype, atan, atan2, atanh,
     bitwise_and, bitwise_invert, bitwise_or, bitwise_xor, broadcast_to, ceil, clip, concat, cos, cosh, cumulative_sum,
@@ -58,7 +59,7 @@ __all__ = [
     "reshape", "roll", "round", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack",
     "std", "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "Tensor", "tensor", "tensordot", "tile", "topk",
     "tril", "triu", "trunc", "uint8", "unstack", "use_backend", "value_and_grad", "var", "vecdot", "vector_norm",
-    "where", "zeros", "zeros_like",
+    "where", "zeros", "zeros_like", "get_num_threads", "set_num_threads",
 ]
 
 _lazy = ("checkpoint", "data", "decode", "lens", "metrics", "models", "plot", "testing")

@@ -1,4 +1,7 @@
-"""What keeps this machine's GPU from being used: `python -m tinyseq.doctor`, which is `tinyseq.backends.doctor`."""
+"""Whether NumPy works here, and what keeps a GPU from being used: `python -m tinyseq.doctor`.
+
+It is `tinyseq.backends.doctor`.
+"""
 
 import sys
 

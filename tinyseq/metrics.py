@@ -41,7 +41,7 @@ def token_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Sequence
     try:
         from rapidfuzz.distance import Levenshtein
     except ImportError as error:
-        raise ImportError("token_error_rate needs rapidfuzz; run: pip install 'tinyseq[examples]'") from error
+        raise ImportError("token_error_rate needs rapidfuzz; run: pip install 'tinyseq[metrics]'") from error
     edits = tokens = 0
     for hypothesis, right in _numbered(hypotheses, references):
         distances = [Levenshtein.distance(hypothesis, reference) for reference in right]

@@ -1,4 +1,4 @@
-"""Pictures of what was learnt, drawn by matplotlib (`pip install 'tinyseq[examples]'`): to import this needs it.
+"""Pictures of what was learnt, drawn by matplotlib (`pip install 'tinyseq[plot]'`): to import this needs it.
 
 Each function returns a matplotlib Figure, which a notebook shows where it is a cell's last value (elsewhere
 `display(figure)` does), and writes it to a file where a path is given, whose ending (.png, .svg, .pdf) says the format.
@@ -30,7 +30,7 @@ try:                                            # here, so that a program is tol
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 except ImportError as error:
-    raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[examples]'") from error
+    raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[plot]'") from error
 
 __all__ = ["attention", "curves", "heads", "through_time", "words"]
 

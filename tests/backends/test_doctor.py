@@ -13,16 +13,19 @@ ONE = {"cupy-cuda13x": "14.2.0"}
 FINE = Facts(ONE, driver=13010, hardware=True, smi="NVIDIA L4, 580.65", built=13020, devices=(("NVIDIA L4", 89),))
 NO_DEVICE = FINE._replace(devices=(), device_error="cudaErrorNoDevice: no CUDA-capable device is detected")
 TWELVE = "pip uninstall -y cupy-cuda13x && pip install 'tinyseq[cuda12]'"
+AGAIN, ASKED = "python -m tinyseq.doctor    # on a machine that has one", {"TINYSEQ_BACKEND": "cupy"}
 
 CASES = [
-    (Facts({}), "No NVIDIA GPU", "export TINYSEQ_BACKEND=numpy"),
+    (Facts({}), "tinyseq runs on NumPy here", AGAIN),
+    (Facts({}, environment=ASKED), "No NVIDIA GPU is found, and TINYSEQ_BACKEND asks for one",
+     "export TINYSEQ_BACKEND=numpy"),
     (Facts({}, hardware=True), "no driver loads", "sudo ubuntu-drivers install"),
     (Facts({}, container=True), "container", "docker run --gpus all ..."),
     (Facts({}, driver=13010), "CuPy is not installed", "pip install 'tinyseq[cuda13]'"),
     (Facts({}, driver=12040), "CuPy is not installed", "pip install 'tinyseq[cuda12]'"),
     (Facts({}, driver=14000), "CuPy is not installed", "pip install 'tinyseq[cuda13]'"),
     (Facts({}, driver=11080), "runs CUDA 11.8 at most, CuPy 14 needs 12.0", "sudo ubuntu-drivers install"),
-    (Facts(ONE), "tinyseq runs on NumPy here", "export TINYSEQ_BACKEND=numpy"),
+    (Facts(ONE), "tinyseq runs on NumPy here", AGAIN),
     (FINE._replace(packages={"cupy": "14.0.1", "cupy-cuda12x": "14.2.0", **ONE}),
      "Several CuPy packages conflict: cupy, cupy-cuda12x, cupy-cuda13x.",
      "pip uninstall -y cupy cupy-cuda12x cupy-cuda13x && pip install 'tinyseq[cuda13]'"),
@@ -102,21 +105,39 @@ def test_a_wrong_sum_is_a_finding_with_and_without_o() -> None:
         assert done.stdout == "0 + 1 + 4 + 9 + 1 is 14.0 there, not 15.0\n"
 
 
-@pytest.mark.parametrize("facts", [FINE, NO_DEVICE])
-def test_the_exit_code_says_whether_all_is_well(facts: Facts, monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("facts", "code"), [
+    (FINE, 0), (NO_DEVICE, 1), (Facts({}), 0), (Facts(ONE), 0), (Facts({}, container=True), 0),
+    (Facts({}, environment=ASKED), 1), (Facts({}, container=True, environment=ASKED), 1), (Facts({}, hardware=True), 1),
+    (Facts({}, driver=13010), 1), (Facts({}, environment={"TINYSEQ_BACKEND": "numpy"}), 0)])
+def test_the_exit_code_says_whether_all_is_well(facts: Facts, code: int, monkeypatch: pytest.MonkeyPatch,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is no GPU, and none is asked for, it is well that NumPy works."""
     monkeypatch.setattr(doctor, "probe", lambda: facts)
     monkeypatch.setenv("TINYSEQ_TF32", "1")
-    assert doctor.main() == (0 if facts is FINE else 1)
-    said = capsys.readouterr().out
-    assert "BLAS" in said and "TINYSEQ_TF32=1" in said
+    assert doctor.main() == code
+    first, *said = capsys.readouterr().out.splitlines()
+    assert first.startswith("NumPy works") and any("BLAS" in line and "thread" in line for line in said)
+    assert any("TINYSEQ_TF32=1" in line for line in said)
     assert ("All is well: a kernel ran on NVIDIA L4." in said) == (facts is FINE)
+    if facts == Facts({}):  # the way to a GPU, after all that
+        assert said[-1].strip() == "pip install 'tinyseq[cuda13]'"
+
+
+def test_numpy_comes_first_where_it_fails_too(monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "probe", lambda: FINE)
+    monkeypatch.setattr(doctor.doctor_numpy, "fault", lambda: "3 of 4 entries are wrong")
+    assert doctor.main() == 1
+    assert capsys.readouterr().out.startswith("NumPy does not work: 3 of 4 entries are wrong.\n")
 
 
 def test_it_runs_here() -> None:
-    done = subprocess.run([sys.executable, "-m", "tinyseq.doctor"], capture_output=True, text=True)
-    assert done.stderr == ""
-    assert done.returncode == (0 if "All is well" in done.stdout else 1)
+    for asked in ("", "cupy"):
+        done = subprocess.run([sys.executable, "-m", "tinyseq.doctor"], capture_output=True, text=True,
+                              env=os.environ | {"TINYSEQ_BACKEND": asked})
+        assert done.stderr == "" and done.stdout.startswith("NumPy works")
+        no_gpu = doctor.driver_version() == 0 and not doctor.gpu_on_bus()
+        assert done.returncode == (0 if "All is well" in done.stdout or (no_gpu and not asked) else 1)
 
 
 def test_variables_that_lead_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

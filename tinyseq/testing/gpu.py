@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tinyseq import backends, functional, nn, optim
-from tinyseq.backends import doctor
+from tinyseq.backends import doctor, doctor_numpy
 from tinyseq.engine import ops, random
 from tinyseq.engine.debug import flat
 from tinyseq.engine.tensor import Tensor
@@ -194,7 +194,7 @@ def report(quick: bool) -> tuple[str, bool]:
     device = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
     name = "CPU-emulated CuPy" if b"emulator" in device["name"] else device["name"].decode()
     torch: Any = import_module("torch") if find_spec("torch") else None
-    about = [*doctor.about_numpy(), platform.platform(), f"PyTorch {torch.__version__ if torch else 'none'}",
+    about = [*doctor_numpy.about(), platform.platform(), f"PyTorch {torch.__version__ if torch else 'none'}",
              f"CuPy {cupy.__version__}, CUDA {cupy.cuda.runtime.runtimeGetVersion()}, compute capability "
              f"{device['major']}.{device['minor']}", f"{CLOCKS}: {doctor.smi(CLOCKS) or 'nvidia-smi is not there'}"]
     lines = [f"# tinyseq on {name}", "", *(f"- {line}" for line in about)]
