@@ -49,7 +49,8 @@ class _Namespaces(dict[type, Any]):
             if base in self.keys():
                 self[kind] = self[base]
                 return self[base]
-        raise TypeError(f"expected a Tensor or an array, got {kind.__name__}")
+        library = "" if kind.__module__ == "builtins" else kind.__module__.partition(".")[0] + "."
+        raise TypeError(f"expected a Tensor or an array, got {library}{kind.__name__}")
 
 
 namespaces = _Namespaces()

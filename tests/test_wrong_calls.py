@@ -105,6 +105,7 @@ GOOD = [
     "ts.grad(outputs=Y, inputs=W, grad_outputs=X, create_graph=True, retain_graph=True, allow_unused=True)",
     "ts.value_and_grad(fn=ts.sum, argnums=0)",
     "ts.recompute(lambda y: y, X)",
+    "ts.namespace(X)",
     "ts.einsum('ij->ji', X)",
     "ts.op(body=lambda x: (x, None), definition=ts.abs, wide=False)",
     # methods
@@ -731,7 +732,7 @@ def test_a_wrong_call_is_named(row: tuple[str, str, str, str], names: dict[str, 
 
 # --- right calls with an array in each of its forms ------------------------------------------------------------------
 
-HANDED_ON = {"ts.recompute", "testing.check_grad", "ts.from_dlpack"}  # arrays are as they are there: constants
+HANDED_ON = {"ts.recompute", "testing.check_grad", "ts.from_dlpack", "ts.namespace"}  # arrays are as they are there
 
 
 def check_forms(text: str, names: dict[str, Any], torch: bool) -> None:

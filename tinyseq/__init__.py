@@ -33,7 +33,7 @@ from tinyseq.engine.ops import (
 from tinyseq.engine.random import manual_seed
 from tinyseq.engine.recompute import recompute
 from tinyseq.engine.debug import debug
-from tinyseq.engine.tensor import Tensor
+from tinyseq.engine.tensor import Tensor, namespace
 from tinyseq.engine.graph import enable_grad, no_grad
 from tinyseq.engine.autograd import op
 from tinyseq.engine.gradients import grad, value_and_grad
@@ -49,10 +49,10 @@ __all__ = [
     "index_add", "int16", "int32", "int64", "int8", "isfinite", "isinf", "isnan", "less", "less_equal", "linspace",
     "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor",
     "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean", "min", "minimum", "moveaxis",
-    "multiply", "negative", "nn", "no_grad", "not_equal", "one_hot", "ones", "ones_like", "op", "optim", "outer",
-    "pad", "permute_dims", "pow", "prod", "random", "reciprocal", "recompute", "remainder", "repeat", "reshape",
-    "roll", "round", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
-    "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "Tensor", "tensor", "tensordot", "tile", "topk",
+    "multiply", "namespace", "negative", "nn", "no_grad", "not_equal", "one_hot", "ones", "ones_like", "op", "optim",
+    "outer", "pad", "permute_dims", "pow", "prod", "random", "reciprocal", "recompute", "remainder", "repeat",
+    "reshape", "roll", "round", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack",
+    "std", "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "Tensor", "tensor", "tensordot", "tile", "topk",
     "tril", "triu", "trunc", "uint8", "unstack", "use_backend", "value_and_grad", "var", "vecdot", "vector_norm",
     "where", "zeros", "zeros_like",
 ]

@@ -198,11 +198,11 @@ def kind_of(a: Any) -> str:
 
 
 def _array(a: Any) -> bool:
-    return hasattr(a, "dtype") and hasattr(a, "shape") and not isinstance(a, type)
+    return (hasattr(a, "__array__") or (hasattr(a, "dtype") and hasattr(a, "shape"))) and not isinstance(a, type)
 
 
 def _number(a: Any) -> bool:
-    return isinstance(a, (int, float, np.number)) or (_array(a) and not a.shape)
+    return isinstance(a, (int, float, np.number)) or (_array(a) and not getattr(a, "shape", None))
 
 
 def _integer(a: Any) -> bool:
@@ -289,7 +289,8 @@ def _misfit(named: Mapping[str, Any], parameters: Mapping[str, Any], error: Exce
             continue
         kind = name if name == "dtype" else "Like" if kind is Parameter.empty else str(kind).removesuffix(" | None")
         words, fits = _FITTING.get(kind, ("", lambda a: True))
-        if isinstance(error, AttributeError) and getattr(error, "obj", error) is value:
+        if isinstance(error, AttributeError) and getattr(error, "obj", error) is value and not (
+                isinstance(getattr(value, "dtype", None), np.dtype)):
             words, fits = _FITTING["Tensor"][0], lambda a: False
         if not fits(value):
             return f"expected {name} to be {words}, got {describe(value)}"

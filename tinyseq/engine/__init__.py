@@ -2,6 +2,7 @@
 
 - `graph`: nodes, which lead from what was computed back to the leaves; whether anything is recorded (`no_grad`)
 - `tensor`: the Tensor that users hold: an array, its node, and the functions as methods
+- `interop`: what other libraries hand in, and NumPy's functions called on a Tensor
 - `creation`: Tensors from numbers, lists and arrays
 - `autograd`: `@op`, which makes a function of Tensors from one of arrays, and records it
 - `gradients`: back from the outputs: `backward`, `grad`, and gradients of gradients

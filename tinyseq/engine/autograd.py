@@ -26,7 +26,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import called, explain, explained
+from tinyseq.check import called, describe, explain, explained
 from tinyseq.engine.creation import like, operand
 from tinyseq.engine.graph import Node, modes, serials
 from tinyseq.engine.interop import is_foreign
@@ -71,9 +71,8 @@ def op(body: Any = None, *, definition: Callable[..., Any] | None = None, wide: 
     check.function("op", body=body or op, definition=definition or op)
     if body is None:
         return functools.partial(op, definition=definition, wide=wide)
-    name = body.__name__.lstrip("_")
-    called(body, name)
-    return called(_recorded(body, definition, wide), name)
+    called(body, body.__name__.lstrip("_"))
+    return _recorded(body, definition, wide)
 
 
 def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> Any:
@@ -93,10 +92,11 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
             if isinstance(a, Tensor):
                 x = a._data
                 if wide and x.itemsize == 2 and x.dtype.kind == "f":  # float16, at the least cost
-                    return _in_float32(_recorded(body, definition, False), args, kwargs)
+                    return _in_float32(_again(body, definition, False), args, kwargs)
                 raw.append(x)
                 parents.append(a.node)
-            elif type(a) in PLAIN or (type(a) is tuple and PLAIN.issuperset(map(type, a))):
+            elif type(a) in PLAIN or (
+                    type(a) is tuple and len(raw) not in operands and PLAIN.issuperset(map(type, a))):
                 raw.append(a)
                 parents.append(None)
             else:
@@ -118,22 +118,29 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             if isinstance(error, (TypeError, ValueError)) and (moved := _moved(args, kwargs)):
                 # NumPy arrays beside a device's: put there, and once more
-                return _recorded(body, definition, wide)(*moved[0], **moved[1])
+                return _again(body, definition, wide)(*moved[0], **moved[1])
             given = [x if isinstance(a, Tensor) or type(x) is Slots else a for a, x in zip(args, raw, strict=True)]
             raise explain(_elsewhere(raw, error), body, given, {}) from error
         if type(result) is not tuple or len(result) != 2:
-            raise TypeError(f"{body.__name__}: the body of an op must return (output, pull-backs)")
+            raise TypeError(f"{made.__name__}: the body of an op must return (output, pull-backs), got "
+                            f"{describe(result)}: end it with `return y, (lambda g: ...,)`, or `return y, None`")
         out, pulls = result
         if _watched and (watchers := _watchers.get()):
             pulls = watchers[-1].forward(body.__name__, body, raw, kwargs, out, pulls)
-        if pulls is None or not recording:
-            return tuple([wrap(y) for y in out]) if type(out) is tuple else wrap(out)
-        constants = _constants(raw, parents) if listed or None in parents else None
-        return attach(made, parents, constants, kwargs, out, pulls)
+        try:
+            if pulls is None or not recording:
+                return tuple([wrap(y) for y in out]) if type(out) is tuple else wrap(out)
+            constants = _constants(raw, parents) if listed or None in parents else None
+            return attach(made, parents, constants, kwargs, out, pulls)
+        except (TypeError, AttributeError) as error:
+            raise _misreturned(made.__name__, out, error) from error
 
     call.definition = definition  # type: ignore[attr-defined]
     call.body = body  # type: ignore[attr-defined]
-    return call
+    return called(call, body.__name__.lstrip("_"))
+
+
+_again = functools.lru_cache(256)(_recorded)  # of an op that is called once more, in float32 or on a device
 
 
 def wide(fn: Callable[P, R]) -> Callable[P, R]:
@@ -151,11 +158,12 @@ def wide(fn: Callable[P, R]) -> Callable[P, R]:
 
 
 def _in_float32(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    widen: Callable[[Any], Any] = lambda a: a.astype(np.float32) if getattr(a, "dtype", None) == np.float16 else a
+    def widen(a: Any) -> Any: return a.astype(np.float32) if getattr(a, "dtype", None) == np.float16 else a
+    def narrow(y: Any) -> Any: return y.astype(np.float16) if y.dtype == np.float32 else y
+
     out = fn(*map(widen, args), **{name: widen(a) for name, a in kwargs.items()})
     if any(isinstance(a, Tensor) and a.dtype.kind == "f" and a.dtype.itemsize > 2 for a in (*args, *kwargs.values())):
         return out  # these decide
-    narrow: Callable[[Any], Any] = lambda y: y.astype(np.float16) if y.dtype == np.float32 else y
     return tuple(map(narrow, out)) if type(out) is tuple else narrow(out)
 
 
@@ -165,9 +173,12 @@ _new = object.__new__
 
 def wrap(array: Array, node: Node | None = None) -> Tensor:
     """A Tensor around what an op computed."""
-    tensor = _new(Tensor)
-    # NumPy turns 0-dimensional results into scalars
-    tensor._data = array if type(array) in backends.arrays else namespaces[type(array)].asarray(array)
+    tensor, kind = _new(Tensor), type(array)
+    if kind not in backends.arrays:
+        if kind is Tensor:
+            raise TypeError("expected an array, got a Tensor")
+        array = namespaces[kind].asarray(array)  # NumPy turns 0-dimensional results into scalars
+    tensor._data = array
     tensor.node = node
     tensor.grad = None
     return tensor
@@ -236,21 +247,23 @@ def _operands(body: Any) -> dict[int, bool]:
 def _unwrap(a: Any, args: Sequence[Any], several: bool | None = None) -> tuple[Any, list[Node | None]]:
     """The raw form of an argument that is no Tensor, and the nodes of its slots. `several`: None for one that is no
     operand, else whether it is a list of them."""
-    numbers = isinstance(a, (list, tuple)) and not any(isinstance(x, Tensor) for x in a)  # or arrays
-    if (numbers and several is False) or is_foreign(a):
-        first = next((x for x in args if isinstance(x, Tensor)), None)
-        a = (operand(a) if first is None else like(first, a))._data
-    elif numbers and several and a:
-        a = [operand(a[0]), *a[1:]]
     if type(a) in backends.arrays:  # one of NumPy's without axes, beside a Tensor, is a number
         number = not a.ndim and isinstance(a, np.ndarray) and any(isinstance(x, Tensor) for x in args)
         return a.item() if number else a, [None]
-    if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a):
-        first = next(x for x in a if isinstance(x, Tensor))
-        slots = [x if isinstance(x, Tensor) else like(first, x) if getattr(x, "ndim", 0)
-                 else like(first, x).astype(first.dtype) for x in a]
-        return Slots(x._data for x in slots), [x.node for x in slots]
-    return _plain(a), [None]
+    if isinstance(a, (list, tuple)):
+        first = next((x for x in a if isinstance(x, Tensor)), None)
+        if first is None and several and a:
+            first = operand(a[0])
+        if first is not None:
+            slots = [x if isinstance(x, Tensor) else like(first, x) if getattr(x, "ndim", 0) or isinstance(x, list)
+                     else like(first, x).astype(first.dtype) for x in a]
+            return Slots(x._data for x in slots), [x.node for x in slots]
+        if several is None:
+            return _plain(a), [None]
+    elif not is_foreign(a):
+        return _plain(a), [None]
+    first = next((x for x in args if isinstance(x, Tensor)), None)
+    return _unwrap((operand(a) if first is None else like(first, a))._data, args)
 
 
 def _plain(a: Any) -> Any:
@@ -297,15 +310,32 @@ def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any
         if name in ("dim", "keepdim"):
             raise TypeError(f"{body.__name__}() has no argument {name!r}: the names are NumPy's, axis= and keepdims=")
         if isinstance(value, Tensor):
-            raise TypeError(f"{body.__name__}() takes {name!r} by keyword only, where no gradient can go: not a Tensor")
+            raise TypeError(f"{body.__name__}() takes {name!r} by keyword only, where no gradient can go: not a "
+                            "Tensor, whose place is before the `*`")
     try:
         return (*args, *[given[name] for name in names[len(args) :]]), rest
     except KeyError as name:
         raise TypeError(f"{body.__name__}() missing its argument {name}") from None
 
 
+def _misreturned(name: str, out: Any, error: Exception) -> Exception:
+    """The error where a body returned something else than arrays, or the `error` itself."""
+    for y in out if type(out) is tuple else (out,):
+        if isinstance(y, Tensor):
+            return TypeError(f"{name}: the body of an op must return arrays, got a Tensor: it works on the arrays in "
+                             f"its Tensors, by operators and ts.namespace(x), as ts.namespace(x).tanh(x) for ts.tanh")
+        if type(y) not in backends.arrays and not isinstance(y, np.generic):
+            return TypeError(f"{name}: the body of an op must return an array or a tuple of arrays, got {describe(y)}: "
+                             "ts.namespace(x).asarray makes an array of numbers")
+    return error
+
+
 def _elsewhere(raw: list[Any], error: Exception) -> Exception:
-    """The error of a body, or what explains it: that its arguments live on different backends."""
+    """The error of a body, or what explains it: that its arguments live on different backends, or that they are no
+    Tensors."""
+    if isinstance(error, AttributeError) and type(error.obj) in backends.arrays:
+        return TypeError(f"{error}: a body works on the arrays in its Tensors, by operators and the functions of "
+                         "ts.namespace(x)")
     places = sorted({backends.of(a).name for a in in_slots(raw) if type(a) in backends.arrays})
     if len(places) > 1 and (isinstance(error, TypeError) or "numpy.ndarray" in str(error)):
         return TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')

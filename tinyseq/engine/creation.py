@@ -34,7 +34,7 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
 
 
 def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = False,
-            backend: backends.Backend | None = None, width: Any = np.float32) -> Tensor:
+            backend: backends.Backend | None = None, beside: Tensor | None = None) -> Tensor:
     backend, numbers = backend or backends.active(), False
     if isinstance(data, Tensor):
         data, backend = data._data, backends.of(data._data)
@@ -54,23 +54,22 @@ def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = Fals
     if dtype is not None:
         check.fitting(data, check.dtype(dtype))
     elif numbers and data.dtype == np.float64:
-        dtype = width
+        dtype = np.float32 if beside is None or beside.dtype.kind != "f" else beside.dtype
     return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
 
 
-def operand(data: Any, backend: backends.Backend | None = None, width: Any = np.float32) -> Tensor:
-    """`asarray(data)`, but while gradients are recorded a copy of what is on the host: its owner may refill it."""
+def operand(data: Any, backend: backends.Backend | None = None, beside: Tensor | None = None) -> Tensor:
+    """`asarray(data)`, but while gradients are recorded a copy of what is on the host: its owner may refill it. Numbers
+    with fractions are as wide as the Tensor `beside` them, if that has some."""
     if isinstance(data, Tensor):
         return data
     shared = not grad_enabled() or (type(data) in backends.arrays and not isinstance(data, np.ndarray))
-    return _tensor(data, None, None if shared else True, False, backend, width)
+    return _tensor(data, None, None if shared else True, False, backend, beside)
 
 
 def like(x: Tensor, data: Any) -> Tensor:
-    """An `operand`, with host data put where x lives; fractions in lists are as wide as x, if that has some."""
-    if isinstance(data, Tensor):
-        return data
-    return operand(data, backends.of(x._data), x.dtype if x.dtype.kind == "f" else np.float32)
+    """An `operand` beside x, with host data put where x lives."""
+    return operand(data, backends.of(x._data), x)
 
 
 def raw(x: Like) -> Array:

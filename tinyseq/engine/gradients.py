@@ -158,27 +158,45 @@ def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | 
             raise _freed(node)
         if type(g) is list:
             g = _fill(g, node)
-        jointly = callable(pulls)  # one joint pull-back: then these are gradients
-        if jointly:
-            pulls = pulls(g, tuple([p is not None and (needed is None or p in needed) for p in parents]))
-        for parent, pull in zip(parents, pulls, strict=False):
-            if parent is None or pull is None or (needed is not None and parent not in needed):
-                continue
-            h = pull if jointly else pull(g)
-            if h.shape != parent.shape:
-                h = _unbroadcast(h, parent, node)
-            if h.dtype is not parent.dtype and h.dtype != parent.dtype:
-                h = h.astype(parent.dtype)
-            if parent not in grads:
-                grads[parent] = h
-            elif parent in own:
-                grads[parent] += h  # not `old += h`: a 0-d sum is a NumPy scalar, which does not change in place
-            else:
-                grads[parent] = grads[parent] + h
-                own.add(parent)
+        try:
+            jointly = callable(pulls)  # one joint pull-back: then these are gradients
+            if jointly:
+                pulls = pulls(g, tuple([p is not None and (needed is None or p in needed) for p in parents]))
+                if len(pulls) < len(parents) and any(parents[len(pulls) :]):
+                    raise TypeError(f"expected a gradient, or None, for each of {len(parents)} arguments, got "
+                                    f"{len(pulls)}")
+            for parent, pull in zip(parents, pulls, strict=False):
+                if parent is None or pull is None or (needed is not None and parent not in needed):
+                    continue
+                h = pull if jointly else pull(g)
+                if h.shape != parent.shape:
+                    h = _unbroadcast(h, parent, node)
+                if h.dtype is not parent.dtype and h.dtype != parent.dtype:
+                    h = h.astype(parent.dtype)
+                if parent not in grads:
+                    grads[parent] = h
+                elif parent in own:
+                    grads[parent] += h  # not `old += h`: a 0-d sum is a NumPy scalar, which does not change in place
+                else:
+                    grads[parent] = grads[parent] + h
+                    own.add(parent)
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            raise _mispulled(node, error) from error
         if not retain_graph:
             node.pulls, node.parents, node.args = None, (), ()
     return found | grads  # what is left are those of the ends
+
+
+def _mispulled(node: Node, error: Exception) -> Exception:
+    """The error of a pull-back, which names the op that it belongs to."""
+    kind, text, ours = type(error), str(error), error.__traceback__ and error.__traceback__.tb_next is None
+    if isinstance(error, AttributeError):
+        kind = TypeError
+        if ours:
+            text = f"expected an array of its argument's shape, got {describe(error.obj)}"
+    elif ours and text.endswith("were given"):  # to the call itself
+        text += ": one that stands alone takes (g, needs), one of g alone stands in a tuple, `return y, (pull,)`"
+    return (kind if kind in (TypeError, IndexError) else ValueError)(f"a pull-back of {name_of(node)}: {text}")
 
 
 def _freed(node: Node) -> RuntimeError:
@@ -229,9 +247,11 @@ def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node | None]:
 def _fill(several: list[Any], node: Node) -> tuple[Any, ...]:
     """Zeros in place of the gradients of outputs that were not used."""
     given = next(g for g in several if g is not None)
-    wrap, array = (Tensor, given._data) if isinstance(given, Tensor) else (lambda x: x, given)
-    zeros = namespace(array).zeros
-    return tuple(wrap(zeros(shape, dtype=dtype)) if g is None else g
+    array = given._data if isinstance(given, Tensor) else given
+    def zeros(shape: Any, dtype: Any) -> Any:
+        y = namespace(array).zeros(shape, dtype=dtype)
+        return y if array is given else Tensor(y)
+    return tuple(zeros(shape, dtype) if g is None else g
                  for g, shape, dtype in zip(several, node.shape, node.dtype, strict=True))
 
 
@@ -242,7 +262,9 @@ def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
         g = g.reshape((1,) * (len(shape) - g.ndim) + g.shape)
     extra = g.ndim - len(shape)
     if any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
-        raise RuntimeError(f"a pull-back of {name_of(node)} returned shape {g.shape} for an argument of {shape}")
+        raise RuntimeError(f"a pull-back of {name_of(node)} returned shape {g.shape} for an argument of {shape}: "
+                           "expected its shape, or one that it was broadcast to; a pull-back that stands alone, not in "
+                           "a tuple, returns a list with a gradient for each argument")
     stretched = (i for i, n in enumerate(shape, extra) if n != g.shape[i])
     total = namespace(g).sum(g, axis=(*range(extra), *stretched))
     return total if total.shape == shape else total.reshape(shape)
@@ -283,13 +305,16 @@ def _run(node: Node, values: Mapping[Node, Any]) -> tuple[Any, Any]:
     """
     if node.pulls is None:
         raise _freed(node)
-    fill: Callable[[Any, Any], Any] = lambda constant, parent: constant if parent is None else values[parent]
+    def fill(constant: Any, parent: Any) -> Any: return constant if parent is None else values[parent]
     args = over_slots(fill, node.parents if node.args is None else node.args, node.parents)
     if node.op.definition is not None:
         return _run_definition(node, args, values)
-    out, pulls = node.op.body(*args, **node.kwargs)
+    try:
+        out, pulls = node.op.body(*args, **node.kwargs)
+    except TypeError as error:
+        raise TypeError(f"the body of {name_of(node)} runs on Tensors for gradients of gradients: {error}") from error
     # A body may return what it was given, which has a node already.
-    fresh: Callable[[Any], Any] = lambda y: Tensor(y._data) if any(y is a for a in args) else y
+    def fresh(y: Any) -> Any: return Tensor(y._data) if any(y is a for a in args) else y
     return tuple(map(fresh, out)) if type(out) is tuple else fresh(out), pulls
 
 

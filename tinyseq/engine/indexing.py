@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyseq import check
-from tinyseq.check import explained
+from tinyseq.check import called, explained
 from tinyseq.engine.autograd import op
 from tinyseq.engine.creation import asarray, on_host, raw
 from tinyseq.engine.tensor import Array, Axis, Like, Out, Tensor, namespace
@@ -67,6 +67,9 @@ def getitem(x: Tensor, index: Any) -> Out:
 def picked(x: Tensor, index: Any) -> Out:
     xp, shape = namespace(x), x.shape
     return xp.getitem(x, index), (lambda g: xp.unindex(g, index, shape),)
+
+
+called(picked, "getitem")  # whose pull-back it makes, for `take` too
 
 
 def along(axis: int, ndim: int, index: Any) -> tuple[Any, ...]:

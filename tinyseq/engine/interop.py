@@ -18,11 +18,14 @@ from tinyseq.engine import ops
 # NumPy's functions whose names here are others; `arctan`, ... are `atan`, ...
 NAMES = {
     "absolute": "abs", "amax": "max", "amin": "min", "array_split": "split", "concatenate": "concat",
-    "cumsum": "cumulative_sum", "dot": "matmul", "hstack": "concat", "invert": "bitwise_invert", "norm": "vector_norm",
-    "power": "pow", "swapaxes": "moveaxis", "transpose": "permute_dims", "true_divide": "divide", "vstack": "concat",
+    "cumsum": "cumulative_sum", "dot": "matmul", "hstack": "concat", "identity": "eye", "invert": "bitwise_invert",
+    "norm": "vector_norm", "power": "pow", "swapaxes": "moveaxis", "transpose": "permute_dims",
+    "true_divide": "divide", "vstack": "concat",
 }
-OPERATORS = frozenset("""add subtract multiply divide floor_divide remainder pow matmul bitwise_and bitwise_or
-    bitwise_xor equal not_equal less less_equal greater greater_equal""".split())  # those of two operands
+# NumPy's operators of two operands, and ours once they were used
+OPERATORS: dict[Any, Callable[..., Any] | None] = dict.fromkeys((
+    np.add, np.subtract, np.multiply, np.divide, np.floor_divide, np.remainder, np.power, np.matmul, np.bitwise_and,
+    np.bitwise_or, np.bitwise_xor, np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal))
 
 
 def is_foreign(x: Any) -> bool:
@@ -44,33 +47,31 @@ def read(x: Any) -> Any:
         except TypeError:
             reason = str(error).strip().rstrip(".")
         raise TypeError(f"{kind_of(x)} cannot be read as an array ({reason}): expected numbers or booleans on the "
-                        "host, dense, without gradient, of a dtype that NumPy has; ts.from_dlpack shares a device's "
-                        "memory") from error
+                        "host, dense, without gradient, of a dtype that NumPy has: convert it first (ts.from_dlpack "
+                        "takes what is on a device)") from error
 
 
 def name_of(function: Any) -> str:
     """The name here of a function of NumPy; empty where there is none."""
     given = function.__name__
     name = NAMES.get(given, given.replace("arc", "a") if given.startswith("arc") else given)
-    import tinyseq
-
-    return name if name in tinyseq.__all__ else ""
+    return name if hasattr(ops, name) else ""
 
 
 def called(given: str, function: Any) -> TypeError:
     """The error where NumPy's `function`, as it was `given`, would lose a Tensor's gradient or its device."""
     name = name_of(function)
     write = f"ts.{name}" if name else "functions of ts, or an op of your own (ts.op)"
-    inside = f"ts.namespace(x).{name}" if name else "functions of ts.namespace(x)"
+    inside = f"ts.namespace(x).{name}" if hasattr(np, name or " ") else "functions of ts.namespace(x)"
     return TypeError(f"{given} was called on a Tensor: write {write}; in the body of an op {inside}; on numbers "
                      "without gradient, x.detach().numpy()")
 
 
 def ufunc(function: Any, method: str, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`array * tensor` and the like, which NumPy computes by its functions, as ours; any other call is refused."""
-    name, out = name_of(function), kwargs.get("out", inputs[:1])
-    if method == "__call__" and name in OPERATORS and {*kwargs} <= {"out"} and out[0] is inputs[0]:
-        return getattr(ops, name)(*inputs)
+    if function in OPERATORS and method == "__call__" and not kwargs:
+        OPERATORS[function] = ours = getattr(ops, name_of(function))
+        return ours(*inputs)
     raise called(f"np.{function.__name__}" + (method != "__call__") * f".{method}", function)
 
 

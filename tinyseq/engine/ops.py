@@ -23,4 +23,4 @@ from tinyseq.engine.shapes import (
 from tinyseq.engine.reductions import (
     all, any, argmax, argmin, cumulative_sum, logsumexp, max, mean, min, prod, std, sum, var, vector_norm,
 )
-from tinyseq.engine.products import einsum, matmul, outer, tensordot, times, times_over_rows, vecdot
+from tinyseq.engine.products import einsum, matmul, matmul_arrays, matmul_over_rows, outer, tensordot, vecdot

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from tinyseq.engine.tensor import Array, Like, Out, Tensor, namespace
 Names = list[Any]  # of the axes of an operand: those of one name go together
 
 
-def times(a: Array, b: Array) -> Array:
+def matmul_arrays(a: Array, b: Array) -> Array:
     """a @ b, where several matrices times one are one product."""
     if a.ndim > 2 and b.ndim == 2:
         xp, rows = namespace(a, b), math.prod(a.shape[:-1])
@@ -28,7 +28,7 @@ def times(a: Array, b: Array) -> Array:
     return namespace(a, b).matmul(a, b)
 
 
-def times_over_rows(a: Array, b: Array) -> Array:
+def matmul_over_rows(a: Array, b: Array) -> Array:
     """The sum of the products of each row of a (..., n) with that of b (..., m): (n, m)."""
     xp = namespace(a, b)
     if a.ndim != 2:
@@ -48,16 +48,16 @@ def matmul(a: Like, b: Like) -> Out:
             return xp.expand_dims(g, -1) * b
         if a_ndim == 1:
             return xp.squeeze(xp.matmul(xp.expand_dims(g, -2), xp.matrix_transpose(b)), axis=-2)
-        return times(g, xp.matrix_transpose(b))
+        return matmul_arrays(g, xp.matrix_transpose(b))
 
     def pull_b(g: Array) -> Array:
         if a_ndim == 1:
             return g * a if b_ndim == 1 else xp.expand_dims(a, -1) * xp.expand_dims(g, -2)
         if b_ndim == 1:
             return xp.squeeze(xp.matmul(xp.matrix_transpose(a), xp.expand_dims(g, -1)), axis=-1)
-        return times_over_rows(a, g) if b_ndim == 2 else xp.matmul(xp.matrix_transpose(a), g)
+        return matmul_over_rows(a, g) if b_ndim == 2 else xp.matmul(xp.matrix_transpose(a), g)
 
-    return times(a, b), (pull_a, pull_b)
+    return matmul_arrays(a, b), (pull_a, pull_b)
 
 
 def _both(a: Like, b: Like) -> tuple[Tensor, Tensor]:
@@ -152,7 +152,7 @@ def _contract(p: Names, a: Tensor, q: Names, b: Tensor, keep: Set[Any]) -> tuple
     batch, inner = [c for c in p if c in q and c in keep], [c for c in p if c in q and c not in keep]
     rows, columns = [c for c in p if c not in q], [c for c in q if c not in p]
     length = dict(zip(p + q, a.shape + b.shape, strict=True))
-    shape: Callable[[Names], list[int]] = lambda names: [length[c] for c in names]
+    def shape(names: Names) -> list[int]: return [length[c] for c in names]
     n, k, m = (math.prod(shape(names)) for names in (rows, inner, columns))
     left = reshape(permute_dims(a, [p.index(c) for c in (*batch, *rows, *inner)]), (*shape(batch), n, k))
     right = reshape(permute_dims(b, [q.index(c) for c in (*batch, *inner, *columns)]), (*shape(batch), k, m))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from tinyseq.engine.tensor import Array, Axis, Out, Tensor, namespace
 def _expander(x: Tensor, axis: Axis, keepdims: bool) -> Callable[[Tensor], Tensor]:
     """The function that gives a reduction's output the axes of x that it lost, with length 1."""
     axes = axes_of(axis, x.ndim)
-    return lambda y: y if keepdims else namespace(y).expand_dims(y, axes)
+    def expand(y: Tensor) -> Any: return y if keepdims else namespace(y).expand_dims(y, axes)
+    return expand
 
 
 def _count(x: Tensor, axis: Axis) -> int:

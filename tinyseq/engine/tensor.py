@@ -18,12 +18,24 @@ Like = Any  # what an op takes as an operand: a Tensor, a number, an array
 Axis = int | tuple[int, ...] | None
 Shape = int | Sequence[int]
 
-namespaces = backends.namespaces
+namespaces, _operators = backends.namespaces, interop.OPERATORS
 PLAIN = frozenset({float, int, bool, str, type(None), slice, type(Ellipsis)})  # operands that need no unwrapping
 
 
 def namespace(*operands: Any) -> Any:
-    """The functions that apply to `operands`: their backend's `xp`, or tinyseq's own ops if one of them is a Tensor."""
+    """The functions that apply to `operands`, under the names of the Array API: those of the library of their arrays,
+    or tinyseq's if one of them is a Tensor.
+
+    The body of an op is written with these and with operators. It is given the arrays in its Tensors, on whatever
+    backend they are, and for gradients of gradients the Tensors. Numbers and None may be among the operands; without
+    any array or Tensor it is a TypeError.
+
+    >>> @ts.op
+    ... def softsign(x):
+    ...     xp = ts.namespace(x)
+    ...     size = 1 + xp.abs(x)
+    ...     return x / size, (lambda g: g / (size * size),)
+    """
     found = None
     for x in operands:
         if type(x) not in PLAIN:
@@ -143,13 +155,16 @@ class Tensor:
         return self._host()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        self._refuse_silent_detach("np.asarray")
+        self._refuse_silent_detach("np.array or np.asarray, which NumPy's functions call,")
         if self.backend != "numpy":
             raise TypeError(f"this tensor lives on {self.backend!r}: call .numpy() to copy it to the host")
         return np.array(self._data, dtype=dtype, copy=copy)
 
     def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        return interop.ufunc(function, method, inputs, kwargs)
+        ours = _operators.get(function)  # of `array * tensor`, which has to be fast
+        if ours is None or kwargs or method != "__call__":
+            return interop.ufunc(function, method, inputs, kwargs)
+        return ours(*inputs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         return interop.function(function, args, kwargs)

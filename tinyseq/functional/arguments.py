@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import backends
+from tinyseq import backends, check
 from tinyseq.engine import ops
 from tinyseq.engine.creation import on_host
 from tinyseq.engine.tensor import Like, Tensor
@@ -44,7 +44,11 @@ def lengths_of(where: str, lengths: Like, x: Tensor) -> Any:
 def checked_lengths(lengths: Like, steps: int, rows: int | None = None, where: str = "", name: str = "lengths") -> Any:
     """Lengths (B,), integers from 0 to `steps`, as an int64 array; on a device nobody looks at them. B is `rows` if
     given. The error speaks of the argument `name` of `where`."""
-    data = on_host(lengths)
+    try:
+        data = on_host(lengths)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{where and f'{where}: '}expected {name} as integers, got {check.describe(lengths)}: "
+                        f"{error}") from None
     wrong = data.ndim != 1 or rows not in (None, len(data)) or (data.size and data.dtype.kind not in "iu")
     if wrong or (backends.on_host(data) and data.size and not (data.min() >= 0 and data.max() <= steps)):
         raise ValueError(f"{where and f'{where}: '}expected {name} as {'B' if rows is None else rows} integers from 0 "

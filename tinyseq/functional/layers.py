@@ -21,10 +21,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Out:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError("expected weight (O, I) and bias (O,) with the same O")
     one_dtype(x=x, weight=weight, bias=bias)
-    y = ops.times(x, xp.matrix_transpose(weight))
+    y = ops.matmul_arrays(x, xp.matrix_transpose(weight))
     if bias is not None:
         y += bias  # the product is ours; on Tensors this is y = y + bias
-    return y, (lambda g: ops.times(g, weight), lambda g: ops.times_over_rows(g, x), lambda g: g)
+    return y, (lambda g: ops.matmul_arrays(g, weight), lambda g: ops.matmul_over_rows(g, x), lambda g: g)
 
 
 def _embedding_definition(weight: Tensor, ids: Any, padding_idx: int | None) -> Tensor:

@@ -89,7 +89,8 @@ def layer_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor 
 
     `normalized_shape` is those axes' shape, and that of weight and bias.
     """
-    x, (weight, bias) = ops.operand(x), [a if a is None else ops.operand(a) for a in (weight, bias)]
+    x, weight = ops.operand(x), weight if weight is None else ops.operand(weight)
+    bias = bias if bias is None else ops.operand(bias)
     ndim = _trailing(x, normalized_shape, eps, weight=weight, bias=bias)
     return _layer_norm(x, weight, bias, ndim, eps)
 

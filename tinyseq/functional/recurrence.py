@@ -88,7 +88,7 @@ def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: 
     except (TypeError, ValueError):
         raise TypeError("unroll: expected x to be a Tensor and state a tuple of Tensors, got "
                         f"{describe(x)} and {describe(state)}") from None
-    kinds: Callable[[Any], Any] = lambda s: [f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
+    def kinds(s: Any) -> Any: return [f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
     lengths, mask = lengths_of("unroll", lengths, x), None
     if lengths is not None:
         mask = (ops.like(x, np.arange(x.shape[1])) < ops.expand_dims(ops.like(x, lengths), 1))[..., None]

@@ -55,7 +55,7 @@ def vectors(where: str, size: int | None, dtype: Any = None, /, **given: Any) ->
     """What is `given`, under its name, as vectors (B, T, size), of any size if that is None, and of a dtype."""
     (name, x), = given.items()
     wanted = f"{name} (B, T, {'E' if size is None else size})"
-    x = numbers(where, wanted, x)
+    x = x if isinstance(x, Tensor) else numbers(where, wanted, x)
     if x.ndim != 3 or size not in (None, x.shape[2]):
         raise ValueError(f"{where}: expected {wanted}, got shape {x.shape}")
     if dtype not in (None, x.dtype):
@@ -69,7 +69,7 @@ def numbers(where: str, wanted: str, x: Like, beside: Tensor | None = None) -> T
     try:
         return ops.operand(x) if beside is None else ops.like(beside, x)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{where}: expected {wanted}, got {x!r}: {error}") from None
+        raise TypeError(f"{where}: expected {wanted}, got {check.describe(x)}: {error}") from None
 
 
 def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str = "length_mask") -> Tensor:

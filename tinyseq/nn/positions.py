@@ -10,6 +10,7 @@ from tinyseq import check, functional
 from tinyseq.engine import ops
 from tinyseq.engine.tensor import Like, Tensor
 from tinyseq.nn import init
+from tinyseq.nn.masks import numbers
 from tinyseq.nn.module import Module, Parameter
 
 
@@ -51,7 +52,7 @@ class LearnedPositions(Module):
 
 def _placed(module: Module, x: Tensor, width: int, ids: Like) -> Tensor:
     """x (..., d_model); what is none is refused, and positions that are not one for each vector."""
-    x = ops.operand(x)
+    x = x if isinstance(x, Tensor) else numbers(type(module).__name__, f"x (B, T, {width})", x)
     shape, given = x.shape, () if ids is None else np.shape(ids)
     if len(shape) < 2 or shape[-1] != width or (given and shape[-1 - len(given) : -1] != given):
         raise ValueError(f"{type(module).__name__}: expected x (B, T, {width}) and ids (T,) or (B, T), got shapes "

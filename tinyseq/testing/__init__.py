@@ -50,7 +50,11 @@ def check_grad(fn: Function, *inputs: Any, order: int = 1, step: float = 1e-5, t
 
     rng, name, function = np.random.default_rng(seed), _name(fn), of_floats
     for _ in range(order):
+        before = [x.numpy().copy() for x in map(Tensor.detach, points)]
         outputs = _outputs(function, list(map(_leaf, points)))
+        for i, (x, held) in enumerate(zip(points, before, strict=True)):
+            if not np.array_equal(x.detach().numpy(), held, equal_nan=True):
+                raise AssertionError(f"{name}: it wrote to its input {i}, {describe(x)}: work on a copy")
         weights = [_like(rng.standard_normal(y.shape), y) for y in outputs]
         _compare(name, function, points, weights, rng, step, tolerance)
         function = functools.partial(_gradients, function, len(points))
@@ -116,7 +120,8 @@ def _compare(name: str, fn: Function, inputs: Sequence[Tensor], weights: Sequenc
         lines = [f"{name}: wrong slope along a random unit direction: {said}"]
         for i, x in enumerate(inputs):
             differ, said = slopes([i])
-            lines.append(f"  input {i}, {describe(x)}, alone: {said}{'  <- differs' if differ else ''}")
+            said += "" if not differ else "  <- differs" if found[i] is not None else "  <- no gradient reaches it"
+            lines.append(f"  input {i}, {describe(x)}, alone: {said}")
         raise AssertionError("\n".join(lines))
 
 
