@@ -28,7 +28,7 @@ index_select | x.take(ids, axis=0)
 select narrow | x[:, 0:2]
 masked_select compress extract | x[mask]
 masked_fill putmask | ts.where(mask, 0.0, x)
-scatter put index_put scatter_add scatter_reduce index_copy index_fill | x.index_add(ids, y)  # or x[ids] = y
+scatter put index_put scatter_add scatter_reduce index_copy index_fill | x.index_add(0, ids, y)  # or x[ids] = y
 nonzero argwhere flatnonzero | np.argwhere(x.numpy())
 chunk tensor_split array_split hsplit vsplit dsplit | x.split(2, axis=0)  # equal parts, or places to cut before
 unbind | x.unstack(axis=0)
