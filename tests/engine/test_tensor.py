@@ -1,17 +1,13 @@
 """The Tensor that users hold: writing, copying, printing, numbers and NumPy's arrays beside it."""
 
-import ast
 import copy
-import inspect
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.tensors import equal, leaf
 
 import tinyseq as ts
-from tinyseq.engine import ops, tensor
 from tinyseq.engine.tensor import Tensor
 from tinyseq.testing import check_grad
 
@@ -146,48 +142,6 @@ def test_small_things_users_type() -> None:
     z = ts.zeros(2, requires_grad=True)
     ts.vector_norm(z, ord=3).backward()
     equal(z.grad, [0.0, 0.0])
-
-
-# What takes a tensor first and is no method: x.where(condition, y) is another in PyTorch; the rest make another tensor
-NO_METHODS = {"where", "zeros_like", "ones_like", "full_like", "one_hot", "from_dlpack"}
-OF_A_TENSOR = "backward detach item numpy permute_dims reshape to tolist written".split()  # methods of their own
-
-
-def functions() -> dict[str, inspect.Signature]:
-    """The functions of ts that take a tensor first, or two, which may be lambdas without annotations."""
-    found = {name: inspect.signature(f) for name in ts.__all__ if inspect.isfunction(f := getattr(ts, name))
-             and f.__module__.startswith("tinyseq.engine")}
-    first = {name: next(iter(signature.parameters.values()), None) for name, signature in found.items()}
-    return {name: found[name] for name, p in first.items() if p and p.name in ("x", "a", "condition", "ids")}
-
-
-def test_functions_of_a_tensor_are_its_methods_and_methods_are_functions() -> None:
-    wanted = functions().keys() - NO_METHODS
-    assert len(wanted) > 90 and {*functions()} >= NO_METHODS
-    public = {name for name, f in vars(Tensor).items() if inspect.isfunction(f) and not name.startswith("_")}
-    assert public == wanted | {*OF_A_TENSOR}
-    alone = {"permute_dims", "reshape"}  # which take what is in the tuple too
-    assert [name for name in wanted - alone if getattr(Tensor, name) is not getattr(ts, name)] == []
-
-
-def test_type_checkers_read_the_signatures_of_the_functions() -> None:
-    """The methods stand in tensor.py without a body: with the arguments, defaults and annotations of the functions."""
-    tree = ast.parse(Path(tensor.__file__).read_text("utf-8"))
-    kind = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Tensor")
-    written: dict[str, list[str]] = {}
-    for node in kind.body:
-        if isinstance(node, ast.FunctionDef) and ast.unparse(node.body[0]) == "...":
-            args, defaults = node.args.args[1:] + node.args.kwonlyargs, node.args.defaults + node.args.kw_defaults
-            given = [""] * (len(args) - len(defaults)) + [f" = {ast.unparse(value)}" for value in defaults]
-            written[node.name] = [f"{arg.arg}: {ast.unparse(arg.annotation or arg)}{default}"
-                                  for arg, default in zip(args, given, strict=True)]
-        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in written:
-            written |= {target.id: written[node.value.id] for target in node.targets if isinstance(target, ast.Name)}
-    assert {*written} == functions().keys() - NO_METHODS - {"permute_dims", "reshape"}
-    for name, arguments in written.items():
-        parameters = [*inspect.signature(getattr(ops, name)).parameters.values()][1:]
-        assert arguments == [f"{p.name}: {'Like' if p.annotation is p.empty else p.annotation}" +
-                             (f" = {p.default!r}" if p.default is not p.empty else "") for p in parameters], name
 
 
 def test_shapes_may_be_given_by_place_or_by_name() -> None:

@@ -84,3 +84,9 @@ def compare(fn: Callable[[Any], Any], x: Any, told: str, torch: bool) -> list[st
         else:
             found += [] if alike else [f"{told} as {kind}: another result"]
     return found
+
+
+def named(name: str, fn: Any) -> Any:
+    """The function under another name."""
+    fn.__name__ = name
+    return fn

@@ -1,9 +1,12 @@
 """The engine: tensors, their functions and gradients, random numbers. In the order in which to read it:
 
 - `graph`: nodes, which lead from what was computed back to the leaves; whether anything is recorded (`no_grad`)
+- `interop`: what other libraries hand in, and NumPy's functions called on a Tensor
+- `methods`: the signatures of the functions that are methods
 - `tensor`: the Tensor that users hold: an array, its node, and the functions as methods
 - `interop`: what other libraries hand in, and NumPy's functions called on a Tensor
 - `creation`: Tensors from numbers, lists and arrays
+- `mistakes`: what is said to those who write an op, where it is none
 - `autograd`: `@op`, which makes a function of Tensors from one of arrays, and records it
 - `gradients`: back from the outputs: `backward`, `grad`, and gradients of gradients
 - `elementwise`: functions of one entry at a time: arithmetic, powers, comparisons, choice

@@ -27,6 +27,7 @@ import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.check import called, describe, explain, explained
+from tinyseq.engine import mistakes
 from tinyseq.engine.creation import like, operand
 from tinyseq.engine.graph import Node, modes, serials
 from tinyseq.engine.interop import is_foreign
@@ -122,7 +123,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
                 # NumPy arrays beside a device's: put there, and once more
                 return _again(body, definition, wide)(*moved[0], **moved[1])
             given = [x if isinstance(a, Tensor) or type(x) is Slots else a for a, x in zip(args, raw, strict=True)]
-            raise explain(_elsewhere(raw, error), body, given, {}) from error
+            raise explain(mistakes.of_body(in_slots(raw), error), body, given, {}) from error
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{made.__name__}: the body of an op must return (output, pull-backs), got "
                             f"{describe(result)}: end it with `return y, (lambda g: ...,)`, or `return y, None`")
@@ -135,7 +136,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
             constants = _constants(raw, parents) if listed or None in parents else None
             return attach(made, parents, constants, kwargs, out, pulls)
         except (TypeError, AttributeError) as error:
-            raise _misreturned(made.__name__, out, error) from error
+            raise mistakes.of_output(made.__name__, out, error) from error
 
     call.definition = definition  # type: ignore[attr-defined]
     call.body = body  # type: ignore[attr-defined]
@@ -318,30 +319,6 @@ def _positional(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any
         return (*args, *[given[name] for name in names[len(args) :]]), rest
     except KeyError as name:
         raise TypeError(f"{body.__name__}() missing its argument {name}") from None
-
-
-def _misreturned(name: str, out: Any, error: Exception) -> Exception:
-    """The error where a body returned something else than arrays, or the `error` itself."""
-    for y in out if type(out) is tuple else (out,):
-        if isinstance(y, Tensor):
-            return TypeError(f"{name}: the body of an op must return arrays, got a Tensor: it works on the arrays in "
-                             f"its Tensors, by operators and ts.namespace(x), as ts.namespace(x).tanh(x) for ts.tanh")
-        if type(y) not in backends.arrays and not isinstance(y, np.generic):
-            return TypeError(f"{name}: the body of an op must return an array or a tuple of arrays, got {describe(y)}: "
-                             "ts.namespace(x).asarray makes an array of numbers")
-    return error
-
-
-def _elsewhere(raw: list[Any], error: Exception) -> Exception:
-    """The error of a body, or what explains it: that its arguments live on different backends, or that they are no
-    Tensors."""
-    if isinstance(error, AttributeError) and type(error.obj) in backends.arrays:
-        return TypeError(f"{error}: a body works on the arrays in its Tensors, by operators and the functions of "
-                         "ts.namespace(x)")
-    places = sorted({backends.of(a).name for a in in_slots(raw) if type(a) in backends.arrays})
-    if len(places) > 1 and (isinstance(error, TypeError) or "numpy.ndarray" in str(error)):
-        return TypeError(f'its arguments live on different backends, {" and ".join(places)}: use .to("{places[0]}")')
-    return error
 
 
 _watched = False  # until somebody watches, in any thread: keeps the usual path short

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from tinyseq import backends, check
 from tinyseq.check import describe, explained
+from tinyseq.engine import mistakes
 from tinyseq.engine.autograd import in_slots, op, over_slots, wrap
 from tinyseq.engine.creation import asarray, like
 from tinyseq.engine.graph import Leaf, Node, enable_grad, grad_enabled, name_of
@@ -190,22 +191,10 @@ def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | 
                     grads[parent] = grads[parent] + h
                     own.add(parent)
         except (TypeError, ValueError, AttributeError, IndexError) as error:
-            raise _mispulled(node, error) from error
+            raise mistakes.of_pull(node, error) from error
         if not retain_graph:
             node.pulls, node.parents, node.args = None, (), ()
     return found | grads  # what is left are those of the ends
-
-
-def _mispulled(node: Node, error: Exception) -> Exception:
-    """The error of a pull-back, which names the op that it belongs to."""
-    kind, text, ours = type(error), str(error), error.__traceback__ and error.__traceback__.tb_next is None
-    if isinstance(error, AttributeError):
-        kind = TypeError
-        if ours:
-            text = f"expected an array of its argument's shape, got {describe(error.obj)}"
-    elif ours and text.endswith("were given"):  # to the call itself
-        text += ": one that stands alone takes (g, needs), one of g alone stands in a tuple, `return y, (pull,)`"
-    return (kind if kind in (TypeError, IndexError) else ValueError)(f"a pull-back of {name_of(node)}: {text}")
 
 
 def _freed(node: Node) -> RuntimeError:

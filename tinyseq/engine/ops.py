@@ -24,8 +24,9 @@ from tinyseq.engine.reductions import (
     all, any, argmax, argmin, cumulative_sum, logsumexp, max, mean, min, prod, std, sum, var, vector_norm,
 )
 from tinyseq.engine.products import einsum, matmul, matmul_arrays, matmul_over_rows, outer, tensordot, vecdot
+from tinyseq.engine.methods import Methods
 from tinyseq.engine.tensor import Tensor
 
-for _name in {*vars(Tensor)} & {*globals()} - {"backward", "permute_dims", "reshape"}:
+for _name in vars(Methods):
     if not _name.startswith("_"):
         setattr(Tensor, _name, globals()[_name])  # so that a method is the function, and an error of one that of both
