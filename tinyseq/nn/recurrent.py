@@ -169,8 +169,8 @@ class Scan(_Recurrent):
         return functional.unroll(step, x, start, lengths, bool(k % self.directions))
 
     def forward(self, x: Tensor, state: Any = None, lengths: Like = None) -> tuple[Tensor, Any]:
-        alone = len(self.sizes) == 1 and state is not None and not isinstance(state, tuple)
-        y, final = self._run(x, (state,) if alone else state, lengths)
+        several = state is None or isinstance(state, tuple if len(self.sizes) == 1 else (tuple, list))
+        y, final = self._run(x, state if several else (state,), lengths)
         return y, final[0] if len(final) == 1 else final
 
 
