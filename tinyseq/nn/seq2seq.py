@@ -125,15 +125,15 @@ class AttentionDecoder(Module):
         """The state before the first token: memory (B, S, M), an encoder's or any other; s_0 (B, H), of an LSTM also
         (h, c), zeros unless given; mask (B, S): True where memory is real."""
         memory, real = masked_memory("AttentionDecoder", memory, mask)
-        if self.attention is not None:  # which looks at it
+        if self.attention is not None:
             vectors("AttentionDecoder", self.memory_size or None, self.out.weight.dtype, memory=memory)
         expected = (memory.shape[0], self.rnn.hidden_size)
         zeros = Tensor(namespace(memory._data).zeros(expected, dtype=memory.dtype))
+        wanted = f"at most {self.states} of a first hidden state (B, H) = {expected}"
         parts = hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,)
-        given = [numbers("AttentionDecoder", "a first hidden state (B, H)", part, memory) for part in parts]
+        given = [numbers("AttentionDecoder", wanted, part, memory) for part in parts]
         if len(given) > self.states or any(part.shape != expected for part in given):
-            raise ValueError(f"AttentionDecoder: expected at most {self.states} of a first hidden state (B, H) = "
-                             f"{expected}, got {check.describe(hidden)}")
+            raise ValueError(f"AttentionDecoder: expected {wanted}, got {check.describe(hidden)}")
         h, c, *_ = (*given, zeros, zeros)
         keys = None if self.attention is None else self.attention.keys(memory, real)
         fed = zeros if self.feed == "attentional" else None

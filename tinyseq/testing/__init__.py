@@ -137,7 +137,7 @@ def _compare(name: str, fn: Function, inputs: Sequence[Tensor], weights: Sequenc
         lines = [f"{name}: wrong slope along a random unit direction: {said}"]
         for i, x in enumerate(inputs):
             differ, said = slopes([i])
-            said += "" if not differ else "  <- differs" if found[i] is not None else "  <- no gradient reaches it"
+            said += "" if not differ else "  <- differs" + (found[i] is None) * ": no gradient reaches it"
             lines.append(f"  input {i}, {describe(x)}, alone: {said}")
         raise AssertionError("\n".join(lines))
 
