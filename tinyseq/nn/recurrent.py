@@ -204,8 +204,8 @@ class Scan(_Recurrent):
         `state` is a Tensor (L D, B, H), or a tuple of them where the cell's `state_size` is one; None for zeros.
         `lengths` as of RNN.
         """
-        several = state is None or isinstance(state, tuple if self.bare else (tuple, list))
-        y, final = self._run(x, state if several else (state,), lengths)
+        alone = self.bare and state is not None and not isinstance(state, tuple)
+        y, final = self._run(x, (state,) if alone else state, lengths)
         return y, final[0] if self.bare else final
 
 
