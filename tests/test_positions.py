@@ -48,18 +48,10 @@ def by_place(fn: Callable[..., Any]) -> list[str]:
 
 
 def ours(made: Any) -> list[str]:
-    """What ours takes by place; where a constructor hands `*args` on, those of who takes them too."""
+    """What ours takes by place."""
     if not inspect.isclass(made):
         return [name for name in by_place(made) if name != "args"]
-    if issubclass(made, nn.Activation):
-        return by_place(made.function)[1:]
-    found: list[str] = []
-    for owner in made.__mro__:
-        if "__init__" in vars(owner):
-            found += [name for name in by_place(vars(owner)["__init__"]) if name not in (*found, "args")]
-            if "args" not in by_place(vars(owner)["__init__"]):
-                return found
-    return found
+    return by_place(made)
 
 
 def theirs(torch: Any, known: Any, name: str) -> Iterator[list[str]]:

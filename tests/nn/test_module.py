@@ -469,13 +469,20 @@ CLASSES = [name for name in nn.__all__ if isinstance(getattr(nn, name), type)
            and issubclass(getattr(nn, name), (nn.Module, ts.Tensor)) and name != "Activation"]  # which has no function
 
 
+@pytest.mark.parametrize("name", sorted({*CLASSES} - {"Sequential"}))
+def test_a_constructor_shows_all_that_it_takes(name: str) -> None:
+    """In `help`, in an editor and in its errors: no class hands on what its own signature does not have."""
+    taken = inspect.signature(getattr(nn, name)).parameters.values()
+    assert not [p.name for p in taken if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_wrong_arguments_of_a_constructor_name_the_public_class(name: str) -> None:
     """None, one too many, and one that is not known: of every class, those not yet written too."""
     kind = getattr(nn, name)
     taken = inspect.signature(kind).parameters.values()
     needed = [p for p in taken if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    several = any(p.kind is p.VAR_POSITIONAL for p in taken) and not issubclass(kind, nn.RNN | nn.GRU | nn.GRUCell)
+    several = any(p.kind is p.VAR_POSITIONAL for p in taken)
     calls: list[Any] = [lambda: kind(unknown=1), lambda: kind(*[1] * len(needed), unknown=1)]
     calls += [kind] * bool(needed) + [lambda: kind(1, 1, 1, *["relu"] * (name == "RNN"), *[1] * 30)] * (not several)
     for call in calls:

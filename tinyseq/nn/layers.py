@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -212,8 +212,8 @@ class Activation(Module):
 class _Plain(Activation):
     """One without options."""
 
-    if TYPE_CHECKING:  # as below: what checkers know of the options, which the function has at runtime
-        def __init__(self) -> None: ...
+    def __init__(self) -> None:
+        super().__init__()
 
 
 class ReLU(_Plain):
@@ -234,8 +234,10 @@ class LeakyReLU(Activation):
     """
 
     function = functional.leaky_relu
-    if TYPE_CHECKING:
-        def __init__(self, negative_slope: float = 0.01) -> None: ...
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__(negative_slope)
+
 
 class ELU(Activation):
     """x where it is positive, else `alpha` (exp(x) - 1), by default alpha = 1 (Clevert et al. 2016); of each entry of x
@@ -246,8 +248,10 @@ class ELU(Activation):
     """
 
     function = functional.elu
-    if TYPE_CHECKING:
-        def __init__(self, alpha: float = 1.0) -> None: ...
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__(alpha)
+
 
 class GELU(Activation):
     """x Φ(x), with Φ the normal distribution function (Hendrycks & Gimpel 2016); of each entry of x (...).
@@ -262,8 +266,10 @@ class GELU(Activation):
     """
 
     function = functional.gelu
-    if TYPE_CHECKING:
-        def __init__(self, approximate: str = "none") -> None: ...
+
+    def __init__(self, approximate: str = "none") -> None:
+        super().__init__(approximate)
+
 
 class SiLU(_Plain):
     """x σ(x), also called swish (Elfwing et al. 2017); of each entry of x (...). It has no options.
