@@ -291,18 +291,24 @@ def constructor(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatena
             if error.__traceback__ is None or error.__traceback__.tb_next:  # from within
                 raise
             maker = next(frame for frame in frames(error) if frame.f_code is make.__code__).f_locals["self"]
-            lack = str(error).partition("() ")[2]
-            lack = "too many arguments by place" if lack.startswith("takes") else lack
             owner = "" if maker is self else f"{type(maker).__name__}: "
-            raise TypeError(f"{owner}{type(self).__name__}{_takes(init)}: {lack}") from None
+            raise TypeError(owner + misfit(error, type(self).__name__, init, kwargs)) from None
 
     return functools.wraps(init)(make)  # type: ignore[return-value]
 
 
-def _takes(init: Callable[..., None]) -> str:
-    """(argument, argument=default, ...) of a constructor."""
-    listed = [p.replace(annotation=p.empty) for p in signature(init).parameters.values() if p.name != "self"]
-    return re.sub(r"<class '[\w.]*\b(\w+)'>", r"\1", str(Signature(listed)))
+def misfit(error: Exception, name: str, function: Callable[..., Any], given: Mapping[str, Any]) -> str:
+    """What Python says of a call whose arguments a function does not take, in words: with all that it takes, or what to
+    write for an argument that it does not know."""
+    takes = [p.replace(annotation=p.empty) for p in signature(function).parameters.values() if p.name != "self"]
+    unknown = next((word for word in given if word not in [p.name for p in takes]), "")
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in takes):
+        from tinyseq import names
+
+        return f"{name}: {names.unknown(unknown, [p.name for p in takes])}"
+    lack = str(error).partition("() ")[2]
+    lack = "too many arguments by place" if lack.startswith("takes") else lack
+    return re.sub(r"<class '[\w.]*\b(\w+)'>", r"\1", f"{name}{Signature(takes)}: {lack}")
 
 
 def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:

@@ -358,6 +358,7 @@ betas beta1 beta2 | betas
 learning_rate | lr
 gradient | grad
 start_dim | start_axis
+hx h_0 | h0 state h
 size_average reduce | reduction
 requires_grad | # after it: x.requires_grad = True
 device | # a device is a backend: x.to("cupy"), ts.use_backend("cupy")
@@ -436,7 +437,7 @@ def _advice(place: str, name: str) -> str:
 
 def unknown(word: str, takes: Sequence[str]) -> str:
     """What to write in the place of an argument that a function does not have, of those that it `takes`."""
-    fits, remark = get_close_matches(word, takes, 1), ""
+    fits, remark = get_close_matches(word, takes, 1, 0.7), ""
     for words, ours, known in rows(ARGUMENTS):
         if word in words:
             fits, remark = [takes[int(w)] if w.isdigit() else w for w in ours.split()], known

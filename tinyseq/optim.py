@@ -46,6 +46,7 @@ class Optimizer:
     slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
     hyperparameters: tuple[str, ...] = ("lr",)
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         name = type(self).__name__
         self.parameters, self.lr = _leaves(name, parameters), lr
@@ -180,6 +181,7 @@ class SGD(Optimizer):
     slots = ("momentum",)
     hyperparameters = ("lr", "momentum", "weight_decay", "nesterov")
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, *,
                  weight_decay: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(parameters, lr)
@@ -213,6 +215,7 @@ class Adam(Optimizer):
     hyperparameters = ("lr", "betas", "eps", "weight_decay")
     decoupled = False
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, lr)
@@ -236,6 +239,7 @@ class AdamW(Adam):
 
     decoupled = True
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.01) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
@@ -258,13 +262,11 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """
     max_norm = check.numbers("clip_grad_norm_", least=0, max_norm=max_norm)
     parameters = _leaves("clip_grad_norm_", parameters)
-    given = [p.grad for p in parameters if p.grad is not None]
-    grads = [g._data for g in given if isinstance(g, Tensor)]
-    if not given:
+    found = [_gradient("clip_grad_norm_", i, p) for i, p in enumerate(parameters)]
+    grads = [g for g in found if g is not None]
+    if not grads:
         raise ValueError("clip_grad_norm_: no parameter has a gradient")
-    if len(grads) < len(given) or len(set(map(type, grads))) > 1:
-        for i, p in enumerate(parameters):
-            _gradient("clip_grad_norm_", i, p)  # says which is no Tensor, or not where its parameter is
+    if len(set(map(type, grads))) > 1:
         raise TypeError("clip_grad_norm_: the gradients live on several backends, expected one: .to() moves a module")
     with uninterrupted():
         return Tensor(_in_place("clip_grad_norm_", _clip, grads, max_norm))

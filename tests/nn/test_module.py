@@ -476,6 +476,29 @@ def test_a_constructor_shows_all_that_it_takes(name: str) -> None:
     assert not [p.name for p in taken if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
+class Calls(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        self.inner = inner
+
+    def forward(self, x: Any, **options: Any) -> Any:
+        return self.inner(x, **options)
+
+
+def test_a_call_that_does_not_fit_says_what_to_write() -> None:
+    """In the name of the class that was called, not of that which has the method; and where it hangs."""
+    x = ts.ones((2, 5, 4))
+    for call, said in (
+        (lambda: nn.GRU(4, 3)(x, hx=None), "GRU: no argument 'hx'; write h0=; it takes x, h0, lengths"),
+        (lambda: nn.LSTM(4, 3)(x, hx=None), "LSTM: no argument 'hx'; write state=; it takes x, state, lengths"),
+        (lambda: nn.RNN(4, 3)(), "RNN(x, h0=None, lengths=None): missing 1 required positional argument: 'x'"),
+        (lambda: nn.Linear(4, 3)(x, x), "Linear(x): too many arguments by place"),
+        (lambda: Calls(nn.Linear(4, 3))(x, bias=1), "inner: Linear: no argument 'bias'; it takes x"),
+        (lambda: nn.LSTM(4, 3, num_layer=2), "LSTM: no argument 'num_layer'; write num_layers=; it takes "),
+    ):
+        with pytest.raises(TypeError, match="^" + re.escape(said)):
+            call()
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_wrong_arguments_of_a_constructor_name_the_public_class(name: str) -> None:
     """None, one too many, and one that is not known: of every class, those not yet written too."""

@@ -130,10 +130,10 @@ class AttentionDecoder(Module):
         expected = (memory.shape[0], self.rnn.hidden_size)
         zeros = Tensor(namespace(memory._data).zeros(expected, dtype=memory.dtype))
         parts = hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,)
-        given = [numbers("AttentionDecoder", "a first hidden state (B, H)", part, memory) for part in parts]
+        wanted = f"at most {self.states} of a first hidden state (B, H) = {expected}"
+        given = [numbers("AttentionDecoder", wanted, part, memory) for part in parts]
         if len(given) > self.states or any(part.shape != expected for part in given):
-            raise ValueError(f"AttentionDecoder: expected at most {self.states} of a first hidden state (B, H) = "
-                             f"{expected}, got {check.describe(hidden)}")
+            raise ValueError(f"AttentionDecoder: expected {wanted}, got {check.describe(hidden)}")
         h, c, *_ = (*given, zeros, zeros)
         keys = None if self.attention is None else self.attention.keys(memory, real)
         fed = zeros if self.feed == "attentional" else None
@@ -157,10 +157,7 @@ class AttentionDecoder(Module):
         """Tokens (B,) or (B, T) where the state lives; anything else is refused, and a state that is none."""
         check.instance("AttentionDecoder", DecoderState, state=state)
         expected = f"tokens ({len(state.memory)},{' T' * (axes - 1)})"
-        try:
-            found = ops.like(state.memory, tokens)
-        except TypeError:
-            raise TypeError(f"AttentionDecoder: expected {expected} as integers, got {tokens!r}") from None
+        found = numbers("AttentionDecoder", f"{expected} as integers", tokens, state.memory)
         if found.ndim != axes or len(found) != len(state.memory):
             raise ValueError(f"AttentionDecoder: expected {expected}, got shape {found.shape}")
         return found

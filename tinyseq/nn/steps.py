@@ -183,11 +183,11 @@ class Stack(Module):
             raise (ValueError if state is None or isinstance(state, LanguageState) else TypeError)(
                 f"{type(self).__name__}: expected a state that its own `start` made, got {check.describe(state)}")
         if axes:
-            name, wanted = type(self).__name__, f"x ({len(state.cache)},{' T,' * (axes - 2)} E)"
+            name, rows, dtype = type(self).__name__, len(state.cache), state.cache.dtype
+            wanted = f"x ({rows},{' T,' * (axes - 2)} E) of {dtype}, as the state"
             x = numbers(name, wanted, x, state.cache)
-            if x.ndim != axes or len(x) != len(state.cache) or x.dtype != state.cache.dtype:
-                raise ValueError(f"{name}: expected {wanted} of {state.cache.dtype}, as the state, got "
-                                 f"{check.describe(x)}")
+            if x.ndim != axes or len(x) != rows or x.dtype != dtype:
+                raise ValueError(f"{name}: expected {wanted}, got {check.describe(x)}")
         return x
 
     def _read(self, x: Tensor, state: LanguageState | None) -> tuple[Tensor, list[Pair]]:
