@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 NAMES = {
     "tensors": """
@@ -405,6 +405,13 @@ class Missing(AttributeError):
             close = get_close_matches(name, [x for x in dir(owner) if not x.startswith("_")], 1, 0.65)
             advice = f"did you mean {close[0]}?" if close else ""
         return f"{text}: {advice}" if advice else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AttributeError, (str(self),)  # in another process nobody has the owner
+
+
+Missing.__name__ = Missing.__qualname__ = "AttributeError"  # in tracebacks, where another name says nothing
+Missing.__module__ = "builtins"
 
 
 def missing(owner: object, name: str) -> NoReturn:
