@@ -262,11 +262,13 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """
     max_norm = check.numbers("clip_grad_norm_", least=0, max_norm=max_norm)
     parameters = _leaves("clip_grad_norm_", parameters)
-    found = [_gradient("clip_grad_norm_", i, p) for i, p in enumerate(parameters)]
-    grads = [g for g in found if g is not None]
-    if not grads:
+    given = [p.grad for p in parameters if p.grad is not None]
+    grads = [g._data for g in given if isinstance(g, Tensor)]
+    if not given:
         raise ValueError("clip_grad_norm_: no parameter has a gradient")
-    if len(set(map(type, grads))) > 1:
+    if len(grads) < len(given) or len(set(map(type, grads))) > 1:
+        for i, p in enumerate(parameters):
+            _gradient("clip_grad_norm_", i, p)  # says which is no Tensor, or not where its parameter is
         raise TypeError("clip_grad_norm_: the gradients live on several backends, expected one: .to() moves a module")
     with uninterrupted():
         return Tensor(_in_place("clip_grad_norm_", _clip, grads, max_norm))
