@@ -80,6 +80,15 @@ def test_activations_take_their_options_by_place_and_no_others() -> None:
             wrong()
 
 
+@pytest.mark.parametrize("kind", ["RNNCell", "GRUCell"])
+def test_a_cell_hands_its_state_on(kind: str) -> None:
+    """In a Sequential what is behind a cell is as wide as its state, not as what it is given."""
+    cell = getattr(nn, kind)
+    assert nn.Sequential(cell(4, 8), cell(8, 3), nn.Linear(3, 2))(ts.ones((5, 4))).shape == (5, 2)
+    with pytest.raises(ValueError, match=r"expected layers\.1 to take the 8 features that are before it"):
+        nn.Sequential(cell(4, 8), nn.Linear(4, 2))
+
+
 class Unknown(nn.Module):
     def forward(self, x: Any) -> Any:
         return x

@@ -337,8 +337,10 @@ def fits(where: str, width: int | None, name: str, layer: Any) -> int | None:
         gives = takes = layer.normalized_shape[-1]
     elif hasattr(layer, "directions"):
         gives, takes = layer.directions * layer.sizes[0], layer.input_size
-    else:  # positions, Transformers, cells
-        gives = takes = getattr(layer, "d_model", getattr(layer, "input_size", None))
+    elif hasattr(layer, "state_size"):  # cells: what follows is given the state
+        gives, takes = None if isinstance(layer.state_size, tuple) else layer.state_size, layer.input_size
+    else:  # positions, Transformers
+        gives = takes = getattr(layer, "d_model", None)
     if None not in (width, takes) and takes != width:
         raise ValueError(f"{where}: expected {name} to take the {width} features that are before it, got "
                          f"{check.describe(layer)}, which takes {takes}")
