@@ -334,6 +334,17 @@ def test_copies_and_pickles_are_as_they_were() -> None:
     assert np.asarray([ts.ones(2), ts.ones(2)]).shape == (2, 2) and getattr(model, "cuda", None) is None
 
 
+@pytest.mark.parametrize("call", [lambda: ts.cat, lambda: ts.ones(1).view, lambda: nn.Linear(1, 1).wieght])
+def test_a_missing_name_is_an_attribute_error_like_any(call: Any) -> None:
+    """In a traceback, and in another process, to which an error goes as a pickle."""
+    with pytest.raises(AttributeError) as raised:
+        call()
+    said = "".join(traceback.format_exception_only(raised.value))
+    assert said == f"AttributeError: {raised.value}\n" and repr(type(raised.value)) == "<class 'AttributeError'>"
+    other = pickle.loads(pickle.dumps(raised.value))
+    assert type(other) is AttributeError and str(other) == str(raised.value)
+
+
 class Own(nn.Module):
     def __init__(self) -> None:
         self.embedding = nn.Embedding(3, 2)

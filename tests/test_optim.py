@@ -500,3 +500,13 @@ def test_a_small_model_learns() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.02 * losses[0]
+
+
+def test_an_unknown_option_is_told_with_what_to_write() -> None:
+    parameters = [ts.ones(2, requires_grad=True)]
+    for kind in (optim.SGD, optim.Adam, optim.AdamW):
+        wrong: Any = kind
+        with pytest.raises(TypeError, match=rf"^{kind.__name__}: no argument 'learning_rate'; write lr=; it takes"):
+            wrong(parameters, learning_rate=0.1)
+        with pytest.raises(TypeError, match=rf"^{kind.__name__}\(parameters, lr=0.001, .*: missing 1 .*'parameters'"):
+            wrong()

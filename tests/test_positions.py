@@ -21,6 +21,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "coming-from-pytorch.md"
 
 OTHERWISE = {  # why, and what the page's row has
     "ts.split": ("NumPy's: how many parts", "`torch.split(x, 2)`"),
+    "Tensor.split": ("as ts.split", "`torch.split(x, 2)`"),
     "ts.pad": ("NumPy's: a pair for every axis", "`F.pad("),
     "ts.random.normal": ("the shape first, as in JAX and MLX: (0, 1, 3) has none of the draws", "`torch.normal("),
     "F.lstm_cell": ("PyTorch's, without documentation, has h and c in a list: a list is an error", "`torch.lstm_cell("),
@@ -30,7 +31,7 @@ OTHERWISE = {  # why, and what the page's row has
 SAME = {  # PyTorch's words for ours
     "x": "input", "a": "input self x", "b": "other exponent vec2 y", "ids": "input", "logits": "input",
     "probs": "input", "log_probs": "input", "targets": "target", "h": "hx", "h0": "hx", "state": "hx",
-    "axis": "dim dims", "axes": "dims dims_self", "keepdims": "keepdim", "correction": "unbiased", "shape": "size",
+    "axis": "dim dims", "start_axis": "start_dim", "axes": "dims dims_self", "keepdims": "keepdim", "correction": "unbiased", "shape": "size",
     "indices": "index", "values": "source", "k": "diagonal", "repetitions": "dims", "shift": "shifts", "stop": "end",
     "num": "steps", "n_rows": "n", "n_cols": "m", "subscripts": "equation args", "operands": "tensors",
     "value": "val", "low": "a from", "high": "b to", "grad": "gradient grad_tensors", "data": "obj t",
@@ -48,18 +49,10 @@ def by_place(fn: Callable[..., Any]) -> list[str]:
 
 
 def ours(made: Any) -> list[str]:
-    """What ours takes by place; where a constructor hands `*args` on, those of who takes them too."""
+    """What ours takes by place."""
     if not inspect.isclass(made):
         return [name for name in by_place(made) if name != "args"]
-    if issubclass(made, nn.Activation):
-        return by_place(made.function)[1:]
-    found: list[str] = []
-    for owner in made.__mro__:
-        if "__init__" in vars(owner):
-            found += [name for name in by_place(vars(owner)["__init__"]) if name not in (*found, "args")]
-            if "args" not in by_place(vars(owner)["__init__"]):
-                return found
-    return found
+    return by_place(made)
 
 
 def theirs(torch: Any, known: Any, name: str) -> Iterator[list[str]]:
@@ -89,7 +82,7 @@ def walked(torch: Any) -> Iterator[tuple[str, Any, Any]]:
         ("F.", functional, functional.__all__, (torch.nn.functional, torch, torch.special)),
         ("ts.", ts, ts.__all__, more),
         ("ts.random.", random, [n for n, x in vars(random).items() if inspect.isfunction(x)], (torch,)),
-        ("Tensor.", ts.Tensor, [n for n in vars(ts.Tensor) if not n.startswith("_")], (torch.Tensor,))]
+        ("Tensor.", ts.zeros((1, 1)), [n for n in vars(ts.Tensor) if not n.startswith("_")], (torch.Tensor,))]
     for room, here, names, there in rooms:
         for name in names:
             made = getattr(here, name)

@@ -23,7 +23,9 @@ def script() -> Any:
     spec = importlib.util.spec_from_file_location("pretrained_g2p", SCRIPT)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # where its neighbours are
+        spec.loader.exec_module(module)
     return module
 
 

@@ -182,11 +182,13 @@ GOOD = [
     "nn.TransformerEncoder(encoder_layer=ENCODER, num_layers=2, norm=nn.LayerNorm(4))",
     "nn.TransformerDecoder(decoder_layer=DECODER, num_layers=2, norm=nn.LayerNorm(4))",
     "nn.Transformer(d_model=4, nhead=2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=3, dropout=0.1, "
-    "activation='gelu', custom_encoder=ENCODER, custom_decoder=DECODER)",
+    "activation='gelu', custom_encoder=ENCODER, custom_decoder=DECODER, layer_norm_eps=1e-5, batch_first=True, "
+    "norm_first=True, bias=True, dtype=ts.float32, norm='rms', num_kv_heads=1)",
     "nn.SinusoidalPositions(d_model=4)",
     "nn.LearnedPositions(max_length=4, d_model=4, dtype=ts.float32)",
     *[f"nn.{name}(vocab_size=5, d_model=4, nhead=2, num_layers=1, dim_feedforward=3, dropout=0.1, positions='rotary', "
-      "max_length=6, rotary_base=1e3, tied=True, norm_first=True, last_norm=True, out_bias=True, dtype=ts.float32)"
+      "max_length=6, rotary_base=1e3, tied=True, norm_first=True, last_norm=True, out_bias=True, dtype=ts.float32, "
+      "activation='gelu', layer_norm_eps=1e-5, bias=True, norm='rms', num_kv_heads=1)"
       for name in ("LanguageModel", "ConditionalLanguageModel")],
     "nn.AttentionDecoder(vocab_size=5, embedding_dim=2, hidden_size=3, attention=nn.DotAttention(3, 4), memory_size=4, "
     "dropout=0.1, cell=nn.LSTM, feed='context')",
@@ -408,9 +410,9 @@ ROWS = [
     ("nn.LayerNorm((2, 'a'))", "LayerNorm", "normalized_shape", "'a'"),
     ("nn.Dropout('a')", "Dropout", "p", "'a'"),
     ("nn.Dropout(1)", "Dropout", "p", "1"),
-    ("nn.ReLU(inplace=True)", "ReLU", "inplace", "True"),
-    ("nn.SiLU(0.5)", "SiLU", "options", "0.5"),
-    ("nn.Softplus(beta=2)", "Softplus", "beta", "2"),
+    ("nn.ReLU(inplace=True)", "ReLU", "inplace", "no argument"),
+    ("nn.SiLU(0.5)", "SiLU", "arguments", "too many"),
+    ("nn.Softplus(beta=2)", "Softplus", "beta", "no argument"),
     ("nn.LeakyReLU('a')", "LeakyReLU", "negative_slope", "'a'"),
     ("nn.GELU('exact')", "GELU", "approximate", "'exact'"),
     ("nn.Sequential(nn.ReLU)", "Sequential", "layers", "type"),
@@ -564,7 +566,8 @@ BY_NAME = {key: kind for kind, keys in KINDS.items() for key in keys.split()}
 
 TAKEN = {  # the reason: arguments, and the values if not all that are tried
     "anything may be compared, and no number equals it": "ts.equal.a ts.equal.b ts.not_equal.a ts.not_equal.b",
-    "None is RMSNorm's own": "nn.TransformerEncoderLayer.layer_norm_eps nn.TransformerDecoderLayer.layer_norm_eps",
+    "None is RMSNorm's own": "nn.TransformerEncoderLayer.layer_norm_eps nn.TransformerDecoderLayer.layer_norm_eps "
+        "nn.Transformer.layer_norm_eps nn.LanguageModel.layer_norm_eps nn.ConditionalLanguageModel.layer_norm_eps",
     "a check answers with AssertionError": "testing.check_shapes.dtype",
     "a decoder refuses a state, as in ROWS, in its own name": "decode.greedy.state decode.sample.state "
         "decode.stream.state decode.beam.state decode.score.state",

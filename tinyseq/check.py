@@ -12,7 +12,6 @@ should be, from the signature of the public function that was called.
 from __future__ import annotations
 
 import functools
-import math
 import operator
 import re
 import reprlib
@@ -33,16 +32,7 @@ def integers(where: str, least: int | None = None, most: int | None = None, /, *
 
     Anything with `__index__` but a bool is an integer. Another type is a TypeError, one out of range a ValueError.
     """
-    values = []
-    for name, value in given.items():
-        try:
-            number = operator.index("" if isinstance(value, (bool, np.bool)) else value)  # type: ignore[arg-type]
-        except TypeError:
-            raise TypeError(_message(where, "an integer", name, value, least, most)) from None
-        if (least is not None and number < least) or (most is not None and number > most):
-            raise ValueError(_message(where, "an integer", name, value, least, most))
-        values.append(number)
-    return values[0] if len(values) == 1 else tuple(values)
+    return _within(where, "an integer", operator.index, given, least, most)
 
 
 def numbers(where: str, *, least: float | None = None, above: float | None = None, most: float | None = None,
@@ -52,14 +42,28 @@ def numbers(where: str, *, least: float | None = None, above: float | None = Non
     Python's and NumPy's numbers and what has one element and `__float__` (a 0-dimensional Tensor) are taken; a bool or
     text is a TypeError, a number out of range a ValueError.
     """
+    return _within(where, "a number", _real, given, least, most, above, below)
+
+
+def _real(value: Any) -> float:
+    if not hasattr(value, "__float__") or getattr(value, "size", 1) != 1:
+        raise TypeError
+    return float(value)
+
+
+def _within(where: str, kind: str, convert: Callable[[Any], float], given: Mapping[str, Any], least: float | None,
+            most: float | None, above: float | None = None, below: float | None = None) -> Any:
     values = []
     for name, value in given.items():
-        if isinstance(value, (bool, np.bool)) or not hasattr(value, "__float__") or getattr(value, "size", 1) != 1:
-            raise TypeError(_message(where, "a number", name, value, least, most, above, below))
-        number = float(value)
-        if (math.isnan(number) or (least is not None and number < least) or (most is not None and number > most)
-                or (above is not None and number <= above) or (below is not None and number >= below)):
-            raise ValueError(_message(where, "a number", name, value, least, most, above, below))
+        try:
+            number = convert(None if isinstance(value, (bool, np.bool)) else value)
+            if number != number or (least is not None and number < least) or (most is not None and number > most) or (
+                    above is not None and number <= above) or (below is not None and number >= below):
+                raise ValueError
+        except (TypeError, ValueError) as error:
+            low = f"{least} <= " if least is not None else f"{above} < " if above is not None else ""
+            high = f" <= {most}" if most is not None else f" < {below}" if below is not None else ""
+            raise type(error)(f"{where}: expected {kind} {low}{name}{high}, got {describe(value)}") from None
         values.append(number)
     return values[0] if len(values) == 1 else tuple(values)
 
@@ -168,13 +172,6 @@ def no_flag(axis: Any) -> Any:
     return axis
 
 
-def _message(where: str, kind: str, name: str, value: Any, least: Any, most: Any, above: Any = None,
-             below: Any = None) -> str:
-    low = f"{least} <= " if least is not None else f"{above} < " if above is not None else ""
-    high = f" <= {most}" if most is not None else f" < {below}" if below is not None else ""
-    return f"{where}: expected {kind} {low}{name}{high}, got {describe(value)}"
-
-
 # --- what an error says ----------------------------------------------------------------------------------------------
 
 
@@ -207,8 +204,8 @@ def kind_of(a: Any) -> str:
 
 def fields(a: Any) -> str:
     """The `repr` of a NamedTuple, with shapes in the place of arrays."""
-    shown = {k: _LONG.repr(v) if isinstance(v, list) and not _holds_array(v) else describe(v)
-             for k, v in a._asdict().items()}
+    shown = {k: f"{v:.4g}" if isinstance(v, float) else _LONG.repr(v) if isinstance(v, list) and not _holds_array(v)
+             else describe(v) for k, v in a._asdict().items()}
     return f"{type(a).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
 
@@ -277,15 +274,10 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
 
 def frames(error: Exception) -> list[FrameType]:
     """From the outermost caller of who caught an error to where it was raised."""
-    trace, found = error.__traceback__, list[FrameType]()
-    frame = None if trace is None else trace.tb_frame.f_back
-    while frame:
-        found.insert(0, frame)
-        frame = frame.f_back
-    while trace:
-        found.append(trace.tb_frame)
-        trace = trace.tb_next
-    return found
+    from traceback import walk_stack, walk_tb  # here, as only errors have a use for it
+
+    trace: Any = error.__traceback__
+    return [frame for frame, _ in [*[*walk_stack(trace.tb_frame)][:0:-1], *walk_tb(trace)]]
 
 
 def constructor(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
@@ -299,25 +291,24 @@ def constructor(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatena
             if error.__traceback__ is None or error.__traceback__.tb_next:  # from within
                 raise
             maker = next(frame for frame in frames(error) if frame.f_code is make.__code__).f_locals["self"]
-            lack = str(error).partition("() ")[2]
-            lack = "too many arguments by place" if lack.startswith("takes") else lack
             owner = "" if maker is self else f"{type(maker).__name__}: "
-            raise TypeError(f"{owner}{type(self).__name__}{_takes(type(self))}: {lack}") from None
+            raise TypeError(owner + misfit(error, type(self).__name__, init, kwargs)) from None
 
     return functools.wraps(init)(make)  # type: ignore[return-value]
 
 
-def _takes(kind: type) -> str:
-    """(argument, argument=default, ...) of a class, with what its constructor hands on to those that it extends."""
-    found: list[Parameter] = []
-    for init in [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]:
-        rest = [p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        if len(rest) == len(found) > 0:  # nothing is handed on
-            break
-        known = {p.name for p in rest}
-        found = rest + [p for p in [*signature(init).parameters.values()][1:] if p.name not in known]
-    listed = Signature([p.replace(annotation=p.empty) for p in sorted(found, key=lambda p: p.kind)])
-    return re.sub(r"<class '[\w.]*\b(\w+)'>", r"\1", str(listed))
+def misfit(error: Exception, name: str, function: Callable[..., Any], given: Mapping[str, Any]) -> str:
+    """What Python says of a call whose arguments a function does not take, in words: with all that it takes, or what to
+    write for an argument that it does not know."""
+    takes = [p.replace(annotation=p.empty) for p in signature(function).parameters.values() if p.name != "self"]
+    unknown = next((word for word in given if word not in [p.name for p in takes]), "")
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in takes):
+        from tinyseq import names
+
+        return f"{name}: {names.unknown(unknown, [p.name for p in takes])}"
+    lack = str(error).partition("() ")[2]
+    lack = "too many arguments by place" if lack.startswith("takes") else lack
+    return re.sub(r"<class '[\w.]*\b(\w+)'>", r"\1", f"{name}{Signature(takes)}: {lack}")
 
 
 def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:

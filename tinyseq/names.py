@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 NAMES = {
     "tensors": """
@@ -358,6 +358,7 @@ betas beta1 beta2 | betas
 learning_rate | lr
 gradient | grad
 start_dim | start_axis
+hx h_0 | h0 state h
 size_average reduce | reduction
 requires_grad | # after it: x.requires_grad = True
 device | # a device is a backend: x.to("cupy"), ts.use_backend("cupy")
@@ -405,6 +406,13 @@ class Missing(AttributeError):
             advice = f"did you mean {close[0]}?" if close else ""
         return f"{text}: {advice}" if advice else text
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AttributeError, (str(self),)  # in another process nobody has the owner
+
+
+Missing.__name__ = Missing.__qualname__ = "AttributeError"  # in tracebacks, where another name says nothing
+Missing.__module__ = "builtins"
+
 
 def missing(owner: object, name: str) -> NoReturn:
     """`__getattr__` of modules and classes. A property that failed is asked again, for its own error."""
@@ -436,7 +444,7 @@ def _advice(place: str, name: str) -> str:
 
 def unknown(word: str, takes: Sequence[str]) -> str:
     """What to write in the place of an argument that a function does not have, of those that it `takes`."""
-    fits, remark = get_close_matches(word, takes, 1), ""
+    fits, remark = get_close_matches(word, takes, 1, 0.7), ""
     for words, ours, known in rows(ARGUMENTS):
         if word in words:
             fits, remark = [takes[int(w)] if w.isdigit() else w for w in ours.split()], known

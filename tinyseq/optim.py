@@ -46,6 +46,7 @@ class Optimizer:
     slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
     hyperparameters: tuple[str, ...] = ("lr",)
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         name = type(self).__name__
         self.parameters, self.lr = _leaves(name, parameters), lr
@@ -180,6 +181,7 @@ class SGD(Optimizer):
     slots = ("momentum",)
     hyperparameters = ("lr", "momentum", "weight_decay", "nesterov")
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, *,
                  weight_decay: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(parameters, lr)
@@ -213,6 +215,7 @@ class Adam(Optimizer):
     hyperparameters = ("lr", "betas", "eps", "weight_decay")
     decoupled = False
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, lr)
@@ -236,6 +239,7 @@ class AdamW(Adam):
 
     decoupled = True
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.01) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)

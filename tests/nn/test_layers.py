@@ -74,10 +74,19 @@ def test_activations_take_their_options_by_place_and_no_others() -> None:
     same(nn.LeakyReLU(0.2)(x), F.leaky_relu(x, 0.2))
     same(nn.ELU(0.5)(x), F.elu(x, 0.5))
     same(nn.GELU("tanh")(x), F.gelu(x, "tanh"))
-    for wrong, message in ((lambda: nn.ReLU(inplace=True), r"ReLU: expected options of \[\], got inplace=True"),
-                           (lambda: nn.Softplus(2.0), r"Softplus: expected options of \[\], got 2.0")):
+    for wrong, message in ((lambda: nn.ReLU(inplace=True), "ReLU: no argument 'inplace'"),
+                           (lambda: nn.Softplus(2.0), r"Softplus\(\): too many arguments")):
         with pytest.raises(TypeError, match=message):
             wrong()
+
+
+@pytest.mark.parametrize("kind", ["RNNCell", "GRUCell"])
+def test_a_cell_hands_its_state_on(kind: str) -> None:
+    """In a Sequential what is behind a cell is as wide as its state, not as what it is given."""
+    cell = getattr(nn, kind)
+    assert nn.Sequential(cell(4, 8), cell(8, 3), nn.Linear(3, 2))(ts.ones((5, 4))).shape == (5, 2)
+    with pytest.raises(ValueError, match=r"expected layers\.1 to take the 8 features that are before it"):
+        nn.Sequential(cell(4, 8), nn.Linear(4, 2))
 
 
 class Unknown(nn.Module):

@@ -469,13 +469,43 @@ CLASSES = [name for name in nn.__all__ if isinstance(getattr(nn, name), type)
            and issubclass(getattr(nn, name), (nn.Module, ts.Tensor)) and name != "Activation"]  # which has no function
 
 
+@pytest.mark.parametrize("name", sorted({*CLASSES} - {"Sequential"}))
+def test_a_constructor_shows_all_that_it_takes(name: str) -> None:
+    """In `help`, in an editor and in its errors: no class hands on what its own signature does not have."""
+    taken = inspect.signature(getattr(nn, name)).parameters.values()
+    assert not [p.name for p in taken if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+class Calls(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        self.inner = inner
+
+    def forward(self, x: Any, **options: Any) -> Any:
+        return self.inner(x, **options)
+
+
+def test_a_call_that_does_not_fit_says_what_to_write() -> None:
+    """In the name of the class that was called, not of that which has the method; and where it hangs."""
+    x = ts.ones((2, 5, 4))
+    for call, said in (
+        (lambda: nn.GRU(4, 3)(x, hx=None), "GRU: no argument 'hx'; write h0=; it takes x, h0, lengths"),
+        (lambda: nn.LSTM(4, 3)(x, hx=None), "LSTM: no argument 'hx'; write state=; it takes x, state, lengths"),
+        (lambda: nn.RNN(4, 3)(), "RNN(x, h0=None, lengths=None): missing 1 required positional argument: 'x'"),
+        (lambda: nn.Linear(4, 3)(x, x), "Linear(x): too many arguments by place"),
+        (lambda: Calls(nn.Linear(4, 3))(x, bias=1), "inner: Linear: no argument 'bias'; it takes x"),
+        (lambda: nn.LSTM(4, 3, num_layer=2), "LSTM: no argument 'num_layer'; write num_layers=; it takes "),
+    ):
+        with pytest.raises(TypeError, match="^" + re.escape(said)):
+            call()
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_wrong_arguments_of_a_constructor_name_the_public_class(name: str) -> None:
     """None, one too many, and one that is not known: of every class, those not yet written too."""
     kind = getattr(nn, name)
     taken = inspect.signature(kind).parameters.values()
     needed = [p for p in taken if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    several = any(p.kind is p.VAR_POSITIONAL for p in taken) and not issubclass(kind, nn.RNN | nn.GRU | nn.GRUCell)
+    several = any(p.kind is p.VAR_POSITIONAL for p in taken)
     calls: list[Any] = [lambda: kind(unknown=1), lambda: kind(*[1] * len(needed), unknown=1)]
     calls += [kind] * bool(needed) + [lambda: kind(1, 1, 1, *["relu"] * (name == "RNN"), *[1] * 30)] * (not several)
     for call in calls:

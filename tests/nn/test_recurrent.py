@@ -630,3 +630,23 @@ def test_the_page_on_cells_runs() -> None:
     y, h_n = PAGE["gru"](ts.random.normal((3, 5, 8)), lengths=[5, 0, 2])
     assert y.shape == (3, 5, 32) and h_n.shape == (4, 3, 16)
     assert PAGE["h"].shape == (1, 3, 16) and not PAGE["h"].requires_grad
+
+
+def test_a_wrong_state_or_input_names_the_layer() -> None:
+    x, h = ts.ones((2, 5, 4)), ts.ones((1, 2, 3))
+    for call, said in (
+        (lambda: nn.GRU(4, 3)(x, (h,)), "GRU: expected the initial state as Tensors"),
+        (lambda: nn.GRU(4, 3)("a"), r"GRU: expected x as a Tensor, got 'a'"),
+        (lambda: nn.LSTM(4, 3)(x, 3), "LSTM: expected the initial state as a tuple of 2 Tensors, got 3"),
+        (lambda: nn.LSTM(4, 3)(x, h), r"LSTM: expected the initial state as a tuple of 2 Tensors, got one tensor, f"),
+        (lambda: nn.LSTMCell(4, 3)(x[0], (h[0], "a")), "LSTMCell: expected the initial state as Tensors, got 'a'"),
+    ):
+        with pytest.raises(TypeError, match=f"^{said}"):
+            call()
+
+
+def test_a_repr_shows_what_is_not_usual() -> None:
+    assert repr(nn.GRU(4, 3, reset="before")) == "GRU(4, 3, reset='before')"
+    assert repr(nn.RNN(4, 3, 2, "relu", recurrent_dropout=0.2)) == (
+        "RNN(4, 3, num_layers=2, nonlinearity='relu', recurrent_dropout=0.2)")
+    assert repr(nn.LSTM(4, 3)) == "LSTM(4, 3)"

@@ -94,12 +94,12 @@ class DotAttention(Attention):
     """
 
     def __init__(self, query_size: int, memory_size: int, projected: bool | None = None, scale: bool = False) -> None:
-        query_size, memory_size = check.integers("DotAttention", 1, query_size=query_size, memory_size=memory_size)
+        self.query_size, self.memory_size = query_size, memory_size = check.integers(
+            "DotAttention", 1, query_size=query_size, memory_size=memory_size)
         projected = query_size != memory_size if projected is None else projected
         if not projected and query_size != memory_size:
             raise ValueError(f"DotAttention: queries of query_size {query_size} and memory of memory_size {memory_size}"
                              " have no dot product: pass projected=True")
-        self.query_size, self.memory_size = query_size, memory_size
         self.projection = Linear(memory_size, query_size, bias=False) if projected else None
         self.scale = 1 / math.sqrt(query_size) if scale else 1.0
 
@@ -126,9 +126,8 @@ class AdditiveAttention(Attention):
     """
 
     def __init__(self, query_size: int, memory_size: int, hidden_size: int) -> None:
-        query_size, memory_size, hidden_size = check.integers(
+        self.query_size, self.memory_size, hidden_size = check.integers(
             "AdditiveAttention", 1, query_size=query_size, memory_size=memory_size, hidden_size=hidden_size)
-        self.query_size, self.memory_size = query_size, memory_size
         self.query = Linear(query_size, hidden_size, bias=False)
         self.memory = Linear(memory_size, hidden_size)
         bound = 1 / math.sqrt(hidden_size)

@@ -199,8 +199,7 @@ def recurrent_(module: M, *, generator: Generator | None = None) -> M:
 
     Raises ValueError where nothing is named as PyTorch's recurrent weights: weight_ih..., weight_hh....
     """
-    if not isinstance(module, Module):
-        raise TypeError(f"recurrent_: expected module to be a Module, got {describe(module)}")
+    check.instance("recurrent_", Module, module=module)
     own = dict(module.named_parameters())
     names = [name.rsplit("weight_hh", 1) for name in own if name.rpartition(".")[2].startswith("weight_hh")]
     if not names:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +19,7 @@ from tinyseq.nn.layers import Dropout, Embedding, Linear
 from tinyseq.nn.masks import length_mask
 from tinyseq.nn.positions import LearnedPositions, SinusoidalPositions
 from tinyseq.nn.steps import LanguageState, Stack, call_few, features_first, places, plain, rows_first
-from tinyseq.nn.transformer import Options, Sublayer, TransformerDecoderLayer, TransformerEncoderLayer, checked_sizes
-
-
-class _Options(Options, total=False):
-    activation: str | Sublayer
+from tinyseq.nn.transformer import Sublayer, TransformerDecoderLayer, TransformerEncoderLayer, checked_sizes
 
 
 class LanguageModel(Stack):
@@ -36,7 +32,7 @@ class LanguageModel(Stack):
 
     `positions` are "learned" (`max_length` of them), "sinusoidal" (with embeddings times sqrt(d_model)), "rotary" (of
     frequencies `rotary_base`^(-2i/D)) or None. `tied`: the last layer's weight is the embedding; `out_bias`: it has a
-    bias. `last_norm`: a norm before it, as with pre-norm unless it is False. `options` are those of
+    bias. `last_norm`: a norm before it, as with pre-norm unless it is False. The others are those of
     `TransformerEncoderLayer`; pre-norm unless `norm_first=False`. GPT-2 has learned positions and `gelu_tanh`; Llama
     has rotary ones, `norm="rms"`, `activation="swiglu"`, `bias=False`, and fewer `num_kv_heads`.
 
@@ -67,12 +63,15 @@ class LanguageModel(Stack):
     def __init__(self, vocab_size: int, d_model: int, nhead: int, num_layers: int, dim_feedforward: int = 2048,
                  dropout: float = 0.1, *, positions: str | None = "learned", max_length: int = 1024,
                  rotary_base: float = 1e4, tied: bool = True, norm_first: bool = True, last_norm: bool | None = None,
-                 out_bias: bool = False, dtype: Any = np.float32, **options: Unpack[_Options]) -> None:
+                 out_bias: bool = False, dtype: Any = np.float32, activation: str | Sublayer = "relu",
+                 layer_norm_eps: float = 1e-5, bias: bool = True, norm: str = "layer",
+                 num_kv_heads: int | None = None) -> None:
         name = type(self).__name__
         check.choice(name, ("learned", "sinusoidal", "rotary", None), positions=positions)
         vocab_size, num_layers, max_length = check.integers(name, 1, vocab_size=vocab_size, num_layers=num_layers,
                                                             max_length=max_length)
-        d_model, dim_feedforward = checked_sizes(name, d_model, nhead, dim_feedforward, dropout)
+        d_model, dim_feedforward = checked_sizes(name, d_model, nhead, dim_feedforward, dropout, activation,
+                                                 layer_norm_eps, norm, num_kv_heads)
         rotary_base, width = check.numbers(name, above=0, rotary_base=rotary_base), d_model // nhead
         if positions == "rotary" and width % 2:
             raise ValueError(f"{name}: expected positions='rotary' with an even width d_model / nhead, got {width}")
@@ -83,8 +82,9 @@ class LanguageModel(Stack):
                           SinusoidalPositions(d_model) if positions == "sinusoidal" else None)
         self._frequencies = rotary_base ** (-np.arange(0, width, 2) / width) if positions == "rotary" else None
         self.dropout = Dropout(dropout)
-        self.layers = [self.layer(d_model, nhead, dim_feedforward, dropout, norm_first=norm_first, dtype=dtype,
-                                  **options) for _ in range(num_layers)]
+        self.layers = [self.layer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps,
+                                  norm_first=norm_first, bias=bias, dtype=dtype, norm=norm, num_kv_heads=num_kv_heads)
+                       for _ in range(num_layers)]
         last_norm = norm_first if last_norm is None else last_norm
         self.norm = copy.deepcopy(self.layers[0].norm1) if last_norm else None
         self.out = Linear(d_model, vocab_size, out_bias, dtype=dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -212,8 +212,8 @@ class Activation(Module):
 class _Plain(Activation):
     """One without options."""
 
-    if TYPE_CHECKING:  # as below: what checkers know of the options, which the function has at runtime
-        def __init__(self) -> None: ...
+    def __init__(self) -> None:
+        super().__init__()
 
 
 class ReLU(_Plain):
@@ -234,8 +234,10 @@ class LeakyReLU(Activation):
     """
 
     function = functional.leaky_relu
-    if TYPE_CHECKING:
-        def __init__(self, negative_slope: float = 0.01) -> None: ...
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__(negative_slope)
+
 
 class ELU(Activation):
     """x where it is positive, else `alpha` (exp(x) - 1), by default alpha = 1 (Clevert et al. 2016); of each entry of x
@@ -246,8 +248,10 @@ class ELU(Activation):
     """
 
     function = functional.elu
-    if TYPE_CHECKING:
-        def __init__(self, alpha: float = 1.0) -> None: ...
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__(alpha)
+
 
 class GELU(Activation):
     """x Φ(x), with Φ the normal distribution function (Hendrycks & Gimpel 2016); of each entry of x (...).
@@ -262,8 +266,10 @@ class GELU(Activation):
     """
 
     function = functional.gelu
-    if TYPE_CHECKING:
-        def __init__(self, approximate: str = "none") -> None: ...
+
+    def __init__(self, approximate: str = "none") -> None:
+        super().__init__(approximate)
+
 
 class SiLU(_Plain):
     """x σ(x), also called swish (Elfwing et al. 2017); of each entry of x (...). It has no options.
@@ -331,8 +337,10 @@ def fits(where: str, width: int | None, name: str, layer: Any) -> int | None:
         gives = takes = layer.normalized_shape[-1]
     elif hasattr(layer, "directions"):
         gives, takes = layer.directions * layer.sizes[0], layer.input_size
-    else:  # positions, Transformers, cells
-        gives = takes = getattr(layer, "d_model", getattr(layer, "input_size", None))
+    elif hasattr(layer, "state_size"):  # cells: what follows is given the state
+        gives, takes = None if isinstance(layer.state_size, tuple) else layer.state_size, layer.input_size
+    else:  # positions, Transformers
+        gives = takes = getattr(layer, "d_model", None)
     if None not in (width, takes) and takes != width:
         raise ValueError(f"{where}: expected {name} to take the {width} features that are before it, got "
                          f"{check.describe(layer)}, which takes {takes}")

@@ -321,6 +321,9 @@ def _place(error: Exception) -> None:
     frames = check.frames(error)
     if [frame for frame in frames if frame.f_code is Module.__call__.__code__][-1] is not sys._getframe(1):
         return  # it was told further in
+    call = frames[-1].f_locals
+    if isinstance(error, TypeError) and frames[-1] is sys._getframe(1):  # what it takes is something else
+        error.args = (check.misfit(error, type(call["self"]).__name__, call["self"].forward, call["kwargs"]),)
     called = [own for frame in frames if isinstance(own := frame.f_locals.get("self"), Module)]
     paths = (path for inner in called[::-1] for outer in called for path, part in _walk(outer) if part is inner)
     path = next(paths, "")

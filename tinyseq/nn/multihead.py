@@ -89,7 +89,12 @@ class MultiheadAttention(Attending):
     @property
     def dtype(self) -> Any:
         """The dtype of the weights, which inputs must have."""
-        return (self.in_proj_weight if self.packed else self.q_proj_weight).dtype
+        return self._weights()[0].dtype
+
+    def _weights(self) -> tuple[Parameter, Parameter, Parameter]:
+        """Those that project queries, keys and values: one three times, or three."""
+        return (self.in_proj_weight,) * 3 if self.packed else (
+            self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
 
     def forward(self, query: Tensor, key: Tensor | Pair | None = None, value: Tensor | None = None, *,
                 mask: Like = None, lengths: Like = None, causal: bool = False, need_weights: bool = False,
@@ -143,14 +148,12 @@ class MultiheadAttention(Attending):
 
     def _fits(self, key: Any, value: Any) -> tuple[Tensor, Tensor | None]:
         """Keys (B, S, kdim) and values (B, S, vdim), or None where the keys are that; others are refused."""
-        weights = [self.in_proj_weight] * 2 if self.packed else [self.k_proj_weight, self.v_proj_weight]
-        name, found = type(self).__name__, []
-        for part, x, weight in zip(("key", "value"), (key, key if value is None else value), weights, strict=True):
-            found.append(vectors(name, weight.shape[1], weight.dtype, **{part: x}))
-        if found[0].shape[:2] != found[1].shape[:2]:
-            raise ValueError(f"{name}: expected key and value (B, S, .), got shapes {found[0].shape} and "
-                             f"{found[1].shape}")
-        return found[0], None if value is None else found[1]
+        name, (_, w_k, w_v) = type(self).__name__, self._weights()
+        first = vectors(name, w_k.shape[1], w_k.dtype, key=key)
+        second = vectors(name, w_v.shape[1], w_v.dtype, value=first if value is None else value)
+        if first.shape[:2] != second.shape[:2]:
+            raise ValueError(f"{name}: expected key and value (B, S, .), got shapes {first.shape} and {second.shape}")
+        return first, None if value is None else second
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array:
         """`forward` of one more position to itself and the n before, on arrays: x (E, B), or (E,) of a batch of one, as
@@ -171,16 +174,15 @@ class MultiheadAttention(Attending):
         """`forward` of one position x, as that of `step`, to what `remember` made of a memory: as x, and the weights
         (B, heads, S); mask (B, S)."""
         backend, rows = backends.of(x), slice(self.embed_dim)
-        weight = (self.in_proj_weight if self.packed else self.q_proj_weight)._data[rows]
-        q = backend.linear_few(x, weight, None if self.in_proj_bias is None else self.in_proj_bias._data[rows])
+        bias = None if self.in_proj_bias is None else self.in_proj_bias._data[rows]
+        q = backend.linear_few(x, self._weights()[0]._data[rows], bias)
         y, weights = backend.attention_few(q.T.reshape(len(k), self.num_heads, self.head_dim), k, v, mask)
         weights = weights.reshape(len(k), self.num_heads, k.shape[2])
         return call_few(backend, self.out_proj, y.reshape(x.T.shape).T), weights
 
     def parts(self) -> list[tuple[Tensor, Tensor | None]]:
         """The weight and the bias of the projections of query, key and value."""
-        weights = ops.split(self.in_proj_weight, self._rows) if self.packed else (
-            self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        weights = ops.split(self.in_proj_weight, self._rows) if self.packed else self._weights()
         biases = (None,) * 3 if self.in_proj_bias is None else ops.split(self.in_proj_bias, self._rows)
         return list(zip(weights, biases, strict=True))
 

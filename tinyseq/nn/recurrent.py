@@ -22,7 +22,7 @@ from tinyseq.functional.arguments import checked_lengths
 from tinyseq.functional.recurrence import GATES
 from tinyseq.nn import init
 from tinyseq.nn.layers import fits
-from tinyseq.nn.masks import refuse
+from tinyseq.nn.masks import numbers, refuse
 from tinyseq.nn.module import Module, Parameter
 
 KEYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -51,18 +51,19 @@ def weights_of(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
 
 def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """x and the initial state, zeros unless given, of shapes (*lead, B, size); what does not fit is refused by name."""
-    x = ops.operand(x)
+    name = type(module).__name__
+    x = numbers(name, "x as a Tensor", x)
     shapes = [(*lead, *x.shape[:1], size) for size in sizes]
-    if hasattr(state, "shape"):
-        raise TypeError(f"{type(module).__name__}: expected the initial state as a tuple of {len(sizes)} Tensors, got "
-                        f"one tensor, {check.describe(state)}")
+    if state is not None and not isinstance(state, (tuple, list)):
+        raise TypeError(f"{name}: expected the initial state as a tuple of {len(sizes)} Tensors, got "
+                        f"{'one tensor, ' * hasattr(state, 'shape')}{check.describe(state)}")
     if state is None:
         state = [Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes]
-    given = tuple([ops.like(x, part) for part in state])
+    given = tuple([numbers(name, "the initial state as Tensors", part, x) for part in state])
     fits, found = x.ndim == 2 + len(lead) and x.shape[-1] == module.input_size, [part.shape for part in given]
     if not fits or found != shapes:
         axes, state_axes = ("batch, time", "layers x directions, batch") if lead else ("batch", "batch")
-        raise ValueError(f"{type(module).__name__}: expected x ({axes}, {module.input_size}) and an initial state of "
+        raise ValueError(f"{name}: expected x ({axes}, {module.input_size}) and an initial state of "
                          f"{len(sizes)} tensors ({state_axes}, hidden) = {shapes}, got x {x.shape} and {found}")
     return x, given
 
@@ -113,8 +114,9 @@ class _Recurrent(Module):
         return x, tuple(ops.stack(list(parts)) for parts in zip(*finals, strict=True))
 
     def extra_repr(self) -> str:
-        usual = {"num_layers": 1, "dropout": 0.0, "bidirectional": False}
-        extra = [f"{name}={getattr(self, name)}" for name, value in usual.items() if getattr(self, name) != value]
+        usual = {"num_layers": 1, "nonlinearity": "tanh", "dropout": 0.0, "bidirectional": False, "reset": "after",
+                 "recurrent_dropout": 0.0}
+        extra = [f"{name}={own!r}" for name, value in usual.items() if (own := getattr(self, name, value)) != value]
         return ", ".join([str(self.input_size), str(self.hidden_size), *extra])
 
 

@@ -157,10 +157,7 @@ class AttentionDecoder(Module):
         """Tokens (B,) or (B, T) where the state lives; anything else is refused, and a state that is none."""
         check.instance("AttentionDecoder", DecoderState, state=state)
         expected = f"tokens ({len(state.memory)},{' T' * (axes - 1)})"
-        try:
-            found = ops.like(state.memory, tokens)
-        except TypeError:
-            raise TypeError(f"AttentionDecoder: expected {expected} as integers, got {tokens!r}") from None
+        found = numbers("AttentionDecoder", f"{expected} as integers", tokens, state.memory)
         if found.ndim != axes or len(found) != len(state.memory):
             raise ValueError(f"AttentionDecoder: expected {expected}, got shape {found.shape}")
         return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, TypedDict, Unpack
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,22 +29,6 @@ ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.
                                     "silu": functional.silu, "swiglu": functional.swiglu}
 
 
-class Options(TypedDict, total=False):
-    """What the constructors of whole models hand on to their layers, by name."""
-
-    layer_norm_eps: float
-    batch_first: bool
-    bias: bool
-    device: None
-    norm: str
-    num_kv_heads: int | None
-
-
-class _Options(Options, total=False):
-    norm_first: bool
-    dtype: Any
-
-
 def _real(name: str, x: Tensor, lengths: Like) -> Tensor:
     """x (B, T, E) with 0 after each row's length; attention refuses another x."""
     if lengths is None or x.ndim != 3:
@@ -53,7 +37,8 @@ def _real(name: str, x: Tensor, lengths: Like) -> Tensor:
 
 
 def checked_sizes(name: str, d_model: int, nhead: int, dim_feedforward: int, dropout: float,
-           activation: str | Sublayer = "relu") -> tuple[int, int]:
+                  activation: str | Sublayer = "relu", layer_norm_eps: float | None = 1e-5, norm: str = "layer",
+                  num_kv_heads: int | None = None) -> tuple[int, int]:
     """d_model and dim_feedforward, checked with what else a layer has, in the name of who was asked for it."""
     d_model, nhead, dim_feedforward = check.integers(name, 1, d_model=d_model, nhead=nhead,
                                                      dim_feedforward=dim_feedforward)
@@ -63,6 +48,11 @@ def checked_sizes(name: str, d_model: int, nhead: int, dim_feedforward: int, dro
     if isinstance(activation, type) or (activation not in ACTIVATIONS and not callable(activation)):
         raise ValueError(f"{name}: expected activation to be one of {', '.join(ACTIVATIONS)}, or a function, got "
                          f"{check.describe(activation)}")
+    check.choice(name, ("layer", "rms"), norm=norm)
+    if layer_norm_eps is not None or norm == "layer":  # None is RMSNorm's own
+        check.numbers(name, least=0, layer_norm_eps=layer_norm_eps)
+    if num_kv_heads is not None:
+        check.integers(name, 1, num_kv_heads=num_kv_heads)
     return d_model, dim_feedforward
 
 
@@ -100,13 +90,8 @@ class TransformerEncoderLayer(Attending):
                  norm_first: bool = False, bias: bool = True, device: None = None, dtype: Any = np.float32, *,
                  norm: str = "layer", num_kv_heads: int | None = None) -> None:
         refuse(self, batch_first=not batch_first, device=device is not None)
-        name = type(self).__name__
-        check.choice(name, ("layer", "rms"), norm=norm)
-        d_model, dim_feedforward = checked_sizes(name, d_model, nhead, dim_feedforward, dropout, activation)
-        if layer_norm_eps is not None or norm == "layer":  # None is RMSNorm's own
-            check.numbers(name, least=0, layer_norm_eps=layer_norm_eps)
-        if num_kv_heads is not None:
-            check.integers(name, 1, num_kv_heads=num_kv_heads)
+        d_model, dim_feedforward = checked_sizes(type(self).__name__, d_model, nhead, dim_feedforward, dropout,
+                                                 activation, layer_norm_eps, norm, num_kv_heads)
         self.norm_first, self.d_model = norm_first, d_model
         self.activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
         self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, num_kv_heads=num_kv_heads, dtype=dtype)
@@ -265,8 +250,8 @@ class TransformerDecoder(TransformerEncoder):
 
 class Transformer(Attending):
     """Encoder and decoder of vectors (Vaswani et al. 2017, figure 1), without embeddings. Initialised as PyTorch's.
-    `options` are those of `TransformerEncoderLayer` by name: layer_norm_eps, norm_first, bias, norm, num_kv_heads,
-    dtype. A `custom_encoder` and `custom_decoder` are called as ours are.
+    What is not about numbers of layers is as of `TransformerEncoderLayer`. A `custom_encoder` and `custom_decoder` are
+    called as ours are.
 
         transformer(src, tgt, *, mask=None, lengths=None, tgt_lengths=None, causal=False) -> y
         src (B, S, E), tgt (B, T, E), E = `d_model`; mask (B, S) and lengths (B,) of src -> y (B, T, E)
@@ -307,11 +292,17 @@ class Transformer(Attending):
 
     def __init__(self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6, num_decoder_layers: int = 6,
                  dim_feedforward: int = 2048, dropout: float = 0.1, activation: str | Sublayer = "relu",
-                 custom_encoder: Any = None, custom_decoder: Any = None, **options: Unpack[_Options]) -> None:
+                 custom_encoder: Any = None, custom_decoder: Any = None, layer_norm_eps: float = 1e-5,
+                 batch_first: bool = True, norm_first: bool = False, bias: bool = True, device: None = None,
+                 dtype: Any = np.float32, *, norm: str = "layer", num_kv_heads: int | None = None) -> None:
         check.integers("Transformer", 1, num_encoder_layers=num_encoder_layers, num_decoder_layers=num_decoder_layers)
-        checked_sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation)
-        first = TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
-        second = TransformerDecoderLayer(d_model, nhead, dim_feedforward, dropout, activation, **options)
+        refuse(self, batch_first=not batch_first, device=device is not None)
+        checked_sizes("Transformer", d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, norm,
+                      num_kv_heads)
+        options = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias,
+                   device, dtype)
+        first = TransformerEncoderLayer(*options, norm=norm, num_kv_heads=num_kv_heads)
+        second = TransformerDecoderLayer(*options, norm=norm, num_kv_heads=num_kv_heads)
         check.layer("Transformer", **{name: given for name, given in (
             ("custom_encoder", custom_encoder), ("custom_decoder", custom_decoder)) if given is not None})
         self.encoder = custom_encoder or TransformerEncoder(first, num_encoder_layers, copy.deepcopy(first.norm1))
