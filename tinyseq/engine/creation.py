@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from typing import Any
 
@@ -56,7 +55,7 @@ def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = Fals
     backend, numbers = backend or backends.active(), False
     if isinstance(data, Tensor):
         data, backend = data._data, backends.of(data._data)
-    elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
+    elif isinstance(data, (list, tuple)) and any(isinstance(x, Tensor) for x in data):
         raise TypeError("expected numbers, got Tensors in a list: ts.stack joins them")
     elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
         backend = backends.of(data)
@@ -208,7 +207,7 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
     if not step:  # None is 1 to NumPy
         raise ValueError(f"expected step to be a number other than 0, got {step}")
     if dtype is None:
-        fractions = builtins.any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
+        fractions = any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
         dtype = np.float32 if fractions else np.int64
     start, stop = (0, start) if stop is None else (start, stop)
     if (n := math.ceil((stop - start) / step)) > 0:

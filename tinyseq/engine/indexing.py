@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
     """`axis` as a tuple of axes counted from the front; all of them for None."""
     whole = type(axis) is int or isinstance(axis, np.integer)  # a bool is none
     axes: Any = range(ndim) if axis is None else (axis,) if whole else tuple(axis)  # type: ignore[arg-type]
-    if builtins.any(not -ndim <= i < ndim for i in axes):
+    if any(not -ndim <= i < ndim for i in axes):
         raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
     return tuple(i % ndim for i in axes)
 

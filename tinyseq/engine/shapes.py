@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import itertools
 import math
 import operator
@@ -44,7 +43,7 @@ def flatten(x: Tensor, start_axis: int = 0) -> Out:
     (2, 12)
     """
     xp, before = namespace(x), x.shape
-    first, = axes_of((check.no_flag(start_axis),), builtins.max(x.ndim, 1))
+    first, = axes_of((check.no_flag(start_axis),), max(x.ndim, 1))
     return xp.reshape(x, (*before[:first], math.prod(before[first:]))), (lambda g: xp.reshape(g, before),)
 
 
@@ -268,7 +267,7 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float 
     tensor([[0, 0, 1, 2],
             [0, 0, 0, 0]])
     """
-    if len(pad_width) != x.ndim or builtins.any(w < 0 for pair in pad_width for w in pair):
+    if len(pad_width) != x.ndim or any(w < 0 for pair in pad_width for w in pair):
         raise ValueError(f"expected {x.ndim} pairs of widths >= 0")
     check.scalar(constant_values)
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))
