@@ -259,7 +259,7 @@ def _unwrap(a: Any, args: Sequence[Any], several: bool | None = None) -> tuple[A
     elif not is_foreign(a):
         return _plain(a), [None]
     first = next((x for x in args if isinstance(x, Tensor)), None)
-    return _unwrap((operand(a) if first is None else like(first, a))._data, args)
+    return _unwrap(operand(a, first)._data, args)
 
 
 def _plain(a: Any) -> Any:
@@ -331,11 +331,6 @@ class watching(Scope):
         global _watched
         _watched = True
         return super().__enter__()
-
-
-def watcher() -> watching | None:
-    """Who watches the ops of this thread or asyncio task."""
-    return next(reversed(_watchers.get()), None)
 
 
 def joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:

@@ -335,11 +335,10 @@ def where(condition: Like, a: Like, b: Like) -> Out:
     xp = namespace(a, b, condition)
     if isinstance(a, (int, float)) and isinstance(b, (int, float)) and float in (type(a), type(b)):
         a = xp.asarray(a, dtype=np.float32)  # two Python numbers make float32, as everywhere
-    pull_a, pull_b = (lambda g: xp.where(condition, g, _zero(g))), (lambda g: xp.where(condition, _zero(g), g))
     y = xp.where(check.operand(condition), a, b)
     if y.dtype.kind in "OU":  # of None, of text
         raise TypeError("expected numbers to choose from")
-    return y, (None, pull_a, pull_b)
+    return y, (None, lambda g: xp.where(condition, g, _zero(g)), lambda g: xp.where(condition, _zero(g), g))
 
 
 @op

@@ -18,9 +18,22 @@ from tinyseq.engine.tensor import Like, Out, Tensor, namespace, namespaces
 _swapping = threading.Lock()
 
 
-def backward(y: Tensor, seed: Like, retain_graph: bool, create_graph: bool) -> None:
-    """`Tensor.backward`: add the gradients of y, weighted by `seed`, to the `.grad` of the leaves."""
-    found = pull_back([y], [seed], wanted=None, create_graph=create_graph, retain_graph=retain_graph)
+@explained
+def backward(x: Tensor, grad: Like = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
+    """Add d(x)/d(leaf) to the `.grad` of every leaf that x, a tensor, was computed from.
+
+    `grad` weights x's entries (same shape); it may be left out for a one-element tensor. The graph is freed on the way
+    unless `retain_graph`; with `create_graph` the gradients can themselves be differentiated.
+
+    >>> x = ts.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.])
+    >>> (x * x).backward(ts.tensor([0.0, 10.0]))                # adds to what is there: x.grad = None begins anew
+    >>> x.grad
+    tensor([ 2., 44.])
+    """
+    found = pull_back([x], [grad], wanted=None, create_graph=create_graph, retain_graph=retain_graph)
     for leaf, g in found.items():
         tensor = cast(Leaf, leaf).tensor()
         while tensor is not None:  # until no other thread changed .grad while we added

@@ -41,6 +41,8 @@ def read(x: Any) -> Any:
         return np.asarray(x)
     except Exception as error:
         if not hasattr(x, "__array__"):
+            if isinstance(error, ValueError):
+                raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
             raise
         try:
             return backends.of(x) and x

@@ -7,7 +7,7 @@ from typing import Any
 from tinyseq.check import called
 from tinyseq.engine.gradients import backward, identity
 from tinyseq.engine.creation import (
-    arange, asarray, eye, from_dlpack, full, full_like, like, linspace, ones, ones_like, operand, raw, tensor, zeros,
+    arange, asarray, eye, from_dlpack, full, full_like, like, linspace, ones, ones_like, operand, tensor, zeros,
     zeros_like,
 )
 from tinyseq.engine.elementwise import (
@@ -31,19 +31,17 @@ from tinyseq.engine.products import einsum, matmul, matmul_arrays, matmul_over_r
 from tinyseq.engine.methods import Methods
 from tinyseq.engine.tensor import Like, Tensor
 
-_OF_TWO = {
+_OPERATORS: dict[str, Callable[..., Any]] = {
     "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "floordiv": floor_divide, "mod": remainder,
     "pow": pow, "matmul": matmul, "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor,
-}
-_OTHERS = {
     "neg": negative, "abs": abs, "invert": bitwise_invert,
     "eq": equal, "ne": not_equal, "lt": less, "le": less_equal, "gt": greater, "ge": greater_equal,
 }
 
 
-def _from_right(function: Callable[..., Tensor]) -> Any:
+def _from_right(function: Callable[..., Any]) -> Any:
     """The operator of a Tensor on the right: of `1 - x`."""
-    def call(b: Tensor, a: Like) -> Tensor: return function(a, b)
+    def call(b: Tensor, a: Like) -> Any: return function(a, b)
     return called(call, function.__name__)
 
 
@@ -51,7 +49,7 @@ def _from_right(function: Callable[..., Tensor]) -> Any:
 for _name in vars(Methods):
     if not _name.startswith("_"):
         setattr(Tensor, _name, globals()[_name])
-for _name, _function in (_OF_TWO | _OTHERS).items():
+for _name, _function in _OPERATORS.items():
     setattr(Tensor, f"__{_name}__", _function)
-for _name, _function in _OF_TWO.items():
-    setattr(Tensor, f"__r{_name}__", _from_right(_function))
+    if hasattr(Methods, f"__r{_name}__"):
+        setattr(Tensor, f"__r{_name}__", _from_right(_function))

@@ -184,8 +184,7 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     total = xp.sum(parts, axis=axis, keepdims=True)
     total = xp.where(total == 0, 1, total)
     y = xp.where(xp.isinf(top), top, xp.log(total) + shift)
-    pull = lambda g: expand(g) / total * parts
-    return y if keepdims else xp.squeeze(y, axis=axis), (pull,)
+    return y if keepdims else xp.squeeze(y, axis=axis), (lambda g: expand(g) / total * parts,)
 
 
 @op

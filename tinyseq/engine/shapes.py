@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyseq import check
-from tinyseq.check import explained
 from tinyseq.engine.autograd import op
-from tinyseq.engine.creation import operand
 from tinyseq.engine.indexing import along, as_int64, axes_of, picked
 from tinyseq.engine.tensor import Axis, Like, Out, Outs, Shape, Tensor, namespace
 
@@ -239,8 +237,8 @@ def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
     return xp.repeat(x, repeats, axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)
 
 
-@explained
-def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
+@op
+def tile(x: Tensor, repetitions: Sequence[int]) -> Out:
     """The whole tensor `repetitions` times along each axis (missing leading entries of either are 1).
 
     >>> ts.tile(ts.tensor([1, 2]), (3,))
@@ -250,12 +248,10 @@ def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
             [1, 2]])
     """
     repetitions = [check.integers("tile", 0, **{f"repetitions[{i}]": n}) for i, n in enumerate(repetitions)]
-    x = operand(x)
-    times = (*(1,) * (x.ndim - len(repetitions)), *repetitions)
-    shape = (*(1,) * (len(times) - x.ndim), *x.shape)
-    pairs = [m for pair in zip(times, shape, strict=True) for m in pair]
-    spread = reshape(x, [m for n in shape for m in (1, n)])
-    return reshape(broadcast_to(spread, pairs), [a * b for a, b in zip(times, shape, strict=True)])
+    xp, shape, times = namespace(x), x.shape, (*(1,) * (x.ndim - len(repetitions)), *repetitions)
+    pairs = [m for pair in zip(times, (*(1,) * (len(times) - x.ndim), *shape), strict=True) for m in pair]
+    axes = tuple(range(0, len(pairs), 2))
+    return xp.tile(x, times), (lambda g: xp.reshape(xp.sum(xp.reshape(g, pairs), axis=axes), shape),)
 
 
 @op

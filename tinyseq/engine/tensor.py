@@ -307,24 +307,6 @@ class Tensor(Methods):
         self._refuse_computed("pickled")
         return _unpickle, (type(self), self.backend, self._host(), self.requires_grad)
 
-    # --- gradients
-    @explained
-    def backward(self, grad: Like = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
-        """Add d(self)/d(leaf) to the `.grad` of every leaf that this tensor was computed from.
-
-        `grad` weights this tensor's entries (same shape); it may be left out for a one-element tensor. The graph is
-        freed on the way unless `retain_graph`; with `create_graph` the gradients can themselves be differentiated.
-
-        >>> x = ts.tensor([1.0, 2.0], requires_grad=True)
-        >>> (x * x).sum().backward()
-        >>> x.grad
-        tensor([2., 4.])
-        >>> (x * x).backward(ts.tensor([0.0, 10.0]))                # adds to what is there: x.grad = None begins anew
-        >>> x.grad
-        tensor([ 2., 44.])
-        """
-        ops.backward(self, grad, retain_graph, create_graph)
-
     # --- operators: those that are not among the functions that `ops` puts here
     def __pos__(self) -> Tensor: return self
     def __iadd__(self, other: Like) -> Tensor: return self._assign(self + other)
