@@ -136,6 +136,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
             raise mistakes.of_output(made.__name__, out, error) from error
 
     call.definition = definition  # type: ignore[attr-defined]
+    call.body = body  # type: ignore[attr-defined]
     return called(call, body.__name__.lstrip("_"))
 
 

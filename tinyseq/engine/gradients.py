@@ -61,11 +61,10 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor], 
     >>> ts.grad(slope, x)                                       # 6 x
     tensor(12.)
     """
-    single, alone = isinstance(inputs, Tensor), isinstance(outputs, Tensor)
     if callable(outputs):
         raise TypeError("grad takes the tensor to differentiate; for a function there is value_and_grad(fn)(*args)")
     xs, ys = _several("inputs", inputs), _several("outputs", outputs)
-    seeds = [grad_outputs] * len(ys) if grad_outputs is None or alone else list(grad_outputs)
+    seeds = [grad_outputs] * len(ys) if grad_outputs is None or isinstance(outputs, Tensor) else list(grad_outputs)
     if len(seeds) != len(ys):
         raise ValueError(f"expected {len(ys)} grad_outputs, got {len(seeds)}")
     for i, x in enumerate(xs):
@@ -77,7 +76,7 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor], 
             raise ValueError(f"the outputs do not depend on input {i}, of shape {x.shape}: pass allow_unused=True "
                              "for None in its place")
     results = [_grown(None, found[x.node]) if x.node in found else None for x in xs]
-    return results[0] if single else results
+    return results[0] if isinstance(inputs, Tensor) else results
 
 
 def _several(name: str, given: Any) -> list[Tensor]:
@@ -218,14 +217,11 @@ def _seed(y: Tensor, seed: Like, create_graph: bool) -> Any:
         if y.size != 1:
             raise ValueError(f"an output of shape {y.shape} needs its gradient given (grad, grad_outputs), as it has "
                              "not just one element, got None")
-        g = namespace(y._data).ones(y.shape, dtype=y.dtype)
-    else:
-        g = backends.of(y._data).asarray(seed._data if isinstance(seed, Tensor) else seed, dtype=y.dtype)
-        if g.shape != y.shape:
-            raise ValueError(f"the gradient of an output of shape {y.shape} must have that shape, got {g.shape}")
-    if not create_graph:
-        return g
-    return seed.astype(y.dtype) if isinstance(seed, Tensor) else Tensor(g)
+        seed = namespace(y._data).ones(y.shape, dtype=y.dtype)
+    g = backends.of(y._data).asarray(seed._data if isinstance(seed, Tensor) else seed, dtype=y.dtype)
+    if g.shape != y.shape:
+        raise ValueError(f"the gradient of an output of shape {y.shape} must have that shape, got {g.shape}")
+    return g if not create_graph else seed.astype(y.dtype) if isinstance(seed, Tensor) else Tensor(g)
 
 
 def _order(roots: list[Node], ends: Mapping[Node, Any]) -> list[Node]:
