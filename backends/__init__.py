@@ -47,8 +47,7 @@ class _Namespaces(dict[type, Any]):
             load(kind.__module__.partition(".")[0])
         for base in kind.__mro__:
             if base in self.keys():
-                self[kind] = self[base]
-                return self[base]
+                return self.setdefault(kind, self[base])
         library = "" if kind.__module__ == "builtins" else kind.__module__.partition(".")[0] + "."
         raise TypeError(f"expected a Tensor or an array, got {library}{kind.__name__}")
 

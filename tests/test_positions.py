@@ -31,7 +31,8 @@ OTHERWISE = {  # why, and what the page's row has
 SAME = {  # PyTorch's words for ours
     "x": "input", "a": "input self x", "b": "other exponent vec2 y", "ids": "input", "logits": "input",
     "probs": "input", "log_probs": "input", "targets": "target", "h": "hx", "h0": "hx", "state": "hx",
-    "axis": "dim dims", "start_axis": "start_dim", "axes": "dims dims_self", "keepdims": "keepdim", "correction": "unbiased", "shape": "size",
+    "axis": "dim dims", "start_axis": "start_dim",
+    "axes": "dims dims_self", "keepdims": "keepdim", "correction": "unbiased", "shape": "size",
     "indices": "index", "values": "source", "k": "diagonal", "repetitions": "dims", "shift": "shifts", "stop": "end",
     "num": "steps", "n_rows": "n", "n_cols": "m", "subscripts": "equation args", "operands": "tensors",
     "value": "val", "low": "a from", "high": "b to", "grad": "gradient grad_tensors", "data": "obj t",

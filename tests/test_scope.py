@@ -13,13 +13,13 @@ from tinyseq.backends.numpy import NumpyBackend
 
 import tinyseq as ts
 from tinyseq import backends, random
-from tinyseq.engine.autograd import watcher
+from tinyseq.engine.autograd import watching
 from tinyseq.engine.graph import grad_enabled
 
 # Each holds inside a block, for who entered it: how to make one, and whether it holds here.
 SCOPES: dict[str, tuple[Callable[[], Any], Callable[[Any], bool]]] = {
     "no_grad": (ts.no_grad, lambda scope: not grad_enabled()),
-    "debug": (ts.debug, lambda scope: watcher() is scope),
+    "debug": (ts.debug, lambda scope: scope in watching.stack.get()[-1:]),
     "use_backend": (lambda: ts.use_backend("another"), lambda scope: backends.active().name == "another"),
     "generator": (lambda: random.Generator(3), lambda scope: random.current() is scope),
 }

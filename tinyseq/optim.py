@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.check import describe
-from tinyseq.engine.autograd import watcher
+from tinyseq.engine.autograd import watching
 from tinyseq.engine.tensor import Array, Tensor, namespace
 from tinyseq.interrupts import uninterrupted
 
@@ -316,7 +316,7 @@ def _gradient(where: str, i: int, p: Tensor) -> Array | None:
 
 def _in_place(name: str, body: Callable[..., Any], *args: Any) -> Any:
     """`body(*args)`, which writes to arrays in lists. A watcher sees an op, from what they were to what they become."""
-    seen = watcher()
+    seen = next(reversed(watching.stack.get()), None)
     before = list(copy.deepcopy(args)) if seen else []
     out = body(*args)
     if seen:

@@ -2,7 +2,11 @@
 
 import ast
 import inspect
+import operator
 from pathlib import Path
+
+import numpy as np
+import pytest
 
 import tinyseq as ts
 from tinyseq.engine import methods, ops
@@ -11,6 +15,10 @@ from tinyseq.engine.tensor import Tensor
 # What takes a tensor first and is no method: x.where(condition, y) is another in PyTorch; the rest make another tensor
 NO_METHODS = {"where", "zeros_like", "ones_like", "full_like", "one_hot", "from_dlpack"}
 OF_A_TENSOR = "backward detach item numpy permute_dims reshape to tolist written".split()  # methods of their own
+
+# Operators: those that a Tensor may stand to the right of, and the others
+OF_TWO = "add sub mul truediv floordiv mod pow matmul and or xor".split()
+OTHERS = "neg abs invert eq ne lt le gt ge".split()
 
 
 def functions() -> dict[str, inspect.Signature]:
@@ -43,8 +51,32 @@ def test_type_checkers_read_the_signatures_of_the_functions() -> None:
                                   for arg, default in zip(args, given, strict=True)]
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in written:
             written |= {target.id: written[node.value.id] for target in node.targets if isinstance(target, ast.Name)}
-    assert {*written} == functions().keys() - NO_METHODS - {"permute_dims", "reshape"}
-    for name, arguments in written.items():
+    methods_alone = {name: arguments for name, arguments in written.items() if not name.startswith("__")}
+    assert {*methods_alone} == (functions().keys() | {"backward"}) - NO_METHODS - {"permute_dims", "reshape"}
+    operators = {f"__{side}{name}__" for side in ("", "r") for name in OF_TWO} | {f"__{name}__" for name in OTHERS}
+    assert written.keys() - methods_alone.keys() == operators
+    for name, arguments in methods_alone.items():
         parameters = [*inspect.signature(getattr(ops, name)).parameters.values()][1:]
         assert arguments == [f"{p.name}: {'Like' if p.annotation is p.empty else p.annotation}" +
                              (f" = {p.default!r}" if p.default is not p.empty else "") for p in parameters], name
+
+
+@pytest.mark.parametrize("name", OF_TWO + OTHERS)
+def test_an_operator_of_tensors_is_that_of_arrays(name: str) -> None:
+    one, two = np.array([6, 5, 3]), np.array([3, 2, 3])
+    mine, one_operand = getattr(operator, f"__{name}__"), name in ("neg", "abs", "invert")
+    expected = mine(one) if one_operand else mine(one, two)
+    results = [mine(ts.tensor(one))] if one_operand else [
+        mine(ts.tensor(one), ts.tensor(two)), mine(ts.tensor(one), two), mine(one, ts.tensor(two))]
+    for found in results:
+        assert isinstance(found, Tensor)
+        np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize("name", OF_TWO)
+def test_a_tensor_stands_on_the_right_too(name: str) -> None:
+    if name != "matmul":
+        mine, x = getattr(operator, f"__{name}__"), np.array([1, 2, 3])
+        np.testing.assert_array_equal(mine(7, ts.tensor(x)).numpy(), mine(7, x))
+    with pytest.raises(TypeError, match=r"\(a='seven', b=int64\[3\]\): expected a to be a Tensor"):
+        getattr(Tensor, f"__r{name}__")(ts.tensor([1, 2, 3]), "seven")

@@ -21,21 +21,18 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Self, cast, overload
 
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import called, describe, explain, explained
+from tinyseq.check import P, R, called, describe, explain, explained
 from tinyseq.engine import mistakes
 from tinyseq.engine.creation import like, operand
 from tinyseq.engine.graph import Node, modes, serials
 from tinyseq.engine.interop import is_foreign
 from tinyseq.engine.tensor import PLAIN, Array, Tensor, namespaces
 from tinyseq.scope import Scope
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @overload
@@ -232,9 +229,7 @@ def _moved(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], d
     if here is None or not any(isinstance(a, np.ndarray) for a in (*args, *kwargs.values())):
         return None
 
-    def move(a: Any) -> Any:
-        return a if not isinstance(a, np.ndarray) else like(here, a)._data if a.ndim else a.item()
-
+    def move(a: Any) -> Any: return a if not isinstance(a, np.ndarray) else like(here, a)._data if a.ndim else a.item()
     return list(map(move, args)), {name: move(a) for name, a in kwargs.items()}
 
 
@@ -254,10 +249,9 @@ def _unwrap(a: Any, args: Sequence[Any], several: bool | None = None) -> tuple[A
         number = not a.ndim and isinstance(a, np.ndarray) and any(isinstance(x, Tensor) for x in args)
         return a.item() if number else a, [None]
     if isinstance(a, (list, tuple)):
-        first = next((x for x in a if isinstance(x, Tensor)), None)
-        if first is None and several and a:
-            first = operand(a[0])
+        first = next((x for x in a if isinstance(x, Tensor)), a[0] if several and a else None)
         if first is not None:
+            first = operand(first)
             slots = [x if isinstance(x, Tensor) else like(first, x) if getattr(x, "ndim", 0) or isinstance(x, list)
                      else like(first, x).astype(first.dtype) for x in a]
             return Slots(x._data for x in slots), [x.node for x in slots]
@@ -266,7 +260,7 @@ def _unwrap(a: Any, args: Sequence[Any], several: bool | None = None) -> tuple[A
     elif not is_foreign(a):
         return _plain(a), [None]
     first = next((x for x in args if isinstance(x, Tensor)), None)
-    return _unwrap((operand(a) if first is None else like(first, a))._data, args)
+    return _unwrap(operand(a, first)._data, args)
 
 
 def _plain(a: Any) -> Any:
@@ -338,11 +332,6 @@ class watching(Scope):
         global _watched
         _watched = True
         return super().__enter__()
-
-
-def watcher() -> watching | None:
-    """Who watches the ops of this thread or asyncio task."""
-    return next(reversed(_watchers.get()), None)
 
 
 def joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from typing import Any
 
@@ -51,48 +50,37 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
     return _tensor(data, dtype, None)
 
 
-def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = False,
-            backend: backends.Backend | None = None, beside: Tensor | None = None) -> Tensor:
-    backend, numbers = backend or backends.active(), False
+def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = False, beside: Any = None) -> Tensor:
+    data = data.item() if isinstance(data, np.generic) else data
+    backend, plain = backends.active() if beside is None else backends.of(beside._data), not hasattr(data, "__array__")
     if isinstance(data, Tensor):
         data, backend = data._data, backends.of(data._data)
-    elif isinstance(data, (list, tuple)) and builtins.any(isinstance(x, Tensor) for x in data):
+    elif isinstance(data, (list, tuple)) and any(isinstance(x, Tensor) for x in data):
         raise TypeError("expected numbers, got Tensors in a list: ts.stack joins them")
     elif type(data) in backends.arrays and not isinstance(data, np.ndarray):  # on a device: it stays there
         backend = backends.of(data)
-    elif isinstance(data, np.generic) or not hasattr(data, "__array__"):
-        numbers = True
-        try:
-            data = np.asarray(data.item() if isinstance(data, np.generic) else data)
-        except ValueError as error:
-            raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
     data = data if isinstance(data, backend.array_types) else read(data)
     if data.dtype.kind not in "biuf":
         raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
     if dtype is not None:
         check.fitting(data, check.dtype(dtype))
-    elif numbers and data.dtype == np.float64:
+    elif plain and data.dtype == np.float64:
         dtype = np.float32 if beside is None or beside.dtype.kind != "f" else beside.dtype
     return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
 
 
-def operand(data: Any, backend: backends.Backend | None = None, beside: Tensor | None = None) -> Tensor:
-    """`asarray(data)`, but while gradients are recorded a copy of what is on the host: its owner may refill it. Numbers
-    with fractions are as wide as the Tensor `beside` them, if that has some."""
+def operand(data: Any, beside: Tensor | None = None) -> Tensor:
+    """`asarray(data)`, but while gradients are recorded a copy of what is on the host: its owner may refill it. Host
+    data is put where the Tensor `beside` it lives; numbers with fractions are as wide as that, if it has some."""
     if isinstance(data, Tensor):
         return data
     shared = not grad_enabled() or (type(data) in backends.arrays and not isinstance(data, np.ndarray))
-    return _tensor(data, None, None if shared else True, False, backend, beside)
+    return _tensor(data, None, None if shared else True, beside=beside)
 
 
 def like(x: Tensor, data: Any) -> Tensor:
-    """An `operand` beside x, with host data put where x lives."""
-    return operand(data, backends.of(x._data), x)
-
-
-def raw(x: Like) -> Array:
-    """The array of an operand."""
-    return asarray(x)._data
+    """An `operand` beside x: host data is put where x lives."""
+    return operand(data, x)
 
 
 def on_host(data: Any) -> Array:
@@ -171,7 +159,7 @@ def zeros_like(x: Like, dtype: Any = None) -> Tensor:
     >>> ts.zeros_like(ts.tensor([1, 2, 3]))
     tensor([0, 0, 0])
     """
-    return _new("zeros_like", raw(x), dtype=dtype)
+    return _new("zeros_like", asarray(x)._data, dtype=dtype)
 
 
 @explained
@@ -181,7 +169,7 @@ def ones_like(x: Like, dtype: Any = None) -> Tensor:
     >>> ts.ones_like(ts.tensor([1, 2, 3]), dtype=ts.float32)
     tensor([1., 1., 1.])
     """
-    return _new("ones_like", raw(x), dtype=dtype)
+    return _new("ones_like", asarray(x)._data, dtype=dtype)
 
 
 @explained
@@ -192,7 +180,7 @@ def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
     tensor([[0.5, 0.5],
             [0.5, 0.5]])
     """
-    return _new("full_like", raw(x), check.scalar(fill_value), dtype=dtype)
+    return _new("full_like", asarray(x)._data, check.scalar(fill_value), dtype=dtype)
 
 
 @explained
@@ -208,7 +196,7 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
     if not step:  # None is 1 to NumPy
         raise ValueError(f"expected step to be a number other than 0, got {step}")
     if dtype is None:
-        fractions = builtins.any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
+        fractions = any(isinstance(x, (float, np.floating)) for x in (start, stop, step))
         dtype = np.float32 if fractions else np.int64
     start, stop = (0, start) if stop is None else (start, stop)
     if (n := math.ceil((stop - start) / step)) > 0:

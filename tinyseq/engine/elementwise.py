@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import called, explained
-from tinyseq.engine.autograd import P, R, op
+from tinyseq.check import P, R, called, explained
+from tinyseq.engine.autograd import op
 from tinyseq.engine.tensor import Array, Like, Out, Tensor, namespace
 
 
@@ -219,8 +218,6 @@ def named(name: str, doc: str, example: str, body: Callable[P, tuple[R, Any]], w
     given, _, shown = example.replace("; ", "), ts.tensor(").partition(" -> ")
     body.__name__, body.__qualname__ = name, name
     body.__doc__ = (body.__doc__ or "{doc}").format(name=name, doc=doc, given=given, shown=shown)
-    code = cast(Any, body).__code__
-    body.__annotations__ = dict.fromkeys(code.co_varnames[:code.co_argcount], "Like") | body.__annotations__
     return op(wide=wide)(body)
 
 
@@ -269,7 +266,7 @@ def logaddexp(a: Like, b: Like) -> Out:
     xp = namespace(a, b)
 
     def share(x: Array, other: Array) -> Array:
-        if builtins.any(isinstance(v, (int, float)) and math.isfinite(v) for v in (a, b)):
+        if any(isinstance(v, (int, float)) and math.isfinite(v) for v in (a, b)):
             return xp.sigmoid(x - other)
         tied = a == b  # where both are infinite there is no difference
         half = xp.sigmoid(xp.where(tied, 0.0, x) - xp.where(tied, 0.0, other))
@@ -338,11 +335,10 @@ def where(condition: Like, a: Like, b: Like) -> Out:
     xp = namespace(a, b, condition)
     if isinstance(a, (int, float)) and isinstance(b, (int, float)) and float in (type(a), type(b)):
         a = xp.asarray(a, dtype=np.float32)  # two Python numbers make float32, as everywhere
-    pull_a, pull_b = (lambda g: xp.where(condition, g, _zero(g))), (lambda g: xp.where(condition, _zero(g), g))
     y = xp.where(check.operand(condition), a, b)
     if y.dtype.kind in "OU":  # of None, of text
         raise TypeError("expected numbers to choose from")
-    return y, (None, pull_a, pull_b)
+    return y, (None, lambda g: xp.where(condition, g, _zero(g)), lambda g: xp.where(condition, _zero(g), g))
 
 
 @op

@@ -18,9 +18,22 @@ from tinyseq.engine.tensor import Like, Out, Tensor, namespace, namespaces
 _swapping = threading.Lock()
 
 
-def backward(y: Tensor, seed: Like, retain_graph: bool, create_graph: bool) -> None:
-    """`Tensor.backward`: add the gradients of y, weighted by `seed`, to the `.grad` of the leaves."""
-    found = pull_back([y], [seed], wanted=None, create_graph=create_graph, retain_graph=retain_graph)
+@explained
+def backward(x: Tensor, grad: Like = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
+    """Add d(x)/d(leaf) to the `.grad` of every leaf that x, a tensor, was computed from.
+
+    `grad` weights x's entries (same shape); it may be left out for a one-element tensor. The graph is freed on the way
+    unless `retain_graph`; with `create_graph` the gradients can themselves be differentiated.
+
+    >>> x = ts.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.])
+    >>> (x * x).backward(ts.tensor([0.0, 10.0]))                # adds to what is there: x.grad = None begins anew
+    >>> x.grad
+    tensor([ 2., 44.])
+    """
+    found = pull_back([x], [grad], wanted=None, create_graph=create_graph, retain_graph=retain_graph)
     for leaf, g in found.items():
         tensor = cast(Leaf, leaf).tensor()
         while tensor is not None:  # until no other thread changed .grad while we added
@@ -48,25 +61,22 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor], 
     >>> ts.grad(slope, x)                                       # 6 x
     tensor(12.)
     """
-    single, alone = isinstance(inputs, Tensor), isinstance(outputs, Tensor)
     if callable(outputs):
         raise TypeError("grad takes the tensor to differentiate; for a function there is value_and_grad(fn)(*args)")
     xs, ys = _several("inputs", inputs), _several("outputs", outputs)
-    seeds = [grad_outputs] * len(ys) if grad_outputs is None or alone else list(grad_outputs)
+    seeds = [grad_outputs] * len(ys) if grad_outputs is None or isinstance(outputs, Tensor) else list(grad_outputs)
     if len(seeds) != len(ys):
         raise ValueError(f"expected {len(ys)} grad_outputs, got {len(seeds)}")
     for i, x in enumerate(xs):
         if x.node is None:
             raise ValueError(f"input {i}, of shape {x.shape}, does not require a gradient")
     found = pull_back(ys, seeds, wanted={x.node for x in xs}, create_graph=create_graph, retain_graph=retain_graph)
-    results: list[Tensor | None] = []
     for i, x in enumerate(xs):
-        g = found.get(cast(Node, x.node))
-        if g is None and not allow_unused:
+        if x.node not in found and not allow_unused:
             raise ValueError(f"the outputs do not depend on input {i}, of shape {x.shape}: pass allow_unused=True "
                              "for None in its place")
-        results.append(g if g is None else _grown(None, g))
-    return results[0] if single else results
+    results = [_grown(None, found[x.node]) if x.node in found else None for x in xs]
+    return results[0] if isinstance(inputs, Tensor) else results
 
 
 def _several(name: str, given: Any) -> list[Tensor]:
@@ -203,19 +213,15 @@ def _freed(node: Node) -> RuntimeError:
 
 def _seed(y: Tensor, seed: Like, create_graph: bool) -> Any:
     """The gradient to start from at output `y`: of its shape and dtype, an array or a Tensor."""
-    xp = namespaces[type(y._data)]
     if seed is None:
         if y.size != 1:
             raise ValueError(f"an output of shape {y.shape} needs its gradient given (grad, grad_outputs), as it has "
                              "not just one element, got None")
-        g = xp.ones(y.shape, dtype=y.dtype)
-    else:
-        g = backends.of(y._data).asarray(seed._data if isinstance(seed, Tensor) else seed, dtype=y.dtype)
-        if g.shape != y.shape:
-            raise ValueError(f"the gradient of an output of shape {y.shape} must have that shape, got {g.shape}")
-    if not create_graph:
-        return g
-    return seed.astype(y.dtype) if isinstance(seed, Tensor) else Tensor(g)
+        seed = namespace(y._data).ones(y.shape, dtype=y.dtype)
+    g = backends.of(y._data).asarray(seed._data if isinstance(seed, Tensor) else seed, dtype=y.dtype)
+    if g.shape != y.shape:
+        raise ValueError(f"the gradient of an output of shape {y.shape} must have that shape, got {g.shape}")
+    return g if not create_graph else seed.astype(y.dtype) if isinstance(seed, Tensor) else Tensor(g)
 
 
 def _order(roots: list[Node], ends: Mapping[Node, Any]) -> list[Node]:
@@ -245,11 +251,9 @@ def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node | None]:
 def _fill(several: list[Any], node: Node) -> tuple[Any, ...]:
     """Zeros in place of the gradients of outputs that were not used."""
     given = next(g for g in several if g is not None)
-    array = given._data if isinstance(given, Tensor) else given
-    def zeros(shape: Any, dtype: Any) -> Any:
-        y = namespace(array).zeros(shape, dtype=dtype)
-        return y if array is given else Tensor(y)
-    return tuple(zeros(shape, dtype) if g is None else g
+    xp = namespace(given._data if isinstance(given, Tensor) else given)
+    kind = Tensor if isinstance(given, Tensor) else xp.asarray
+    return tuple(kind(xp.zeros(shape, dtype=dtype)) if g is None else g
                  for g, shape, dtype in zip(several, node.shape, node.dtype, strict=True))
 
 
@@ -263,8 +267,7 @@ def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
         raise RuntimeError(f"a pull-back of {name_of(node)} returned shape {g.shape} for an argument of {shape}: "
                            "expected its shape, or one that it was broadcast to; a pull-back that stands alone, not in "
                            "a tuple, returns a list with a gradient for each argument")
-    stretched = (i for i, n in enumerate(shape, extra) if n != g.shape[i])
-    total = namespace(g).sum(g, axis=(*range(extra), *stretched))
+    total = namespace(g).sum(g, axis=tuple(i for i, n in enumerate((None,) * extra + shape) if n != g.shape[i]))
     return total if total.shape == shape else total.reshape(shape)
 
 
@@ -321,10 +324,9 @@ def _run_definition(node: Node, args: list[Any], values: Mapping[Node, Any]) -> 
     first = next((x for x in in_slots(args) if isinstance(x, Tensor)), None)
 
     def alias(a: Any, parent: Node | None) -> Any:
-        if parent is not None:  # gradients stop here: what lies behind an argument is not this op's business
-            return identity(a)
-        array = type(a) in backends.arrays and a.dtype.kind == "f"  # without gradient
-        return like(first, a) if array and first is not None else a
+        if parent is None:
+            return like(first, a) if first is not None and type(a) in backends.arrays and a.dtype.kind == "f" else a
+        return identity(a)  # gradients stop here: what lies behind an argument is not this op's business
 
     args = over_slots(alias, args, node.parents)
     out = node.op.definition(*args, **node.kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from tinyseq import check
 from tinyseq.check import called, explained
 from tinyseq.engine.autograd import op
-from tinyseq.engine.creation import asarray, on_host, raw
+from tinyseq.engine.creation import asarray, on_host
 from tinyseq.engine.tensor import Array, Axis, Like, Out, Tensor, namespace
 
 
@@ -18,7 +17,7 @@ def axes_of(axis: Axis, ndim: int) -> tuple[int, ...]:
     """`axis` as a tuple of axes counted from the front; all of them for None."""
     whole = type(axis) is int or isinstance(axis, np.integer)  # a bool is none
     axes: Any = range(ndim) if axis is None else (axis,) if whole else tuple(axis)  # type: ignore[arg-type]
-    if builtins.any(not -ndim <= i < ndim for i in axes):
+    if any(not -ndim <= i < ndim for i in axes):
         raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
     return tuple(i % ndim for i in axes)
 
@@ -63,7 +62,7 @@ def one_hot(ids: Like, num_classes: int, dtype: Any = np.float32) -> Out:
     IndexError: one_hot(ids=[3], num_classes=3): id 3 is out of range, expected 0 <= id < 3 (ids of shape (1,))
     """
     num_classes = check.integers("one_hot", 0, num_classes=num_classes)
-    ids = raw(check_ids("one_hot", ids, num_classes))
+    ids = asarray(check_ids("one_hot", ids, num_classes))._data
     xp = namespace(ids)
     return (xp.expand_dims(ids, -1) == xp.arange(num_classes)).astype(check.dtype(dtype)), None
 

@@ -41,6 +41,8 @@ def read(x: Any) -> Any:
         return np.asarray(x)
     except Exception as error:
         if not hasattr(x, "__array__"):
+            if isinstance(error, ValueError):
+                raise ValueError(f"expected numbers, in lists of equal lengths: {error}") from error
             raise
         try:
             return backends.of(x) and x
@@ -67,15 +69,15 @@ def called(given: str, function: Any) -> TypeError:
                      "without gradient, x.detach().numpy()")
 
 
-def ufunc(function: Any, method: str, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def ufunc(tensor: Any, function: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
     """`array * tensor` and the like, which NumPy computes by its functions, as ours; any other call is refused."""
     if function in OPERATORS and method == "__call__" and not kwargs:
-        OPERATORS[function] = ours = getattr(ops, name_of(function))
+        OPERATORS[function] = ours = OPERATORS[function] or getattr(ops, name_of(function))
         return ours(*inputs)
     raise called(f"np.{function.__name__}" + (method != "__call__") * f".{method}", function)
 
 
-def function(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def function(tensor: Any, fn: Callable[..., Any], types: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """NumPy's function of Tensors that it can read: those on the host, without gradient."""
     if fn in (np.shape, np.ndim, np.size) and len(args) == 1:
         return getattr(args[0], fn.__name__)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Methods:
-    """Signatures alone: those of the functions without their first argument."""
+    """Signatures alone: those of the functions without their first argument; and the operators that are functions."""
 
     __slots__ = ()
 
@@ -22,6 +22,13 @@ class Methods:
     atan2 = bitwise_and = bitwise_or = bitwise_xor = divide = equal = floor_divide = greater = greater_equal = add
     less = less_equal = logaddexp = logical_and = logical_or = logical_xor = matmul = maximum = minimum = multiply = add
     not_equal = outer = pow = remainder = subtract = add
+    def __neg__(self) -> Tensor: ...
+    __abs__ = __invert__ = __neg__
+    def __add__(self, other: Like) -> Tensor: ...
+    __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = __matmul__ = __and__ = __or__ = __add__
+    __xor__ = __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = __add__
+    __rmatmul__ = __rand__ = __ror__ = __rxor__ = __lt__ = __le__ = __gt__ = __ge__ = __add__
+    __eq__ = __ne__ = __add__  # type: ignore[assignment]
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
     all = any = argmax = argmin = logsumexp = max = mean = min = prod = sum
     def sort(self, axis: int = -1, descending: bool = False) -> Tensor: ...
@@ -30,6 +37,7 @@ class Methods:
     flip = squeeze
     def var(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor: ...
     std = var
+    def backward(self, grad: Like = None, *, retain_graph: bool = False, create_graph: bool = False) -> None: ...
     def tril(self, k: int = 0) -> Tensor: ...
     triu = tril
     def astype(self, dtype: Any) -> Tensor: ...

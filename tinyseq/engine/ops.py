@@ -1,9 +1,13 @@
 """The functions of tensors under one name, as `namespace(x)` of a Tensor x: under the names of the Array API standard
 (2024.12) where it has them, and a few of the engine's own helpers."""
 
+from collections.abc import Callable
+from typing import Any
+
+from tinyseq.check import called
 from tinyseq.engine.gradients import backward, identity
 from tinyseq.engine.creation import (
-    arange, asarray, eye, from_dlpack, full, full_like, like, linspace, ones, ones_like, operand, raw, tensor, zeros,
+    arange, asarray, eye, from_dlpack, full, full_like, like, linspace, ones, ones_like, operand, tensor, zeros,
     zeros_like,
 )
 from tinyseq.engine.elementwise import (
@@ -25,8 +29,27 @@ from tinyseq.engine.reductions import (
 )
 from tinyseq.engine.products import einsum, matmul, matmul_arrays, matmul_over_rows, outer, tensordot, vecdot
 from tinyseq.engine.methods import Methods
-from tinyseq.engine.tensor import Tensor
+from tinyseq.engine.tensor import Like, Tensor
 
+_OPERATORS: dict[str, Callable[..., Any]] = {
+    "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "floordiv": floor_divide, "mod": remainder,
+    "pow": pow, "matmul": matmul, "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor,
+    "neg": negative, "abs": abs, "invert": bitwise_invert,
+    "eq": equal, "ne": not_equal, "lt": less, "le": less_equal, "gt": greater, "ge": greater_equal,
+}
+
+
+def _from_right(function: Callable[..., Any]) -> Any:
+    """The operator of a Tensor on the right: of `1 - x`."""
+    def call(b: Tensor, a: Like) -> Any: return function(a, b)
+    return called(call, function.__name__)
+
+
+# A method is the function, and so is an operator: an error of one is that of both.
 for _name in vars(Methods):
     if not _name.startswith("_"):
-        setattr(Tensor, _name, globals()[_name])  # so that a method is the function, and an error of one that of both
+        setattr(Tensor, _name, globals()[_name])
+for _name, _function in _OPERATORS.items():
+    setattr(Tensor, f"__{_name}__", _function)
+    if hasattr(Methods, f"__r{_name}__"):
+        setattr(Tensor, f"__r{_name}__", _from_right(_function))

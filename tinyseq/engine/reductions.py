@@ -24,8 +24,15 @@ def _expander(x: Tensor, axis: Axis, keepdims: bool) -> Callable[[Tensor], Tenso
     return expand
 
 
-def _count(x: Tensor, axis: Axis) -> int:
-    return math.prod(x.shape[i] for i in axes_of(axis, x.ndim))
+def _divisor(x: Tensor, axis: Axis, correction: float = 0) -> float:
+    """How many numbers count along the axes of a mean, or with a `correction` of a variance."""
+    n = math.prod(x.shape[i] for i in axes_of(axis, x.ndim))
+    if type(correction) not in (int, float):
+        correction = check.numbers("var", correction=correction)
+    if correction and not correction < n:
+        raise ValueError(f"expected correction < {n}, as many numbers as there are along axis {axis} of "
+                         f"shape {x.shape}, got {correction}")
+    return n - correction
 
 
 @op
@@ -56,19 +63,8 @@ def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     >>> ts.mean(x, axis=0)
     tensor([2., 3.])
     """
-    xp, shape, expand, n = namespace(x), x.shape, _expander(x, axis, keepdims), _count(x, axis)
+    xp, shape, expand, n = namespace(x), x.shape, _expander(x, axis, keepdims), _divisor(x, axis)
     return xp.mean(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g) / n, shape),)
-
-
-def _divisor(x: Tensor, axis: Axis, correction: float) -> float:
-    """How many numbers count along the axes of a variance."""
-    n = _count(x, axis)
-    if type(correction) not in (int, float):
-        correction = check.numbers("var", correction=correction)
-    if correction and not correction < n:
-        raise ValueError(f"expected correction < {n}, as many numbers as there are along axis {axis} of "
-                         f"shape {x.shape}, got {correction}")
-    return n - correction
 
 
 @op(wide=True)
@@ -188,8 +184,7 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     total = xp.sum(parts, axis=axis, keepdims=True)
     total = xp.where(total == 0, 1, total)
     y = xp.where(xp.isinf(top), top, xp.log(total) + shift)
-    pull = lambda g: expand(g) / total * parts
-    return y if keepdims else xp.squeeze(y, axis=axis), (pull,)
+    return y if keepdims else xp.squeeze(y, axis=axis), (lambda g: expand(g) / total * parts,)
 
 
 @op

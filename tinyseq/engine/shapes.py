@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import itertools
 import math
 import operator
@@ -12,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyseq import check
-from tinyseq.check import explained
 from tinyseq.engine.autograd import op
-from tinyseq.engine.creation import operand
 from tinyseq.engine.indexing import along, as_int64, axes_of, picked
 from tinyseq.engine.tensor import Axis, Like, Out, Outs, Shape, Tensor, namespace
 
@@ -44,7 +41,7 @@ def flatten(x: Tensor, start_axis: int = 0) -> Out:
     (2, 12)
     """
     xp, before = namespace(x), x.shape
-    first, = axes_of((check.no_flag(start_axis),), builtins.max(x.ndim, 1))
+    first, = axes_of((check.no_flag(start_axis),), max(x.ndim, 1))
     return xp.reshape(x, (*before[:first], math.prod(before[first:]))), (lambda g: xp.reshape(g, before),)
 
 
@@ -240,8 +237,8 @@ def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
     return xp.repeat(x, repeats, axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)
 
 
-@explained
-def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
+@op
+def tile(x: Tensor, repetitions: Sequence[int]) -> Out:
     """The whole tensor `repetitions` times along each axis (missing leading entries of either are 1).
 
     >>> ts.tile(ts.tensor([1, 2]), (3,))
@@ -251,12 +248,10 @@ def tile(x: Tensor, repetitions: Sequence[int]) -> Tensor:
             [1, 2]])
     """
     repetitions = [check.integers("tile", 0, **{f"repetitions[{i}]": n}) for i, n in enumerate(repetitions)]
-    x = operand(x)
-    times = (*(1,) * (x.ndim - len(repetitions)), *repetitions)
-    shape = (*(1,) * (len(times) - x.ndim), *x.shape)
-    pairs = [m for pair in zip(times, shape, strict=True) for m in pair]
-    spread = reshape(x, [m for n in shape for m in (1, n)])
-    return reshape(broadcast_to(spread, pairs), [a * b for a, b in zip(times, shape, strict=True)])
+    xp, shape, times = namespace(x), x.shape, (*(1,) * (x.ndim - len(repetitions)), *repetitions)
+    pairs = [m for pair in zip(times, (*(1,) * (len(times) - x.ndim), *shape), strict=True) for m in pair]
+    axes = tuple(range(0, len(pairs), 2))
+    return xp.tile(x, times), (lambda g: xp.reshape(xp.sum(xp.reshape(g, pairs), axis=axes), shape),)
 
 
 @op
@@ -268,7 +263,7 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float 
     tensor([[0, 0, 1, 2],
             [0, 0, 0, 0]])
     """
-    if len(pad_width) != x.ndim or builtins.any(w < 0 for pair in pad_width for w in pair):
+    if len(pad_width) != x.ndim or any(w < 0 for pair in pad_width for w in pair):
         raise ValueError(f"expected {x.ndim} pairs of widths >= 0")
     check.scalar(constant_values)
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pad_width, x.shape, strict=True))

@@ -19,7 +19,7 @@ Like = Any  # what an op takes as an operand: a Tensor, a number, an array
 Axis = int | tuple[int, ...] | None
 Shape = int | Sequence[int]
 
-namespaces, _operators = backends.namespaces, interop.OPERATORS
+namespaces = backends.namespaces
 PLAIN = frozenset({float, int, bool, str, type(None), slice, type(Ellipsis)})  # operands that need no unwrapping
 
 
@@ -214,14 +214,7 @@ class Tensor(Methods):
             raise TypeError(f"this tensor lives on {self.backend!r}: call .numpy() to copy it to the host")
         return np.array(self._data, dtype=dtype, copy=copy)
 
-    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        ours = _operators.get(function)  # of `array * tensor`, which has to be fast
-        if ours is None or kwargs or method != "__call__":
-            return interop.ufunc(function, method, inputs, kwargs)
-        return ours(*inputs)
-
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return interop.function(function, args, kwargs)
+    __array_ufunc__, __array_function__ = interop.ufunc, interop.function
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         self._refuse_silent_detach("DLPack")
@@ -314,58 +307,8 @@ class Tensor(Methods):
         self._refuse_computed("pickled")
         return _unpickle, (type(self), self.backend, self._host(), self.requires_grad)
 
-    # --- gradients
-    @explained
-    def backward(self, grad: Like = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
-        """Add d(self)/d(leaf) to the `.grad` of every leaf that this tensor was computed from.
-
-        `grad` weights this tensor's entries (same shape); it may be left out for a one-element tensor. The graph is
-        freed on the way unless `retain_graph`; with `create_graph` the gradients can themselves be differentiated.
-
-        >>> x = ts.tensor([1.0, 2.0], requires_grad=True)
-        >>> (x * x).sum().backward()
-        >>> x.grad
-        tensor([2., 4.])
-        >>> (x * x).backward(ts.tensor([0.0, 10.0]))                # adds to what is there: x.grad = None begins anew
-        >>> x.grad
-        tensor([ 2., 44.])
-        """
-        ops.backward(self, grad, retain_graph, create_graph)
-
-    # --- operators
-    def __neg__(self) -> Tensor: return ops.negative(self)
+    # --- operators: those that are not among the functions that `ops` puts here
     def __pos__(self) -> Tensor: return self
-    def __abs__(self) -> Tensor: return ops.abs(self)
-    def __invert__(self) -> Tensor: return ops.bitwise_invert(self)
-    def __add__(self, other: Like) -> Tensor: return ops.add(self, other)
-    def __radd__(self, other: Like) -> Tensor: return ops.add(other, self)
-    def __sub__(self, other: Like) -> Tensor: return ops.subtract(self, other)
-    def __rsub__(self, other: Like) -> Tensor: return ops.subtract(other, self)
-    def __mul__(self, other: Like) -> Tensor: return ops.multiply(self, other)
-    def __rmul__(self, other: Like) -> Tensor: return ops.multiply(other, self)
-    def __truediv__(self, other: Like) -> Tensor: return ops.divide(self, other)
-    def __rtruediv__(self, other: Like) -> Tensor: return ops.divide(other, self)
-    def __floordiv__(self, other: Like) -> Tensor: return ops.floor_divide(self, other)
-    def __rfloordiv__(self, other: Like) -> Tensor: return ops.floor_divide(other, self)
-    def __mod__(self, other: Like) -> Tensor: return ops.remainder(self, other)
-    def __rmod__(self, other: Like) -> Tensor: return ops.remainder(other, self)
-    def __pow__(self, other: Like) -> Tensor: return ops.pow(self, other)
-    def __rpow__(self, other: Like) -> Tensor: return ops.pow(other, self)
-    def __matmul__(self, other: Like) -> Tensor: return ops.matmul(self, other)
-    def __rmatmul__(self, other: Like) -> Tensor: return ops.matmul(other, self)
-    def __and__(self, other: Like) -> Tensor: return ops.bitwise_and(self, other)
-    def __rand__(self, other: Like) -> Tensor: return ops.bitwise_and(other, self)
-    def __or__(self, other: Like) -> Tensor: return ops.bitwise_or(self, other)
-    def __ror__(self, other: Like) -> Tensor: return ops.bitwise_or(other, self)
-    def __xor__(self, other: Like) -> Tensor: return ops.bitwise_xor(self, other)
-    def __rxor__(self, other: Like) -> Tensor: return ops.bitwise_xor(other, self)
-    def __eq__(self, other: Like) -> Tensor: return ops.equal(self, other)  # type: ignore[override]
-    def __ne__(self, other: Like) -> Tensor: return ops.not_equal(self, other)  # type: ignore[override]
-    def __lt__(self, other: Like) -> Tensor: return ops.less(self, other)
-    def __le__(self, other: Like) -> Tensor: return ops.less_equal(self, other)
-    def __gt__(self, other: Like) -> Tensor: return ops.greater(self, other)
-    def __ge__(self, other: Like) -> Tensor: return ops.greater_equal(self, other)
-
     def __iadd__(self, other: Like) -> Tensor: return self._assign(self + other)
     def __isub__(self, other: Like) -> Tensor: return self._assign(self - other)
     def __imul__(self, other: Like) -> Tensor: return self._assign(self * other)

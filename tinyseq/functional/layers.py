@@ -68,7 +68,7 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
     height = weight.shape[0]
     if padding_idx is not None:
         padding_idx = check.integers("embedding", -height, height - 1, padding_idx=padding_idx) % height
-    return _embedding(weight, ops.raw(ops.like(weight, ops.check_ids("embedding", ids, height))), padding_idx)
+    return _embedding(weight, ops.like(weight, ops.check_ids("embedding", ids, height))._data, padding_idx)
 
 
 @op(wide=True)

@@ -74,7 +74,7 @@ def _class_ids(x: Tensor, targets: Like, ignore_index: int) -> Tensor:
 
 def _class_weight(x: Tensor, weight: Like) -> Any:
     """The raw class weights (C,) or None."""
-    weight = None if weight is None else ops.raw(matched(x, weight))
+    weight = None if weight is None else matched(x, weight)._data
     if weight is not None and weight.shape != x.shape[-1:]:
         raise ValueError(f"expected weight of shape {x.shape[-1:]}, one for each class, got {weight.shape}")
     return weight
