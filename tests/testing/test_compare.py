@@ -101,7 +101,7 @@ KERNELS = [
 def test_a_wrong_kernel_is_named(train: Any, kernel: str, named: str, other: Any, monkeypatch: Any) -> None:
     right = getattr(other, kernel)
     monkeypatch.setattr(other, kernel, lambda *args, **kwargs: off(right(*args, **kwargs)), raising=False)
-    with pytest.raises(AssertionError, match=f"^([\w.]+: )?other and numpy part in {named}"), parity():
+    with pytest.raises(AssertionError, match=rf"^([\w.]+: )?other and numpy part in {named}"), parity():
         train(1)
 
 
