@@ -1,0 +1,137 @@
+"""MinGRU, MinLSTM and LRU against loops in NumPy, held to the laws of sequences, and step by step."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinyseq as ts
+from tinyseq import nn, optim
+from tinyseq import testing as laws
+
+LAYERS = {"MinGRU": nn.MinGRU, "MinLSTM": nn.MinLSTM, "LRU": nn.LRU}
+every_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+def by_hand(name: str, weights: Any, x: Any, h: Any, order: Any) -> tuple[Any, Any]:
+    """One layer in one direction, step by step in float64 or complex128: y (B, T, H) and the last state (B, H)."""
+    y = np.zeros((*x.shape[:2], h.shape[1]))
+    if name == "LRU":
+        (b, b_im), (c, c_im) = np.split(weights["weight_ih"], 2), np.split(weights["weight_ho"], 2, 1)
+        kept = np.exp(-np.exp(weights["nu"]) + 1j * np.exp(weights["theta"]))
+        for t in order:
+            h = kept * h + np.exp(weights["gamma"]) * (x[:, t] @ (b + 1j * b_im).T)
+            y[:, t] = (h @ (c - 1j * c_im).T).real + x[:, t] @ weights["weight_io"].T
+        return y, h
+    for t in order:
+        *gates, new = np.split(x[:, t] @ weights["weight_ih"].T + weights["bias_ih"], 2 if name == "MinGRU" else 3, 1)
+        if name == "MinGRU":
+            z = sigmoid(gates[0])
+            h = (1 - z) * h + z * new
+        else:
+            f, i = map(sigmoid, gates)
+            h = f / (f + i) * h + i / (f + i) * new
+        y[:, t] = h
+    return y, h
+
+
+def pair(name: str, state: Any, k: int) -> Any:
+    """The state of the k-th layer and direction as one array."""
+    return state[0].numpy()[k] + 1j * state[1].numpy()[k] if name == "LRU" else state.numpy()[k]
+
+
+@every_layer
+@ts.no_grad()
+@given(st.integers(1, 3), st.sampled_from([0, 1, 4, 70]), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_equal_to_a_loop(name: str, rows: int, steps: int, both: bool, given_state: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    layer = LAYERS[name](2, 5, bidirectional=both, dtype=ts.float64)
+    weights = {k: v.numpy() for k, v in layer.state_dict().items()}
+    x, shape = rng.standard_normal((rows, steps, 2)), (1 + both, rows, 5)
+    first: Any = [rng.standard_normal(shape) * given_state for _ in range(2 if name == "LRU" else 1)]
+    first = tuple(map(ts.tensor, first)) if name == "LRU" else ts.tensor(first[0])
+    y, last = layer(x, first)
+    for k, suffix in enumerate(["_l0", "_l0_reverse"][: 1 + both]):
+        mine = {key.removesuffix(suffix): w for key, w in weights.items() if key.endswith(suffix)}
+        expected, state = by_hand(name, mine, x, pair(name, first, k), range(steps)[:: -1 if k else 1])
+        assert np.allclose(y.numpy()[..., 5 * k : 5 * k + 5], expected, atol=1e-10)
+        assert np.allclose(pair(name, last, k), state, atol=1e-10)
+
+
+@every_layer
+@pytest.mark.parametrize("more", [{}, {"num_layers": 2, "bidirectional": True, "dropout": 0.3}])
+def test_holds_the_laws_of_sequences(name: str, more: Any) -> None:
+    laws.check_sequence_layer(LAYERS[name](2, 3, **more).eval(), 2, causal=not more)
+
+
+@every_layer
+@ts.no_grad()
+def test_a_step_is_forward_of_one_position(name: str) -> None:
+    layer, x = LAYERS[name](3, 4, num_layers=2), ts.random.normal((2, 300, 3))
+    y, last = layer(x)
+    state, outputs = None, []
+    for t in range(x.shape[1]):
+        out, state = layer(x[:, t : t + 1], state)
+        outputs.append(out)
+    assert np.allclose(ts.concat(outputs, 1).numpy(), y.numpy(), atol=1e-5)
+    for a, b in zip(state, last, strict=True):
+        assert np.allclose(a.numpy(), b.numpy(), atol=1e-5)
+
+
+@every_layer
+def test_gradients_of_the_second_order(name: str) -> None:
+    layer = LAYERS[name](2, 3, dtype=ts.float64)
+    laws.check_grad(lambda x: layer(x, lengths=[4, 2])[0], ts.random.normal((2, 4, 2)), order=2)
+    parameters = list(layer.parameters())
+    y = ts.sum(layer(ts.random.normal((2, 4, 2), dtype=ts.float64))[0] ** 2)
+    first = ts.grad(y, parameters, create_graph=True)
+    assert all(g is not None for g in ts.grad(sum(ts.sum(g * g) for g in first), parameters, allow_unused=True))
+
+
+@every_layer
+def test_learns_to_remember(name: str) -> None:
+    """The first number, 20 steps on."""
+    ts.manual_seed(0)
+    layer = LAYERS[name](1, 16, **({"r_min": 0.9, "max_phase": 0.3} if name == "LRU" else {}))
+    head = nn.Linear(16, 1)
+    optimizer = optim.Adam([*layer.parameters(), *head.parameters()], lr=0.02)
+    for _ in range(150):
+        x = ts.random.normal((64, 20, 1))
+        loss = ts.mean((head(layer(x)[0][:, -1]) - x[:, 0]) ** 2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.3
+
+
+@given(st.integers(0, 999))
+def test_the_ring_on_which_an_lru_begins(seed: int) -> None:
+    ts.manual_seed(seed)
+    layer = nn.LRU(1, 400, r_min=0.5, r_max=0.9, max_phase=1.0)
+    radius, phase = np.exp(-np.exp(layer.nu_l0.detach().numpy())), np.exp(layer.theta_l0.detach().numpy())
+    assert radius.min() >= 0.499 and radius.max() <= 0.901 and phase.min() > 0 and phase.max() <= 1
+    assert abs(np.mean(radius**2) - (0.25 + 0.81) / 2) < 0.06  # uniform by area
+    assert np.allclose(np.exp(layer.gamma_l0.detach().numpy()), np.sqrt(1 - radius**2), atol=1e-4)
+
+
+def test_wrong_rings_are_named() -> None:
+    for options, words in (({"r_min": 1.0}, "0 <= r_min < 1"), ({"r_min": 0.5, "r_max": 0.4}, "0.5 < r_max <= 1"),
+                           ({"max_phase": 0}, "0 < max_phase")):
+        with pytest.raises(ValueError, match=f"LRU: expected a number {words}"):
+            nn.LRU(1, 2, **options)
+
+
+@every_layer
+def test_ten_thousand_steps_of_float32_stay_those_of_float64(name: str) -> None:
+    ts.manual_seed(1)
+    layer, x = LAYERS[name](2, 8), ts.random.normal((1, 10_000, 2))
+    with ts.no_grad():
+        y = layer(x)[0].numpy()
+        exact = layer.to(ts.float64)(x.astype(ts.float64))[0].numpy()
+    assert np.abs(y - exact).max() < 2e-5 * np.abs(exact).max()
