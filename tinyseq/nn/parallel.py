@@ -9,6 +9,7 @@ GRU (`nn/recurrent.py`), and so are the names in state_dict.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,9 +58,16 @@ class _Parallel(_Recurrent):
         """y (B, T, H) and all its states (B, T, H), with those parameters."""
         raise NotImplementedError
 
+    def _weights(self, k: int) -> Callable[[str], Any]:
+        """The parameters of the k-th layer and direction by name, None for one that there is not."""
+        return lambda name: getattr(self, name + self._suffixes[k], None)
+
+    def multipliers(self, x: Tensor) -> Tensor:
+        """|a_t| (B, T, H) of the first layer, forwards, for x (B, T, I): how much of each unit's last state goes on."""
+        raise NotImplementedError
+
     def _pass(self, k: int, x: Tensor, start: State, lengths: Any) -> tuple[Tensor, State]:
-        suffix, reverse = self._suffixes[k], bool(k % self.directions)
-        weights = lambda name: getattr(self, name + suffix, None)
+        weights, reverse = self._weights(k), bool(k % self.directions)
         if lengths is not None:
             real = ops.like(x, length_mask(lengths, x.shape[1]))[..., None]
             x = ops.where(real, x, 0.0)  # so that what stands in the padding reaches no gradient of a weight
@@ -82,9 +90,15 @@ class _Gated(_Parallel):
         """How much of the last state is kept, a (B, T, H), from what the gates' rows gave."""
         raise NotImplementedError
 
-    def _scanned(self, weights: Any, x: Tensor, start: State, lengths: Any, reverse: bool) -> tuple[Tensor, State]:
+    def _kept_and_new(self, weights: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         *gates, new = ops.split(functional.linear(x, weights("weight_ih"), weights("bias_ih")), self.gates, -1)
-        kept = self._kept(*gates)
+        return self._kept(*gates), new
+
+    def multipliers(self, x: Tensor) -> Tensor:
+        return self._kept_and_new(self._weights(0), x)[0]
+
+    def _scanned(self, weights: Any, x: Tensor, start: State, lengths: Any, reverse: bool) -> tuple[Tensor, State]:
+        kept, new = self._kept_and_new(weights, x)
         h = functional.linear_scan(kept, (1 - kept) * new, start[0], lengths, reverse)
         return h, (h,)
 
@@ -170,6 +184,9 @@ class LRU(_Parallel):
             "weight_ih": random.normal((2 * size, width), std=(2 * width) ** -0.5),  # B, real rows then imaginary ones
             "weight_ho": random.normal((size, 2 * size), std=size**-0.5),  # C, and its imaginary part with a minus
             "weight_io": random.normal((size, width), std=width**-0.5)}  # D
+
+    def multipliers(self, x: Tensor) -> Tensor:
+        return ops.broadcast_to(ops.exp(-ops.exp(self._weights(0)("nu"))), (*x.shape[:2], self.hidden_size))
 
     def _scanned(self, weights: Any, x: Tensor, start: State, lengths: Any, reverse: bool) -> tuple[Tensor, State]:
         steps, angle = x.shape[1], ops.exp(weights("theta").astype(np.float64))
