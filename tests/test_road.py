@@ -31,6 +31,7 @@ STOPS = {  # short flags, and by how much the figure must exceed the baseline, o
     "ctc": ("--steps 3 --tested 9", -30),
     "attention": ("--steps 3", 50),
     "recurrence": ("--steps 3 --longest 64", -10),
+    "selective": ("--steps 3", 10),
 }
 
 
@@ -98,12 +99,12 @@ def test_a_stop_learns_what_it_claims(name: str, run: Any) -> None:
 
 def test_the_list_names_every_script_once(run: Any) -> None:
     lines = run("__main__").splitlines()
-    listed = [re.match(r"([1-9+])  python examples/(\w+)\.py +\S.*\?", line) for line in lines]
+    listed = [re.match(r"(\d+|\+) +python examples/(\w+)\.py +\S.*\?", line) for line in lines]
     scripts = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py"))
     assert sorted(found[2] for found in listed if found) == scripts and len(lines) == len(scripts)
     table = (EXAMPLES.parent / "README.md").read_text("utf-8")  # numbers the stops alike
     numbered = [found.groups() for found in listed if found and found[1] != "+"]
-    assert numbered == re.findall(r"\| (\d) \|.*examples/(\w+)\.py", table)
+    assert numbered == re.findall(r"\| (\d+) \|.*examples/(\w+)\.py", table)
 
 
 def test_gradients_by_hand_are_autograds(run: Any, tmp_path: Path) -> None:
@@ -283,3 +284,27 @@ def test_memories_are_asked_for_every_distance() -> None:
     x = np.random.default_rng(0).integers(script["SYMBOLS"], size=(3, script["STEPS"]))
     for kind in "Recurrent", "Attentive":
         assert script[kind](8)(x).shape == (*x.shape, script["SYMBOLS"])
+
+
+def test_selective_states_are_those_of_the_papers_equations() -> None:
+    """Equations 2 and 4, A diagonal, a feature and a step at a time."""
+    script = scripted("selective")
+    layer, rng = script["Selective"](3, 4).to(ts.float64), np.random.default_rng(0)
+    for parameter in layer.parameters():
+        parameter.data = rng.standard_normal(parameter.shape)
+    x, w = rng.standard_normal((2, 9, 3)), {name: value.numpy() for name, value in layer.state_dict().items()}
+    h, y = np.zeros((2, 3, 4)), np.empty_like(x)
+    for row, t in np.ndindex(2, 9):
+        sizes = np.log1p(np.exp(w["size.weight"] @ x[row, t] + w["size.bias"]))
+        b, c = np.split(w["b_c.weight"] @ x[row, t], 2)
+        for d, size in enumerate(sizes):
+            a = np.diag(-np.exp(w["log_a"][d]))
+            kept = np.diag(np.exp(size * np.diag(a)))
+            taken = np.linalg.inv(size * a) @ (kept - np.eye(4)) @ (size * b)
+            h[row, d] = kept @ h[row, d] + taken * x[row, t, d]
+            y[row, t, d] = c @ h[row, d] + w["skip"][d] * x[row, t, d]
+    found, last = layer(x)
+    np.testing.assert_allclose(found.detach().numpy(), y, atol=1e-12)
+    np.testing.assert_allclose(last.detach().numpy(), h, atol=1e-12)
+    ids, symbols = script["copying"](rng, 50)
+    assert all(row[row < 8].tolist() == asked.tolist() for row, asked in zip(ids, symbols, strict=True))

@@ -7,6 +7,7 @@ Forward, and forward and backward (gradients of a and b), in float32, at shapes 
     loop          a multiplication and an addition a step, with tinyseq's ops
     torch loop    torch.addcmul a step
     torch cumsum  exp(s) cumsum(b exp(-s)), s = cumsum(log a): stable only where the a's product stays far from 0
+    torch scan    torch._higher_order_ops.associative_scan(combine_mode="generic"), a prototype, eager
     jax           jax.lax.associative_scan, jitted (if installed)
 
 Each figure is the median of processes that take turns. The aim: at most half of PyTorch's better way, forward and
@@ -25,7 +26,8 @@ from typing import Any
 import numpy as np
 
 SHAPES = ((1, 1000, 64), (16, 1024, 64), (4, 8192, 256))
-NEEDS = {"linear_scan": "tinyseq", "loop": "tinyseq", "torch loop": "torch", "torch cumsum": "torch", "jax": "jax"}
+NEEDS = {"linear_scan": "tinyseq", "loop": "tinyseq", "torch loop": "torch", "torch cumsum": "torch",
+         "torch scan": "torch", "jax": "jax"}
 
 
 def arrays(shape: tuple[int, ...]) -> list[Any]:
@@ -88,6 +90,16 @@ def torch_cumsum(shape: tuple[int, ...]) -> Iterator[Callable[[], Any]]:
         return torch.exp(s) * torch.cumsum(b * torch.exp(-s), 1)
 
     return torch_with(trick, shape)
+
+
+def torch_scan(shape: tuple[int, ...]) -> Iterator[Callable[[], Any]]:
+    from torch._higher_order_ops import associative_scan
+
+    def scanned(torch: Any, a: Any, b: Any) -> Any:
+        combine = lambda x, y: (x[0] * y[0], y[0] * x[1] + y[1])
+        return associative_scan(combine, (a, b), 1, combine_mode="generic")[1]
+
+    return torch_with(scanned, shape)
 
 
 def jax(shape: tuple[int, ...]) -> Iterator[Callable[[], Any]]:

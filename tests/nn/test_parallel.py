@@ -1,5 +1,6 @@
 """MinGRU, MinLSTM and LRU against loops in NumPy, held to the laws of sequences, and step by step."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyseq as ts
-from tinyseq import nn, optim
+import tinyseq.functional as F
+from tinyseq import decode, nn, optim
 from tinyseq import testing as laws
 
 LAYERS = {"MinGRU": nn.MinGRU, "MinLSTM": nn.MinLSTM, "LRU": nn.LRU}
@@ -135,3 +137,84 @@ def test_ten_thousand_steps_of_float32_stay_those_of_float64(name: str) -> None:
         y = layer(x)[0].numpy()
         exact = layer.to(ts.float64)(x.astype(ts.float64))[0].numpy()
     assert np.abs(y - exact).max() < 2e-5 * np.abs(exact).max()
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", ["MinGRU", "MinLSTM"])
+def test_with_positive_candidates_equal_to_mingru_pytorch(name: str) -> None:
+    """Whose log-space form maps a candidate by g, the paper's appendix B.3, and has its rows first."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("minGRU_pytorch", reason="minGRU-pytorch is not installed (pip install 'tinyseq[reference]')")
+    from minGRU_pytorch.minGRU import minGRU
+    from minGRU_pytorch.minLSTM import minLSTM
+
+    theirs = {"MinGRU": minGRU, "MinLSTM": minLSTM}[name](4).double()
+    layer = LAYERS[name](4, 4, bias=False, dtype=ts.float64)
+    [weight] = theirs.parameters()
+    candidate, gates = weight.detach().numpy()[:4], weight.detach().numpy()[4:]
+    layer.load_state_dict({"weight_ih_l0": np.concatenate([gates, candidate])})
+    x = 3 * np.random.default_rng(0).standard_normal((2, 50, 4))
+    mine, torchs = ts.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    kept, new = layer._kept_and_new(layer._weights(0), mine)
+    y = F.linear_scan(kept, (1 - kept) * ts.where(new >= 0, new + 0.5, ts.sigmoid(new)))
+    z = theirs(torchs)
+    assert np.allclose(y.detach().numpy(), z.detach().numpy(), atol=1e-10)
+    ts.sum(y**2).backward()
+    (z**2).sum().backward()
+    assert np.allclose(mine.grad.numpy(), torchs.grad.numpy(), atol=1e-9)
+    assert np.allclose(layer.weight_ih_l0.grad.numpy()[-4:], weight.grad.numpy()[:4], atol=1e-8)
+
+
+class Speaker(nn.Module):
+    """A language model to decode with: its states stand batch first, as `tinyseq.decode` takes them."""
+
+    def __init__(self, layer: nn.Module, letters: int = 7) -> None:
+        self.embedding, self.rnn = nn.Embedding(letters, layer.input_size), layer
+        self.out = nn.Linear(layer.hidden_size, letters)
+
+    def forward(self, ids: Any, state: Any = None) -> Any:
+        y, state = self.rnn(self.embedding(ids), state)
+        return self.out(y), state
+
+    def start(self, ids: Any) -> Any:
+        return self.turned(self(ids)[1])
+
+    def step(self, ids: Any, state: Any) -> Any:
+        logits, state = self(np.asarray(ids)[:, None], self.turned(state))
+        return logits[:, 0], self.turned(state)
+
+    def turned(self, state: Any) -> Any:
+        """(layers, B, H) to (B, layers, H) and back."""
+        return ts.moveaxis(state, 0, 1) if isinstance(state, ts.Tensor) else tuple(map(self.turned, state))
+
+
+@every_layer
+def test_a_language_model_of_it_is_decoded(name: str) -> None:
+    ts.manual_seed(0)
+    model, prompt = Speaker(LAYERS[name](5, 6, num_layers=2)).eval(), np.array([[1, 2, 3], [4, 5, 6], [2, 2, 2]])
+    with ts.no_grad():
+        found = decode.greedy(model, model.start(prompt[:, :-1]), prompt[:, -1], -1, 8)
+        for row, hypothesis in zip(prompt, found, strict=True):
+            ids = list(row)
+            for token in hypothesis.tokens:  # all read again for each
+                assert token == model(np.array([ids]))[0].numpy()[0, -1].argmax()
+                ids.append(token)
+        beam = decode.beam(model, model.start(prompt[:, :-1]), prompt[:, -1], 0, max_length=6, width=3)
+    assert len(beam) == len(found) == 3 and len(found[0].tokens) == 8
+
+
+@every_layer
+def test_it_is_saved_copied_moved_and_shown_as_other_layers(name: str, tmp_path: Any) -> None:
+    layer = LAYERS[name](2, 3, num_layers=2, bidirectional=True, dropout=0.5)
+    assert repr(layer) == f"{name}(2, 3, num_layers=2, dropout=0.5, bidirectional=True)"
+    layer.save(tmp_path / "layer.safetensors")
+    other = LAYERS[name](2, 3, num_layers=2, bidirectional=True)
+    other.load(tmp_path / "layer.safetensors")
+    x = ts.random.normal((2, 4, 2))
+    assert np.array_equal(layer.eval()(x)[0].detach().numpy(), other.eval()(x)[0].detach().numpy())
+    wide = copy.deepcopy(layer).to(ts.float64)
+    y, state = wide(x.astype(ts.float64))
+    assert y.dtype == "float64" and {s.dtype for s in (state if name == "LRU" else [state])} == {np.dtype("float64")}
+    assert {str(p.dtype) for p in LAYERS[name](2, 3, dtype="float64").parameters()} == {"float64"}
+    with pytest.raises(ValueError, match=rf"recurrent_: {name} holds no weight_hh"):  # none is recurrent
+        nn.init.recurrent_(layer)
