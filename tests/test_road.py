@@ -31,6 +31,7 @@ STOPS = {  # short flags, and by how much the figure must exceed the baseline, o
     "ctc": ("--steps 3 --tested 9", -30),
     "attention": ("--steps 3", 50),
     "recurrence": ("--steps 3 --longest 64", -10),
+    "parallel": ("--steps 3 --longest 64", -3),
     "selective": ("--steps 3", 10),
 }
 
@@ -68,6 +69,8 @@ def figure(output: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize("name", STOPS)
 def test_a_stop_draws_and_prints_its_figure(name: str, run: Any, tmp_path: Path) -> None:
+    if name == "parallel" and os.environ.get("TINYSEQ_TEST_PROFILE") == "emulated":
+        pytest.skip("17,000 letters twelve times")
     figure(run(name, *STOPS[name][0].split()))
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
     assert len((EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()) < 150
@@ -284,6 +287,22 @@ def test_memories_are_asked_for_every_distance() -> None:
     x = np.random.default_rng(0).integers(script["SYMBOLS"], size=(3, script["STEPS"]))
     for kind in "Recurrent", "Attentive":
         assert script[kind](8)(x).shape == (*x.shape, script["SYMBOLS"])
+
+
+def test_recurrence_came_back_in_models_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    script = scripted("parallel")
+    models = {name: make(106) for name, make in script["MODELS"].items()}
+    sizes = [sum(p.size for p in model.parameters()) for model in models.values()]
+    assert len(sizes) == 4 and max(sizes) < 1.03 * min(sizes)
+    texts = ["".join(script["CHARACTERS"][i] for i in row) for row in script["sentences"](np.random.default_rng(0), 9, 5)]
+    assert all(re.fullmatch(r"我是一名(.).人，.{5}，我会说\1", text) for text in texts)
+    ids = np.random.default_rng(0).integers(106, size=(1, 12))
+    for name, model in models.items():                          # what is kept grows in the Transformer alone
+        few, many = (script["kilobytes"](model.eval().start(ids[:, :n])) for n in (6, 12))
+        assert many == (2 if name == "Transformer" else 1) * few > 0
+        longer, before = model(np.concatenate([ids, ids[:, ::-1]], 1)).detach().numpy(), model(ids).detach().numpy()
+        np.testing.assert_allclose(longer[:, :12], before, atol=1e-4)
 
 
 def test_selective_states_are_those_of_the_papers_equations() -> None:

@@ -57,6 +57,11 @@ def retained(layer: Any, x: Like, lengths: Any = None) -> Host:
     LRU lambda. `layer` has one layer, of which the direction forwards counts; x is (B, T, I). At a row's last step it
     is 1, past it 0. What else comes through a GRU's or LSTM's gates, which see the last state, is not in it:
     `gradients_through_time` has all. An RNN multiplies its state by a matrix, and is refused.
+
+    >>> rnn = nn.MinGRU(1, 1)
+    >>> _ = [nn.init.zeros_(weight) for weight in rnn.parameters()]     # each step keeps half
+    >>> ts.lens.retained(rnn, ts.ones((1, 4, 1)))
+    array([[0.125, 0.25 , 0.5  , 1.   ]], dtype=float32)
     """
     x, real = _ready("retained", layer, x, lengths)
     kept = (layer.multipliers(x).detach().numpy() if isinstance(layer, (MinGRU, MinLSTM, LRU)) else
