@@ -113,7 +113,8 @@ class MinGRU(_Gated):
     RNNs all we needed?", section 3.1): a GRU whose gate and candidate do not see the last state, without reset gate.
 
     This is the paper's plain form. Its log-space form takes a positive n_t, which it needs for its logarithms and not
-    for the model; `functional.linear_scan` divides by nothing and needs none. Rows of the weights in the order z, n.
+    for the model; `functional.linear_scan` divides by nothing and needs none. Rows of the weights in the order z, n. At
+    first z is near 1/2, a memory of few steps: where it must be long, begin with lower z rows of `bias_ih_l0`.
 
     >>> rnn = nn.MinGRU(3, 8, num_layers=2)
     >>> y, h = rnn(ts.ones((2, 5, 3)), lengths=[5, 2])
