@@ -295,7 +295,8 @@ def test_recurrence_came_back_in_models_of_one_size(monkeypatch: pytest.MonkeyPa
     models = {name: make(106) for name, make in script["MODELS"].items()}
     sizes = [sum(p.size for p in model.parameters()) for model in models.values()]
     assert len(sizes) == 4 and max(sizes) < 1.03 * min(sizes)
-    texts = ["".join(script["CHARACTERS"][i] for i in row) for row in script["sentences"](np.random.default_rng(0), 9, 5)]
+    rows = script["sentences"](np.random.default_rng(0), 9, 5)
+    texts = ["".join(script["CHARACTERS"][i] for i in row) for row in rows]
     assert all(re.fullmatch(r"我是一名(.).人，.{5}，我会说\1", text) for text in texts)
     ids = np.random.default_rng(0).integers(106, size=(1, 12))
     for name, model in models.items():                          # what is kept grows in the Transformer alone

@@ -43,7 +43,7 @@ def gradients_through_time(layer: Any, x: Like, loss: Callable[[Tensor], Tensor]
     y, h, *rest = (np.stack([np.zeros((len(real), s.shape[-1])) if g is None else g.numpy().reshape(len(real), -1)
                              for s, g in zip(column, found, strict=False)], 1) for column in columns)
     if isinstance(layer, LRU):  # whose output is not its state: y = Re(C h) + D x
-        total = [np.concatenate([h, *rest], -1) + y @ layer.weight_ho_l0.detach().numpy()]
+        total = [np.concatenate([h, *rest], -1) + y @ layer._weights(0)("weight_ho").detach().numpy()]
     else:
         total = [y + h, *rest]
     return [np.linalg.norm(g, axis=-1) * real for g in total]
@@ -81,7 +81,7 @@ def gate_saturation(layer: Any, x: Like, lengths: Any = None) -> dict[str, Host]
     counts. A MinGRU's gate is z, a MinLSTM's f, as a share of f + i; of an RNN, LRU or Scan there are none.
     """
     x, real = _ready("gate_saturation", layer, x, lengths)
-    share = lambda shut: (shut.mean(-1) * real).sum(0) / np.maximum(1, real.sum(0))
+    share: Callable[[Host], Host] = lambda shut: (shut.mean(-1) * real).sum(0) / np.maximum(1, real.sum(0))
     return {name: np.stack([share(gate < 0.1), share(gate > 0.9)], -1)
             for name, gate in _gates(layer, x, lengths).items()}
 
