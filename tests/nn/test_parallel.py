@@ -98,18 +98,23 @@ def test_gradients_of_the_second_order(name: str) -> None:
 
 @every_layer
 def test_learns_to_remember(name: str) -> None:
-    """The first number, 20 steps on."""
+    """The first number, 20 steps on, by gates that pass over the others; an LRU, which has none, sees it alone."""
     ts.manual_seed(0)
-    layer = LAYERS[name](1, 16, **({"r_min": 0.9, "max_phase": 0.3} if name == "LRU" else {}))
-    head = nn.Linear(16, 1)
+    layer = LAYERS[name](2, 16, **({"r_min": 0.9, "max_phase": 0.3} if name == "LRU" else {}))
+    head, first = nn.Linear(16, 1), np.zeros((64, 20, 1), "f")
+    first[:, 0] = 1
+    if name != "LRU":
+        begin = {"MinGRU": [-3, 0], "MinLSTM": [3, -3, 0]}[name]  # memories of some 20 steps
+        layer.bias_ih_l0.data = np.repeat(np.array(begin, "f"), 16)
     optimizer = optim.Adam([*layer.parameters(), *head.parameters()], lr=0.02)
     for _ in range(150):
-        x = ts.random.normal((64, 20, 1))
-        loss = ts.mean((head(layer(x)[0][:, -1]) - x[:, 0]) ** 2)
+        numbers = ts.random.normal((64, 20, 1))
+        x = ts.concat([numbers * first if name == "LRU" else numbers, ts.asarray(first)], -1)
+        loss = ts.mean((head(layer(x)[0][:, -1]) - numbers[:, 0]) ** 2)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.3
+    assert loss.item() < 0.1
 
 
 @given(st.integers(0, 999))
