@@ -51,7 +51,7 @@ def linear_scan(a: Like, b: Tensor, h0: Like = None, lengths: Like = None, rever
     applications", section 1.4; Martin & Cundy 2018, "Parallelizing linear recurrent neural nets over sequence length".)
 
     >>> F.linear_scan(ts.tensor([0.5]), ts.ones((1, 4, 1)))[0, :, 0]
-    tensor([1.   , 1.5  , 1.75 , 1.875], op=getitem)
+    tensor([1.   , 1.5  , 1.75 , 1.875])
     """
     b = ops.operand(b)
     if b.ndim != 3 or b.dtype.kind != "f":
