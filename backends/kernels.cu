@@ -477,7 +477,7 @@ extern "C" __global__ void tinyseq_linear_scan(const T* a, const T* b, const T* 
     product[chunk][lane] = all, share[chunk][lane] = sum;
     __syncthreads();
     T state = begin[lane];
-    for (int i = 0; i < chunk; i++) state = product[i][lane] * state + share[i][lane];
+    for (int i = 0; i < chunk; i++) state = (state == 0 ? (T)0 : product[i][lane] * state) + share[i][lane];
     for (int i = 0; i < LONG; i++) {
       const I t = tile + chunk * LONG + i;
       state = p[i] * state + q[i];

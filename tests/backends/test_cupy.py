@@ -397,6 +397,16 @@ def test_linear_scan(rows: int, steps: int, width: int, dtype: str, kind: int, s
         check("linear_scan", a, b, h0, backwards, kind=kind)
 
 
+def test_a_state_of_0_stays_0_where_products_overflow() -> None:
+    a, b = np.full((1, 100, 1), 1e8, "f"), np.zeros((1, 100, 1), "f")
+    a[:, 98], b[:, 99] = 0, 1
+    h = CUPY.linear_scan(CUPY.asarray(a), CUPY.asarray(b), CUPY.asarray(np.zeros((1, 1), "f")), False)
+    assert CUPY.asnumpy(h)[0, :, 0].tolist() == [0] * 99 + [1]
+    a[:, 3] = np.nan
+    h = CUPY.asnumpy(CUPY.linear_scan(CUPY.asarray(a), CUPY.asarray(b), CUPY.asarray(np.zeros((1, 1), "f")), False))
+    assert not h[0, :3].any() and np.isnan(h[0, 3:]).all()
+
+
 def test_kernels_go_back_in_float16() -> None:
     rng = np.random.default_rng(0)
     g, x = (rng.standard_normal((6, 5)).astype("float16") for _ in range(2))
