@@ -574,3 +574,10 @@ class CupyBackend(NumpyBackend):
             kernel("attend", q.dtype)((batch * heads,), (threads,), (
                 dense(q), k, v, mask, wide**-0.5, heads, heads // few, steps, wide, *strides, weights, y))
         return y.reshape(batch, few, heads // few, wide), weights.reshape(batch, few, heads // few, steps)
+
+    def linear_scan(self, a: Array, b: Array, h0: Array, reverse: bool) -> Array:
+        h, lanes = cp.empty(b.shape, b.dtype), h0.size
+        if h.size:
+            kernel("linear_scan", b.dtype)(((lanes + 31) // 32,), (32, 16), (
+                dense(a), dense(b), dense(h0), h, lanes, *b.shape[1:], reverse))
+        return h

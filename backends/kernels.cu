@@ -451,3 +451,40 @@ extern "C" __global__ void tinyseq_gru_before_unreset(BACKWARD) {  // dc: the gr
   UNIT(3)
   if (real) *GATES(d_in, 3) = dc[k] * h * *a * (1 - *a), dh[k] += dc[k] * *a;
 }
+
+// ---- the linear recurrence
+
+// h_t = a_t h_(t-1) + b_t of `lanes` rows and features (B T H) with strides T H and H. A block takes 32 lanes, and of
+// their time CHUNKS stretches of LONG steps at once: each thread puts its stretch together, then goes through it from
+// the state in which those before it end. The order of all sums is the same in every run.
+#define CHUNKS 16
+#define LONG 8
+extern "C" __global__ void tinyseq_linear_scan(const T* a, const T* b, const T* h0, T* h, I lanes, I steps, I width,
+                                               I reverse) {
+  __shared__ T product[CHUNKS][32], share[CHUNKS][32], begin[32];
+  const int lane = threadIdx.x, chunk = threadIdx.y;
+  const I n = blockIdx.x * 32 + lane;
+  const I start = n / width * steps * width + n % width;
+  if (chunk == 0) begin[lane] = n < lanes ? h0[n] : (T)0;
+  for (I tile = 0; tile < steps; tile += CHUNKS * LONG) {
+    T p[LONG], q[LONG], all = 1, sum = 0;
+    for (int i = 0; i < LONG; i++) {
+      const I t = tile + chunk * LONG + i, place = start + (reverse ? steps - 1 - t : t) * width;
+      const bool real = n < lanes && t < steps;
+      p[i] = real ? a[place] : (T)1, q[i] = real ? b[place] : (T)0;
+      sum = p[i] * sum + q[i], all *= p[i];
+    }
+    product[chunk][lane] = all, share[chunk][lane] = sum;
+    __syncthreads();
+    T state = begin[lane];
+    for (int i = 0; i < chunk; i++) state = (state == 0 ? (T)0 : product[i][lane] * state) + share[i][lane];
+    for (int i = 0; i < LONG; i++) {
+      const I t = tile + chunk * LONG + i;
+      state = p[i] * state + q[i];
+      if (n < lanes && t < steps) h[start + (reverse ? steps - 1 - t : t) * width] = state;
+    }
+    __syncthreads();
+    if (chunk == CHUNKS - 1) begin[lane] = state;
+    __syncthreads();
+  }
+}

@@ -21,6 +21,7 @@ import numpy as np
 from tinyseq.backends.activations import ActivationKernels
 from tinyseq.backends.attention import AttentionKernels
 from tinyseq.backends.layers import LayerKernels
+from tinyseq.backends.linear import LinearKernels
 from tinyseq.backends.losses import LossKernels
 from tinyseq.backends.normalisation import NormalisationKernels
 from tinyseq.backends.optim import OptimKernels
@@ -52,7 +53,7 @@ def keep_memory() -> None:
 
 
 class NumpyBackend(ActivationKernels, NormalisationKernels, LossKernels, LayerKernels, OptimKernels, AttentionKernels,
-                   PathKernels, ProductKernels, RecurrentKernels, StepKernels, SumKernels):
+                   LinearKernels, PathKernels, ProductKernels, RecurrentKernels, StepKernels, SumKernels):
     """NumPy arrays, and the portable version of every kernel."""
 
     name = "numpy"

@@ -7,7 +7,8 @@ import ast
 from pathlib import Path
 
 STOPS = (("window",), ("sentiment",), ("tagging",), ("language_model",), ("memory",),
-         ("translate", "keywords", "contexts"), ("caption",), ("frames", "ctc"), ("attention", "recurrence"))
+         ("translate", "keywords", "contexts"), ("caption",), ("frames", "ctc"), ("attention", "recurrence"),
+         ("parallel", "selective"))
 REAL_DATA = ("pronounce", "charlm", "generate", "pretrained_g2p", "pretrained_minilm", "side_by_side")
 
 
@@ -16,7 +17,7 @@ def main() -> None:
         for name in names:
             script = Path(__file__).with_name(f"{name}.py")
             question = ast.get_docstring(ast.parse(script.read_text("utf-8"))).splitlines()[0]
-            print(f"{number}  python examples/{script.name:20}  {question}")
+            print(f"{number:<2}  python examples/{script.name:20}  {question}")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ The gradient of a plain RNN, h_t = tanh(W x_t + U h_{t-1} + b), is a product ove
 d h_T / d h_t = prod_k diag(1 - h_k^2) U, and vanishes (Bengio et al. 1994; Pascanu et al. 2013, equation 5). In its
 place an LSTM has, from c_t = f_t c_{t-1} + i_t g_t, prod_k f_k, and a GRU, h_t = (1 - z_t) n_t + z_t h_{t-1}, has z_k:
 near 1 while the gates are open. All begin with orthogonal U, an LSTM with a forget bias of 3 (Jozefowicz et al. 2015),
-and learn from the same batches, each of one distance. The second picture shows, in trained models, how much the answer
-to a sentence of a hundred characters still hears of each step, |d loss / d h_t|, and how open the gates are.
+and learn from the same batches. The second picture shows, in trained models, how much the answer to a sentence of a
+hundred characters still hears of each step, |d loss / d h_t|, beside the product of later gates, and how open they are.
 
     python examples/memory.py
 """
@@ -102,10 +102,12 @@ def train(model: Model, task: object, steps: int, rate: float, seed: int, bar: p
             break
 
 
-def hear(model: Model, x: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, dict]:
+def hear(cell: str, model: Model, x: np.ndarray, right: np.ndarray) -> dict[str, tuple[np.ndarray, dict]]:
     """|d loss / d h_t|, of an LSTM |d loss / d c_t|, of each row and step, and how open the gates are by step."""
     *_, norms = lens.gradients_through_time(model.rnn, x, lambda y: loss_of(model.out(y[:, -1:]), right))
-    return norms[:, :-1], lens.gate_saturation(model.rnn, x)
+    gates, before = lens.gate_saturation(model.rnn, x), x[:, :-1]                       # an RNN has no gates
+    alone = {f"{cell}'s gates alone": (lens.retained(model.rnn, before) * norms[:, -2:-1], {})} if gates else {}
+    return {cell: (norms[:, :-1], gates)} | alone
 
 
 def main() -> None:
@@ -133,7 +135,7 @@ def main() -> None:
             panels[f"{name}: right, %"][cell] = (DISTANCES, row)
             bar.write(f"{cell:10} " + " ".join(f"{share:7.1f}" for share in row))
             if name == "sentence":
-                heard[cell] = hear(model, *task(np.random.default_rng(2), 20, FAR))
+                heard |= hear(cell, model, *task(np.random.default_rng(2), 20, FAR))
         bar.write(f"{'chance':10} " + " ".join(f"{share:7.1f}" for share in chance) + "   (baseline)\n")
     bar.close()
     print(f"the answer's gradient {FAR} steps before the end, as a fraction of that at the end:",

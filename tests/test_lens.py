@@ -106,3 +106,42 @@ def test_the_picture_names_models_and_gates(tmp_path: Path) -> None:
     plot.through_time(models, tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
     assert all(f"<!-- {word} -->" in text for word in ("RNN", "GRU", "step t", "GRU: fraction of gates"))
+
+
+@pytest.mark.parametrize("kind", ["MinGRU", "MinLSTM", "LRU"])
+@pytest.mark.parametrize("lengths", [None, [6, 2, 0]])
+def test_a_linear_recurrence_hears_what_its_multipliers_retain(kind: str, lengths: Any) -> None:
+    layer, x = getattr(nn, kind)(2, 1, dtype="float64"), np.random.default_rng(0).standard_normal((3, 6, 2))
+    ends = [n - 1 for n in lengths or [6, 6, 6]]
+    last = lambda y: sum(ts.sum(y[row, end]) for row, end in enumerate(ends) if end >= 0)
+    [heard] = lens.gradients_through_time(layer, x, last, lengths)
+    found = lens.retained(layer, x, lengths)
+    for row, end in enumerate(ends):
+        np.testing.assert_allclose(found[row, : end + 1], heard[row, : end + 1] / heard[row, end], atol=1e-12)
+        assert not found[row, end + 1 :].any() and (end < 0 or found[row, end] == 1)
+    assert (np.diff(found[0]) > 0).all()
+
+
+def test_gates_retain_the_product_of_all_later_ones_on_the_mean() -> None:
+    x = np.zeros((2, 4, 1), np.float32)
+    gru, lstm, min_gru, min_lstm = nn.GRU(1, 2), nn.LSTM(1, 2), nn.MinGRU(1, 2), nn.MinLSTM(1, 2)
+    for layer, key, rows in ((gru, "bias_ih_l0", 6), (lstm, "bias_ih_l0", 8), (min_gru, "bias_ih_l0", 4),
+                             (min_lstm, "bias_ih_l0", 6)):
+        for parameter in layer.parameters():
+            parameter.data = 0.0 * parameter.data
+        bias = np.zeros(rows, np.float32)
+        bias[{gru: slice(2, 4), lstm: slice(2, 4), min_gru: slice(0, 2), min_lstm: slice(0, 2)}[layer]] = (
+            [-np.log(4), 30] if layer is min_gru else [np.log(4), -30])
+        getattr(layer, key).data = bias
+    for layer, first in ((gru, 0.8), (lstm, 0.8), (min_gru, 0.8), (min_lstm, 0.8 / 1.3)):
+        expected = [(first**k + 0.0**k) / 2 for k in (3, 2, 1, 0)]
+        np.testing.assert_allclose(lens.retained(layer, x), [expected] * 2, atol=1e-6)
+    assert lens.gate_saturation(min_gru, x)["z"].tolist() == [[0, 0.5]] * 4
+    assert lens.gate_saturation(min_lstm, x)["f"].tolist() == [[0.5, 0]] * 4
+    assert lens.gate_saturation(nn.LRU(1, 2), x) == lens.gate_saturation(nn.Scan(nn.GRUCell, 1, 2), x) == {}
+    for layer in nn.RNN(1, 2), nn.Scan(nn.GRUCell, 1, 2):
+        with pytest.raises(ValueError, match=r"^retained: expected a MinGRU, MinLSTM, LRU, GRU .*got (RNN|Scan)"):
+            lens.retained(layer, x)
+    for layer, message in ((nn.GRU(1, 2, 2), "one layer"), (nn.Linear(1, 2), "expected layer")):
+        with pytest.raises((TypeError, ValueError), match=f"^retained: .*{message}"):
+            lens.retained(layer, x)

@@ -32,6 +32,8 @@ STOPS = {  # short flags, and by how much the figure must exceed the baseline, o
     "ctc": ("--steps 3 --tested 9", -30),
     "attention": ("--steps 3", 50),
     "recurrence": ("--steps 3 --longest 64", -10),
+    "parallel": ("--steps 3 --longest 64", -3),
+    "selective": ("--steps 3", 10),
 }
 
 
@@ -74,6 +76,8 @@ def figure(output: str) -> tuple[float, float]:
 @pytest.mark.filterwarnings("ignore:matplotlib finds no font")  # with Chinese letters, on this machine
 @pytest.mark.parametrize("name", STOPS)
 def test_a_stop_draws_and_prints_its_figure(name: str, run: Any, tmp_path: Path) -> None:
+    if name == "parallel" and os.environ.get("TINYSEQ_TEST_PROFILE") == "emulated":
+        pytest.skip("17,000 letters twelve times")
     figure(run(name, *STOPS[name][0].split()))
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
     assert len((EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()) < 150
@@ -105,12 +109,12 @@ def test_a_stop_learns_what_it_claims(name: str, run: Any) -> None:
 
 def test_the_list_names_every_script_once(run: Any) -> None:
     lines = run("__main__").splitlines()
-    listed = [re.match(r"([1-9+])  python examples/(\w+)\.py +\S.*\?", line) for line in lines]
+    listed = [re.match(r"(\d+|\+) +python examples/(\w+)\.py +\S.*\?", line) for line in lines]
     scripts = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py"))
     assert sorted(found[2] for found in listed if found) == scripts and len(lines) == len(scripts)
     table = (EXAMPLES.parent / "README.md").read_text("utf-8")  # numbers the stops alike
     numbered = [found.groups() for found in listed if found and found[1] != "+"]
-    assert numbered == re.findall(r"\| (\d) \|.*examples/(\w+)\.py", table)
+    assert numbered == re.findall(r"\| (\d+) \|.*examples/(\w+)\.py", table)
 
 
 def test_gradients_by_hand_are_autograds(run: Any, tmp_path: Path) -> None:
@@ -291,3 +295,44 @@ def test_memories_are_asked_for_every_distance() -> None:
     x = np.random.default_rng(0).integers(script["SYMBOLS"], size=(3, script["STEPS"]))
     for kind in "Recurrent", "Attentive":
         assert script[kind](8)(x).shape == (*x.shape, script["SYMBOLS"])
+
+
+def test_recurrence_came_back_in_models_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    script = scripted("parallel")
+    models = {name: make(106) for name, make in script["MODELS"].items()}
+    sizes = [sum(p.size for p in model.parameters()) for model in models.values()]
+    assert len(sizes) == 4 and max(sizes) < 1.03 * min(sizes)
+    rows = script["sentences"](np.random.default_rng(0), 9, 5)
+    texts = ["".join(script["CHARACTERS"][i] for i in row) for row in rows]
+    assert all(re.fullmatch(r"我是一名(.).人，.{5}，我会说\1", text) for text in texts)
+    ids = np.random.default_rng(0).integers(106, size=(1, 12))
+    for name, model in models.items():                          # what is kept grows in the Transformer alone
+        few, many = (script["kilobytes"](model.eval().start(ids[:, :n])) for n in (6, 12))
+        assert many == (2 if name == "Transformer" else 1) * few > 0
+        longer, before = model(np.concatenate([ids, ids[:, ::-1]], 1)).detach().numpy(), model(ids).detach().numpy()
+        np.testing.assert_allclose(longer[:, :12], before, atol=1e-4)
+
+
+def test_selective_states_are_those_of_the_papers_equations() -> None:
+    """Equations 2 and 4, A diagonal, a feature and a step at a time."""
+    script = scripted("selective")
+    layer, rng = script["Selective"](3, 4).to(ts.float64), np.random.default_rng(0)
+    for parameter in layer.parameters():
+        parameter.data = rng.standard_normal(parameter.shape)
+    x, w = rng.standard_normal((2, 9, 3)), {name: value.numpy() for name, value in layer.state_dict().items()}
+    h, y = np.zeros((2, 3, 4)), np.empty_like(x)
+    for row, t in np.ndindex(2, 9):
+        sizes = np.log1p(np.exp(w["size.weight"] @ x[row, t] + w["size.bias"]))
+        b, c = np.split(w["b_c.weight"] @ x[row, t], 2)
+        for d, size in enumerate(sizes):
+            a = np.diag(-np.exp(w["log_a"][d]))
+            kept = np.diag(np.exp(size * np.diag(a)))
+            taken = np.linalg.inv(size * a) @ (kept - np.eye(4)) @ (size * b)
+            h[row, d] = kept @ h[row, d] + taken * x[row, t, d]
+            y[row, t, d] = c @ h[row, d] + w["skip"][d] * x[row, t, d]
+    found, last = layer(x)
+    np.testing.assert_allclose(found.detach().numpy(), y, atol=1e-12)
+    np.testing.assert_allclose(last.detach().numpy(), h, atol=1e-12)
+    ids, symbols = script["copying"](rng, 50)
+    assert all(row[row < 8].tolist() == asked.tolist() for row, asked in zip(ids, symbols, strict=True))

@@ -139,6 +139,8 @@ GOOD = [
     "F.lstm_cell(x=X, h=X, c=X, w_ih=Q4, w_hh=Q4, b_ih=V4, b_hh=V4)",
     "F.gru_cell(x=X, h=X, w_ih=Q3, w_hh=Q3, b_ih=V3, b_hh=V3, reset='before', dropped=X)",
     "F.unroll(step=lambda x, s: s, x=S, state=(X,), lengths=L, reverse=True)",
+    "F.linear_scan(a=S, b=S, h0=S[:, 0], lengths=L, reverse=True)",
+    "F.associative_scan(combine=ts.maximum, xs=S, axis=1, reverse=True)",
     "F.scan(cell='lstm', x=T, h0=X, c0=X, w_ih=Q4, w_hh=Q4, b_ih=V4, b_hh=V4, lengths=L, reverse=True, h_mask=X)",
     "F.cross_entropy(logits=X, targets=I, weight=V, ignore_index=-1, reduction='sum', label_smoothing=0.1)",
     "F.nll_loss(log_probs=X, targets=I, weight=V, ignore_index=-1, reduction='sum')",
@@ -165,6 +167,12 @@ GOOD = [
     "reset='before', recurrent_dropout=0.1, dtype=ts.float32)",
     "nn.LSTM(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, bidirectional=True, "
     "recurrent_dropout=0.1, dtype=ts.float32)",
+    "nn.MinGRU(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, "
+    "bidirectional=True, dtype=ts.float32)",
+    "nn.MinLSTM(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, "
+    "bidirectional=True, dtype=ts.float32)",
+    "nn.LRU(input_size=2, hidden_size=3, num_layers=2, dropout=0.1, bidirectional=True, r_min=0.5, r_max=0.9, "
+    "max_phase=1.0, dtype=ts.float32)",
     "nn.RNNCell(input_size=2, hidden_size=3, bias=True, nonlinearity='relu', dtype=ts.float32)",
     "nn.GRUCell(input_size=2, hidden_size=3, bias=True, reset='before', dtype=ts.float32)",
     "nn.LSTMCell(input_size=2, hidden_size=3, bias=True, dtype=ts.float32)",
@@ -246,6 +254,7 @@ GOOD = [
     # the rest
     "lens.gradients_through_time(layer=nn.GRU(4, 3), x=S, loss=ts.sum, lengths=L)",
     "lens.gate_saturation(layer=nn.GRU(4, 3), x=S, lengths=L)",
+    "lens.retained(layer=nn.MinGRU(4, 3), x=S, lengths=L)",
     "testing.check_grad(ts.exp, X, order=1, step=1e-5, tolerance=1e-6, seed=0)",
     "testing.parity(tolerance=200.0)",
     "testing.check_shapes(fn=lambda: X, shape=(2, 3), dtype=ts.float32, wrong=())",
@@ -545,13 +554,13 @@ KINDS = {  # of arguments, by name, or by function and name
     "number": """fill_value correction ord negative_slope alpha stop step scale mean low high constant_values
         init.constant_.value gain length_penalty ts.arange.start ts.linspace.start""",
     "at least 0": """eps layer_norm_eps rotary_base std lr momentum weight_decay delta max_norm temperature tolerance
-        check_grad.step""",
+        check_grad.step r_min r_max max_phase""",
     "probability": "p dropout recurrent_dropout label_smoothing top_p min_p",
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
     "choice": "approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm",
-    "function": "fn F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder",
-    "thing": """generator state layer module model parameters encoder_layer decoder_layer betas
+    "function": "fn combine F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder",
+    "thing": """xs generator state layer module model parameters encoder_layer decoder_layer betas
         cell attention decoder encoder W R
         embedding symbols sequences hypotheses references weights columns plot.attention.rows plot.words.rows
         plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target""",

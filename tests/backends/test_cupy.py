@@ -387,6 +387,26 @@ def test_embedding(shape: tuple[int, ...], width: int, dtype: str, kind: int, se
         check("embedding_backward", g, ids, 4, padding_idx=padding_idx, kind=kind)
 
 
+@given(st.integers(0, 3), st.sampled_from([0, 1, 7, 128, 300]), st.sampled_from([0, 1, 5, 40]), dtypes,
+       st.integers(0, 3), seeds, st.booleans(), st.booleans())
+def test_linear_scan(rows: int, steps: int, width: int, dtype: str, kind: int, seed: int, backwards: bool,
+                     reverse: bool) -> None:
+    rng = np.random.default_rng(seed)
+    a, b, h0 = (rng.uniform(-1, 1, shape).astype(dtype) for shape in ((rows, steps, width),) * 2 + ((rows, width),))
+    with watched(reverse):
+        check("linear_scan", a, b, h0, backwards, kind=kind)
+
+
+def test_a_state_of_0_stays_0_where_products_overflow() -> None:
+    a, b = np.full((1, 100, 1), 1e8, "f"), np.zeros((1, 100, 1), "f")
+    a[:, 98], b[:, 99] = 0, 1
+    h = CUPY.linear_scan(CUPY.asarray(a), CUPY.asarray(b), CUPY.asarray(np.zeros((1, 1), "f")), False)
+    assert CUPY.asnumpy(h)[0, :, 0].tolist() == [0] * 99 + [1]
+    a[:, 3] = np.nan
+    h = CUPY.asnumpy(CUPY.linear_scan(CUPY.asarray(a), CUPY.asarray(b), CUPY.asarray(np.zeros((1, 1), "f")), False))
+    assert not h[0, :3].any() and np.isnan(h[0, 3:]).all()
+
+
 def test_kernels_go_back_in_float16() -> None:
     rng = np.random.default_rng(0)
     g, x = (rng.standard_normal((6, 5)).astype("float16") for _ in range(2))

@@ -291,6 +291,23 @@ def scan(name: str) -> Any:
     return make
 
 
+def make_linear_scan(choose: Choose) -> Any:
+    batch, steps, width = choose([1, 3]), choose([0, 1, 2, 7]), choose([1, 3])
+    shape = choose([(batch, steps, width), (steps, width), (1, 1, width), (width,)])
+    arguments = draw(choose, shape, (batch, steps, width), (batch, width))
+    lengths = choose([None, *([[min(3, steps)] * batch, [steps, *[0] * (batch - 1)]])])
+    return arguments, {"lengths": lengths, "reverse": choose([False, True])}
+
+
+def linear_scan(a: Any, b: Any, h: Any, lengths: Any, reverse: bool) -> Any:
+    a, y = np.broadcast_to(a, b.shape), np.zeros(b.shape)
+    for row in range(len(b)):
+        state, length = h[row], b.shape[1] if lengths is None else lengths[row]
+        for t in reversed(range(length)) if reverse else range(length):
+            state = y[row, t] = a[row, t] * state + b[row, t]
+    return y
+
+
 def class_loss(smoothing: bool) -> Any:
     def make(choose: Choose) -> Any:
         shape = choose([(3,), (2, 3), (), (0,), (2, 0)])
@@ -413,6 +430,10 @@ ROWS = [
                                    ([0.5, 1.0], "dtype float64"), ([0, 6], r"from 0 to the 5 steps.*\[0, 6\]"),
                                    ([-1, 2], r"\[-1, 2\]"))),
         ("gru", np.ones((2, 5, 4)), np.ones((2, 2), "float32"), None, *three, "x float64, h0 float32.*astype")]),
+    Row("linear_scan", make_linear_scan, linear_scan, None, [
+        (np.ones((2, 3, 4)), np.ones((2, 5, 4)), "linear_scan.*2, 3, 4.*2, 5, 4"),
+        (np.ones((2, 5, 4)), np.ones((5, 4)), "linear_scan.*expected b .B, T, H.*5, 4"),
+        (np.ones(4), np.ones((2, 5, 4)), np.ones((1, 4)), "linear_scan.*expected h0 .B, H. = .2, 4.*1, 4")]),
     Row("cross_entropy", class_loss(True), cross_entropy, torch_classes("cross_entropy"), [
         *class_errors, (a, np.zeros(2, int), {"label_smoothing": 1.5}, "label_smoothing.*1.5"),
         (a, np.zeros(2, int), {"label_smoothing": "0.1"}, "cross_entropy.*label_smoothing.*'0.1'"),

@@ -630,6 +630,10 @@ def test_the_page_on_cells_runs() -> None:
     y, h_n = PAGE["gru"](ts.random.normal((3, 5, 8)), lengths=[5, 0, 2])
     assert y.shape == (3, 5, 32) and h_n.shape == (4, 3, 16)
     assert PAGE["h"].shape == (1, 3, 16) and not PAGE["h"].requires_grad
+    assert PAGE["leaky"](ts.random.normal((3, 5, 8)), lengths=[5, 0, 2]).shape == (3, 5, 16)
+    state = np.ones((3, 2, 1))
+    for t, states in enumerate(PAGE["states"].numpy().swapaxes(0, 1)):
+        np.testing.assert_allclose(states, state := PAGE["steps"].numpy()[:, t] @ state, rtol=1e-4, atol=1e-5)
 
 
 def test_a_wrong_state_or_input_names_the_layer() -> None:

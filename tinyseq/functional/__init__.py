@@ -10,14 +10,16 @@ from tinyseq.functional.normalisation import layer_norm, log_softmax, rms_norm, 
 from tinyseq.functional.layers import dropout, embedding, linear
 from tinyseq.functional.attention import attention, attention_weights, rotate
 from tinyseq.functional.recurrence import gru_cell, lstm_cell, rnn_cell, scan, unroll
+from tinyseq.functional.parallel import associative_scan, linear_scan
 from tinyseq.functional.losses import (
     binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, huber_loss, kl_div, l1_loss, mse_loss,
     nll_loss,
 )
 
 __all__ = [
-    "attention", "attention_weights", "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy",
-    "dropout", "elu", "embedding", "gelu", "glu", "gru_cell", "huber_loss", "kl_div", "l1_loss", "layer_norm",
-    "leaky_relu", "linear", "log_sigmoid", "log_softmax", "lstm_cell", "mse_loss", "nll_loss", "relu", "rms_norm",
-    "rnn_cell", "rotate", "scan", "sigmoid", "silu", "softmax", "softplus", "swiglu", "tanh", "unroll",
+    "associative_scan", "attention", "attention_weights", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "elu", "embedding", "gelu", "glu", "gru_cell",
+    "huber_loss", "kl_div", "l1_loss", "layer_norm", "leaky_relu", "linear", "linear_scan", "log_sigmoid",
+    "log_softmax", "lstm_cell", "mse_loss", "nll_loss", "relu", "rms_norm", "rnn_cell", "rotate", "scan", "sigmoid",
+    "silu", "softmax", "softplus", "swiglu", "tanh", "unroll",
 ]

@@ -11,6 +11,7 @@ from tinyseq.nn.module import Buffer, Module, Parameter
 from tinyseq.nn.multihead import MultiheadAttention, attention_weights
 from tinyseq.nn.masks import length_mask
 from tinyseq.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, Scan
+from tinyseq.nn.parallel import LRU, MinGRU, MinLSTM
 from tinyseq.nn.seq2seq import AttentionDecoder, DecoderState, EncoderDecoder
 from tinyseq.nn.structured import CRF, CTCLoss
 from tinyseq.nn.language import ConditionalLanguageModel, LanguageModel
@@ -23,9 +24,10 @@ from tinyseq.nn.transformer import (
 __all__ = [  # what type checkers let users take from here
     "Activation", "AdditiveAttention", "Attention", "AttentionDecoder", "Buffer", "CRF", "CTCLoss",
     "ConditionalLanguageModel", "DecoderState", "DotAttention", "Dropout", "ELU", "Embedding", "EncoderDecoder",
-    "FixedContext", "GELU", "GRU", "GRUCell", "LSTM", "LSTMCell", "LanguageModel", "LanguageState", "LayerNorm",
-    "LeakyReLU", "LearnedPositions", "Linear", "Module", "MultiheadAttention", "MultiheadContext", "Parameter",
-    "RMSNorm", "RNN", "RNNCell", "ReLU", "Scan", "Sequential", "SiLU", "Sigmoid", "SinusoidalPositions", "Softplus",
-    "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
-    "TransformerEncoderLayer", "attention_weights", "convert", "functional", "init", "length_mask",
+    "FixedContext", "GELU", "GRU", "GRUCell", "LRU", "LSTM", "LSTMCell", "LanguageModel", "LanguageState",
+    "LayerNorm", "LeakyReLU", "LearnedPositions", "Linear", "MinGRU", "MinLSTM", "Module", "MultiheadAttention",
+    "MultiheadContext", "Parameter", "RMSNorm", "RNN", "RNNCell", "ReLU", "Scan", "Sequential", "SiLU", "Sigmoid",
+    "SinusoidalPositions", "Softplus", "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer",
+    "TransformerEncoder", "TransformerEncoderLayer", "attention_weights", "convert", "functional", "init",
+    "length_mask",
 ]

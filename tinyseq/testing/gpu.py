@@ -80,7 +80,7 @@ def exercise(dtype: str, extent: Extent) -> None:
     run(x[ids], x[ids, ids % 7], x[:, 3])  # pairs come again
     lengths, of = np.resize([9, 4, 0, 9, 1, 6], batch), dict[str, Any](bidirectional=True, dtype=np.dtype(dtype))
     for layer in (nn.RNN(24, 40, **of), nn.RNN(24, 40, 1, "relu", bias=False, **of), nn.GRU(24, 40, **of),
-                  nn.GRU(24, 40, reset="before", **of), nn.LSTM(24, 40, **of)):
+                  nn.GRU(24, 40, reset="before", **of), nn.LSTM(24, 40, **of), nn.MinGRU(24, 40, **of)):
         run(layer(some(batch, 9, 24)), layer(some(batch, 9, 24), lengths=lengths))
     logs, crf = functional.log_softmax(some(batch, 9, 5)), nn.CRF(5, dtype)
     run(nn.CTCLoss(reduction="none")(logs, [[1, 1]] * batch, [9] * batch, [2] * batch))
