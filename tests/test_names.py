@@ -142,7 +142,7 @@ nn.utils.clip_grad_norm_(params,1.0) nn.utils.rnn.pack_padded_sequence nn.utils.
 nn.PReLU()
 nn.SELU() nn.Mish() nn.Hardtanh() nn.ReLU6() nn.GLU() nn.LogSigmoid() nn.Softsign() nn.EmbeddingBag(5,3)
 nn.Bilinear(3,3,4)
-nn.DataParallel(model) nn.parallel nn.LazyLinear(4) nn.CosineSimilarity() nn.TripletMarginLoss() nn.RNNBase
+nn.DataParallel(model) nn.LazyLinear(4) nn.CosineSimilarity() nn.TripletMarginLoss() nn.RNNBase
 nn.Upsample()
 nn.relu(x) nn.softmax(x) nn.Tensor nn.Adam(params) nn.InstanceNorm1d(3) nn.AlphaDropout() nn.Unfold(2)
 F.scaled_dot_product_attention(x,x,x) F.one_hot(ids,2) F.pad(x,(1,1)) F.normalize(x) F.cosine_similarity(x,y)
@@ -241,7 +241,8 @@ def test_every_name_of_the_table_is_missing_and_told() -> None:
 def test_what_the_table_says_to_write_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ts.checkpoint.save("run.safetensors", {"w": ts.ones(2)})
-    eval(code.replace("cupy", "numpy"), world())
+    with np.printoptions():  # which one of them sets
+        eval(code.replace("cupy", "numpy"), world())
     ts.use_backend("numpy")
 
 

@@ -222,7 +222,7 @@ PoissonNLLLoss GaussianNLLLoss | (x.exp() - y * x).mean()
 Bilinear | ts.einsum("bi,kij,bj->bk", x, ts.ones((4, 3, 3)), y)
 EmbeddingBag | nn.Embedding(10, 3)(ids[None]).mean(axis=1)
 RNNBase RNNCellBase | nn.Scan(nn.GRUCell, 3, 4)  # runs any cell with lengths, layers and directions
-DataParallel parallel | # several devices are not here: model.to("cupy") takes one
+DataParallel | # several devices are not here: model.to("cupy") takes one
 utils | optim.clip_grad_norm_(params, 1.0)  # pack_padded_sequence is lengths= of a layer, pad_sequence is ts.data.pad
 modules parameter | nn.Module
 Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d LazyConv1d MaxPool1d MaxPool2d AvgPool1d AvgPool2d

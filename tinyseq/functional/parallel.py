@@ -85,7 +85,7 @@ def associative_scan(combine: Callable[[Any, Any], Any], xs: Any, axis: int, rev
     tensor([2., 2., 5., 5.])
     """
     check.function("associative_scan", combine=combine)
-    single = not isinstance(xs, (tuple, list))
+    single = not isinstance(xs, tuple) and not (isinstance(xs, list) and any(hasattr(x, "shape") for x in xs))
     parts = [ops.operand(x) for x in ([xs] if single else xs)]
     axes = [axes_of(axis, x.ndim)[0] for x in parts]
     steps = {x.shape[i] for x, i in zip(parts, axes, strict=True)}
