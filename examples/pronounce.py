@@ -160,8 +160,10 @@ def main() -> None:
         per, wer = error_rates(model, test, beam)
         print(f"on {len(test)} test words, {len(losses):,} updates, beam {beam}: PER {per:.2f}%, WER {wer:.2f}%")
     show(model, asked or [*list(test)[:: len(test) // 6][:6], *INVENTED])
-    at, per, wer = zip(*errors) if errors else ((), (), ())
-    panels = {"loss": {"train": zip(*losses)}, "dev error, %": {"PER": (at, per), "WER": (at, wer)}}
+    panels = {"loss": {"train": zip(*losses)}}
+    if errors:
+        at, per, wer = zip(*errors)
+        panels["dev error, %"] = {"PER": (at, per), "WER": (at, wer)}
     plot.curves(panels, "updates", "learning.png")
     full = ["--full"] * options.full
     again = command(sys.executable, sys.argv[0], *full, "--load", options.save, "--words", "any word")
