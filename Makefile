@@ -1,8 +1,10 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer: they make .venv themselves.
-# Where python3 is older: make test PYTHON=python3.12
+# Where python3 is older: make test PYTHON=python3.12. Where .venv is another's: make test VENV=.venv-tinyseq
 PYTHON ?= python3
 VENV := .venv
+BEGUN := $(VENV)/begun
 MADE := $(VENV)/made
+OURS = $(wildcard $(BEGUN) $(MADE))
 READY := $(VENV)/ready
 TYPES := .venv-types
 
@@ -12,10 +14,13 @@ help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
 
 $(MADE): pyproject.toml
+	$(if $(OURS),,$(if $(wildcard $(VENV)),$(error $(VENV) is here and was not made by make, which leaves it as it is: \
+	    make $(MAKECMDGOALS) VENV=.venv-tinyseq)))
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "tinyseq needs Python 3.11 or \
 	newer, and %s is %d.%d: make $(MAKECMDGOALS) PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
 	@echo "making $(VENV) (a minute or two, once)"
-	$(PYTHON) -m venv --clear $(VENV)
+	rm -rf $(VENV) && mkdir $(VENV) && touch $(BEGUN)
+	$(PYTHON) -m venv $(VENV)
 	touch $@
 
 $(READY): $(MADE)
@@ -64,6 +69,6 @@ lines:  ## lines of code by room against their limits, which stand in CONTRIBUTI
 bench: $(READY)  ## run every benchmark; those against PyTorch need `.venv/bin/pip install torch==2.13.0`
 	for file in tests/benchmarks/*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
 
-clean:  ## remove the environments and everything built
-	rm -rf $(VENV) $(TYPES) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove the environments that make made, and everything built
+	rm -rf $(if $(OURS),$(VENV)) $(TYPES) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -5,14 +5,14 @@
         bar.set_postfix_str(f"loss {loss:.2f}", refresh=False)
 
 Ctrl-C ends learning, not the script, which goes on with what was learnt: the update that is under way is finished, and
-bars that begin later end after one. A second Ctrl-C ends the script too.
+bars that begin later end after one; `progress.stopped` tells a script of several models to go on to no other. A second
+Ctrl-C ends the script too: what `save` writes is written at the first, between two updates or within one.
 """
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
-
 from _commands import pip_install
 
 try:
@@ -35,7 +35,8 @@ class Lines:
 class progress(tqdm):
     stopped = False
 
-    def __init__(self, iterable: Any = None, **options: Any) -> None:
+    def __init__(self, iterable: Any = None, save: Callable[[], None] | None = None, **options: Any) -> None:
+        self.save = save
         self.before = signal.signal(signal.SIGINT, self.stop)
         if sys.stderr.isatty():
             options["bar_format"] = "{desc}{percentage:3.0f}% {bar:20} {remaining} left{postfix}"
@@ -47,6 +48,15 @@ class progress(tqdm):
     def stop(self, *_: object) -> None:
         progress.stopped = self.stopped_here = True
         signal.signal(signal.SIGINT, self.before)
+        if self.save:
+            self.save()
+            self.before = signal.getsignal(signal.SIGINT)       # which says what is saved
+
+    def update(self, n: float = 1) -> bool | None:
+        shown: bool | None = super().update(n)
+        if self.stopped:
+            self.close()                                        # says so, before what is found is printed
+        return shown
 
     def __iter__(self) -> Iterator[Any]:
         for value in super().__iter__():
@@ -59,4 +69,5 @@ class progress(tqdm):
             super().close()
             signal.signal(signal.SIGINT, self.before)
             if hasattr(self, "stopped_here"):
-                self.write("stopped; what was learnt is kept")
+                kept = "saved, and used on" if self.save else "used on, and not saved"
+                self.write(f"stopped; what was learnt is {kept}; Ctrl-C again ends the script")

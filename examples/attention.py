@@ -20,9 +20,9 @@ import math
 import random
 from collections import Counter, defaultdict
 from zlib import crc32
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot

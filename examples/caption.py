@@ -16,9 +16,9 @@ word: at each digit in turn. A minute:
 
 import argparse
 from pathlib import Path
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
@@ -105,8 +105,11 @@ def main() -> None:
         found = describe(model, pictures)
         said = [WORDS.decode(h.tokens) for h in found]
         errors[name] = 100 * metrics.token_error_rate(said, [[caption] for caption in captions])
-    print("word error rate on {} strips by other writers: {attention:.1f}%  "
-          "(baseline: {one fixed vector:.1f}%, one fixed vector)".format(len(pictures), **errors))
+        if progress.stopped:
+            break
+    print(f"word error rate on {len(pictures)} strips by other writers: {errors[name]:.1f}%", end="  ")
+    print("(baseline: {one fixed vector:.1f}%, one fixed vector)".format(**errors) if name == "attention" else
+          "by one fixed vector; attention was not trained")
     shown = sorted(range(len(captions))[:20], key=lambda i: -len(captions[i]))[:4]
     print(*(f"  {' '.join(said[i])}   (right: {' '.join(captions[i])})" for i in shown), sep="\n")
     maps, rows = [], []

@@ -21,12 +21,13 @@ import lzma
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
+from _commands import command, on_interrupt
+from _progress import progress
 
 import numpy as np
-from _commands import command
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import checkpoint, data, decode, nn, optim, plot
@@ -85,13 +86,14 @@ def bits_per_character(model: nn.Module, ids: np.ndarray) -> float:
     return bits / len(ids)
 
 
-def train(models: dict, known: np.ndarray, held_out: np.ndarray, seconds: float, steps: int) -> dict[str, list]:
+def train(models: dict, known: np.ndarray, held_out: np.ndarray, seconds: float, steps: int,
+          save: Callable[[], None]) -> dict[str, list]:
     """All learn for the same time, together `seconds`: of each [(updates, own seconds, held-out bits)]."""
     optimizers = {name: optim.Adam(model.parameters()) for name, model in models.items()}
     draws, curves = {name: np.random.default_rng(0) for name in models}, {name: [] for name in models}
     spent, updates, share = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0), seconds / len(models)
-    bar = progress(total=seconds)
-    while min(spent.values()) < share and min(updates.values()) < steps and not bar.stopped:
+    bar = progress(total=seconds, save=save)
+    while min(spent.values()) < share and (fewest := min(updates.values())) < steps and not (fewest and bar.stopped):
         name = min(spent, key=spent.get)                        # whoever has computed least
         began, model, optimizer = time.perf_counter(), models[name], optimizers[name]
         x = known[draws[name].integers(len(known) - WINDOW, size=(BATCH, 1)) + np.arange(WINDOW + 1)]
@@ -129,7 +131,14 @@ def main() -> None:
     letters = data.Vocabulary(sorted(set(known + held_out)))
     models = {name: make(len(letters)) for name, (make, _) in MODELS.items()}
     ids = [np.array(letters.encode(text)) for text in (known, held_out)]
-    curves = train(models, *ids, 85 if options.quick else options.seconds, options.steps)
+
+    def save() -> None:
+        saved = {"model": models["Transformer"].state_dict(), "letters": "".join(letters.symbols)}
+        checkpoint.save("charlm.safetensors", saved | {"config": {"vocab_size": len(letters), **TRANSFORMER}})
+        on_interrupt("charlm.safetensors")
+
+    curves = train(models, *ids, 85 if options.quick else options.seconds, options.steps, save)
+    save()
     print(f"{'':12} parameters  updates  bits/character  perplexity    on {len(held_out):,} letters held out")
     for name, model in models.items():
         parameters, (updates, _, bits) = sum(p.size for p in model.parameters()), curves[name][-1]
@@ -141,8 +150,6 @@ def main() -> None:
     for name, model in models.items():
         [found] = decode.sample(model.eval(), model.start(prompt[:, :-1]), prompt[:, -1], -1, 200, temperature=0.7)
         print(f"\n{name}:\nThe statement {''.join(letters.decode(found.tokens))}")
-    saved = {"model": models["Transformer"].state_dict(), "letters": "".join(letters.symbols)}
-    checkpoint.save("charlm.safetensors", saved | {"config": {"vocab_size": len(letters), **TRANSFORMER}})
     at, spent, bits = ({name: np.array(curve).T[i] for name, curve in curves.items()} for i in range(3))
     plot.curves({"bits per character": {name: (at[name], bits[name]) for name in curves},
                  "perplexity": {name: (spent[name], 2 ** bits[name]) for name in curves}},

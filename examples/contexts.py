@@ -22,9 +22,9 @@ import argparse
 import math
 import time
 from itertools import count
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 from pronounce import LETTERS, PHONEMES, part, read_dictionary
 
 import tinyseq as ts

@@ -20,9 +20,9 @@ the whole strip, and only the order counts. A minute:
 import argparse
 from itertools import groupby, pairwise
 from pathlib import Path
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, metrics, nn, optim, plot

@@ -17,9 +17,9 @@ how often both are right when they hear only the first frames. Half a minute:
 import argparse
 import math
 from pathlib import Path
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot

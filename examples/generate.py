@@ -11,10 +11,10 @@ config.json, weights and tokenizer.json, which the `tokenizers` library reads.
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
-
 from _commands import command, pip_install
 
 import tinyseq as ts
@@ -97,6 +97,7 @@ def main() -> None:
     state, last = model.prompt([prompt])                    # all but the last token, read in one pass
     loaded = time.perf_counter()
     ids, shown = list(prompt), ""
+    ends_the_script = signal.signal(signal.SIGINT, signal.default_int_handler)      # writing is ended by an exception
     try:
         for step in decode.stream(model, state, last, -1, tokens, options.temperature, top_p=options.top_p):
             if step.tokens[0] in ends:
@@ -108,6 +109,7 @@ def main() -> None:
                 shown = text
     except KeyboardInterrupt:
         print("\nstopped", end="")
+    signal.signal(signal.SIGINT, ends_the_script)
     seconds, written = time.perf_counter() - loaded, len(ids) - len(prompt)
     print(f"\n\nread in {loaded - began:.2f} s, then {written} tokens in {seconds:.2f} s: "
           f"{written / seconds:.0f} tokens a second")

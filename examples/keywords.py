@@ -19,7 +19,6 @@ import argparse
 import math
 import random
 from collections import Counter
-
 from _progress import progress
 
 import tinyseq as ts

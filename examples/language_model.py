@@ -23,9 +23,9 @@ import argparse
 import math
 from collections.abc import Iterator
 from pydoc_data.topics import topics
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot

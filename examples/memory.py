@@ -18,9 +18,9 @@ hundred characters still hears of each step, |d loss / d h_t|, beside the produc
 """
 
 import argparse
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import lens, nn, optim, plot
@@ -77,14 +77,12 @@ TASKS = {"adding": (adding, 2, 1, 2000), "copying": (copying, 10, 8, 1600),     
 
 def loss_of(outputs: ts.Tensor, right: np.ndarray) -> ts.Tensor:
     """The squared error of a number, the cross-entropy of a choice."""
-    if right.dtype.kind == "f":
-        return ts.functional.mse_loss(outputs[..., 0], right)
-    return ts.functional.cross_entropy(outputs, right)
+    return (ts.functional.mse_loss(outputs[..., 0], right) if right.dtype.kind == "f" else
+            ts.functional.cross_entropy(outputs, right))
 
 
 def share_right(outputs: np.ndarray, right: np.ndarray) -> float:
-    found = abs(outputs[..., 0] - right) < 0.04 if right.dtype.kind == "f" else outputs.argmax(-1) == right
-    return 100 * found.mean()
+    return 100 * np.mean(outputs.argmax(-1) == right if right.dtype.kind != "f" else abs(outputs[..., 0] - right) < .04)
 
 
 def train(model: Model, task: object, steps: int, rate: float, seed: int, bar: progress) -> None:
@@ -133,18 +131,20 @@ def main() -> None:
             with ts.no_grad():
                 row = [share_right(model(x, r.shape[1]).numpy(), r) for x, r in tests]
             panels[f"{name}: right, %"][cell] = (DISTANCES, row)
-            bar.write(f"{cell:10} " + " ".join(f"{share:7.1f}" for share in row))
+            stopped = f"   (stopped: {bar.n} of all {bar.total} updates; memory.png has what was trained)" * bar.stopped
+            bar.write(f"{cell:10} " + " ".join(f"{share:7.1f}" for share in row) + stopped)
+            if bar.stopped:
+                return plot.curves(panels, "distance", "memory.png")
             if name == "sentence":
                 heard |= hear(cell, model, *task(np.random.default_rng(2), 20, FAR))
         bar.write(f"{'chance':10} " + " ".join(f"{share:7.1f}" for share in chance) + "   (baseline)\n")
     bar.close()
     print(f"the answer's gradient {FAR} steps before the end, as a fraction of that at the end:",
           *(f"{cell} {norms.mean(0)[-1 - FAR] / norms.mean(0)[-1]:.0e}" for cell, (norms, _) in heard.items()))
-    print(f"the sentence's country, {DISTANCES[-1]} characters on, by the LSTM: {row[-1]:.1f}% right (baseline: "
-          f"{chance[-1]:.1f}%, a guess)")
     plot.curves(panels, "distance", "memory.png")
     plot.through_time(heard, "memory-gradients.png")
-    print("right against distance: memory.png; gradients through time: memory-gradients.png")
+    print(f"the sentence's country, {DISTANCES[-1]} characters on, by the LSTM: {row[-1]:.1f}% right (baseline: "
+          f"{chance[-1]:.1f}%, a guess)\nright against distance: memory.png; through time: memory-gradients.png")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
+from _commands import command
 
 import numpy as np
-from _commands import command
 
 import tinyseq as ts
 from tinyseq import data, decode, nn

@@ -18,9 +18,9 @@ import time
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
+from _commands import pip_install
 
 import numpy as np
-from _commands import pip_install
 
 import tinyseq as ts
 from tinyseq import data, models

@@ -13,13 +13,14 @@ import math
 import re
 import sys
 import time
+from collections.abc import Callable
 from hashlib import sha1
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import count
+from _commands import command, on_interrupt, pip_install
+from _progress import progress
 
 import numpy as np
-from _commands import command, pip_install
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
@@ -60,14 +61,15 @@ def build_model(width: int, embedding: int, dropout: float) -> nn.EncoderDecoder
     return nn.init.recurrent_(nn.EncoderDecoder(letters, encoder, decoder))
 
 
-def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int, peak: float, seed: int) -> tuple:
+def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int, peak: float, seed: int,
+          save: Callable[[], None]) -> tuple:
     """Learn until the time is over, or Ctrl-C: [(updates, loss)] and [(updates, dev PER, dev WER)]."""
     known, dev = ({word: words[word] for word in words if part(word) == name} for name in ("train", "dev"))
     sources = [LETTERS.encode(word) for word in known]
     targets = [[PHONEMES.start, *PHONEMES.encode(spoken), PHONEMES.end] for spoken, *_ in known.values()]
     lengths = [(len(s), len(t)) for s, t in zip(sources, targets)]
     optimizer = optim.Adam(model.parameters(), lr=peak)
-    bar = progress(total=seconds)
+    bar = progress(total=seconds, save=save)
     losses, errors, spent, began = [], [], 0.0, time.perf_counter()
     for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(seed, epoch))):
         letters, sizes = data.pad([sources[i] for i in rows])       # (batch, letters), (batch,)
@@ -146,15 +148,22 @@ def main() -> None:
         model.load(options.load)
         return show(model, asked or INVENTED)
     words = read_dictionary()
-    losses, errors = train(model, words, options.seconds or seconds, batch, peak, options.seed)
-    model.save(options.save)
+
+    def save() -> None:
+        model.save(options.save)
+        on_interrupt(options.save)
+
+    losses, errors = train(model, words, options.seconds or seconds, batch, peak, options.seed, save)
+    save()
     test = {word: words[word] for word in words if part(word) == "test"}
     for beam in (1, 4) if options.full else (1,):
         per, wer = error_rates(model, test, beam)
         print(f"on {len(test)} test words, {len(losses):,} updates, beam {beam}: PER {per:.2f}%, WER {wer:.2f}%")
     show(model, asked or [*list(test)[:: len(test) // 6][:6], *INVENTED])
-    at, per, wer = zip(*errors) if errors else ((), (), ())
-    panels = {"loss": {"train": zip(*losses)}, "dev error, %": {"PER": (at, per), "WER": (at, wer)}}
+    panels = {"loss": {"train": zip(*losses)}}
+    if errors:
+        at, per, wer = zip(*errors)
+        panels["dev error, %"] = {"PER": (at, per), "WER": (at, wer)}
     plot.curves(panels, "updates", "learning.png")
     full = ["--full"] * options.full
     again = command(sys.executable, sys.argv[0], *full, "--load", options.save, "--words", "any word")

@@ -18,9 +18,9 @@ and the time of a forward and backward pass against T (one sequence, width 64). 
 import argparse
 import math
 import time
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import nn, optim, plot
@@ -105,7 +105,12 @@ def main() -> None:
         ts.manual_seed(options.seed)
         errors[name] = train(kind(width), name, options.steps, options.seed)
         print(f"  {name:12}  mean error {errors[name].mean():5.1f}%, of the first symbol {errors[name][-1]:5.1f}%")
-    print(f"error on what came 1 to {STEPS} steps ago: {errors['attention'].mean():.1f}% with attention  "
+        if progress.stopped:
+            break
+    if untrained := [*models][len(errors):]:
+        print(f"  not trained: {'; '.join(untrained)}")
+    else:
+        print(f"error on what came 1 to {STEPS} steps ago: {errors['attention'].mean():.1f}% with attention  "
           f"(baseline: {errors['GRU, h of 32'].mean():.1f}%, a GRU as wide; a guess {100 - 100 / SYMBOLS:.1f}%)")
     lengths = [n for n in (64, 128, 256, 512, 1024, 2048) if n <= options.longest]
     layers = {"GRU": (nn.GRU(WIDTH, WIDTH), {}), "attention": (nn.MultiheadAttention(WIDTH, 1), {"causal": True})}

@@ -20,9 +20,9 @@ import argparse
 from collections import Counter
 from pathlib import Path
 from random import Random
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot

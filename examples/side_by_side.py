@@ -13,9 +13,9 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from _commands import pip_install
 
 import numpy as np
-from _commands import pip_install
 
 import tinyseq as ts
 from tinyseq import decode, models, nn

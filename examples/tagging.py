@@ -19,9 +19,9 @@ frequent tag; a third model reads from the left alone. With --crf tags are score
 import argparse
 from collections import Counter, defaultdict
 from random import Random
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, metrics, nn, optim, plot

@@ -20,7 +20,6 @@ import datetime
 import random
 import sys
 from itertools import product
-
 from _commands import pip_install
 from _progress import progress
 

@@ -18,9 +18,9 @@ words in the window move that border and do not remove it, and each word more co
 import argparse
 from collections.abc import Sequence
 from random import Random
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot

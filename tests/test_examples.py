@@ -104,7 +104,9 @@ def interrupt(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and "100%" not in errors, errors     # nothing was learnt to the end
-    assert output.count("stopped; what was learnt is kept") == 1, output
+    saves = "saved, and used on" if "pronounce" in process.args[1] or "charlm" in process.args[1] else \
+        "used on, and not saved"
+    assert output.count(f"stopped; what was learnt is {saves}; Ctrl-C again ends the script") == 1, output
     return output
 
 
@@ -119,15 +121,55 @@ def test_an_interrupted_script_goes_on_with_what_it_learnt(name: str, run: Any, 
 
 def test_an_interrupt_finishes_the_update_and_a_second_ends_the_script() -> None:
     pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
-    program = ("import signal; from _progress import progress\n"
+    program = ("import signal, _commands; _commands.on_interrupt(); from _progress import progress\n"
                "for n in progress(range(9)): signal.raise_signal(signal.SIGINT); print('whole', n)\n"
                "for n in progress(range(9)): print('one', n)\n"
                "for n in progress(range(9)): signal.raise_signal(signal.SIGINT); signal.raise_signal(signal.SIGINT)")
     said = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
                           capture_output=True, text=True)
-    assert said.returncode != 0 and "KeyboardInterrupt" in said.stderr
-    assert said.stdout.splitlines()[:3] == ["whole 0", "stopped; what was learnt is kept", "one 0"]
+    assert said.returncode == 130 and said.stderr.splitlines()[-1] == "ended by Ctrl-C; nothing is saved"
+    kept = "used on, and not saved"
+    assert said.stdout.splitlines()[:3] == [
+        "whole 0", f"stopped; what was learnt is {kept}; Ctrl-C again ends the script", "one 0"]
     assert "one 1" not in said.stdout                       # what begins later is over after one
+
+
+@pytest.mark.parametrize("name, saved", [("pronounce", "kept.safetensors"), ("caption", "nothing")])
+def test_ctrl_c_while_a_model_is_scored_ends_the_script_at_once(name: str, saved: str, run: Any,
+                                                                 tmp_path: Path) -> None:
+    program = tmp_path / "scored.py"            # whose every score takes two
+    program.write_text(f"""
+import runpy, signal, sys
+from tinyseq import metrics
+metrics.token_error_rate = lambda *_: [signal.raise_signal(signal.SIGINT) for _ in range(2)]
+sys.argv[:2] = [{str(EXAMPLES / name)!r} + ".py"]
+sys.path[0] = {str(EXAMPLES)!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+""")
+    short = ["--seconds", "1", "--save", "kept.safetensors"] if name == "pronounce" else ["--steps", "1"]
+    output, errors = (process := run("-", *short, script=program)).communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    assert errors.splitlines()[-1] == f"ended by Ctrl-C; {saved} is saved" and not output
+    assert [path.name for path in (tmp_path / "right here").iterdir()] == [saved] * (saved != "nothing")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_ctrl_c_while_a_script_imports_ends_it_with_one_line(path: Path, run: Any, tmp_path: Path) -> None:
+    numpy = tmp_path / "site/numpy.py"          # as C code does that meets a KeyboardInterrupt
+    numpy.write_text("import signal\ntry: signal.raise_signal(signal.SIGINT)\n"
+                     "except BaseException: raise ImportError('numpy is broken')")
+    _, errors = (process := run(script=path)).communicate(timeout=120)
+    assert process.returncode == 130 and errors == "\nended by Ctrl-C; nothing is saved\n", errors
+
+
+def test_what_was_not_trained_is_no_result(run: Any) -> None:
+    said = {name: interrupt(run(*SHORT.get(name, "").split(), script=EXAMPLES / f"{name}.py"))
+            for name in ("memory", "caption", "recurrence", "charlm")}
+    _, *rows = said["memory"][said["memory"].index("stopped"):].splitlines()
+    assert re.match(r"RNN .* \(stopped: \d+ of all 12600 updates; .*\)", rows[0]) and "GRU" not in said["memory"]
+    assert "attention was not trained" in said["caption"] and "attention:" not in said["caption"]
+    assert "not trained: GRU, h of 32; GRU, h of 128; attention" in said["recurrence"]
+    assert not re.search(r"^(RNN|GRU|LSTM|Transformer) +[\d,]+ +0 ", said["charlm"], re.MULTILINE)
 
 
 def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere() -> None:

@@ -181,6 +181,36 @@ def test_make_refuses_an_old_python_before_it_makes_anything(tmp_path: Path) -> 
     assert not (tmp_path / ".venv").exists()
 
 
+def test_make_leaves_an_environment_that_it_did_not_make_as_it_is(tmp_path: Path) -> None:
+    pretend = tmp_path / "python3"              # of its environments pip and python do nothing
+    pretend.write_text('#!/bin/sh\ncase "$*" in "-m venv"*) cp -r "$(dirname "$0")/bin" "$3";; esac')
+    (tmp_path / "bin").mkdir()
+    for path in (pretend, tmp_path / "bin/pip", tmp_path / "bin/python"):
+        path.touch(0o755)
+        path.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+
+    def make(*words: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "bin/pip").write_text("#!/bin/sh\n")
+        (tmp_path / "bin/python").write_text("#!/bin/sh\n")
+        return subprocess.run(["make", f"PYTHON={pretend}", *words], cwd=tmp_path, capture_output=True, text=True)
+
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/mine").touch()
+    for goal in ("demo", "test", "lint"):
+        done = make(goal)
+        assert done.returncode and f".venv is here and was not made by make, which leaves it as it is: make {goal} " \
+            "VENV=.venv-tinyseq" in done.stderr, done.stderr
+    assert make("clean").returncode == 0
+    assert [path.name for path in (tmp_path / ".venv").rglob("*")] == ["bin", "mine"]
+    assert make("test", "VENV=other").returncode == 0 and (tmp_path / "other/ready").exists()
+    (tmp_path / "other/mine").touch()
+    (tmp_path / "other/made").unlink()          # as where Ctrl-C came while it was made
+    assert make("demo", "VENV=other").returncode == 0 and not (tmp_path / "other/mine").exists()
+    assert make("clean", "VENV=other").returncode == 0 and not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_installed_package_is_whole_and_alone(kind: str, tmp_path: Path) -> None:
     source, built, empty = (tmp_path / name for name in ("source", "built", "empty"))

@@ -1,7 +1,9 @@
 """Pictures are drawn, and wrong shapes are refused by name."""
 
 import builtins
+import inspect
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +62,7 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
             ("words", ([[1]], [[1]], "t"), TypeError, "rows as a list of str"),
             ("words", (3, [], "t"), TypeError, "got 3"),
             ("words", ([["a"]], [["b"]], "t"), TypeError, "values as an array of numbers, got dtype <U1"),
-            ("words", ([["a"]], [[1]], 3), TypeError, "title as a list of str, got 3"),
+            ("words", ([["a"]], [[1]], 3), TypeError, "title to be text, got 3"),
             ("curves", ({}, "x"), ValueError, "no panel"), ("curves", (3, "x"), TypeError, "panels as a dictionary"),
             ("curves", ([2.0, 1.0], "x"), TypeError, r"panels as a dictionary by names, got \[2.0, 1.0\]"),
             ("curves", ({"a": 3}, "x"), TypeError, "curve 'a' as a list, got 3"),
@@ -68,7 +70,19 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
             ("curves", ({"a": {"b": points}}, ["x", "y"]), ValueError, "one for each of 1 panels"),
             ("curves", ({"a": {"b": points}}, 3), TypeError, "x as a list of str, got 3"),
             ("curves", ({"a": {"b": np.ones((3, 4))}}, "x"), ValueError,
-             r"ys \(N,\), or \(xs, ys\) .* got \[\(3,\), \(3, 4\)\]"),
+             r"ys \(N,\), N > 0, or \(xs, ys\) .* got \[\(3,\), \(3, 4\)\]"),
+            ("curves", ({"loss": []},), ValueError, r"curve 'loss': expected ys \(N,\), N > 0"),
+            ("curves", ({"loss": {"dev": ([], [])}},), ValueError, r"curve 'dev': expected ys \(N,\), N > 0"),
+            ("curves", ({"loss": {}},), ValueError, "a curve in panel 'loss', got no curve"),
+            ("curves", ({"a": [1.0]}, "c.png"), ValueError, r"x as what is drawn, .* write path='c.png'"),
+            ("words", (["a"], [1], "w.svg"), ValueError, r"title as what is drawn, .* write path='w.svg'"),
+            ("words", (["a", "b"], [-3, 7]), ValueError, "values from 0 to 1, got -3"),
+            ("attention", ([[0.5, 5.0]], "a", "bc"), ValueError, "weights from 0 to 1, got 5.0"),
+            ("attention", (np.eye(2, 3), "ab", "xy"), ValueError,
+             r"labels \(2, 2\); .*; the other columns are 0: write weights\[:, :len\(labels\)\]$"),
+            ("heads", (np.ones((2, 4, 3, 3)),), ValueError,
+             r"got shape \(2, 4, 3, 3\); of a batch .* write weights\[0\]"),
+            ("heads", (np.full((4, 3, 3), -1.0),), ValueError, "weights from 0 to 1, got -1.0"),
             ("curves", ({"a": {"b": 3}}, "x"), TypeError, "got 3"),
             ("curves", ({"a": {"b": (["x"], ["y"])}}, "x"), TypeError, "array of numbers, got dtype <U1"),
             ("attention", (3, [], []), TypeError, "weights as a list, got 3"),
@@ -87,7 +101,8 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
              r"as \(T, 2\), got shape \(3,\)"),
             ("through_time", ({"a": (np.ones((1, 3)), [1])},), TypeError, "gates of a as a dictionary")):
         with pytest.raises(error, match=rf"^{name}\(.*\): .*{message}"):
-            getattr(plot, name)(*arguments, tmp_path / "a.png")
+            getattr(plot, name)(*arguments, path=tmp_path / "a.png")
+    assert all(len(str(inspect.signature(getattr(plot, name)))) < 240 for name in plot.__all__)
     with pytest.raises(TypeError, match=r"^heads\(.*path=3\): expected str, bytes or os.PathLike object"):
         plot.heads(np.ones((1, 1, 1)), 3)    # type: ignore[arg-type]
     assert not (tmp_path / "a.png").exists()
@@ -112,7 +127,6 @@ def test_labels_are_text_and_every_curve_has_its_name(tmp_path: Path) -> None:
         text = (tmp_path / f"{name}.svg").read_text()
         for label in LABELS[:6]:                # each text that is drawn stands in a comment, as it was given
             assert text.count(f"<!-- {label} -->") >= 1 + (name == "attention"), (name, label)
-    plot.curves({"none": {}}, "x", tmp_path / "none.svg")
 
 
 @given(st.lists(st.builds(str.__mul__, st.sampled_from("Wil "), st.integers(0, 30)), min_size=1, max_size=3),
@@ -214,11 +228,21 @@ def test_pictures_leave_nothing_behind() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "None False\n"
 
 
-def test_a_character_without_a_glyph_is_drawn_as_its_number_and_said() -> None:
+def test_a_character_without_a_glyph_is_drawn_as_its_number_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     from tinyseq import plot
     rare = "\U000F0000"                         # of a private plane: no font has it
-    with pytest.warns(UserWarning, match=rf"no font with {rare}: they are drawn as their numbers, say f0000"):
+    monkeypatch.setattr(plot, "_HAN", ())
+    for text, shown, said in (
+            (rare, "U+F0000", "f0000 for one without a name; "
+             "name one that has them in matplotlib.rcParams['font.family']"),
+            ("स", "स", "938 for DEVANAGARI LETTER SA; name one that has them in matplotlib.rcParams['font.family']"),
+            ("\t", "U+0009", "9 for a control character; leave them out"),
+            ("中", "中", "4e2d for CJK UNIFIED IDEOGRAPH-4E2D; install one that has them, say Noto Sans CJK")):
+        said = re.escape(f"no font with {shown}: they are drawn as their numbers, say {said}")
+        with pytest.warns(UserWarning, match=f"{said}$"):
+            plot.words([text], [1])
+    with pytest.warns(UserWarning, match="no font"):
         figure = plot.attention(np.eye(2), [f"a{rare}", "b"], "xy")
     figure.draw_without_rendering()
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["af0000", "b"]
@@ -262,7 +286,7 @@ def test_heads_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from tinyseq import plot
     weights = np.full((2, 3, 4, 5), 0.2)
-    plot.heads(weights, tmp_path / "all.png")
+    plot.heads(list(weights), tmp_path / "all.png")
     plot.heads(weights[0], tmp_path / "one.png")
     assert (tmp_path / "all.png").stat().st_size > (tmp_path / "one.png").stat().st_size > 0
     with pytest.raises(ValueError, match=r"got shape \(4, 5\)"):

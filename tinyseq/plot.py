@@ -9,6 +9,9 @@ drawn as they are: a dollar sign begins no formula. Chinese, Japanese and Korean
 one is here; a character that no font has is drawn as its number, 4e2d for U+4E2D, and a warning says so.
 """
 
+from __future__ import annotations
+
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
@@ -16,6 +19,7 @@ from itertools import cycle
 from os import PathLike, fspath
 from typing import Any
 from unicodedata import east_asian_width
+from unicodedata import name as name_of
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,13 +68,14 @@ def attention(weights: ArrayLike | Sequence[ArrayLike], rows: Sequence[Sequence[
         path: the file to write, or None.
 
     Raises:
-        ValueError: there is no map, the three differ in number, or labels do not fit an array's shape.
+        ValueError: there is no map, the three differ in number, labels do not fit an array's shape, or a number is not
+            from 0 to 1.
 
     >>> from tinyseq import plot
     >>> figure = plot.attention([[0.9, 0.1, 0.0], [0.1, 0.2, 0.7]], ["cats", "sleep"], ["les", "chats", "dorment"])
     >>> figure = plot.attention([np.eye(2), np.eye(3)], ["ab", "abc"], ["AB", "ABC"], "attention.png")    # two maps
     """
-    maps = [_numbers("weights", w) for w in _list("weights", weights)]
+    maps = [_shares("weights", w) for w in _list("weights", weights)]
     if maps and all(w.ndim == 1 for w in maps):
         maps, rows, columns = [np.stack(maps)], [rows], [columns]  # type: ignore[list-item]
     rows = [_list("rows", row, str) for row in _list("rows", rows)]
@@ -89,8 +94,10 @@ def attention(weights: ArrayLike | Sequence[ArrayLike], rows: Sequence[Sequence[
     figure = _Figure(figsize=(1, 1))
     for i, (w, row, column) in enumerate(zip(maps, rows, columns, strict=True)):
         if w.shape != (len(row), len(column)) or not w.size:
-            raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)}); "
-                             "expected the same, and one of each at least")
+            padded = w.ndim == 2 and w.size and not w[:, len(column):].any()
+            raise ValueError(f"map {i}: weights have shape {w.shape}, labels ({len(row)}, {len(column)}); expected the "
+                             "same, and one of each at least"
+                             + "; the other columns are 0: write weights[:, :len(labels)]" * bool(padded))
         height, width = cell * len(row), cell * len(column)
         if x and x + left + width > wide:
             x, y = 0.0, bottom
@@ -119,7 +126,8 @@ def curves(panels: Mapping[str, Any], x: str | Sequence[str] = "step",
         path: the file to write, or None.
 
     Raises:
-        ValueError: there is no panel, or xs and ys of a curve are not two (N,) arrays of numbers of the same length.
+        ValueError: there is no panel or in one no curve, xs and ys of a curve are not two (N,) arrays of numbers of the
+            same length, at least 1, or x is the name of a picture's file.
 
     >>> from tinyseq import plot
     >>> figure = plot.curves({"loss": [2.3, 1.1, 0.7]})
@@ -129,7 +137,8 @@ def curves(panels: Mapping[str, Any], x: str | Sequence[str] = "step",
     """
     if not _mapping("panels", panels):
         raise ValueError("expected a panel, got no panel")
-    labels = _list("x", [x] * len(panels) if isinstance(x, str) else x, str)
+    labels = _list("x", x, str)
+    labels = [x] * len(panels) if isinstance(x, str) else labels
     if len(labels) != len(panels):
         raise ValueError(f"expected x as one text, or one for each of {len(panels)} panels, got {x!r}")
     figure, row = _panels(len(panels), 5.2)
@@ -137,6 +146,8 @@ def curves(panels: Mapping[str, Any], x: str | Sequence[str] = "step",
         whole = True  # numbers of steps, say: no half ones are marked
         names = {}
         named = isinstance(lines, Mapping)
+        if named and not lines:
+            raise ValueError(f"expected a curve in panel {title!r}, got no curve")
         for color, (name, points) in zip(cycle(_LINES), _mapping(title, lines if named else {title: lines}).items(),
                                          strict=False):
             xs, ys = _points(f"curve {name!r}", points)
@@ -193,20 +204,21 @@ def through_time(models: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]]
 
 @check.explained
 def heads(weights: ArrayLike | Sequence[ArrayLike], path: str | PathLike[str] | None = None) -> Figure:
-    """Attention weights (layers, heads, T, S) or (heads, T, S) as a table of maps, a row a layer; dark is 1. With a
-    path it is written there.
+    """Attention weights (heads, T, S), or a list of those of each layer, as a table of maps, a row a layer; dark is 1.
+    With a path it is written there.
 
-    Raises ValueError for another shape.
+    Raises ValueError for another shape, a batch's (B, heads, T, S) say, or numbers that are not from 0 to 1.
 
     >>> from tinyseq import plot
     >>> model, x = nn.TransformerEncoderLayer(8, 2, 16), ts.random.normal((1, 5, 8))
     >>> _, found = nn.attention_weights(model, x)
     >>> figure = plot.heads([w[0] for w in found.values()])
     """
-    maps = _numbers("weights", weights)
-    maps = maps[None] if maps.ndim == 3 else maps
-    if maps.ndim != 4 or not maps.size:
-        raise ValueError(f"expected weights (layers, heads, T, S) or (heads, T, S), got shape {maps.shape}")
+    maps = _shares("weights", weights)
+    listed, maps = isinstance(weights, (list, tuple)), maps[None] if maps.ndim == 3 else maps
+    if maps.ndim != 4 or not maps.size or not (listed or len(maps) == 1):
+        raise ValueError(f"expected weights (heads, T, S), or a list of those of each layer, got shape {maps.shape}; "
+                         "of a batch (B, heads, T, S) write weights[0]")
     figure = _Figure(figsize=(1.6 * maps.shape[1] + 0.6, 1.6 * maps.shape[0] + 0.4), layout="tight")
     table = figure.subplots(*maps.shape[:2], squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for (layer, head), axes in np.ndenumerate(table):
@@ -227,13 +239,14 @@ def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str
         path: the file to write, or None.
 
     Raises:
-        ValueError: there is no word, or numbers and words differ in number.
+        ValueError: there is no word, numbers and words differ in number, a number is not from 0 to 1, or title is the
+            name of a picture's file.
 
     >>> from tinyseq import plot
     >>> figure = plot.words(["not", "bad"], [0.4, 0.9], "red is negative, blue positive")
     >>> figure = plot.words([["not", "bad"], ["bad"]], [[0.4, 0.9], [0.1]], path="opinion.png")
     """
-    numbers = [_numbers("values", part) for part in _list("values", values)]
+    numbers = [_shares("values", part) for part in _list("values", values)]
     if numbers and not any(part.ndim for part in numbers):
         rows, numbers = [rows], [np.stack(numbers)]  # type: ignore[list-item]
     rows = [_list("rows", row, str) for row in _list("rows", rows)]
@@ -306,8 +319,13 @@ def _drawable(texts: Iterable[str]) -> dict[str, str]:
     known = {code for font in fonts for code in font_manager.get_font(font_manager.findfont(font)).get_charmap()}
     absent = sorted({c for text in texts for c in text if ord(c) not in known and c != "\n"})
     if absent:
-        warnings.warn(f"matplotlib finds no font with {' '.join(absent)}: they are drawn as their numbers, say "
-                      f"{ord(absent[0]):x}; install one that has them, say Noto Sans CJK", stacklevel=4)
+        shown = " ".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in absent)
+        named = name_of(absent[-1], "a control character" if absent[-1] < "\xa0" else "one without a name")
+        advice = ("install one that has them, say Noto Sans CJK" if re.match("CJK|HIRAGANA|KATAKANA|HANGUL", named) else
+                  "leave them out" if absent[-1] < "\xa0" else
+                  "name one that has them in matplotlib.rcParams['font.family']")
+        warnings.warn(f"matplotlib finds no font with {shown}: they are drawn as their numbers, say "
+                      f"{ord(absent[-1]):x} for {named}; {advice}", stacklevel=4)
     numbers = str.maketrans({c: f"{ord(c):x}" for c in absent})
     return {text: text.translate(numbers) for text in texts}
 
@@ -329,8 +347,8 @@ def _points(name: str, points: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     if len(parts) != 2 or not _numbers(name, parts[0]).ndim:
         parts = [range(len(parts)), parts]
     xs, ys = (_numbers(name, part) for part in parts)
-    if xs.ndim != 1 or xs.shape != ys.shape:
-        raise ValueError(f"{name}: expected ys (N,), or (xs, ys) of one shape (N,); got {[xs.shape, ys.shape]}")
+    if xs.ndim != 1 or xs.shape != ys.shape or not xs.size:
+        raise ValueError(f"{name}: expected ys (N,), N > 0, or (xs, ys) of one shape; got {[xs.shape, ys.shape]}")
     return xs, ys
 
 
@@ -340,6 +358,15 @@ def _numbers(name: str, values: Any, axes: int | None = None, columns: int | Non
         raise TypeError(f"expected {name} as an array of numbers, got dtype {found.dtype}")
     if axes is not None and (found.ndim != axes or not found.size or columns not in (None, found.shape[-1])):
         raise ValueError(f"expected {name}, got shape {found.shape}")
+    return found
+
+
+def _shares(name: str, values: Any) -> NDArray[Any]:
+    """Numbers from 0 to 1, but for their rounding."""
+    found = _numbers(name, values)
+    outside = found[np.isfinite(found) & (abs(found - 0.5) > 0.51)]
+    if outside.size:
+        raise ValueError(f"expected {name} from 0 to 1, got {outside[0]}")
     return found
 
 
@@ -355,6 +382,8 @@ def _list(name: str, values: Any, kind: type = object) -> list[Any]:
     found = list(values) if hasattr(values, "__iter__") and (kind is str or not isinstance(values, str)) else None
     if found is None or not all(isinstance(x, kind) for x in found):
         raise TypeError(f"expected {name} as a list{' of str' * (kind is str)}, got {values!r}")
+    if isinstance(values, str) and values.endswith((".png", ".svg", ".pdf")):
+        raise ValueError(f"expected {name} as what is drawn, got the name of a file: write path={values!r}")
     return found
 
 
