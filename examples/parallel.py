@@ -15,10 +15,9 @@ sentences of stop 5, whose last word depends on the first, and the text of stop 
 """
 
 import argparse
-import math
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 from charlm import WINDOW, bits_per_character
 from language_model import counted, read
 from memory import CHARACTERS, COUNTRIES, DISTANCES, sentence, share_right
@@ -88,20 +87,18 @@ def train(model: nn.Module, draw: object, asked: int, steps: int, seed: int, bar
         optimizer.zero_grad()
         loss.backward()
         optim.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.lr = 5e-3 * min(1, 20 * step / steps) * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.lr = 5e-3 * min(1, 20 * step / steps) * (1 + np.cos(np.pi * step / steps)) / 2
         optimizer.step()
         bar.update()
-        if step % max(1, steps // 5) == 0 or bar.stopped:
-            seen.append((step, judge(model)))
+        seen += [(step, judge(model))] if step % max(1, steps // 5) == 0 else []
         if bar.stopped:
             break
     return tuple(zip(*seen))
 
 
 def kilobytes(state: object) -> float:
-    if isinstance(state, ts.Tensor):
-        return state.data.nbytes / 1000
-    return sum(map(kilobytes, state)) if isinstance(state, (tuple, list)) else 0
+    several = isinstance(state, (tuple, list))
+    return sum(map(kilobytes, state)) if several else getattr(state, "size", 0) * 4 / 1000          # float32
 
 
 def named(found: dict) -> dict:
@@ -131,7 +128,9 @@ def main() -> None:
         right[name] = FAR, np.array([share_right(model(x[:, :-1]).detach().numpy()[:, -1:], x[:, -1:]) for x in tests])
         model, (layer, how) = make(len(characters)), LAYERS[name]
         perplexity[name] = train(model, draws[1], WINDOW, budgets[1], options.seed, bar, judge)
-        waits[name] = lengths, [{"GRU": n, "Transformer": 1}.get(name, 2 * int(math.log2(n)) - 1) for n in lengths]
+        if bar.stopped:
+            return print(f"stopped while the {name} learnt: no picture is drawn, and nothing is saved")
+        waits[name] = lengths, [{"GRU": n, "Transformer": 1}.get(name, 2 * int(np.log2(n)) - 1) for n in lengths]
         ms[name] = lengths, [milliseconds(layer, n, **how) for n in lengths]
         kept[name] = lengths, [kilobytes(model.start(np.zeros((1, n), int))) for n in lengths]
         found = [values[-1] for _, values in (perplexity[name], waits[name], ms[name], kept[name])]

@@ -12,9 +12,9 @@ Right are symbols, by rank; the second panel shows how far trained states move i
 
 import argparse
 import math
+from _progress import progress
 
 import numpy as np
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import nn, optim, plot

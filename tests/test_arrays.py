@@ -170,7 +170,8 @@ LAYERS: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {  # what is calle
     "Dropout in evaluation": lambda: (nn.Dropout(0.5).eval(), {"x": SHORT}),
     "Sequential": lambda: (nn.Sequential(nn.Linear(4, 2), nn.Tanh()), {"x": SHORT}),
     **{layer.__name__: lambda layer=layer: (layer(4, 3), {"x": SHORT, "h0": STATE, "lengths": LENGTHS})
-       for layer in (nn.RNN, nn.GRU)},
+       for layer in (nn.RNN, nn.GRU, nn.MinGRU, nn.MinLSTM)},
+    "LRU": lambda: (nn.LRU(4, 3), {"x": SHORT, "state": (STATE, -STATE), "lengths": LENGTHS}),
     "LSTM": lambda: (nn.LSTM(4, 3), {"x": SHORT, "state": (STATE, -STATE), "lengths": LENGTHS}),
     "RNNCell": lambda: (nn.RNNCell(4, 3), {"x": ROW, "h": STATE[0]}),
     "GRUCell": lambda: (nn.GRUCell(4, 3), {"x": ROW, "h": STATE[0]}),
