@@ -630,3 +630,16 @@ def test_the_page_on_cells_runs() -> None:
     y, h_n = PAGE["gru"](ts.random.normal((3, 5, 8)), lengths=[5, 0, 2])
     assert y.shape == (3, 5, 32) and h_n.shape == (4, 3, 16)
     assert PAGE["h"].shape == (1, 3, 16) and not PAGE["h"].requires_grad
+
+
+def test_the_pages_language_model_decodes_rows_as_they_come_alone() -> None:
+    """The prompts' rows, of two lengths and two layers, whichever ends first."""
+    model, prompts, state, last = (PAGE[name] for name in ("model", "prompts", "state", "last"))
+    found = ts.decode.greedy(model, state, last, 0, 30)
+    for i, n in enumerate(PAGE["lengths"]):
+        _, alone = model.read(prompts[i : i + 1, : n - 1])
+        ((one,),) = ts.decode.beam(model, alone, int(last[i]), 0, 30, 1)
+        assert one.tokens == found[i].tokens
+        scores = ts.decode.score(model, alone, int(last[i]), [one.tokens + [0] * (len(one.tokens) < 30)]).total
+        assert abs(scores.item() - one.score) < 1e-4 * max(1, abs(one.score))
+    assert len(PAGE["fresh"]) == 3 and len(PAGE["best"]) == 2 and PAGE["total"].shape == (2,)
