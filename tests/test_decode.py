@@ -664,12 +664,12 @@ class LayersFirst(nn.Module):
 def test_a_state_of_layers_is_refused_at_the_first_step_whatever_is_drawn(layers: int, rows: int, end: int) -> None:
     model, said = LayersFirst(layers), rf"first axes of {layers} for {rows} tokens: the batch comes first.*moveaxis"
     for decode in (greedy, sample, beam):
-        with pytest.raises(ValueError, match=f"^{decode.__name__}: .*{said}"):
+        with pytest.raises(ValueError, match=rf"^{decode.__name__}: .*{said}"):
             decode(model, None, [1] * rows, end, 9)    # type: ignore[operator]
     state = model.rnn(ts.zeros((rows, 1, 3)))[1]
     with pytest.raises(ValueError, match=rf"start as an integer, or \({layers},\), one a row of the state .*moveaxis"):
         greedy(model, state, [1] * rows, end, 9)
-    with pytest.raises(ValueError, match="expected x .* and an initial state") as caught:  # one token, so many rows
+    with pytest.raises(ValueError, match=r"expected x .* and an initial state") as caught:  # one token, so many rows
         beam(model, model.rnn(ts.zeros((rows, 1, 3)))[1], 1, end, 9)
     assert "moveaxis" in caught.value.__notes__[0]
 

@@ -141,7 +141,7 @@ def _batch(where: str, state: Any, rows: int | None = None) -> int | None:
     """The first axis of all Tensors and arrays in a state, which must be the `rows` if given; None without any."""
     sizes = dict[int, None]()
     _map(where, lambda x: sizes.setdefault(len(x)), state)
-    if len(sizes) > 1 or rows is not None and sizes and rows not in sizes:
+    if len(sizes) > 1 or (rows is not None and sizes and rows not in sizes):
         raise ValueError(f"{where}: expected a state whose Tensors and arrays have one batch as their first axis, got "
                          f"first axes of {', '.join(map(str, sizes))}{'' if rows is None else f' for {rows} tokens'}: "
                          f"{_TURN}")

@@ -161,7 +161,7 @@ def test_gradients_of_any_order_reach_arguments_and_closures_alike(kinds: list[s
 def test_results_nest_arguments_have_names_and_what_is_no_tensor_is_refused() -> None:
     lstm, x = nn.LSTM(3, 4, 2), ts.random.normal((2, 5, 3))
     x.requires_grad = True
-    y, (h, c) = ts.recompute(lstm, x, lengths=[5, 2])
+    y, (_, c) = ts.recompute(lstm, x, lengths=[5, 2])
     expected, (_, d) = lstm(x, lengths=[5, 2])
     leaves = [x, *lstm.parameters()]
     for ours, theirs in zip(ts.grad((y * y).sum() + c.sum(), leaves, create_graph=True),

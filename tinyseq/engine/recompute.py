@@ -19,9 +19,10 @@ from tinyseq.engine.tensor import Tensor
 def recompute(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """`fn(*args, **kwargs)`, keeping nothing between its input and its output for the backward pass.
 
-    `fn` returns a Tensor or tuples and lists of Tensors and None, nested or not; on the way back it is run again, with the same random numbers.
-    Gradients reach the arguments and every tensor that `fn` closes over, parameters included. It must compute the same
-    both times. (Chen et al. 2016, "Training deep nets with sublinear memory cost"; elsewhere called checkpointing.)
+    `fn` returns a Tensor, or tuples and lists of Tensors and None, nested or not; on the way back it is run again,
+    with the same random numbers. Gradients reach the arguments and every tensor that `fn` closes over, parameters
+    included. It must compute the same both times. (Chen et al. 2016, "Training deep nets with
+    sublinear memory cost"; elsewhere called checkpointing.)
 
     >>> layer, x = nn.Linear(3, 2), ts.ones((4, 3))
     >>> ts.recompute(lambda x: ts.tanh(layer(x)), x).sum().backward()
@@ -41,8 +42,8 @@ def recompute(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     def again(*arguments: Any) -> Any:
         whole = [Tensor(x) if t and not isinstance(x, Tensor) else x for x, t in zip(arguments, given, strict=True)]
-        out = random.replaying(record.draws, call, *whole)
-        return out if isinstance(out, Tensor) else _parts(out)
+        found = random.replaying(record.draws, call, *whole)
+        return found if isinstance(found, Tensor) else _parts(found)
 
     def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
         for node in closed_over:
@@ -51,7 +52,7 @@ def recompute(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         begun = leaves()
         with enable_grad():
             out = again(*begun)
-        return gradients_through(out, g, [getattr(a, "node", None) for a in begun] + closed_over, needs)
+        return gradients_through(out, g, [*(getattr(a, "node", None) for a in begun), *closed_over], needs)
 
     arguments = leaves()
     with enable_grad(), random.recording() as record:

@@ -148,7 +148,7 @@ def _same(problem: str, found: Sequence[Tensor | None], expected: Sequence[Tenso
     """Refuse, with a `problem`, what differs by more than `tolerance` of its size; None is zeros."""
     for i, pair in enumerate(zip(found, expected, strict=True)):
         a, b = (0.0 if x is None else x.detach().numpy() for x in pair)
-        if np.shape(a) != np.shape(b) and None not in pair or not np.allclose(
+        if (np.shape(a) != np.shape(b) and None not in pair) or not np.allclose(
                 a, b, tolerance, tolerance * (0.01 + np.max(np.abs(b), initial=0.0)), equal_nan=True):
             raise AssertionError(f"{problem}: at {i} got {a}, expected {b}")
 

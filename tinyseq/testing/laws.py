@@ -217,8 +217,8 @@ def _try(layer: _Layer, law: str, of: Check, padded: bool) -> None:
     try:
         attempt()
     except Flaky:
-        raise AssertionError(f"{layer.name} breaks a law: the same call gives the same result\n  {law}: this was broken "
-                             "once, and not again with the same input: what does it remember of earlier calls?") from None
+        raise AssertionError(f"{layer.name} breaks a law: the same call gives the same result\n  {law}: this was "
+                             "broken once, and not again by the same input: what does it remember?") from None
     except AssertionError as error:  # without what hypothesis adds to it
         raise AssertionError(str(error)) from error.__cause__
 
