@@ -647,6 +647,33 @@ def test_what_a_step_returns_is_checked() -> None:
                 decode(Wrong(), None, [0, 1, 2], 1, 5)    # type: ignore[operator]
 
 
+class LayersFirst(nn.Module):
+    """A language model whose state is what its layers return: (layers, B, H)."""
+
+    def __init__(self, layers: int) -> None:
+        self.embedding, self.out = nn.Embedding(4, 3), nn.Linear(3, 4)
+        self.rnn = nn.LSTM(3, 3, layers) if layers > 1 else nn.GRU(3, 3)
+
+    def step(self, tokens: Any, state: Any) -> Any:
+        y, state = self.rnn(self.embedding(ts.asarray(tokens))[:, None], state)
+        return self.out(y[:, 0]), state
+
+
+@pytest.mark.parametrize(("layers", "rows"), [(1, 2), (2, 1), (2, 3)])
+@pytest.mark.parametrize("end", [-1, 0])
+def test_a_state_of_layers_is_refused_at_the_first_step_whatever_is_drawn(layers: int, rows: int, end: int) -> None:
+    model, said = LayersFirst(layers), rf"first axes of {layers} for {rows} tokens: the batch comes first.*moveaxis"
+    for decode in (greedy, sample, beam):
+        with pytest.raises(ValueError, match=rf"^{decode.__name__}: .*{said}"):
+            decode(model, None, [1] * rows, end, 9)    # type: ignore[operator]
+    state = model.rnn(ts.zeros((rows, 1, 3)))[1]
+    with pytest.raises(ValueError, match=rf"start as an integer, or \({layers},\), one a row of the state .*moveaxis"):
+        greedy(model, state, [1] * rows, end, 9)
+    with pytest.raises(ValueError, match=r"expected x .* and an initial state") as caught:  # one token, so many rows
+        beam(model, model.rnn(ts.zeros((rows, 1, 3)))[1], 1, end, 9)
+    assert "moveaxis" in caught.value.__notes__[0]
+
+
 def test_an_end_or_a_target_that_no_logits_reach_is_refused() -> None:
     decoder, state = toy(5, 6, 3)
     for decode in (greedy, sample, beam):

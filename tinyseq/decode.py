@@ -35,7 +35,7 @@ Array = np.ndarray[Any, Any]
 class Hypothesis(NamedTuple):
     """What was decoded for one row: token ids without start and end; the attention weights (tokens, S) behind them, if
     the decoder has any and was asked (a `max_length` of 0 asks nothing); and the log-probability of the tokens and of
-    the end, if it came.
+    the end, if it came. S is that of the batch: of a row with a padded memory `alignment[:, :length]` is its own part.
 
     >>> found = ts.decode.Hypothesis([4, 5], None, -0.5)
     >>> found.tokens, found.alignment, found.score
@@ -134,29 +134,45 @@ def _host(where: str, expected: str, values: Like, fits: Callable[[tuple[int, ..
     return data  # type: ignore[no-any-return]
 
 
+_TURN = "the batch comes first, so that a layer's (layers, B, H) is handed on as ts.moveaxis(h, 1, 0)"
+
+
+def _batch(where: str, state: Any, rows: int | None = None) -> int | None:
+    """The first axis of all Tensors and arrays in a state, which must be the `rows` if given; None without any."""
+    sizes = dict[int, None]()
+    _map(where, lambda x: sizes.setdefault(len(x)), state)
+    if len(sizes) > 1 or (rows is not None and sizes and rows not in sizes):
+        raise ValueError(f"{where}: expected a state whose Tensors and arrays have one batch as their first axis, got "
+                         f"first axes of {', '.join(map(str, sizes))}{'' if rows is None else f' for {rows} tokens'}: "
+                         f"{_TURN}")
+    return next(iter(sizes), None)
+
+
 def _first(where: str, decoder: Any, state: Any, start: Like, method: str = "step") -> Array:
     """The first token of each row, (B,)."""
     if not callable(getattr(decoder, method, None)):
         raise TypeError(f"{where}: expected a decoder with {method}(tokens, state), got {check.describe(decoder)}")
-    sizes = dict[int, None]()
-    _map(where, lambda x: sizes.setdefault(len(x)), state)
-    if len(sizes) > 1:
-        raise ValueError(f"{where}: expected a state whose Tensors and arrays have one batch as their first axis, got "
-                         f"first axes of {', '.join(map(str, sizes))}")
-    batch = next(iter(sizes), None)
-    tokens = _host(where, f"start as an integer, or ({'B' if batch is None else batch},)", start,
+    batch = _batch(where, state)
+    fits = "" if batch is None else f", one a row of the state ({_TURN})"
+    tokens = _host(where, f"start as an integer, or ({'B' if batch is None else batch},){fits}", start,
                    lambda shape: len(shape) < 2 and (batch is None or shape in ((), (batch,))))
     return np.broadcast_to(tokens, tokens.size if batch is None else batch)
 
 
-def _step(where: str, decoder: Any, tokens: Array, state: Any, end: int) -> tuple[Tensor, Any]:
-    """The logits (N, V) of the next token, and the state then."""
-    found = decoder.step(tokens, state)
+def _step(where: str, decoder: Any, tokens: Array, state: Any, end: int, first: bool) -> tuple[Tensor, Any]:
+    """The logits (N, V) of the next token, and the state then, whose rows are looked at after the first step."""
+    try:
+        found = decoder.step(tokens, state)
+    except Exception as error:
+        error.add_note(f"{where}: step was called with {len(tokens)} tokens and a state of as many rows: {_TURN}")
+        raise
     logits = found[0] if isinstance(found, tuple) and len(found) == 2 else found
     if logits is found or not isinstance(logits, Tensor) or logits.dtype.kind != "f" or logits.ndim != 2 or (
             len(logits) != len(tokens)) or not logits.shape[1] > max(end, 0):
         raise ValueError(f"{where}: expected (logits, state) from step, with floats ({len(tokens)}, V), V > {end = }, "
                          f"as logits, got {check.describe(logits)}{' alone' * (logits is found)}")
+    if first:
+        _batch(where, found[1], len(tokens))
     return found  # type: ignore[no-any-return]
 
 
@@ -285,11 +301,11 @@ def _steps(where: str, decoder: Any, state: Any, start: Like, end: int, max_leng
 
     def steps(last: Array, state: Any) -> Iterator[Step]:
         rows = np.arange(len(last))
-        for _ in range(max_length):
+        for t in range(max_length):
             if not len(rows):
                 break
             with no_grad():
-                logits, state = _step(where, decoder, last, state, end)
+                logits, state = _step(where, decoder, last, state, end, not t)
                 with np.errstate(invalid="ignore", over="ignore"):  # `_fetch` refuses NaN
                     found = _draw(logits, [draws[row]() for row in rows], temperature, top_k, top_p, min_p) if (
                         draws) else _best(logits)
@@ -379,7 +395,7 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
     for t in range(1, max_length + 1):
         if not len(rows):
             break
-        logits, state = _step("beam", decoder, last, state, end)
+        logits, state = _step("beam", decoder, last, state, end, t == 1)
         with np.errstate(invalid="ignore"):  # `_fetch` refuses NaN
             logs = functional.log_softmax(logits)
         if t <= min_length:

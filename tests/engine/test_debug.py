@@ -1,9 +1,11 @@
 """Debugging: the first op that made a NaN or widened, forwards and backwards, with its line."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers.tensors import named
 
 import tinyseq as ts
 
@@ -37,3 +39,18 @@ def test_debug_sees_float32_become_float64() -> None:
             x * ts.tensor([1, 2])
     with ts.debug():
         ts.where(x > 1, x, -math.inf)  # an infinity that was given, not made
+
+
+def test_debug_names_a_body_that_writes_to_what_it_is_given() -> None:
+    @ts.op
+    def masked(x: Any, y: Any) -> Any:
+        x[x < 0] = 0  # a second time it changes nothing
+        return x + y, (lambda g: g, lambda g: g)
+
+    x = ts.tensor([-1.0, 2.0]).to("numpy")
+    with ts.debug(), pytest.raises(ValueError, match=r"masked\(float32\[2\], float32\[2\]\) writes to .* a copy; "
+                                                     r".*test_debug.py"):
+        masked(x, x + 1)
+    pure = ts.op(named("pure", lambda xs: (xs[0] + xs[1], (lambda g: g, lambda g: g))))
+    with ts.debug():
+        assert pure([x, x]).shape == (2,)

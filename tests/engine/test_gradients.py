@@ -304,3 +304,13 @@ def test_grad_outputs_are_as_many_as_the_outputs() -> None:
     for outputs, seeds in ([x * 2], [x, x]), ([x, x], [x]), ([x], []):
         with pytest.raises(ValueError, match=rf"grad\(.*: expected {len(outputs)} grad_outputs, got {len(seeds)}"):
             ts.grad(outputs, x, seeds)
+
+
+def test_a_gradient_says_what_it_is_and_how_it_is_differentiated_again() -> None:
+    x = ts.tensor(2.0, requires_grad=True)
+    with pytest.raises(ValueError, match=r"not computed from .*; of a gradient, if .* without create_graph=True"):
+        ts.grad(ts.grad(x**3, x), x)
+    slope = ts.grad(x**3, x, create_graph=True)
+    assert "op=gradient" in repr(slope) and ts.grad(slope, x).item() == 12
+    with pytest.raises(RuntimeError, match="the graph of gradient was freed"):
+        ts.grad(slope, x)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyseq as ts
-from tinyseq import random
+from tinyseq import nn, random
 from tinyseq.engine.tensor import Tensor
 from tinyseq.testing import check_grad
 
@@ -156,3 +156,21 @@ def test_gradients_of_any_order_reach_arguments_and_closures_alike(kinds: list[s
     if wanted:
         for x, expected in zip(orders(ts.recompute(product, *args)), orders(product(*args)), strict=True):
             np.testing.assert_allclose(x.detach().numpy(), expected.detach().numpy(), rtol=1e-5)
+
+
+def test_results_nest_arguments_have_names_and_what_is_no_tensor_is_refused() -> None:
+    lstm, x = nn.LSTM(3, 4, 2), ts.random.normal((2, 5, 3))
+    x.requires_grad = True
+    y, (_, c) = ts.recompute(lstm, x, lengths=[5, 2])
+    expected, (_, d) = lstm(x, lengths=[5, 2])
+    leaves = [x, *lstm.parameters()]
+    for ours, theirs in zip(ts.grad((y * y).sum() + c.sum(), leaves, create_graph=True),
+                            ts.grad((expected * expected).sum() + d.sum(), leaves, create_graph=True), strict=True):
+        assert np.allclose(ours.detach().numpy(), theirs.detach().numpy(), atol=1e-6)
+    state = ts.tensor(2.0, requires_grad=True)
+    found = ts.recompute(lambda x, *, by: [x * by, None, (x,)], x, by=state)
+    assert type(found) is list and found[1] is None and type(found[2]) is tuple
+    assert abs(ts.grad(found[0].sum(), state) - x.sum()).item() < 1e-5
+    for wrong, said in (({"y": 1}, r"\{'y': 1\}"), (None, "None"), (3.0, "3.0"), ((x, "text"), "'text'")):
+        with pytest.raises(TypeError, match=f"recompute: expected fn to return a Tensor.*, got {said}"):
+            ts.recompute(lambda x, wrong=wrong: wrong, x)

@@ -507,7 +507,9 @@ def test_wrong_cells_of_a_scan_are_named() -> None:
             return type(self).result(h)
 
     for result, message in (
-        (lambda h: (h, h), r"t = 0 was given a state \['float32 \(2, 3\)'\] and returned \[\"<class 'tuple'>"),
+        (lambda h: (h, h), r"Wrong at t = 0 was given a state \['float32 \(2, 3\)'\] and returned "
+                           r"\['\[float32\[2, 3\], float32\[2, 3\]\]'\]: expected .* its state_size"),
+        (lambda h: None, r"and returned \['None'\]: expected the next state"),
         (lambda h: h[:1], r"returned \['float32 \(1, 3\)'\]"),
         (lambda h: h.astype("float64"), r"\['float64 \(2, 3\)'\]"),
     ):
@@ -525,6 +527,14 @@ def test_wrong_cells_of_a_scan_are_named() -> None:
         scan(ts.zeros((2, 4, 3)))
     with pytest.raises(TypeError, match=r"Scan: expected cell to be a class or .*got a module: GRUCell\(2, 3\)"):
         nn.Scan(nn.GRUCell(2, 3), 2, 3)
+    with pytest.raises(TypeError, match=r"Scan: expected cell to be called as cell\(I, H\), .*: too many pos"):
+        nn.Scan(lambda h: nn.GRUCell(2, h), 2, 3)
+    for layer in (nn.GRU(2, 3), scan, nn.Scan(nn.GRUCell, 2, 3), nn.LSTM(2, 3)):
+        for lengths in ([4, 2], np.array([4, 2])):
+            with pytest.raises((TypeError, ValueError), match=r"initial state .*; lengths are given by name, lengths="):
+                layer(ts.zeros((2, 4, 2)), lengths)
+    with pytest.raises(ValueError, match=r"expected lengths as 1 integer from 0 to the 4 steps"):
+        scan(ts.zeros((1, 4, 2)), lengths=[4, 2])
     inner = nn.Linear(2, 2)
     with pytest.raises(TypeError, match=r"Scan: expected what cell\(2, 2\) makes to be Module, got function"):
         nn.Scan(lambda i, h: lambda x, s: inner(x) + s, 2, 2)  # whose parameters nobody would train
@@ -654,3 +664,16 @@ def test_a_repr_shows_what_is_not_usual() -> None:
     assert repr(nn.RNN(4, 3, 2, "relu", recurrent_dropout=0.2)) == (
         "RNN(4, 3, num_layers=2, nonlinearity='relu', recurrent_dropout=0.2)")
     assert repr(nn.LSTM(4, 3)) == "LSTM(4, 3)"
+
+
+def test_the_pages_language_model_decodes_rows_as_they_come_alone() -> None:
+    """The prompts' rows, of two lengths and two layers, whichever ends first."""
+    model, prompts, state, last = (PAGE[name] for name in ("model", "prompts", "state", "last"))
+    found = ts.decode.greedy(model, state, last, 0, 30)
+    for i, n in enumerate(PAGE["lengths"]):
+        _, alone = model.read(prompts[i : i + 1, : n - 1])
+        ((one,),) = ts.decode.beam(model, alone, int(last[i]), 0, 30, 1)
+        assert one.tokens == found[i].tokens
+        scores = ts.decode.score(model, alone, int(last[i]), [one.tokens + [0] * (len(one.tokens) < 30)]).total
+        assert abs(scores.item() - one.score) < 1e-4 * max(1, abs(one.score))
+    assert len(PAGE["fresh"]) == 3 and len(PAGE["best"]) == 2 and PAGE["total"].shape == (2,)

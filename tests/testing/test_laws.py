@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 import tinyseq as ts
+import tinyseq.functional as F
 from tinyseq import nn
 from tinyseq.engine import ops
 from tinyseq.testing import check_sequence_layer, laws
@@ -146,11 +147,10 @@ FAULTS = {
         "the same call gives the same result", r"output at row 0, step 0"),
     "cannot be called": (
         ONE, lambda f, x, s, n: f(x[:, :, :1], s, n),
-        "it takes (x, lengths); what is called otherwise needs call=lambda x, lengths: ...", r"it raised ValueError"),
+        "rows without padding are legal", r"it raised ValueError"),
     "cannot go on from its state": (
         ONE, lambda f, x, s, n: (f(x, s, n)[0], f(x, s, n)[1][:, :, :2]),
-        "it takes (x, lengths, state); what is called otherwise needs call=lambda x, lengths, state: ...",
-        r"it raised ValueError.*in the state after"),
+        "rows without padding are legal", r"it raised ValueError.*in the state after"),
     "arrays for Tensors": (
         ONE, lambda f, x, s, n: (f(x, s, n)[0].detach().numpy(), f(x, s, n)[1]),
         "it returns y, or y and the final state: Tensors, these in tuples", r"out came ndarray, Tensor"),
@@ -200,8 +200,38 @@ def test_chance_of_a_layer_in_training_is_one_line(layer: nn.Module) -> None:
     with pytest.raises(AssertionError) as caught:
         check_sequence_layer(layer, 2)
     assert str(caught.value) == (f"{type(layer).__name__} is in training mode, and what it computes is left to chance "
-                                 "(dropout): call eval() first")
+                                 "(dropout): call eval() first, or say seed=0 for the laws that hold with the same "
+                                 "numbers drawn")
+    drawn = ts.random.get_state()
+    check_sequence_layer(layer, 2, seed=0)
+    assert ts.random.get_state() == drawn
     assert caught.value.__cause__ is None and not getattr(caught.value, "__notes__", [])
+
+
+class Careless(nn.Module):
+    """Faults that show in training alone, inside, or now and then."""
+
+    def __init__(self, fault: str) -> None:
+        self.rnn, self.fault, self.input_size, self.calls = nn.GRU(2, 3), fault, 2, 0
+
+    def forward(self, x: ts.Tensor, lengths: Any = None) -> Any:
+        self.calls += 1
+        y = self.rnn(x, lengths=None if self.fault == "mask" and self.training else lengths)[0]
+        if self.fault == "inside":
+            y = ts.concat([y, y], 2) @ ts.ones((3, 3))
+        return 2 * y if self.fault == "memory" and self.calls == 30 else F.dropout(y, 0.3, self.training)
+
+
+@pytest.mark.parametrize(("fault", "law"), [
+    ("", ""), ("mask", "outputs past the end are zero"), ("memory", "the same call gives the same result"),
+    ("inside", "rows without padding are legal\n  it raised ValueError: ")])
+def test_faults_in_training_inside_or_now_and_then_are_named(fault: str, law: str) -> None:
+    for layer in (Careless(fault), Careless(fault).eval()):
+        if fault and (layer.training or fault != "mask"):
+            with pytest.raises(AssertionError, match=f"^Careless breaks a law: {law}"):
+                check_sequence_layer(layer, seed=0)
+        else:
+            check_sequence_layer(layer, seed=0)
 
 
 def test_examples_are_few_but_where_a_profile_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +274,13 @@ def test_the_page_in_docs_says_what_happens() -> None:
         exec(broken, names)
     assert "lengths = [0], x (1, 1, 2) =" in str(caught.value)
     exec(mended, names)
+
+
+def test_what_is_called_otherwise_is_told_so() -> None:
+    with pytest.raises(AssertionError, match=r"it takes \(x, lengths\); what is called otherwise needs call="):
+        check_sequence_layer(nn.Linear(2, 2), 2)
+    with pytest.raises(AssertionError, match=r"it takes \(x, lengths\); .*\n  it raised TypeError: too many pos"):
+        check_sequence_layer(nn.Linear(2, 2), 2, call=lambda x: x)
 
 
 def test_missing_hypothesis_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

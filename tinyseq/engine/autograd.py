@@ -193,10 +193,8 @@ def attach(op: Any, parents: list[Node | None], args: list[Any] | None, kwargs: 
     node.op, node.serial, node.index = op, next(serials), None
     node.args, node.kwargs, node.parents = args, kwargs or _EMPTY, tuple(parents)
     if type(pulls) is tuple:
-        if len(pulls) < len(parents) and any(parents[len(pulls) :]):
-            raise TypeError(f"{op.__name__}: a Tensor has no pull-back of its own ({len(pulls)} for {len(parents)} "
-                            "slots): it is in a list where one Tensor is expected (ts.stack them), or the op lacks a "
-                            "pull-back")
+        if len(pulls) != len(parents) and (len(pulls) > len(parents) or any(parents[len(pulls) :])):
+            raise mistakes.of_count(op.__name__, len(pulls), len(parents))
         if args is not None:  # keep only the closures that will be called
             pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])
     node.pulls = pulls

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from tinyseq.check import describe
 from tinyseq.engine.autograd import joint, users_line, watching
 from tinyseq.engine.tensor import Array, namespace
@@ -16,7 +18,8 @@ class debug(watching):
 
     Checks every op of this thread in the block, and, whenever that is, its gradient on the way back, and raises
     FloatingPointError (or TypeError for a widened dtype) at the first whose inputs were fine and whose output is not,
-    with its name, its shapes and the user's line. Slow: every value is looked at.
+    with its name, its shapes and the user's line; ValueError at an op of your own whose body writes to NumPy arrays
+    that it is given. Slow: every value is looked at, and such a body runs twice.
 
     >>> x = ts.tensor([1.0, 0.0])
     >>> with ts.debug(), np.errstate(divide="ignore"):
@@ -27,6 +30,14 @@ class debug(watching):
 
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
         where = users_line()
+        if not str(body.__module__).startswith("tinyseq."):
+            try:  # once more, as what was written is not told from what was there
+                body(*map(_closed, raw), **kwargs)
+            except ValueError as error:
+                if "read-only" not in str(error):
+                    raise
+                given = ", ".join(map(describe, raw))
+                raise ValueError(f"{name}({given}) writes to what it is given: work on a copy; {where}") from error
         _check_finite(name, raw, out, where)
 
         def pull(g: Any, needs: tuple[bool, ...]) -> Any:
@@ -35,6 +46,14 @@ class debug(watching):
             return found
 
         return pulls if pulls is None else pull
+
+
+def _closed(x: Any) -> Any:
+    """An argument of a body whose NumPy arrays cannot be written to."""
+    if isinstance(x, np.ndarray):
+        x = x.view()
+        x.flags.writeable = False
+    return type(x)(map(_closed, x)) if isinstance(x, (list, tuple)) else x
 
 
 def flat(x: Any) -> Iterator[Any]:

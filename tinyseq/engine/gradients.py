@@ -92,7 +92,7 @@ def _grown(old: Tensor | None, g: Any) -> Tensor:
     if not isinstance(g, Tensor):
         return Tensor(namespaces[type(g)].asarray(g if old is None else old._data + g, copy=old is None or None))
     with enable_grad():
-        return g.astype(g.dtype) if old is None else old + g
+        return gradient(g) if old is None else old + g
 
 
 def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
@@ -142,7 +142,8 @@ def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], *, wanted: Set[N
     grads: dict[Node, Any] = {}
     for y, seed in zip(outputs, seeds, strict=True):
         if y.node is None:
-            raise ValueError(f"this tensor of shape {y.shape} was not computed from one that requires a gradient")
+            raise ValueError(f"this tensor of shape {y.shape} was not computed from one that requires a gradient; of "
+                             "a gradient, if it was made without create_graph=True")
         g = _seed(y, seed, create_graph)
         grads[y.node] = grads[y.node] + g if y.node in grads else g
     order = _order(list(grads), ends)
@@ -264,9 +265,7 @@ def _unbroadcast(g: Any, parent: Node, node: Node) -> Any:
         g = g.reshape((1,) * (len(shape) - g.ndim) + g.shape)
     extra = g.ndim - len(shape)
     if any(n not in (1, m) for n, m in zip(shape, g.shape[extra:], strict=True)):
-        raise RuntimeError(f"a pull-back of {name_of(node)} returned shape {g.shape} for an argument of {shape}: "
-                           "expected its shape, or one that it was broadcast to; a pull-back that stands alone, not in "
-                           "a tuple, returns a list with a gradient for each argument")
+        raise mistakes.of_shape(node, g.shape, shape)
     total = namespace(g).sum(g, axis=tuple(i for i, n in enumerate((None,) * extra + shape) if n != g.shape[i]))
     return total if total.shape == shape else total.reshape(shape)
 
@@ -299,6 +298,12 @@ def identity(x: Tensor) -> Out:
     return x, (lambda g: g,)
 
 
+@op
+def gradient(g: Tensor) -> Out:
+    """A copy, under the name by which errors and `repr` call it."""
+    return g.astype(g.dtype), (lambda h: h,)
+
+
 def _run(node: Node, values: Mapping[Node, Any]) -> tuple[Any, Any]:
     """Runs a node's op once more, on the Tensors of its parents.
 
@@ -312,8 +317,8 @@ def _run(node: Node, values: Mapping[Node, Any]) -> tuple[Any, Any]:
         return _run_definition(node, args, values)
     try:
         out, pulls = node.op.body(*args, **node.kwargs)
-    except TypeError as error:
-        raise TypeError(f"the body of {name_of(node)} runs on Tensors for gradients of gradients: {error}") from error
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise mistakes.of_replay(node, error) from error
     # A body may return what it was given, which has a node already.
     def fresh(y: Any) -> Any: return Tensor(y._data) if any(y is a for a in args) else y
     return tuple(map(fresh, out)) if type(out) is tuple else fresh(out), pulls

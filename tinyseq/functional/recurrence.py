@@ -116,7 +116,7 @@ def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: 
 
     def kinds(s: Any) -> Any:
         return describe(s) if not isinstance(s, (tuple, list)) else [
-            f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in s]
+            f"{a.dtype} {a.shape}" if hasattr(a, "shape") else describe(a) for a in s]
 
     lengths, mask = lengths_of("unroll", lengths, x), None
     if lengths is not None:
@@ -127,7 +127,9 @@ def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: 
     for t in reversed(range(len(inputs))) if reverse else range(len(inputs)):
         new = step(inputs[t], state)
         if kinds(new) != kinds(state):
-            raise ValueError(f"unroll: the step at t = {t} was given a state {kinds(state)} and returned {kinds(new)}")
+            raise ValueError(f"unroll: {getattr(step, '__name__', type(step).__name__)} at t = {t} was given a state "
+                             f"{kinds(state)} and returned {kinds(new)}: expected the next state, alike in shapes and "
+                             "dtypes; whether a cell's is one Tensor (H) or a tuple ((H, ...)) says its state_size")
         state = tuple(new if mask is None else [ops.where(mask[:, t], *pair) for pair in zip(new, state, strict=True)])
         outputs[t] = state[0]
     y = ops.stack(outputs, 1) if outputs else ops.zeros_like(state[0])[:, None][:, :0]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from tinyseq.nn.layers import fits
 from tinyseq.nn.masks import numbers, refuse
 from tinyseq.nn.module import Module, Parameter
 
+BY_NAME = "; lengths are given by name, lengths=..."
 KEYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 KINDS = {"nonlinearity": {"tanh": "rnn_tanh", "relu": "rnn_relu"}, "reset": {"after": "gru", "before": "gru_before"}}
 
@@ -56,7 +58,8 @@ def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -
     shapes = [(*lead, *x.shape[:1], size) for size in sizes]
     if state is not None and not isinstance(state, (tuple, list)):
         raise TypeError(f"{name}: expected the initial state as a tuple of {len(sizes)} Tensors, got "
-                        f"{'one tensor, ' * hasattr(state, 'shape')}{check.describe(state)}")
+                        f"{'one tensor, ' * hasattr(state, 'shape')}{check.describe(state)}"
+                        f"{BY_NAME * (getattr(state, 'ndim', 0) == 1)}")
     if state is None:
         state = [Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes]
     given = tuple([numbers(name, "the initial state as Tensors", part, x) for part in state])
@@ -64,7 +67,8 @@ def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -
     if not fits or found != shapes:
         axes, state_axes = ("batch, time", "layers x directions, batch") if lead else ("batch", "batch")
         raise ValueError(f"{name}: expected x ({axes}, {module.input_size}) and an initial state of "
-                         f"{len(sizes)} tensors ({state_axes}, hidden) = {shapes}, got x {x.shape} and {found}")
+                         f"{len(sizes)} tensors ({state_axes}, hidden) = {shapes}, got x {x.shape} and {found}"
+                         f"{BY_NAME * any(len(shape) < 2 for shape in found)}")
     return x, given
 
 
@@ -184,6 +188,10 @@ class Scan(_Recurrent):
         if isinstance(cell, Module) or not callable(cell):
             raise TypeError("Scan: expected cell to be a class or function that makes the cell of each layer and "
                             f"direction, cell(I, H), got {'a module: ' * isinstance(cell, Module)}{cell!r}")
+        try:
+            signature(cell).bind(input_size, hidden_size)
+        except TypeError as error:
+            raise TypeError(f"Scan: expected cell to be called as cell(I, H), got {cell!r}: {error}") from None
         super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
         self.cells: list[Module] = []
         for _ in range(self.num_layers):
@@ -197,7 +205,8 @@ class Scan(_Recurrent):
 
     def _pass(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         cell = self.cells[k]
-        step = (lambda x, state: (cell(x, *state),)) if self.bare else cell
+        step: Any = lambda x, state: (cell(x, *state),) if self.bare else cell(x, state)
+        step.__name__ = type(cell).__name__  # for errors
         return functional.unroll(step, x, start, lengths, bool(k % self.directions))
 
     def forward(self, x: Tensor, state: Any = None, lengths: Like = None) -> tuple[Tensor, Any]:

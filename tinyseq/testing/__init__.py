@@ -11,7 +11,8 @@ and times the GPU at hand.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,11 @@ def check_grad(fn: Function, *inputs: Any, order: int = 1, step: float = 1e-5, t
 
     The outputs, weighted by random numbers, are summed; the sum's slope along one random unit direction over all
     floating-point inputs must be what the gradients say, within `tolerance` of their size. `order=2` checks in the same
-    way the gradient as a function of the inputs and the weights (through `create_graph`). Choose inputs where `fn` is
-    smooth: not at a tie, not at a jump. Inputs that are no floating-point Tensors are passed on as they are.
+    way the gradient as a function of the inputs and the weights (through `create_graph`), which must also be the one
+    found without it: that of an op's `definition`. Choose inputs where `fn` is smooth: not at a tie, not at a jump.
+    Inputs that are no floating-point Tensors are passed on as they are. The parameters of a module given as `fn` itself
+    are checked as inputs, in float64 too; a function around one takes `module.to(ts.float64)`, and does not check them.
+    What is left to chance, as dropout in training, or does not depend on any input, is an AssertionError.
 
     >>> from tinyseq.testing import check_grad
     >>> check_grad(lambda x: x * ts.sigmoid(x), ts.tensor([0.3, -1.2]), order=2)
@@ -52,22 +56,31 @@ def check_grad(fn: Function, *inputs: Any, order: int = 1, step: float = 1e-5, t
     seed = check.integers("check_grad", 0, seed=seed)
     if not places:
         raise ValueError(f"check_grad: expected a floating-point Tensor among the inputs, got {inputs}")
-    points = [inputs[i] if inputs[i].dtype == np.float64 else inputs[i].astype(np.float64) for i in places]
+    parameters = dict(fn.named_parameters()) if hasattr(fn, "named_parameters") else {}
+    points = [x if x.dtype == np.float64 else x.astype(np.float64)
+              for x in [*(inputs[i] for i in places), *parameters.values()]]
+    names = [*(f"input {i}" for i in places), *parameters]
 
-    def of_floats(*floats: Tensor) -> Any:
-        return fn(*(dict(enumerate(inputs)) | dict(zip(places, floats, strict=True))).values())
+    def of_floats(*floats: Tensor, fn: Function = fn) -> Any:
+        with _lent(parameters.values(), floats[len(places) :]):
+            return fn(*(dict(enumerate(inputs)) | dict(zip(places, floats, strict=False))).values())
 
     rng, name, function = np.random.default_rng(seed), _name(fn), of_floats
-    for _ in range(order):
-        before = [x.numpy().copy() for x in map(Tensor.detach, points)]
-        outputs = _outputs(function, list(map(_leaf, points)))
-        for i, (x, held) in enumerate(zip(points, before, strict=True)):
-            if not np.array_equal(x.detach().numpy(), held, equal_nan=True):
-                raise AssertionError(f"{name}: it wrote to its input {i}, {describe(x)}: work on a copy")
+    for first in (True, False)[:order]:
+        outputs = _called(name, function, points, names)
         weights = [_like(rng.standard_normal(y.shape), y) for y in outputs]
-        _compare(name, function, points, weights, rng, step, tolerance)
+        found = _compare(name, function, points, weights, rng, step, tolerance, names)
+        if first and all(g is None for g in found) and any(x.size for x in points):
+            raise AssertionError(f"{name}: no output depends on {', '.join(names)}: there is nothing to check")
         function = functools.partial(_gradients, function, len(points))
+        if first and order == 2:  # what is differentiated next is what was checked
+            if getattr(fn, "definition", None):
+                own = _outputs(functools.partial(of_floats, fn=fn.definition), points)  # type: ignore[attr-defined]
+                _same(f"{name}: its definition gives something else", own, outputs, tolerance)
+            _same(f"{name}: the gradient with create_graph, of an op by its definition, is another",
+                  function(*map(_leaf, points), *weights), found, tolerance)
         name, points = f"the gradient of {name}", [*points, *weights]
+        names += [f"weights of output {i}" for i in range(len(weights))]
 
 
 def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None,
@@ -106,14 +119,48 @@ def check_shapes(fn: Function, *inputs: Any, shape: Any, dtype: Any = None,
             raise AssertionError(f"{given} is illegal, and raised nothing")
 
 
+@contextmanager
+def _lent(parameters: Iterable[Tensor], values: Iterable[Tensor]) -> Iterator[None]:
+    """Parameters that have other values, and other places in the graph, for a while."""
+    held = [(p, p._data, p.node) for p in parameters]
+    try:
+        for (p, *_), x in zip(held, values, strict=True):
+            p._data, p.node = x._data, x.node
+        yield
+    finally:
+        for p, data, node in held:
+            p._data, p.node = data, node
+
+
+def _called(name: str, fn: Function, points: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+    """The outputs, which must be the same in two calls that leave what they are given as it is."""
+    before = [x.detach().numpy().copy() for x in points]
+    outputs = _outputs(fn, list(map(_leaf, points)))
+    for which, x, held in zip(names, points, before, strict=True):
+        if not np.array_equal(x.detach().numpy(), held, equal_nan=True):
+            raise AssertionError(f"{name}: it wrote to its {which}, {describe(x)}: work on a copy")
+    _same(f"{name}: two calls differ, by what is left to chance (dropout: call eval() first) or remembered",
+          _outputs(fn, list(map(_leaf, points))), outputs, 1e-9)
+    return outputs
+
+
+def _same(problem: str, found: Sequence[Tensor | None], expected: Sequence[Tensor | None], tolerance: float) -> None:
+    """Refuse, with a `problem`, what differs by more than `tolerance` of its size; None is zeros."""
+    for i, pair in enumerate(zip(found, expected, strict=True)):
+        a, b = (0.0 if x is None else x.detach().numpy() for x in pair)
+        if (np.shape(a) != np.shape(b) and None not in pair) or not np.allclose(
+                a, b, tolerance, tolerance * (0.01 + np.max(np.abs(b), initial=0.0)), equal_nan=True):
+            raise AssertionError(f"{problem}: at {i} got {a}, expected {b}")
+
+
 def _compare(name: str, fn: Function, inputs: Sequence[Tensor], weights: Sequence[Tensor], rng: np.random.Generator,
-             step: float, tolerance: float) -> None:
-    """Hold the slope that the gradients give to that of central differences."""
+             step: float, tolerance: float, names: Sequence[str]) -> Sequence[Tensor | None]:
+    """Hold the slope that the gradients give to that of central differences. Returns the gradients."""
     found = _gradients(fn, len(inputs), *map(_leaf, inputs), *weights, create_graph=False)
     gradients = [np.zeros(x.shape) if g is None else g.numpy() for x, g in zip(inputs, found, strict=True)]
     for i, (x, g) in enumerate(zip(inputs, gradients, strict=True)):
         if g.shape != x.shape or g.dtype != x.dtype:
-            raise AssertionError(f"{name}: input {i} is {describe(x)}, its gradient {g.dtype}{list(g.shape)}")
+            raise AssertionError(f"{name}: {names[i]} is {describe(x)}, its gradient {g.dtype}{list(g.shape)}")
     size = np.sqrt(sum(np.sum(g * g) for g in gradients)) + 0.01
     directions = [rng.standard_normal(x.shape) for x in inputs]
     length = np.sqrt(sum(np.sum(d * d) for d in directions)) or 1.0
@@ -138,8 +185,9 @@ def _compare(name: str, fn: Function, inputs: Sequence[Tensor], weights: Sequenc
         for i, x in enumerate(inputs):
             differ, said = slopes([i])
             said += "" if not differ else "  <- differs" + (found[i] is None) * ": no gradient reaches it"
-            lines.append(f"  input {i}, {describe(x)}, alone: {said}")
+            lines.append(f"  {names[i]}, {describe(x)}, alone: {said}")
         raise AssertionError("\n".join(lines))
+    return found  # type: ignore[no-any-return]
 
 
 def _gradients(fn: Function, n: int, *args: Tensor, create_graph: bool = True) -> Any:
