@@ -2,9 +2,11 @@
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from http.server import ThreadingHTTPServer
 from itertools import chain
@@ -38,11 +40,11 @@ def served() -> Iterator[tuple[dict[str, Any], int]]:
     server.server_close()
 
 
-def ask(port: int, session: str, ids: list[int]) -> Any:
+def ask(port: int, session: Any, ids: Any, status: int = 200) -> Any:
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", "/", json.dumps({"session": session, "ids": ids}))
     answer = connection.getresponse()
-    assert answer.status == 200
+    assert answer.status == status
     found = json.loads(answer.read())
     connection.close()
     return found
@@ -73,6 +75,23 @@ def test_curl_asks_as_the_page_says(served: tuple[dict[str, Any], int]) -> None:
     assert body
     asked = json.loads(body[1])
     assert len(ask(port, **asked)) == 3 and asked["session"] in served[0]["states"]
+
+
+@pytest.mark.parametrize("ids", [[7000], [-1], 7, "abc", None, [1.5], ["a"], [[1, 2]], [[1], [2, 3]], [None]])
+def test_wrong_ids_are_answered_with_what_is_wrong(served: tuple[dict[str, Any], int], ids: Any) -> None:
+    names, port = served
+    ask(port, "a", [1])
+    before = names["states"]["a"]
+    assert ask(port, "a", ids, status=400)["error"] and names["states"]["a"] is before
+    assert "unhashable" in ask(port, ["a"], [1], status=400)["error"]
+
+
+def test_clients_that_connect_at_once_all_get_their_place(served: tuple[dict[str, Any], int]) -> None:
+    """Where the queue is full a connection is dropped, and tried again a second later."""
+    server = eval(START.replace("8000", "0").removesuffix(".serve_forever()\n"), served[0])
+    with server, ExitStack() as clients:
+        for _ in range(32):     # nobody takes them yet
+            clients.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=5))
 
 
 def test_no_grad_reaches_one_thread_and_a_state_without_it_keeps_its_graph(served: tuple[dict[str, Any], int]) -> None:
