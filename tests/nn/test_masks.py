@@ -46,6 +46,16 @@ def test_what_pytorch_says_otherwise_is_refused_with_the_conversion() -> None:
     for mask in (np.zeros((2, 3)), np.ones((3, 3), bool), np.ones(3, bool)):  # not boolean, not (B, S)
         with pytest.raises(ValueError, match="boolean mask, True where"):
             attend(x, mask=mask)
+    square, future = ts.ones((3, 3, 8)), np.triu(np.ones((3, 3), bool), 1)
+    for call in (lambda mask: attend(square, mask=mask), lambda mask: model(square, square, mask=mask, causal=True),
+                 lambda mask: layer(square, square, mask=mask), lambda mask: layer(square, square, memory_mask=mask)):
+        with pytest.raises(ValueError, match=r"mask \(3, 3\).* of a future to hide: pass causal=True"):
+            call(future)
+        with pytest.raises(ValueError, match=r"mask == 0, of one \(T, S\) .*mask\[None\].* causal=True"):
+            call(np.where(future, -np.inf, 0.0))
+        call(future.T | np.eye(3, dtype=bool))  # rows of 1, 2 and 3
+    attend(square[:2, :2], mask=future[:2, :2])
+    attend(square, mask=future[None])
     for lengths in ([1.0, 2.0], [4, 1], [-1, 1], [1], [1, 2, 3]):
         for attending in (attend, nn.TransformerEncoderLayer(8, 2)):
             with pytest.raises(ValueError, match="lengths"):
