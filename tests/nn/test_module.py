@@ -145,6 +145,25 @@ def test_what_modules_say() -> None:
         nn.Module()(1)
 
 
+DIFFERENT = """
+RNN(6, 5, nonlinearity='relu') | LSTM(2, 3, bias=False) | GRU(2, 3, num_layers=2, recurrent_dropout=0.1) | LSTM(2, 3)
+GRU(2, 3, bidirectional=True, reset='before') | RNNCell(2, 3, bias=False, nonlinearity='relu') | GRUCell(2, 3)
+CTCLoss(blank=3) | CTCLoss() | CTCLoss(reduction='sum', zero_infinity=True) | CRF(4) | SinusoidalPositions(4)
+LearnedPositions(9, 4) | LayerNorm((2, 3), eps=1e-05, bias=False) | LayerNorm((2,), eps=0.1) | RMSNorm((2,))
+LayerNorm((2,), eps=1e-05, elementwise_affine=False, bias=False) | RMSNorm((2,), eps=0.1, elementwise_affine=False)
+Dropout(p=0.5) | Linear(2, 3, bias=True) | Embedding(3, 2, padding_idx=0) | DotAttention(4, 4, scale=True)
+FixedContext(4, pool='max') | MultiheadAttention(8, 2, dropout=0.1, bias=False | AdditiveAttention(4, 6, 8
+MultiheadAttention(8, 4, kdim=3, num_kv_heads=2 | TransformerEncoderLayer(8, activation='gelu', norm_first=True
+""".strip().replace("\n", " | ").split(" | ")
+
+
+@pytest.mark.parametrize("said", DIFFERENT)
+def test_modules_say_what_differs_from_the_default(said: str) -> None:
+    call = said.replace("Layer(8", "Layer(8, 2").rstrip(")") + ")" * (said.count("(") > 0)
+    call = call + ")" * (call.count("(") - call.count(")"))
+    assert repr(eval(f"nn.{call}")).startswith(said)
+
+
 def test_parameters_are_copies_and_take_numbers() -> None:
     x, frozen = np.ones(3, "float32"), np.ones(3, "float32")
     frozen.flags.writeable = False

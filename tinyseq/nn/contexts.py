@@ -101,7 +101,7 @@ class DotAttention(Attention):
             raise ValueError(f"DotAttention: queries of query_size {query_size} and memory of memory_size {memory_size}"
                              " have no dot product: pass projected=True")
         self.projection = Linear(memory_size, query_size, bias=False) if projected else None
-        self.scale = 1 / math.sqrt(query_size) if scale else 1.0
+        self.scale = scale
 
     def keys(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """memory (B, S, memory_size) -> (B, S, query_size): W m, or m itself."""
@@ -109,7 +109,7 @@ class DotAttention(Attention):
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """query (B, T, query_size), keys (B, S, query_size) -> q · k (B, T, S)."""
-        return (query if self.scale == 1 else query * self.scale) @ keys.mT
+        return (query * (1 / math.sqrt(query.shape[-1])) if self.scale else query) @ keys.mT
 
 
 class AdditiveAttention(Attention):
@@ -126,7 +126,7 @@ class AdditiveAttention(Attention):
     """
 
     def __init__(self, query_size: int, memory_size: int, hidden_size: int) -> None:
-        self.query_size, self.memory_size, hidden_size = check.integers(
+        self.query_size, self.memory_size, self.hidden_size = check.integers(
             "AdditiveAttention", 1, query_size=query_size, memory_size=memory_size, hidden_size=hidden_size)
         self.query = Linear(query_size, hidden_size, bias=False)
         self.memory = Linear(memory_size, hidden_size)

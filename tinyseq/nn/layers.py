@@ -33,6 +33,8 @@ class Linear(Module):
     tensor(True)
     """
 
+    shown = ("bias",)
+
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
         in_features, out_features = check.integers("Linear", 0, in_features=in_features, out_features=out_features)
         bound = 1 / math.sqrt(in_features) if in_features else 0.0
@@ -45,9 +47,6 @@ class Linear(Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features) -> (..., out_features)."""
         return functional.linear(x, self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
 class Embedding(Module):
@@ -69,7 +68,7 @@ class Embedding(Module):
                  dtype: Any = np.float32) -> None:
         num_embeddings, embedding_dim = check.integers("Embedding", 0, num_embeddings=num_embeddings,
                                                        embedding_dim=embedding_dim)
-        self.padding_idx = padding_idx
+        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
         self.weight = init.normal_(Parameter(ops.zeros((num_embeddings, embedding_dim), dtype)))
         if padding_idx is not None:
             padding_idx = check.integers("Embedding", -num_embeddings, num_embeddings - 1, padding_idx=padding_idx)
@@ -79,10 +78,6 @@ class Embedding(Module):
     def forward(self, ids: Like) -> Tensor:
         """Integer ids (...) -> (..., embedding_dim)."""
         return functional.embedding(ids, self.weight, self.padding_idx)
-
-    def extra_repr(self) -> str:
-        padding = [] if self.padding_idx is None else [f"padding_idx={self.padding_idx}"]
-        return ", ".join([*map(str, self.weight.shape), *padding])
 
 
 def _shape(where: str, normalized_shape: Any) -> tuple[int, ...]:
@@ -106,19 +101,19 @@ class LayerNorm(Module):
     [[-1.34, -0.45, 0.45, 1.34], [-1.34, -0.45, 0.45, 1.34]]
     """
 
+    shown = ("eps",)
+
     def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
                  bias: bool = True, *, dtype: Any = np.float32) -> None:
         shape = _shape("LayerNorm", normalized_shape)
         self.normalized_shape, self.eps = shape, check.numbers("LayerNorm", least=0, eps=eps)
+        self.elementwise_affine = elementwise_affine
         self.weight = Parameter(ops.ones(shape, dtype)) if elementwise_affine else None
         self.bias = Parameter(ops.zeros(shape, dtype)) if elementwise_affine and bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., *normalized_shape) -> as x."""
         return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}"
 
 
 class RMSNorm(Module):
@@ -139,14 +134,12 @@ class RMSNorm(Module):
                  *, dtype: Any = np.float32) -> None:
         shape = _shape("RMSNorm", normalized_shape)
         self.normalized_shape, self.eps = shape, None if eps is None else check.numbers("RMSNorm", least=0, eps=eps)
+        self.elementwise_affine = elementwise_affine
         self.weight = Parameter(ops.ones(shape, dtype)) if elementwise_affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., *normalized_shape) -> as x."""
         return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}"
 
 
 class Dropout(Module):
@@ -163,15 +156,14 @@ class Dropout(Module):
     tensor(True)
     """
 
+    shown = ("p",)
+
     def __init__(self, p: float = 0.5) -> None:
         self.p = check.numbers("Dropout", least=0, below=1, p=p)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (...) -> as x."""
         return functional.dropout(x, self.p, self.training)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
 
 
 class Activation(Module):

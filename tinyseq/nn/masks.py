@@ -112,8 +112,8 @@ def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, leng
     if mask.dtype != np.bool or not wanted or any(m not in (1, n) for m, n in zip(mask.shape, wanted, strict=True)):
         raise ValueError(f"{name}: expected a boolean mask, True where a position takes part, of shape (B, S), "
                          f"(B, T, S) or (B, heads, T, S) with (B, heads, T, S) = {tuple(shape)}, got shape "
-                         f"{mask.shape} and dtype {mask.dtype}; of numbers that are added to scores it is mask == 0, of "
-                         "one (T, S) for all rows mask[None], and of a future to hide causal=True")
+                         f"{mask.shape} and dtype {mask.dtype}; of numbers that are added to scores it is mask == 0, "
+                         "of one (T, S) for all rows mask[None], and of a future to hide causal=True")
     if mask.ndim == 2 and 2 < len(mask) == shape[3] and np.array_equal(mask.numpy(), np.tri(len(mask)) == 0):
         raise ValueError(f"{name}: mask {mask.shape}, one row for each of the batch, is True above its diagonal alone, "
                          "as PyTorch's (T, T) of a future to hide: pass causal=True")

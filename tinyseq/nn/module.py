@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from inspect import Signature, signature
 from reprlib import recursive_repr
 from typing import Any, ClassVar, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
@@ -107,6 +108,7 @@ class Module:
     """
 
     training: bool = True
+    shown: ClassVar[tuple[str, ...]] = ()  # arguments in a `repr` that has their defaults too
     alone: ClassVar[bool] = True  # whether each position is treated by itself, so that a step may call it on one
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -265,8 +267,17 @@ class Module:
             [f"{type(self).__name__}({inside}", *lines]) + "\n)"
 
     def extra_repr(self) -> str:
-        """What `repr` shows between the brackets."""
-        return ""
+        """What `repr` shows between the brackets: of the constructor's arguments those without a default, and those
+        that differ from it or are always `shown`, where an attribute of that name is a number, text or a tuple. A layer
+        that an argument switches off is None."""
+        said, takes = [], signature(type(self).__init__).parameters
+        for name, value in ((name, vars(self)[name]) for name in takes if name in vars(self)):
+            default = takes[name].default
+            value = value is not None if default is True and not isinstance(value, bool) else value
+            value = getattr(value, "__name__", value)  # of a function
+            if isinstance(value, (int, float, str, tuple)) and (value != default or name in self.shown):
+                said.append(describe(value) if default is Signature.empty else f"{name}={describe(value)}")
+        return ", ".join(said)
 
 
 def matching(where: str, names: Collection[str], state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:

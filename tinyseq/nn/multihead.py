@@ -72,7 +72,7 @@ class MultiheadAttention(Attending):
                              f"num_kv_heads, got {embed_dim}, {num_heads} and {kv_heads}")
         self.embed_dim, self.num_heads, self.num_kv_heads = embed_dim, num_heads, kv_heads
         self.dropout = check.numbers("MultiheadAttention", least=0, below=1, dropout=dropout)
-        self.head_dim = embed_dim // num_heads
+        self.head_dim, self.bias, self.kdim, self.vdim = embed_dim // num_heads, bias, kdim, vdim
         narrow = self.head_dim * kv_heads
         self._rows = [embed_dim, embed_dim + narrow]  # where the rows of K and of V begin
         self.packed = {kdim, vdim} <= {None, embed_dim}
@@ -192,7 +192,7 @@ class MultiheadAttention(Attending):
         return ops.permute_dims(ops.reshape(x, (*x.shape[:2], *heads)), (0, 2, 1, 3))
 
     def extra_repr(self) -> str:
-        return f"{self.embed_dim}, {self.num_heads}"
+        return super().extra_repr().replace(f", num_kv_heads={self.num_heads}", "")
 
 
 def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:

@@ -60,8 +60,8 @@ class LearnedPositions(Module):
 
     def __init__(self, max_length: int, d_model: int, dtype: Any = np.float32) -> None:
         max_length, d_model = check.integers("LearnedPositions", 1, max_length=max_length, d_model=d_model)
-        self.d_model, weight = d_model, Parameter(ops.zeros((max_length, d_model), dtype))
-        self.weight = init.normal_(weight, std=0.02)
+        self.max_length, self.d_model = max_length, d_model
+        self.weight = init.normal_(Parameter(ops.zeros((max_length, d_model), dtype)), std=0.02)
 
     def forward(self, x: Tensor, ids: Like = None) -> Tensor:
         """x (B, T, d_model) -> the same shape. `ids`, (T,) or (B, T), are the positions: 0, 1, 2, ... unless given."""

@@ -117,12 +117,6 @@ class _Recurrent(Module):
             return x, tuple(part[None] for part in final)
         return x, tuple(ops.stack(list(parts)) for parts in zip(*finals, strict=True))
 
-    def extra_repr(self) -> str:
-        usual = {"num_layers": 1, "nonlinearity": "tanh", "dropout": 0.0, "bidirectional": False, "reset": "after",
-                 "recurrent_dropout": 0.0}
-        extra = [f"{name}={own!r}" for name, value in usual.items() if (own := getattr(self, name, value)) != value]
-        return ", ".join([str(self.input_size), str(self.hidden_size), *extra])
-
 
 class _Fused(_Recurrent):
     """What RNN, GRU and LSTM share: PyTorch's parameters, and kernels for a whole sequence."""
@@ -137,7 +131,7 @@ class _Fused(_Recurrent):
         super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
         self.recurrent_dropout = check.numbers(
             type(self).__name__, least=0, below=1, recurrent_dropout=recurrent_dropout)
-        self.sizes = (self.hidden_size,) * (2 if self.kind == "lstm" else 1)
+        self.sizes, self.bias = (self.hidden_size,) * (2 if self.kind == "lstm" else 1), bias
         self._suffixes = [f"_l{k}{way}" for k in range(self.num_layers) for way in ("", "_reverse")[: self.directions]]
         for k, suffix in enumerate(self._suffixes):
             width = self.input_size if k < self.directions else self.hidden_size * self.directions
@@ -383,11 +377,8 @@ class _Cell(Module):
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
         self.input_size, self.hidden_size = check.integers(type(self).__name__, 1, input_size=input_size,
                                                            hidden_size=hidden_size)
-        self.state_size = (self.hidden_size,) * 2 if self.kind == "lstm" else self.hidden_size
+        self.state_size, self.bias = (self.hidden_size,) * 2 if self.kind == "lstm" else self.hidden_size, bias
         _add_weights(self, self.kind, self.input_size, self.hidden_size, bias, dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}"
 
 
 class RNNCell(_Cell):
