@@ -56,7 +56,8 @@ def diagnose(facts: Facts) -> list[Finding]:
     lacks = re.search(r"nvrtc|cublas|cannot open source|could not open|headers|\.h\b", facts.kernel_error)
 
     found = _first(
-        (none and facts.container, "No NVIDIA driver reaches this container.", "docker run --gpus all ..."),
+        (none and facts.container and (asked or facts.hardware), "No NVIDIA driver reaches this container.",
+         "docker run --gpus all ..."),
         (none and facts.hardware, "There is an NVIDIA GPU, but no driver loads.", "sudo ubuntu-drivers install"),
         (none and asked, "No NVIDIA GPU is found, and TINYSEQ_BACKEND asks for one.", "export TINYSEQ_BACKEND=numpy"),
         (none, "No NVIDIA GPU is found: tinyseq runs on NumPy here.",

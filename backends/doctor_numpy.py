@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -67,8 +68,8 @@ def about() -> list[str]:
         ours = version("tinyseq")
     except PackageNotFoundError:
         ours = "(a checkout, not installed)"
-    found = [f"Python {platform.python_version()}, tinyseq {ours}, NumPy {np.__version__}, "
-             f"{', '.join(said) or 'no variable set'}",
+    found = [f"Python {platform.python_version()}, tinyseq {ours} in {sys.modules['tinyseq'].__path__[0]}, "
+             f"NumPy {np.__version__}, {', '.join(said) or 'no variable set'}",
              f"BLAS {built.get('name', 'unknown')} {built.get('version', '')}, {os.cpu_count()} processors: {taken}"]
     if blas:
         times = [f"{microseconds(n):,.0f} µs on {_threads(n)}" for n in counts()]

@@ -498,3 +498,13 @@ def test_torchs_bfloat16_safetensors_are_read(tmp_path: Path) -> None:
     torch_save({"x": x.bfloat16(), "h": x.half()}, tmp_path / "a.safetensors", metadata={"format": "pt"})
     read = checkpoint.load(tmp_path / "a.safetensors")
     same(read, {"x": x.bfloat16().float().numpy(), "h": x.half().numpy()})
+
+
+def test_arrays_in_a_list_are_refused_with_what_to_write(tmp_path: Path) -> None:
+    states = [{"m": ts.ones(2)}, {"m": np.zeros(3)}]
+    with pytest.raises(CheckpointError, match=r"opts\[0\]/m: a Tensor .*from a list: give each a key.*enumerate"):
+        checkpoint.save(tmp_path / "a.safetensors", {"opts": states})
+    with pytest.raises(CheckpointError, match=r"opts\[0\]: a ndarray .*from a list"):
+        checkpoint.save(tmp_path / "a.safetensors", {"opts": (np.ones(2),)})
+    checkpoint.save(tmp_path / "a.safetensors", {"opts": {str(i): x for i, x in enumerate(states)}})
+    assert checkpoint.load(tmp_path / "a.safetensors")["opts"]["1"]["m"].shape == (3,)

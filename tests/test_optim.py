@@ -510,3 +510,9 @@ def test_an_unknown_option_is_told_with_what_to_write() -> None:
             wrong(parameters, learning_rate=0.1)
         with pytest.raises(TypeError, match=rf"^{kind.__name__}\(parameters, lr=0.001, .*: missing 1 .*'parameters'"):
             wrong()
+
+
+def test_the_state_of_a_pytorch_optimizer_is_told_to_be_one() -> None:
+    state: dict[str, Any] = {"state": {0: {"step": 1.0}}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}
+    with pytest.raises(ValueError, match=r"^SGD: this is the state of a PyTorch optimizer.*optimizer\.lr"):
+        optim.SGD(nn.Linear(2, 3).parameters(), 0.1).load_state_dict(state)

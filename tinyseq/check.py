@@ -185,6 +185,8 @@ def describe(a: Any) -> str:
     """An argument in an error: dtype and shape of an array, a short form of what is plain, the type of what is not."""
     if isinstance(a, type):
         return a.__name__
+    if type(a).__name__ == "dtype" and hasattr(np, name := str(a).rpartition(".")[2]):  # PyTorch's
+        return f"{a} (here ts.{name})"
     if hasattr(a, "dtype") and hasattr(a, "shape"):
         if not isinstance(a.dtype, np.dtype):
             return f"{kind_of(a)} of {a.dtype}{list(a.shape)}"

@@ -308,6 +308,9 @@ def _encoded(value: Any, where: str, arrays: dict[str, Any] | None, depth: int =
         inside = [_encoded(v, f"{where}[{i}]", None, depth + 1) for i, v in enumerate(value)]
         return inside if kind is list else {"__tuple__": inside}
     if kind not in (dict, OrderedDict) or depth >= _DEPTH:
+        if isinstance(value, (Tensor, np.ndarray)) and arrays is None:
+            raise ValueError(f"{where}: a {kind.__name__} would not come back from a list: give each a key, such as "
+                             "its number, {str(i): x for i, x in enumerate(...)}")
         raise ValueError(f"{where}: a {kind.__name__} would not come back as it is (a file holds plain arrays by "
                          "their keys, None, bool, int of 2048 bits, float, str in Unicode, NumPy's numbers, and list, "
                          f"tuple and dict, to a depth of {_DEPTH})")

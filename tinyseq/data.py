@@ -178,7 +178,8 @@ def _frames(rows: list[Any]) -> list[NDArray[Any]]:
 
 def _ids(row: list[Any]) -> NDArray[np.int64]:
     if other := [x for x in row if isinstance(x, bool) or not hasattr(x, "__index__")]:
-        raise TypeError(f"expected sequences of integers, got {other[0]!r} in one; encode symbols first")
+        raise TypeError(f"expected sequences of integers, got {other[0]!r} in one; encode symbols first, and "
+                        "give floats as frames, (T, 1)")
     try:
         return np.array(list(map(index, row)), np.int64)
     except OverflowError:

@@ -139,6 +139,9 @@ class Optimizer:
         name = type(self).__name__
         if not isinstance(state, Mapping):
             raise TypeError(f"{name}.load_state_dict: expected what state_dict() gave, got a {type(state).__name__}")
+        if "param_groups" in state:
+            raise ValueError(f"{name}: this is the state of a PyTorch optimizer, whose moments are not taken: begin "
+                             "with new ones, and set the learning rate, optimizer.lr = ...")
         given = state.get("optimizer", name), state.get("parameters", len(self.parameters))
         if given != (name, len(self.parameters)):
             raise ValueError(f"{name}: this state was saved by another optimizer, {given[0]} over {given[1]} "

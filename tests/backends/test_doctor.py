@@ -20,7 +20,9 @@ CASES = [
     (Facts({}, environment=ASKED), "No NVIDIA GPU is found, and TINYSEQ_BACKEND asks for one",
      "export TINYSEQ_BACKEND=numpy"),
     (Facts({}, hardware=True), "no driver loads", "sudo ubuntu-drivers install"),
-    (Facts({}, container=True), "container", "docker run --gpus all ..."),
+    (Facts({}, container=True, hardware=True), "container", "docker run --gpus all ..."),
+    (Facts({}, container=True, environment=ASKED), "container", "docker run --gpus all ..."),
+    (Facts({}, container=True), "tinyseq runs on NumPy here", AGAIN),
     (Facts({}, driver=13010), "CuPy is not installed", "pip install 'tinyseq[cuda13]'"),
     (Facts({}, driver=12040), "CuPy is not installed", "pip install 'tinyseq[cuda12]'"),
     (Facts({}, driver=14000), "CuPy is not installed", "pip install 'tinyseq[cuda13]'"),
@@ -138,6 +140,11 @@ def test_it_runs_here() -> None:
         assert done.stderr == "" and done.stdout.startswith("NumPy works")
         no_gpu = doctor.driver_version() == 0 and not doctor.gpu_on_bus()
         assert done.returncode == (0 if "All is well" in done.stdout or (no_gpu and not asked) else 1)
+
+
+def test_help_is_help_alone() -> None:
+    done = subprocess.run([sys.executable, "-m", "tinyseq.doctor", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage") and "NumPy works:" not in done.stdout
 
 
 def test_variables_that_lead_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from tinyseq.backends import doctor_numpy, load, threads
 
+import tinyseq as ts
+
 
 @pytest.fixture
 def state(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
@@ -44,7 +46,8 @@ def test_it_leaves_the_threads_as_they_were(state: dict[str, int]) -> None:
 def test_it_says_how_many_threads_and_what_a_small_product_takes(state: dict[str, int],
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     versions, blas, product = doctor_numpy.about()
-    assert "no variable set" in versions and blas.endswith("large products take 8 threads, others 1")
+    assert f" in {ts.__path__[0]}, NumPy" in versions and "no variable set" in versions
+    assert blas.endswith("large products take 8 threads, others 1")
     assert re.search(r"takes [\d,]+ µs on 1 thread, [\d,]+ µs on 8 threads$", product)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.setattr(threads, "_large", float("inf"))

@@ -536,3 +536,22 @@ def test_wrong_arguments_of_a_constructor_name_the_public_class(name: str) -> No
         listed = ", ".join(p.name for p in needed)
         with pytest.raises(TypeError, match=rf"^{name}\({listed}[,)].*missing .*{needed[0].name}"):
             kind()
+
+
+def test_a_prefix_before_all_names_is_told_with_the_rule_that_removes_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    for prefix in ("module.", "a.b."):
+        state = {prefix + k: v for k, v in model.state_dict().items()}
+        with pytest.raises(KeyError) as error:
+            model.load_state_dict(state)
+        assert f'checkpoint.rename(state, {{"{prefix}": ""}}) has these names' in error.value.args[0]
+        model.load_state_dict(ts.checkpoint.rename(state, {prefix: ""}))
+        with pytest.raises(KeyError, match=r"loads what fits[\"']$"):
+            model.load_state_dict(state | {"more": ts.ones(1)})
+
+
+def test_a_dtype_of_another_library_is_told_with_ours() -> None:
+    theirs = type("dtype", (), {"__repr__": lambda self: "torch.float64"})()
+    for call in (nn.Linear(2, 3).to, lambda dtype: nn.Linear(2, 3, dtype=dtype), ts.ones(2).astype):
+        with pytest.raises(TypeError, match=r"got torch\.float64 \(here ts\.float64\)"):
+            call(theirs)

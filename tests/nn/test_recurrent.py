@@ -677,3 +677,10 @@ def test_the_pages_language_model_decodes_rows_as_they_come_alone() -> None:
         scores = ts.decode.score(model, alone, int(last[i]), [one.tokens + [0] * (len(one.tokens) < 30)]).total
         assert abs(scores.item() - one.score) < 1e-4 * max(1, abs(one.score))
     assert len(PAGE["fresh"]) == 3 and len(PAGE["best"]) == 2 and PAGE["total"].shape == (2,)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_a_packed_sequence_is_told_what_to_give(kind: Any) -> None:
+    packed = type("PackedSequence", (), {"batch_sizes": [2, 1]})()
+    with pytest.raises(TypeError, match=r"got a PackedSequence: .*\(batch, time, features\), and its lengths=$"):
+        kind(3, 4)(packed)

@@ -283,3 +283,8 @@ def test_a_crf_does_not_decode_what_is_no_number() -> None:
 def test_wrong_calls_say_what_is_wrong(make: Callable[[], Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+def test_pytorchs_layout_is_told_which_axes_to_swap() -> None:
+    with pytest.raises(ValueError, match=r"\(5, 2, 3\).*PyTorch's \(T, B, C\) swap the first two axes"):
+        nn.CTCLoss()(np.zeros((5, 2, 3)), [[1], [1]], [5, 5], [1, 1])

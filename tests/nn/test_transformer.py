@@ -167,3 +167,11 @@ def test_padding_may_be_nan_in_values_and_gradients(seed: int, where: str, bad: 
         found.append([y, x.grad, *(p.grad for p in module.parameters() if p.grad is not None)])
     for zero, other in zip(*found, strict=True):
         close(other, zero)
+
+
+def test_an_activation_of_pytorchs_is_refused_when_the_layer_is_made() -> None:
+    theirs: Any = lambda x: x
+    theirs.__module__ = "torch.nn.functional"
+    for make in (nn.TransformerEncoderLayer, nn.Transformer):
+        with pytest.raises(ValueError, match=r"activation to be one of relu, .*of torch$"):
+            make(8, 2, activation=theirs)

@@ -284,8 +284,11 @@ def matching(where: str, names: Collection[str], state: Mapping[str, Any], stric
     """The `names` of a module that a state lacks, and those that it has besides: refused, if `strict`."""
     missing, unexpected = [k for k in names if k not in state], [k for k in state if k not in names]
     if strict and (missing or unexpected):
+        first = str(next(iter(state), ""))
+        above = next((a for k in names if {(a := first.removesuffix(k)) + name for name in names} == state.keys()), "")
+        renamed = f'; checkpoint.rename(state, {{"{above}": ""}}) has these names' if above else ""
         raise KeyError(f"{where}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}; strict=False "
-                       "loads what fits")
+                       f"loads what fits{renamed}")
     return IncompatibleKeys(missing, unexpected)
 
 

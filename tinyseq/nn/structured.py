@@ -107,7 +107,8 @@ class CTCLoss(Module):
         if log_probs.ndim != 3 or log_probs.dtype.kind != "f" or not fits:
             raise ValueError("CTCLoss: expected floating-point log_probs (B, T, C), targets (B, S), input_lengths and "
                              f"target_lengths (B,), got {log_probs.dtype} and shapes {log_probs.shape}, {shapes[0]}, "
-                             f"{shapes[1]} and {shapes[2]}")
+                             f"{shapes[1]} and {shapes[2]}; of PyTorch's (T, B, C) swap the first two axes, "
+                             "log_probs.permute_dims(1, 0, 2)")
         rows, steps, classes = log_probs.shape
         if self.blank >= classes:
             raise ValueError(f"CTCLoss: expected a blank from 0 to {classes - 1}, got {self.blank}")

@@ -45,9 +45,10 @@ def checked_sizes(name: str, d_model: int, nhead: int, dim_feedforward: int, dro
     if d_model % nhead:
         raise ValueError(f"{name}: expected d_model to be a multiple of nhead, got {d_model} and {nhead}")
     check.numbers(name, least=0, below=1, dropout=dropout)
-    if isinstance(activation, type) or (activation not in ACTIVATIONS and not callable(activation)):
-        raise ValueError(f"{name}: expected activation to be one of {', '.join(ACTIVATIONS)}, or a function, got "
-                         f"{check.describe(activation)}")
+    foreign = str(getattr(activation, "__module__", "")).startswith("torch")
+    if isinstance(activation, type) or foreign or (activation not in ACTIVATIONS and not callable(activation)):
+        raise ValueError(f"{name}: expected activation to be one of {', '.join(ACTIVATIONS)}, or a function of Tensors "
+                         f"as those of nn.functional, got {check.describe(activation)}{' of torch' * foreign}")
     check.choice(name, ("layer", "rms"), norm=norm)
     if layer_norm_eps is not None or norm == "layer":  # None is RMSNorm's own
         check.numbers(name, least=0, layer_norm_eps=layer_norm_eps)
