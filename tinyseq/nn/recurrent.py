@@ -55,8 +55,8 @@ def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -
     """x and the initial state, zeros unless given, of shapes (*lead, B, size); what does not fit is refused by name."""
     name = type(module).__name__
     if hasattr(x, "batch_sizes") and not isinstance(x, Tensor):  # PyTorch's
-        raise TypeError(f"{name}: expected x as an array, got a {type(x).__name__}: give what was packed, (batch, time, "
-                        "features), and its lengths=")
+        raise TypeError(f"{name}: expected x as an array, got a {type(x).__name__}: give what was packed, (batch, "
+                        "time, features), and its lengths=")
     x = numbers(name, "x as a Tensor", x)
     shapes = [(*lead, *x.shape[:1], size) for size in sizes]
     if state is not None and not isinstance(state, (tuple, list)):
