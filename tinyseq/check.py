@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature, signature
 from types import CodeType, FrameType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -175,6 +175,27 @@ def _message(where: str, kind: str, name: str, value: Any, least: Any, most: Any
     return f"{where}: expected {kind} {low}{name}{high}, got {describe(value)}"
 
 
+# --- names that are not there ----------------------------------------------------------------------------------------
+
+
+def public(module: str, *kinds: type) -> None:
+    """What a module lists, as tab completion asks, is its `__all__`; another name, or one that these classes' objects
+    lack, is an error that says what to write."""
+    room = sys.modules[module]
+    vars(room).update(__dir__=lambda: sorted(room.__all__), __getattr__=functools.partial(missing, room))
+    for kind in kinds:
+        setattr(kind, "__getattr__", missing)  # noqa: B010 - not in type checkers' sight
+
+
+def missing(owner: object, name: str) -> NoReturn:
+    """`__getattr__` of modules and classes: an error that says what to write in the place of a name."""
+    if name[:2] == "__":  # what Python and NumPy ask for
+        raise AttributeError(name)
+    from tinyseq.names import missing as tell  # `from tinyseq import names` would ask here for it
+
+    tell(owner, name)
+
+
 # --- what an error says ----------------------------------------------------------------------------------------------
 
 
@@ -299,16 +320,27 @@ def constructor(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatena
             if error.__traceback__ is None or error.__traceback__.tb_next:  # from within
                 raise
             maker = next(frame for frame in frames(error) if frame.f_code is make.__code__).f_locals["self"]
-            lack = str(error).partition("() ")[2]
-            lack = "too many arguments by place" if lack.startswith("takes") else lack
             owner = "" if maker is self else f"{type(maker).__name__}: "
-            raise TypeError(f"{owner}{type(self).__name__}{_takes(type(self))}: {lack}") from None
+            raise TypeError(f"{owner}{type(self).__name__}{refused(error, _takes(type(self)))}") from None
 
     return functools.wraps(init)(make)  # type: ignore[return-value]
 
 
-def _takes(kind: type) -> str:
-    """(argument, argument=default, ...) of a class, with what its constructor hands on to those that it extends."""
+def refused(error: TypeError, takes: Signature) -> str:
+    """What the error of a call itself says: all that the called `takes`, and what an unknown argument is there."""
+    from tinyseq import names
+
+    listed = takes.replace(parameters=[p.replace(annotation=p.empty) for p in takes.parameters.values()],
+                           return_annotation=takes.empty)
+    lack = str(error).partition("() ")[2]
+    lack = "too many arguments by place" if lack.startswith("takes") else lack
+    unknown = re.match("got an unexpected keyword argument '(.*?)'", lack)
+    advice = names.meant(unknown[1], [*takes.parameters]) if unknown else []
+    return re.sub(r"<class '[\w.]*\b(\w+)'>", r"\1", "; ".join([f"{listed}: {lack}", *advice]))
+
+
+def _takes(kind: type) -> Signature:
+    """The arguments of a class, with what its constructor hands on to those that it extends."""
     found: list[Parameter] = []
     for init in [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]:
         rest = [p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -316,13 +348,14 @@ def _takes(kind: type) -> str:
             break
         known = {p.name for p in rest}
         found = rest + [p for p in [*signature(init).parameters.values()][1:] if p.name not in known]
-    listed = Signature([p.replace(annotation=p.empty) for p in sorted(found, key=lambda p: p.kind)])
-    return re.sub(r"<class '[\w.]*\b(\w+)'>", r"\1", str(listed))
+    return Signature(sorted(found, key=lambda p: p.kind))
 
 
 def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:
     """An `error` with the name and the arguments of the public function that was called, and with the class, or the
     function of another kind, that called that."""
+    from tinyseq import names
+
     owner, frame = "", sys._getframe(2)
     while frame and frame.f_globals.get("__name__", "").startswith("tinyseq"):
         room, path = frame.f_globals["__name__"].partition(".")[2], frame.f_code.co_qualname.split(".")
@@ -334,14 +367,14 @@ def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mappin
         frame = frame.f_back  # type: ignore[assignment]
     text, name, parameters = str(error), function.__name__.lstrip("_"), signature(function).parameters
     unknown = next((key for key in kwargs if key not in parameters), "")
-    if unknown or not text.startswith(f"{name}("):  # as an inner call has told already
+    whole = "" if isinstance(error, IndexError) or "missing" in text else names.by_place(name, list(parameters), args)
+    if unknown or whole or not text.startswith(f"{name}("):  # as an inner call has told already
         named = {**dict(zip(parameters, args, strict=False)), **kwargs}
-        shown = ", ".join(f"{'x' if key == 'self' else key}={describe(a)}" for key, a in named.items())
+        shown = ", ".join(f"{'x' if key == 'self' else key}={describe(a)}" for key, a in named.items()
+                          if key != "self" or _array(a))
         misfit = "" if isinstance(error, IndexError) else _misfit(named, parameters, error)
-        if unknown:
-            from tinyseq import names
-
-            misfit = names.unknown(unknown, list(parameters))
+        if unknown or whole:
+            misfit = whole or names.unknown(unknown, list(parameters))
         text = f"{name}({shown}): {misfit or text.removeprefix(f'{name}: ')}"
     text = f"{owner}: {text}" if owner and not text.startswith(f"{owner}: ") else text
     # NumPy has subclasses; an attribute that is missing means that the argument is no tensor

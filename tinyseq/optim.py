@@ -19,6 +19,8 @@ from tinyseq.engine.autograd import watcher
 from tinyseq.engine.tensor import Array, Tensor, namespace
 from tinyseq.interrupts import uninterrupted
 
+__all__ = ["Adam", "AdamW", "Optimizer", "SGD", "clip_grad_norm_"]
+
 
 class Optimizer:
     """What all optimizers share: the parameters, their state, and who is skipped.
@@ -46,6 +48,7 @@ class Optimizer:
     slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
     hyperparameters: tuple[str, ...] = ("lr",)
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         name = type(self).__name__
         self.parameters, self.lr = _leaves(name, parameters), lr
@@ -73,6 +76,7 @@ class Optimizer:
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyperparameters)
         return f"{type(self).__name__}({len(self.parameters)} parameter{'s' * (len(self.parameters) > 1)}, {options})"
 
+    @check.explained
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for p in self.parameters:
@@ -180,6 +184,7 @@ class SGD(Optimizer):
     slots = ("momentum",)
     hyperparameters = ("lr", "momentum", "weight_decay", "nesterov")
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, momentum: float = 0.0, *,
                  weight_decay: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(parameters, lr)
@@ -213,6 +218,7 @@ class Adam(Optimizer):
     hyperparameters = ("lr", "betas", "eps", "weight_decay")
     decoupled = False
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, lr)
@@ -236,6 +242,7 @@ class AdamW(Adam):
 
     decoupled = True
 
+    @check.constructor
     def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.01) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)

@@ -74,8 +74,8 @@ def test_activations_take_their_options_by_place_and_no_others() -> None:
     same(nn.LeakyReLU(0.2)(x), F.leaky_relu(x, 0.2))
     same(nn.ELU(0.5)(x), F.elu(x, 0.5))
     same(nn.GELU("tanh")(x), F.gelu(x, "tanh"))
-    for wrong, message in ((lambda: nn.ReLU(inplace=True), r"ReLU: expected options of \[\], got inplace=True"),
-                           (lambda: nn.Softplus(2.0), r"Softplus: expected options of \[\], got 2.0")):
+    for wrong, message in ((lambda: nn.ReLU(inplace=True), r"ReLU: expected no options, got inplace=True"),
+                           (lambda: nn.Softplus(2.0), r"Softplus: expected no options, got 2.0")):
         with pytest.raises(TypeError, match=message):
             wrong()
 

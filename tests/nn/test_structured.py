@@ -70,8 +70,8 @@ def test_ctc_is_the_sum_over_all_alignments(case: tuple, more: int, seed: int) -
     ([[1, 1]], [2], [2], "row 0 has 2 frames, its 2 targets need at least 3"),
     ([[0, 1]], [4], [2], "none the blank 0; row 0 is \\[0, 1\\]"),
     ([[1, 3]], [4], [2], "targets from 0 to 2"),
-    ([[1, 2]], [5], [2], "input_lengths as 1 integers from 0 to the 4 steps, .*\\[5\\]"),
-    ([[1, 2]], [4], [3], "target_lengths as 1 integers from 0 to the 2 steps"),
+    ([[1, 2]], [5], [2], "input_lengths as 1 integer from 0 to the 4 steps, .*\\[5\\]"),
+    ([[1, 2]], [4], [3], "target_lengths as 1 integer from 0 to the 2 steps"),
     ([1, 2], [4], [2], "targets \\(B, S\\)"),
 ])
 def test_ctc_refuses_what_it_cannot_spell(targets: list, frames: list, counts: list, words: str) -> None:

@@ -51,6 +51,7 @@ def checked_lengths(lengths: Like, steps: int, rows: int | None = None, where: s
                         f"{error}") from None
     wrong = data.ndim != 1 or rows not in (None, len(data)) or (data.size and data.dtype.kind not in "iu")
     if wrong or (backends.on_host(data) and data.size and not (data.min() >= 0 and data.max() <= steps)):
-        raise ValueError(f"{where and f'{where}: '}expected {name} as {'B' if rows is None else rows} integers from 0 "
-                         f"to the {steps} steps, got shape {data.shape} and dtype {data.dtype}: {data.tolist()}")
+        raise ValueError(f"{where and f'{where}: '}expected {name} as {'B' if rows is None else rows} "
+                         f"integer{'s' * (rows != 1)} from 0 to the {steps} steps, got shape {data.shape} and "
+                         f"dtype {data.dtype}: {data.tolist()}")
     return data.astype(np.int64, copy=False)

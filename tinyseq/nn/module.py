@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from inspect import signature
 from reprlib import recursive_repr
 from typing import Any, ClassVar, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
@@ -319,8 +320,12 @@ def _place(error: Exception) -> None:
     """Begin an error with the path from the outermost module that was called to the innermost, once. It may not be by
     `__call__` that it was called: a module is what a frame knows as `self`."""
     frames = check.frames(error)
-    if [frame for frame in frames if frame.f_code is Module.__call__.__code__][-1] is not sys._getframe(1):
+    caller = sys._getframe(1)
+    if [frame for frame in frames if frame.f_code is Module.__call__.__code__][-1] is not caller:
         return  # it was told further in
+    if isinstance(error, TypeError) and frames[-1] is caller:  # of the call itself
+        module = caller.f_locals["self"]
+        error.args = (f"{type(module).__name__}.forward{check.refused(error, signature(module.forward))}",)
     called = [own for frame in frames if isinstance(own := frame.f_locals.get("self"), Module)]
     paths = (path for inner in called[::-1] for outer in called for path, part in _walk(outer) if part is inner)
     path = next(paths, "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,10 @@ def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -
     """x and the initial state, zeros unless given, of shapes (*lead, B, size); what does not fit is refused by name."""
     x = ops.operand(x)
     shapes = [(*lead, *x.shape[:1], size) for size in sizes]
+    by_name = "; lengths go by name, lengths=" if lead else ""
     if hasattr(state, "shape"):
         raise TypeError(f"{type(module).__name__}: expected the initial state as a tuple of {len(sizes)} Tensors, got "
-                        f"one tensor, {check.describe(state)}")
+                        f"one tensor, {check.describe(state)}{by_name}")
     if state is None:
         state = [Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes]
     given = tuple([ops.like(x, part) for part in state])
@@ -63,8 +64,16 @@ def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -
     if not fits or found != shapes:
         axes, state_axes = ("batch, time", "layers x directions, batch") if lead else ("batch", "batch")
         raise ValueError(f"{type(module).__name__}: expected x ({axes}, {module.input_size}) and an initial state of "
-                         f"{len(sizes)} tensors ({state_axes}, hidden) = {shapes}, got x {x.shape} and {found}")
+                         f"{len(sizes)} tensors ({state_axes}, hidden) = {shapes}, got x {x.shape} and {found}"
+                         f"{by_name}")
     return x, given
+
+
+def _shown(module: Any, usual: Mapping[str, Any]) -> str:
+    """What `repr` says of a layer or cell: its sizes, and what is not as usual."""
+    usual = {**usual, "nonlinearity": "tanh", "reset": "after"}
+    extra = [f"{k}={getattr(module, k)!r}" for k, value in usual.items() if getattr(module, k, value) != value]
+    return ", ".join([str(module.input_size), str(module.hidden_size), *extra])
 
 
 class _Recurrent(Module):
@@ -113,15 +122,18 @@ class _Recurrent(Module):
         return x, tuple(ops.stack(list(parts)) for parts in zip(*finals, strict=True))
 
     def extra_repr(self) -> str:
-        usual = {"num_layers": 1, "dropout": 0.0, "bidirectional": False}
-        extra = [f"{name}={getattr(self, name)}" for name, value in usual.items() if getattr(self, name) != value]
-        return ", ".join([str(self.input_size), str(self.hidden_size), *extra])
+        usual = {"num_layers": 1, "dropout": 0.0, "bidirectional": False, "recurrent_dropout": 0.0}
+        return _shown(self, usual)
 
 
 class _Fused(_Recurrent):
     """What RNN, GRU and LSTM share: PyTorch's parameters, and kernels for a whole sequence."""
 
     kind = "lstm"
+    weight_ih_l0: Parameter  # as those of further layers and directions, which type checkers do not know
+    weight_hh_l0: Parameter
+    bias_ih_l0: Parameter
+    bias_hh_l0: Parameter
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = True,
@@ -368,6 +380,10 @@ class _Cell(Module):
     """What the cells share: PyTorch's parameters, and a first state of zeros."""
 
     kind = "lstm"
+    weight_ih: Parameter
+    weight_hh: Parameter
+    bias_ih: Parameter
+    bias_hh: Parameter
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
         self.input_size, self.hidden_size = check.integers(type(self).__name__, 1, input_size=input_size,
@@ -376,7 +392,7 @@ class _Cell(Module):
         _add_weights(self, self.kind, self.input_size, self.hidden_size, bias, dtype)
 
     def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}"
+        return _shown(self, {})
 
 
 class RNNCell(_Cell):
