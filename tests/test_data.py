@@ -180,7 +180,7 @@ def test_batches_do_not_depend_on_the_width_of_lengths(rows: list[int], size: in
 
 @pytest.mark.parametrize(("wrong", "size", "error", "message"), [
     (1, 2, TypeError, r"lengths \(N,\) or \(N, K\), got 1"), (np.ones((2, 2, 2), int), 2, ValueError, "of shape"),
-    ([1], 0, ValueError, "1 <= size, got 0"), ([1], 1.5, TypeError, "1 <= size, got 1.5"),
+    ([1], 0, ValueError, "1 <= size, got 0"), ([1], 1.5, TypeError, "expected size to be an integer, got 1.5"),
     ([1.0], 2, TypeError, "integers, got float64"), (["a"], 2, TypeError, "integers, got <U1"),
     ([True], 2, TypeError, "got bool"), ([-1], 2, ValueError, "from 0 on, got -1"), ([[]], 2, ValueError, "of shape"),
     ([[1], [1, 2]], 2, ValueError, "inhomogeneous shape"), (None, 2, TypeError, "got None")])

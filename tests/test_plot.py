@@ -60,7 +60,7 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
             ("words", ([[1]], [[1]], "t"), TypeError, "rows as a list of str"),
             ("words", (3, [], "t"), TypeError, "got 3"),
             ("words", ([["a"]], [["b"]], "t"), TypeError, "values as an array of numbers, got dtype <U1"),
-            ("words", ([["a"]], [[1]], 3), TypeError, "title as a list of str, got 3"),
+            ("words", ([["a"]], [[1]], 3), TypeError, "expected title to be text, got 3"),
             ("curves", ({}, "x"), ValueError, "no panel"), ("curves", (3, "x"), TypeError, "panels as a dictionary"),
             ("curves", ([2.0, 1.0], "x"), TypeError, r"panels as a dictionary by names, got \[2.0, 1.0\]"),
             ("curves", ({"a": 3}, "x"), TypeError, "curve 'a' as a list, got 3"),

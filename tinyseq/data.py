@@ -3,6 +3,8 @@
 Everything here is plain Python and NumPy on the host; a batch becomes a tensor where the model takes it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from operator import index
 from typing import Any, ClassVar, SupportsIndex

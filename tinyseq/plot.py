@@ -9,6 +9,8 @@ drawn as they are: a dollar sign begins no formula. Chinese, Japanese and Korean
 one is here; a character that no font has is drawn as its number, 4e2d for U+4E2D, and a warning says so.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO

@@ -50,7 +50,7 @@ def test_what_pytorch_says_otherwise_is_refused_with_the_conversion() -> None:
         for attending in (attend, nn.TransformerEncoderLayer(8, 2)):
             with pytest.raises(ValueError, match="lengths"):
                 attending(x, lengths=lengths)
-    with pytest.raises(ValueError, match="lengths as 1 integers"):  # not one row three times
+    with pytest.raises(ValueError, match="lengths as 1 integer"):  # not one row three times
         nn.TransformerEncoderLayer(8, 2)(x[:1], lengths=[1, 2, 3])
     with pytest.raises(ValueError, match=r"expected (src|query)"):
         attend(ts.ones((2, 3, 7)))

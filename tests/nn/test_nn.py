@@ -9,7 +9,7 @@ from tinyseq import nn
 
 def test_all_names_are_listed_once() -> None:
     public = {name for name, made in vars(nn).items() if not name.startswith("_") and not inspect.ismodule(made)}
-    assert sorted(nn.__all__) == sorted({*public, "convert", "init"})
+    assert sorted(nn.__all__) == sorted({*public, "convert", "functional", "init"})
 
 
 @pytest.mark.reference
