@@ -49,7 +49,8 @@ class _Namespaces(dict[type, Any]):
             if base in self.keys():
                 return self.setdefault(kind, self[base])
         library = "" if kind.__module__ == "builtins" else kind.__module__.partition(".")[0] + "."
-        raise TypeError(f"expected a Tensor or an array, got {library}{kind.__name__}")
+        advice = ": ts.tensor makes one" * (kind in (list, tuple, int, float))
+        raise TypeError(f"expected a Tensor or an array, got {library}{kind.__name__}{advice}")
 
 
 namespaces = _Namespaces()
@@ -90,7 +91,7 @@ def _find(name: str) -> Any:
         if entry.name == name:
             return entry.load()
     raise ValueError(f"load, use_backend: unknown backend {name!r}: expected name to be one of {', '.join(BUILT_IN)}, "
-                     "or an installed plug-in's")
+                     "or an installed plug-in's; PyTorch's cuda is cupy here, its cpu numpy, and there is no bfloat16")
 
 
 class _Choice(NamedTuple):

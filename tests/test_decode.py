@@ -708,6 +708,6 @@ def test_states_and_what_is_decoded_show_shapes_and_no_thousands_of_numbers(step
     assert shown[1] == ("LanguageState(cache=float32[2, 2, 2, 2, 0, 15], length=0, filled=int64[], starts=None, memory="
                         f"[{pair}, {pair}], mask=None, weights=None)")
     tokens = ", ".join([*map(str, found[0].tokens[:32]), *["..."] * (steps > 32)])
-    assert shown[3] == f"Hypothesis(tokens=[{tokens}], alignment=float32[{steps}, 50], score={found[0].score})"
+    assert shown[3] == f"Hypothesis(tokens=[{tokens}], alignment=float32[{steps}, 50], score={found[0].score:.4g})"
     assert shown[4] == "Step(rows=int64[2], tokens=int64[2], scores=float64[2], weights=float32[2, 50])"
     assert shown[5] == f"Scores(tokens=float32[2, {steps}], total=float32[2], alignment=None)"

@@ -6,6 +6,7 @@
 import copy
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 import traceback
@@ -23,7 +24,9 @@ from tinyseq.engine.tensor import Tensor
 PAGE = Path(__file__).parents[1] / "docs" / "coming-from-pytorch.md"
 TITLES = {"tensors": "functions, `ts.name` and `x.name`", "ts": "of `ts`", "x": "of a Tensor x", "nn": "of `nn`",
           "F": "of `F`, which is `tinyseq.functional`", "optim": "of `optim`", "nn.init": "of `nn.init`",
-          "ts.random": "of `ts.random`", "module": "of a module", "optimizer": "of an optimizer"}
+          "module": "of a module", "optimizer": "of an optimizer",
+          "vocabulary": "of a `ts.data.Vocabulary`", "hypothesis": "of a `ts.decode.Hypothesis`",
+          **{place: f"of `{place}`" for place in names.NAMES if place.startswith("ts.")}}
 
 # What works, and what it gives: ~ parts the two.
 WORK = """
@@ -176,6 +179,13 @@ optimizer.param_groups optimizer.add_param_group({}) optimizer.defaults optimize
 """.split()
 
 
+class Count:
+    """A decoder that writes n + 1 after n."""
+
+    def step(self, tokens: Any, state: Any) -> Any:
+        return ts.one_hot(tokens + 1, 9) * 99.0, state
+
+
 def world() -> dict[str, Any]:
     """What the expressions are about."""
     a = np.array([[1.0, 2.0, 0.5], [0.25, 3.0, 1.5]], np.float32)
@@ -185,7 +195,8 @@ def world() -> dict[str, Any]:
     return {"ts": ts, "np": np, "nn": nn, "F": functional, "optim": optim, "a": a, "b": b, "x": ts.tensor(a),
             "y": ts.tensor(b), "q": ts.ones((1, 2, 4)), "p": ts.tensor(a, requires_grad=True),
             "ids": ts.tensor([1, 0]), "mask": ts.tensor(a > 1), "model": model, "params": model.parameters(),
-            "optimizer": optim.AdamW(model.parameters())}
+            "optimizer": optim.AdamW(model.parameters()), "axis": 0, "vocabulary": ts.data.Vocabulary("abc"),
+            "decoder": Count(), "state": ts.zeros(1), "hypothesis": ts.decode.Hypothesis([4], None, -0.5)}
 
 
 def test_at_least_as_many_as_were_tried_are_typed() -> None:
@@ -248,7 +259,7 @@ def test_what_the_table_says_to_write_runs(code: str, tmp_path: Path, monkeypatc
 
 def test_what_the_table_says_of_arguments_is_there() -> None:
     """Each of our names for an argument is that of some function, and another's is no name of the function's own."""
-    modules = [ts, functional, ts.random, nn.init, nn, optim, Tensor]
+    modules = [ts, functional, ts.random, nn.init, nn, optim, Tensor, nn.GRU, nn.GRUCell]
     kinds = [f for module in modules for f in vars(module).values() if callable(f) and
              getattr(f, "__module__", "").startswith("tinyseq")]
     taken = set(chain.from_iterable(inspect.signature(f).parameters for f in kinds))
@@ -277,6 +288,51 @@ def test_an_unknown_argument_is_told_with_what_there_is(place: str) -> None:
     assert (not lack and "no argument 'colour'" in str(raised.value)) or (plain and "x." not in place), raised.value
 
 
+@pytest.mark.parametrize("typed, meant", [
+    ("x.repeat(2, 1)", "write x.tile((2, 1))"), ("ts.repeat(x, 2, 1)", "write x.tile((2, 1))"),
+    ("x.tile(2, 1)", "write x.tile((2, 1))"), ("x.flip(0, 1)", "write x.flip((0, 1))"),
+    ("ts.zeros(2, 3)", "write zeros((2, 3))"), ("ts.ones(2, 3, 4)", "write ones((2, 3, 4))"),
+    ("ts.random.normal(2, 3)", "write normal((2, 3))"), ("ts.random.uniform(2, 3)", "write uniform((2, 3))"),
+    ("repr(ts.Tensor([1, 2]))", "ts.tensor makes one"), ("ts.Tensor(2, 3)", "ts.tensor makes"),
+    ('x.to("cuda")', "cuda is cupy"), ('model.to("cpu")', "cpu numpy"), ('ts.use_backend("cuda")', "cuda is cupy"),
+    ("nn.GRU(3, 4)(x[None], hx=1)", r"GRU.forward(x, h0=None, lengths=None): got an .* 'hx'; write h0="),
+    ("nn.LSTM(3, 4)(x[None], hx=1)", "; write state="), ("nn.GRUCell(3, 4)(x, hx=1)", "; write h="),
+    ("nn.GRU(3, 4)(x[None], length=[2])", "; write lengths="), ("nn.GRU(3, 4)()", "lengths=None): missing 1 .* 'x'"),
+    ("nn.GRU(3, 4)(x[None], [2])", "lengths go by name"), ("nn.LSTM(3, 4)(x[None], ids[:1])", "lengths go by name"),
+    ("nn.LSTM(3, 4)(x[None], None, None, 1)", "LSTM.forward(x, state=None, lengths=None): too many"),
+    ("nn.GRU(3, 4, num_layer=2)", "; write num_layers="), ("nn.Linear(3, out_feature=2)", "; write out_features="),
+    ("optim.Adam(params, learning_rate=1)", "Adam(parameters, lr=0.001, .*; write lr="),
+    ("optim.SGD(params, 1, nestrov=True)", "; write nesterov="), ("nn.ReLU(True)", "expected no options"),
+    ("optimizer.zero_grad(set_to_none=True)", "a gradient that is forgotten is None; it takes nothing"),
+])
+def test_what_does_not_fit_a_call_says_what_to_write(typed: str, meant: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as raised:
+        eval(typed, world())
+    assert re.search(re.escape(meant).replace(r"\.\*", ".*"), str(raised.value)), raised.value
+
+
+def test_an_argument_that_a_layer_within_does_not_have_is_told_with_its_path() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            self.rnn = nn.GRU(3, 4)
+
+        def forward(self, x: Any) -> Any:
+            return self.rnn(x, hx=x)
+
+    with pytest.raises(TypeError, match=r"^rnn: GRU\.forward\(x, h0=None, lengths=None\): .*; write h0=$"):
+        Outer()(ts.ones((1, 2, 3)))
+    with pytest.raises(TypeError, match=r"^Outer\.forward\(x\): got an unexpected keyword argument 'y'$"):
+        Outer()(1, y=2)
+
+
+def test_draws_from_probabilities_are_as_probable() -> None:
+    p, draws = ts.tensor([0.1, 0.2, 0.7]).broadcast_to((20000, 3)), names.rows(names.NAMES["ts.random"])
+    code = next(code for given, code, _ in draws if "multinomial" in given)
+    ts.manual_seed(0)
+    found = np.bincount(eval(code, world() | {"p": p}).numpy(), minlength=3) / 20000
+    np.testing.assert_allclose(found, [0.1, 0.2, 0.7], atol=0.02)
+
+
 def section() -> str:
     """The page's section, from the table."""
     lines = ["## Names", "",
@@ -293,7 +349,7 @@ def section() -> str:
     lines += ["", "| arguments | here |", "| --- | --- |"]
     places = {"0": "the first, by place", "1": "the second, by place"}
     for given, ours, remark in names.rows(names.ARGUMENTS):
-        wanted = ", ".join(places.get(word, f"`{word}`") for word in ours.split() if word not in given)
+        wanted = ", ".join(places.get(word, f"`{word}`") for word in ours.split())
         lines.append(f"| {shown(word for word in given if word not in ours.split())} | {cell(wanted, remark)} |")
     return "\n".join([*lines, ""])
 
@@ -344,6 +400,36 @@ def test_a_missing_name_is_an_attribute_error_like_any(call: Any) -> None:
     assert said == f"AttributeError: {raised.value}\n" and repr(type(raised.value)) == "<class 'AttributeError'>"
     other = pickle.loads(pickle.dumps(raised.value))
     assert type(other) is AttributeError and str(other) == str(raised.value)
+@pytest.mark.parametrize("line, meant", [
+    ("from tinyseq.nn import ModuleList", "write [nn.Linear"), ("from tinyseq import randn", "ts.random.normal"),
+    ("from tinyseq.data import DataLoader", "ts.data.batches"), ("from tinyseq.nn import Linaer", "mean Linear?"),
+    ("from tinyseq.decode import beam_search as search", "ts.decode.beam("),
+    ("from tinyseq.optim import Lion", "AdamW"), ("from tinyseq import engin", "tinyseq"),
+])
+def test_what_cannot_be_imported_says_what_to_write(line: str, meant: str) -> None:
+    for before in ("", "".join(f"name{i} = {i}.0\n" for i in range(300))):  # so many names that their numbers are wide
+        with pytest.raises(ImportError, match="cannot import name") as raised:
+            exec(before + line, {})
+        assert meant in str(raised.value)
+
+
+def test_a_module_that_is_in_the_making_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tinyseq.nn.ModuleList", sys)
+    found: dict[str, Any] = {}
+    exec("from tinyseq.nn import ModuleList", found)
+    assert found["ModuleList"] is sys
+
+
+def test_modules_list_what_is_theirs_alone() -> None:
+    """What tab completion shows: nothing that they use."""
+    rooms = [nn, functional, nn.init, optim, ts.random, ts.data, ts.decode, ts.plot, ts.metrics, ts.testing, ts.lens,
+             ts.models, ts.checkpoint]
+    for room in rooms:
+        assert dir(room) == sorted(room.__all__), room
+    for room in (optim, nn.init):  # all that is theirs
+        own = {name for name, x in vars(room).items() if getattr(x, "__module__", "") == room.__name__}
+        assert {name for name in own if name.islower() or room is optim if name[0] != "_"} == {*dir(room)}
+    assert {*dir(ts)} - {*ts.__all__} == {"__version__", *(room.__name__.partition(".")[2] for room in rooms[5:])}
 
 
 class Own(nn.Module):

@@ -77,9 +77,8 @@ def walked(torch: Any) -> Iterator[tuple[str, Any, Any]]:
     more = (torch, torch.linalg, torch.special, torch.nn.functional, torch.autograd)
     rooms: list[tuple[str, Any, list[str], tuple[Any, ...]]] = [
         ("nn.", nn, nn.__all__, (torch.nn, torch.nn.utils)),
-        ("init.", init, [n for n in vars(init) if n.endswith("_")], (torch.nn.init,)),
-        ("optim.", optim, [n for n, x in vars(optim).items() if getattr(x, "__module__", "") == optim.__name__],
-         (torch.optim, torch.nn.utils)),
+        ("init.", init, init.__all__, (torch.nn.init,)),
+        ("optim.", optim, optim.__all__, (torch.optim, torch.nn.utils)),
         ("F.", functional, functional.__all__, (torch.nn.functional, torch, torch.special)),
         ("ts.", ts, ts.__all__, more),
         ("ts.random.", random, [n for n, x in vars(random).items() if inspect.isfunction(x)], (torch,)),

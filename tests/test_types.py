@@ -62,11 +62,17 @@ layers = [nn.GELU(approximate="tanh"), nn.LeakyReLU(0.2), nn.SiLU(), nn.GRUCell(
 model: nn.LanguageModel = nn.LanguageModel(10, 8, 2, 1, activation="silu", norm="rms", bias=False)
 pair: nn.Transformer = nn.Transformer(8, 2, norm_first=True, dtype=ts.float64)
 drawn: ts.Tensor = ts.random.normal((2, 3), std=0.1)
+rows: ts.Tensor = nn.GRU(3, 4).weight_hh_l0 @ nn.GRUCell(3, 4).weight_ih.mT
+zeros = [ts.zeros((2, 3), ts.float64), ts.ones(2, dtype=x.dtype), ts.full(3, 0.5, dtype=ts.bool)]
 """.strip().splitlines()
 
 WRONG = """
 ts.tanhh(x)
 ts.cat([x, x])
+ts.zeros(2, 3)
+x.repeat(2, 1)
+ts.random.normal(2, 3)
+nn.GRU(3, 4).weight_hh
 ts.float33
 ts.metrics.token_eror_rate([["a"]], [[["a"]]])
 ts.data.btaches([1], 1)

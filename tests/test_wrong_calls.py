@@ -358,7 +358,7 @@ ROWS = [
     ("ts.tile(X, (1, -1))", "tile", "repetitions", "-1"),
     ("ts.pad(X, [(1, 1)])", "pad", "pad_width", "[(1, 1)]"),
     ("ts.pad(X, [(1, 1), (-1, 0)])", "pad", "pad_width", "-1"),
-    ("ts.repeat(X, -1, 0)", "repeat", "repeats", "-1"),
+    ("ts.repeat(X, -1, axis=0)", "repeat", "repeats", "-1"),
     ("ts.tril(V)", "tril", "x", "float32[3]"),
     # indexing
     ("X[5]", "getitem", "index", "5"),

@@ -7,11 +7,10 @@
     x.grad                                  # tensor([2., 4.])
 """
 
-from functools import partial as _partial
 from importlib import import_module as _import_module
 from os import path as _path
 from sys import modules as _modules
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from numpy import bool as bool
 from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
@@ -19,7 +18,7 @@ from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
 if not _path.isdir(_path.join(__path__[0], "backends")):  # a checkout, where it stands beside the package
     __path__.append(_path.dirname(__path__[0]))
 
-from tinyseq import backends, functional, nn, optim
+from tinyseq import backends, check as _check, functional, nn, optim
 from tinyseq.engine import random
 from tinyseq.backends import use_backend
 from tinyseq.backends.threads import get_num_threads, set_num_threads
@@ -78,22 +77,14 @@ else:  # out of type checkers' sight, so that a misspelt name is an error to the
             from importlib.metadata import version
 
             return version("tinyseq")
-        _missing(_modules[__name__], name)
+        _check.missing(_modules[__name__], name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_lazy})
+    return sorted({*__all__, *_lazy, "__version__"})
 
 
-def _missing(owner: object, name: str) -> NoReturn:
-    if name[:2] == "__":  # what Python and NumPy ask for
-        raise AttributeError(name)
-    from tinyseq.names import missing
-
-    missing(owner, name)
-
-
-for _kind in (Tensor, nn.Module, optim.Optimizer):  # here, so that no room below knows of other libraries' names
-    setattr(_kind, "__getattr__", _missing)  # noqa: B010
 for _module in (functional, nn, nn.init, optim, random):
-    setattr(_module, "__getattr__", _partial(_missing, _module))  # noqa: B010
+    _check.public(_module.__name__)
+for _kind in (Tensor, nn.Module, optim.Optimizer):  # here, so that the engine knows nothing of other libraries' names
+    setattr(_kind, "__getattr__", _check.missing)  # noqa: B010

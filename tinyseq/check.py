@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature, signature
 from types import CodeType, FrameType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -172,6 +172,27 @@ def no_flag(axis: Any) -> Any:
     return axis
 
 
+# --- names that are not there ----------------------------------------------------------------------------------------
+
+
+def public(module: str, *kinds: type) -> None:
+    """What a module lists, as tab completion asks, is its `__all__`; another name, or one that these classes' objects
+    lack, is an error that says what to write."""
+    room = sys.modules[module]
+    vars(room).update(__dir__=lambda: sorted(room.__all__), __getattr__=functools.partial(missing, room))
+    for kind in kinds:
+        setattr(kind, "__getattr__", missing)  # noqa: B010 - not in type checkers' sight
+
+
+def missing(owner: object, name: str) -> NoReturn:
+    """`__getattr__` of modules and classes: an error that says what to write in the place of a name."""
+    if name[:2] == "__":  # what Python and NumPy ask for
+        raise AttributeError(name)
+    from tinyseq.names import missing as tell  # `from tinyseq import names` would ask here for it
+
+    tell(owner, name)
+
+
 # --- what an error says ----------------------------------------------------------------------------------------------
 
 
@@ -316,6 +337,8 @@ def misfit(error: Exception, name: str, function: Callable[..., Any], given: Map
 def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:
     """An `error` with the name and the arguments of the public function that was called, and with the class, or the
     function of another kind, that called that."""
+    from tinyseq import names
+
     owner, frame = "", sys._getframe(2)
     while frame and frame.f_globals.get("__name__", "").startswith("tinyseq"):
         room, path = frame.f_globals["__name__"].partition(".")[2], frame.f_code.co_qualname.split(".")
@@ -327,14 +350,14 @@ def explain(error: Exception, function: Any, args: Sequence[Any], kwargs: Mappin
         frame = frame.f_back  # type: ignore[assignment]
     text, name, parameters = str(error), function.__name__.lstrip("_"), signature(function).parameters
     unknown = next((key for key in kwargs if key not in parameters), "")
-    if unknown or not text.startswith(f"{name}("):  # as an inner call has told already
+    whole = "" if isinstance(error, IndexError) or "missing" in text else names.by_place(name, list(parameters), args)
+    if unknown or whole or not text.startswith(f"{name}("):  # as an inner call has told already
         named = {**dict(zip(parameters, args, strict=False)), **kwargs}
-        shown = ", ".join(f"{'x' if key == 'self' else key}={describe(a)}" for key, a in named.items())
+        shown = ", ".join(f"{'x' if key == 'self' else key}={describe(a)}" for key, a in named.items()
+                          if key != "self" or _array(a))
         misfit = "" if isinstance(error, IndexError) else _misfit(named, parameters, error)
-        if unknown:
-            from tinyseq import names
-
-            misfit = names.unknown(unknown, list(parameters))
+        if unknown or whole:
+            misfit = whole or names.unknown(unknown, list(parameters))
         text = f"{name}({shown}): {misfit or text.removeprefix(f'{name}: ')}"
     text = f"{owner}: {text}" if owner and not text.startswith(f"{owner}: ") else text
     # NumPy has subclasses; an attribute that is missing means that the argument is no tensor

@@ -36,6 +36,7 @@ from tinyseq import archives, check
 from tinyseq.engine.tensor import Tensor
 
 __all__ = ["CheckpointError", "CheckpointNotFoundError", "CheckpointOSError", "load", "rename", "save"]
+check.public(__name__)
 
 Array = np.ndarray[Any, Any]
 Name = str | os.PathLike[str]

@@ -110,6 +110,9 @@ class Vocabulary:
         return symbols
 
 
+check.public(__name__, Vocabulary)
+
+
 def _some(symbols: Sequence[str]) -> str:
     return " ".join(map(repr, symbols[:40])) + (" …" if len(symbols) > 40 else "")
 

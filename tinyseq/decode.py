@@ -50,6 +50,9 @@ class Hypothesis(NamedTuple):
         return check.fields(self)
 
 
+check.public(__name__, Hypothesis)
+
+
 class Step(NamedTuple):
     """One step in time: the rows (N,) of the batch that had not ended, the token (N,) chosen for each, `end` included,
     its log-probability (N,), and the attention weights (N, S) behind it, or None.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyseq import functional
+from tinyseq import check, functional
 from tinyseq.engine import ops
 from tinyseq.engine.gradients import grad
 from tinyseq.engine.tensor import Like, Tensor
@@ -17,6 +17,7 @@ from tinyseq.nn.parallel import LRU, MinGRU, MinLSTM
 from tinyseq.nn.recurrent import weights_of
 
 __all__ = ["gate_saturation", "gradients_through_time", "retained"]
+check.public(__name__)
 
 Host = np.ndarray[Any, Any]
 GATES = {"gru": {"r": 0, "z": 1}, "gru_before": {"r": 0, "z": 1}, "lstm": {"i": 0, "f": 1, "o": 3}}

@@ -10,6 +10,7 @@ from typing import Any
 from tinyseq import check
 
 __all__ = ["sequence_error_rate", "span_f1", "token_error_rate"]
+check.public(__name__)
 
 Tokens = Any  # a sequence of what has ==
 

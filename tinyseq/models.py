@@ -28,6 +28,7 @@ from tinyseq.nn.steps import LanguageState
 from tinyseq.nn.transformer import TransformerEncoder, TransformerEncoderLayer, checked_sizes
 
 __all__ = ["ACTIVATIONS", "ARCHITECTURES", "BERT", "GPT2", "LLAMA", "Architecture", "Bert", "Headless", "load"]
+check.public(__name__)
 
 Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]

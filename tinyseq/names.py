@@ -10,30 +10,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from opcode import opname
 from types import ModuleType
 from typing import Any, NoReturn
 
 NAMES = {
     "tensors": """
-cat concatenate hstack vstack dstack column_stack row_stack | ts.concat([x, y], axis=1)
+cat concatenate hstack vstack dstack column_stack row_stack | ts.concat([x, y], axis=axis)
 view view_as reshape_as unflatten atleast_1d atleast_2d atleast_3d | x.reshape(3, 2)
-permute transpose | x.permute_dims(1, 0)
-swapaxes swapdims t adjoint H mH | x.mT
+permute | x.permute_dims(1, 0)  # all axes, in their new order
+transpose swapaxes swapdims | x.mT  # swaps the last two axes; x.moveaxis(0, 1) takes one, x.permute_dims(...) all axes
+t adjoint H mH | x.mT
 ravel | x.flatten()
-unsqueeze newaxis | x.expand_dims(0)  # or x[None]
+unsqueeze newaxis | x.expand_dims(axis)  # or x[None]
 expand expand_as broadcast | x.broadcast_to((4, 2, 3))
 broadcast_tensors broadcast_arrays | x.broadcast_to(y.shape)
 gather take_along_dim | x.take_along_axis(ids[:, None], axis=1)
-index_select | x.take(ids, axis=0)
+index_select | x.take(ids, axis=axis)
 select narrow | x[:, 0:2]
 masked_select compress extract | x[mask]
 masked_fill putmask | ts.where(mask, 0.0, x)
 scatter put index_put scatter_add scatter_reduce index_copy index_fill | x.index_add(0, ids, y)  # or x[ids] = y
 nonzero argwhere flatnonzero | np.argwhere(x.numpy())
-chunk tensor_split array_split hsplit vsplit dsplit | x.split(2, axis=0)  # equal parts, or places to cut before
-unbind | x.unstack(axis=0)
-repeat_interleave | x.repeat(2, axis=0)
-fliplr flipud rot90 | x.flip(axis=1)
+chunk tensor_split array_split hsplit vsplit dsplit | x.split(2, axis=axis)  # equal parts, or places to cut before
+unbind | x.unstack(axis=axis)
+repeat_interleave | x.repeat(2, axis=axis)
+fliplr flipud rot90 | x.flip(axis=axis)
 clamp clamp_min clamp_max | x.clip(0.0, 1.0)
 mul | x * y
 div true_divide | x / y
@@ -70,17 +72,17 @@ isclose allclose | np.allclose(x.numpy(), y.numpy())
 array_equal | (x == y).all()
 bitwise_not invert | ~mask
 bitwise_left_shift left_shift bitwise_right_shift right_shift | ids * 2 ** ids  # shifts are not here
-amax | x.max(axis=1)
-amin | x.min(axis=1)
+amax | x.max(axis=axis)
+amin | x.min(axis=axis)
 aminmax | (x.min(), x.max())
 var_mean std_mean | (x.var(), x.mean())
-average | x.mean(axis=1)
+average | x.mean(axis=axis)
 nansum nanmean | ts.where(x.isnan(), 0.0, x).sum()
 ptp | x.max() - x.min()
-norm | x.vector_norm(axis=1)
+norm | x.vector_norm(axis=axis)
 dist | (x - y).vector_norm()
-cumsum | x.cumulative_sum(axis=1)
-cumprod | x.log().cumulative_sum(axis=1).exp()  # of numbers above 0
+cumsum | x.cumulative_sum(axis=axis)
+cumprod | x.log().cumulative_sum(axis=axis).exp()  # of numbers above 0
 diff | x[:, 1:] - x[:, :-1]
 count_nonzero | (x != 0).sum()
 mm bmm mv | x @ y.mT
@@ -91,11 +93,13 @@ trace | ts.einsum("ii->", x @ y.mT)
 diagonal diag | ts.einsum("ii->i", x @ y.mT)
 kron | ts.einsum("ij,kl->ikjl", x, y).reshape(4, 9)
 median quantile percentile kthvalue nanmedian | x.sort(axis=1)[:, 1]  # the place in the sorted entries
-argpartition partition | x.topk(2, axis=1)
+argpartition partition | x.topk(2, axis=axis)
 unique bincount histc histogram searchsorted digitize bucketize | np.unique(x.numpy())  # NumPy's, without a gradient
 cummax cummin logcumsumexp | np.maximum.accumulate(x.numpy(), 1)  # without a gradient
 erfinv lgamma digamma sinc cross svd qr inverse inv det cholesky cdist | # is not here: `@ts.op` makes your own op of
   NumPy's or SciPy's
+multinomial | (x / -ts.random.uniform(x.shape).log()).argmax(axis=-1)  # one draw a row, as probable as x says; of
+  logits ts.decode.sample draws
 real imag conj angle view_as_complex view_as_real | # complex numbers are not here: two real Tensors
 """,
     "ts": """
@@ -115,7 +119,6 @@ randn_like | ts.random.normal(x.shape)
 randint | ts.random.integers((2, 3), 0, 10)
 randperm shuffle | ts.random.permutation(5)
 bernoulli | ts.random.uniform(x.shape) < x
-multinomial | np.random.default_rng(0).choice(3, size=2, p=[0.2, 0.3, 0.5])
 seed random_seed | ts.manual_seed(0)
 get_rng_state initial_seed | ts.random.get_state()
 set_rng_state | ts.random.set_state(ts.random.get_state())
@@ -139,7 +142,11 @@ Size size shape ndim numel | x.shape
 is_tensor ndarray is_floating_point | isinstance(x, ts.Tensor)
 set_grad_enabled inference_mode | ts.no_grad()
 is_grad_enabled | x.requires_grad
-autograd set_detect_anomaly | ts.grad((p * p).sum(), p)  # and ts.debug(), which names where a NaN comes from
+autograd custom_vjp custom_jvp custom_gradient | ts.grad((p * p).sum(), p)  # a function of your own: `@ts.op`
+gradcheck check_grads | ts.testing.check_grad(ts.tanh, x)
+associative_scan scan | nn.Scan(nn.GRUCell, 3, 4)  # runs any cell, and ts.cumulative_sum sums
+autocast amp profiler jvp | # is not here: float16 by model.to(ts.float16), Python's profilers show each op by its name
+set_detect_anomaly | ts.grad((p * p).sum(), p)  # and ts.debug(), which names where a NaN comes from
 func vjp vmap jacobian jacfwd jacrev hessian | ts.value_and_grad(lambda p: (p * p).sum())(p)
 save savez | ts.checkpoint.save("run.safetensors", model.state_dict())
 load load_file | ts.checkpoint.load("run.safetensors")
@@ -179,7 +186,7 @@ new_zeros new_empty | ts.zeros((2, 3), dtype=x.dtype)
 new_ones | ts.ones((2, 3), dtype=x.dtype)
 new_full | ts.full((2, 3), 0.5, dtype=x.dtype)
 new_tensor | ts.tensor([0.5], dtype=x.dtype)
-zero_ | nn.init.zeros_(p)
+zero_ | nn.init.zeros_(p)  # of gradients: optimizer.zero_grad(), or p.grad = None
 fill_ fill | nn.init.constant_(p, 0.5)
 normal_ | nn.init.normal_(p)
 uniform_ | nn.init.uniform_(p)
@@ -219,6 +226,12 @@ CosineEmbeddingLoss CosineSimilarity | x.vecdot(y) / (x.vector_norm(axis=1) * y.
 PairwiseDistance | (x - y).vector_norm(axis=1)
 MarginRankingLoss HingeEmbeddingLoss TripletMarginLoss MultiMarginLoss | F.relu(1 - x + y).mean()
 PoissonNLLLoss GaussianNLLLoss | (x.exp() - y * x).mean()
+PositionalEncoding PositionalEmbedding | nn.SinusoidalPositions(4)  # or nn.LearnedPositions
+Seq2Seq | nn.EncoderDecoder(nn.Embedding(9, 3), nn.GRU(3, 4), nn.AttentionDecoder(9, 3, 4, nn.DotAttention(4, 4), 4))
+Decoder AttnDecoderRNN | nn.AttentionDecoder(9, 3, 4, nn.DotAttention(4, 4), memory_size=4)
+Encoder | nn.GRU(3, 4)  # or any other layer with a state, nn.TransformerEncoder
+BahdanauAttention | nn.AdditiveAttention(4, 4, 8)
+LuongAttention | nn.DotAttention(4, 4)
 Bilinear | ts.einsum("bi,kij,bj->bk", x, ts.ones((4, 3, 3)), y)
 EmbeddingBag | nn.Embedding(10, 3)(ids[None]).mean(axis=1)
 RNNBase RNNCellBase | nn.Scan(nn.GRUCell, 3, 4)  # runs any cell with lengths, layers and directions
@@ -234,6 +247,9 @@ quantized qat intrinsic | # narrow integers are not here: float16 is, model.to(t
     "F": """
 scaled_dot_product_attention | F.attention(q, q, q, causal=True)
 multi_head_attention_forward | nn.MultiheadAttention(4, 2)(q, q, q)
+nll | F.nll_loss(F.log_softmax(x), ids)
+mse | F.mse_loss(x, y)
+bce | F.binary_cross_entropy(x.sigmoid(), y)
 logsigmoid | F.log_sigmoid(x)
 pad | x.pad([(0, 0), (1, 2)])  # a pair for every axis, the first axis first
 normalize | x / x.vector_norm(axis=1, keepdims=True)
@@ -282,7 +298,8 @@ rand random random_sample | ts.random.uniform((2, 3))
 randn standard_normal | ts.random.normal((2, 3))
 randint random_integers | ts.random.integers((2, 3), 0, 10)
 randperm shuffle | ts.random.permutation(5)
-choice multinomial | x[ts.random.permutation(2)]
+choice | x[ts.random.integers(2, 0, len(x))]  # with probabilities p: (p / -ts.random.uniform(p.shape).log()).argmax()
+multinomial | (p / -ts.random.uniform(p.shape).log()).argmax(axis=-1)  # one draw a row, as probable as p says
 seed | ts.manual_seed(0)
 default_rng RandomState PRNGKey key | ts.random.Generator(0)
 get_rng_state | ts.random.get_state()
@@ -312,12 +329,54 @@ register_forward_hook register_forward_pre_hook register_full_backward_hook regi
   subclass whose forward calls super().forward
 compile share_memory type to_empty | model.to("numpy")
 state | model.state_dict()
+flatten_parameters | # is not needed: leave it out
 fit predict evaluate summary | # a trainer is not here: the loop is yours, README.md has one
 backward | ts.grad(model(x).sum(), params)
 """,
     "optimizer": """
 param_groups add_param_group defaults | optimizer.lr  # one optimizer for each group: optim.AdamW(params, lr=...)
 minimize update apply_gradients | optimizer.step()
+""",
+    "ts.data": """
+DataLoader Sampler BatchSampler collate_fn default_collate | ts.data.batches([2, 1], 2)  # indices, of
+  lengths and a size; ts.data.pad fills up
+Dataset TensorDataset IterableDataset random_split Subset | [([1, 2], 0), ([3], 1)]  # a plain list
+Vocab vocab build_vocab_from_iterator Tokenizer | ts.data.Vocabulary("abc")
+pad_sequence pad_sequences | ts.data.pad([[1, 2], [3]])
+""",
+    "vocabulary": """
+stoi index token_to_id lookup_indices word2idx get_stoi forward | vocabulary.encode("ab")  # 0, 1, 2: pad, start, end
+itos token id_to_token lookup_token lookup_tokens idx2word get_itos | vocabulary.decode([3, 4])
+size | len(vocabulary)
+""",
+    "ts.decode": """
+beam_search beam_decode BeamSearch | ts.decode.beam(decoder, state, 1, 2, 5)  # 1 starts, 2 ends
+greedy_search greedy_decode argmax | ts.decode.greedy(decoder, state, 1, 2, 5)  # 1 starts, 2 ends
+generate sampling top_k top_p nucleus multinomial | ts.decode.sample(decoder, state, 1, 2, 5, top_p=0.9)
+""",
+    "hypothesis": """
+sequence ids text | hypothesis.tokens
+log_prob logprob logp | hypothesis.score
+attention weights attentions | hypothesis.alignment
+""",
+    "ts.plot": """
+heatmap imshow matshow | ts.plot.attention([[0.9, 0.1]], ["a"], ["b", "c"])
+plot loss line history | ts.plot.curves({"loss": [2.0, 1.0]})
+""",
+    "ts.metrics": """
+accuracy accuracy_score | (x.argmax(axis=-1) == ids).astype(ts.float32).mean()
+cer wer edit_distance levenshtein | ts.metrics.token_error_rate(["ab"], [["ab"]])
+f1 f1_score seqeval | ts.metrics.span_f1([["B-A"]], [["B-A"]])
+bleu rouge perplexity chrf | # is not here: perplexity is the exponential of a mean cross_entropy, sacrebleu has bleu
+""",
+    "ts.testing": """
+gradcheck gradgradcheck check_grads | ts.testing.check_grad(ts.tanh, x, order=2)
+assert_close assert_allclose | np.testing.assert_allclose(x.numpy(), x.numpy())
+""",
+    "ts.checkpoint": """
+checkpoint checkpoint_sequential | ts.recompute(model, x)
+save_file savez dump | ts.checkpoint.save("run.safetensors", model.state_dict())
+load_file safe_open | ts.checkpoint.load("run.safetensors")
 """,
 }
 
@@ -358,8 +417,9 @@ betas beta1 beta2 | betas
 learning_rate | lr
 gradient | grad
 start_dim | start_axis
-hx h_0 | h0 state h
 size_average reduce | reduction
+hx h_0 state hidden initial_state | h0 state h
+set_to_none | # a gradient that is forgotten is None
 requires_grad | # after it: x.requires_grad = True
 device | # a device is a backend: x.to("cupy"), ts.use_backend("cupy")
 out | # no function writes into its argument: y = f(x)
@@ -372,7 +432,8 @@ layout pin_memory memory_format non_blocking order copy subok where initial | # 
 # Where a thing of another name may be: how it is written, and the module's own name or that of a class
 PLACES = {"ts": "tinyseq", "F": "tinyseq.functional", "nn": "tinyseq.nn", "nn.init": "tinyseq.nn.init",
           "optim": "tinyseq.optim", "ts.random": "tinyseq.engine.random", "x": "Tensor", "module": "Module",
-          "optimizer": "Optimizer"}
+          "optimizer": "Optimizer", "vocabulary": "Vocabulary", "hypothesis": "Hypothesis",
+          **{f"ts.{room}": f"tinyseq.{room}" for room in "data decode plot metrics testing checkpoint".split()}}
 
 
 def rows(table: str) -> list[tuple[list[str], str, str]]:
@@ -398,7 +459,8 @@ class Missing(AttributeError):
         kinds = [kind.__name__ for kind in type(owner).__mro__]
         text = f"{kinds[0]!r} object has no attribute {name!r}"
         if isinstance(owner, ModuleType):
-            kinds, text = [owner.__name__], f"module {owner.__name__!r} has no attribute {name!r}"
+            public = owner.__name__.replace(".engine", "")
+            kinds, text = [owner.__name__], f"module {public!r} has no attribute {name!r}"
         place = next((short for short, kind in PLACES.items() if kind in kinds), "")
         advice = "" if name.startswith("_") else _advice(place, name)
         if not advice:  # Python's own guess does not come in a notebook
@@ -415,9 +477,15 @@ Missing.__module__ = "builtins"
 
 
 def missing(owner: object, name: str) -> NoReturn:
-    """`__getattr__` of modules and classes. A property that failed is asked again, for its own error."""
+    """`__getattr__` of modules and classes. A property that failed is asked again, for its own error; what
+    `from tinyseq.nn import name` asks for is an ImportError."""
     if not isinstance(owner, ModuleType) and hasattr(type(owner), name):
         object.__getattribute__(owner, name)
+    caller: Any = sys._getframe(2)
+    caller = caller.f_back if caller.f_code.co_name == "__getattr__" else caller  # that of `tinyseq` itself
+    imports = opname[caller.f_code.co_code[caller.f_lasti]] == "IMPORT_FROM"  # whose own error would say no more
+    if imports and isinstance(owner, ModuleType) and f"{owner.__name__}.{name}" not in sys.modules:
+        raise ImportError(f"cannot import name {name!r}: {Missing(owner, name)}", name=owner.__name__)
     raise Missing(owner, name)
 
 
@@ -442,11 +510,25 @@ def _advice(place: str, name: str) -> str:
     return ""
 
 
-def unknown(word: str, takes: Sequence[str]) -> str:
+def meant(word: str, takes: Sequence[str]) -> list[str]:
     """What to write in the place of an argument that a function does not have, of those that it `takes`."""
-    fits, remark = get_close_matches(word, takes, 1, 0.7), ""
+    fits: Sequence[str] = get_close_matches(word, takes, 1, 0.7)
+    remark = ""
     for words, ours, known in rows(ARGUMENTS):
         if word in words:
-            fits, remark = [takes[int(w)] if w.isdigit() else w for w in ours.split()], known
-    said = [f"write {w}=" for w in fits if w in takes][:1] + [remark] * bool(remark)
-    return "; ".join([f"no argument {word!r}", *said, f"it takes {', '.join(takes) or 'nothing'}"])
+            fits, remark = takes[int(ours):][:1] if ours.isdigit() else ours.split(), known
+    return [f"write {w}=" for w in fits if w in takes][:1] + [remark] * bool(remark)
+
+
+def unknown(word: str, takes: Sequence[str]) -> str:
+    """What is wrong with an argument that a function does not have."""
+    listed = ", ".join(w for w in takes if w != "self")
+    return "; ".join([f"no argument {word!r}", *meant(word, takes), f"it takes {listed or 'nothing'}"])
+
+
+def by_place(name: str, takes: Sequence[str], args: Sequence[Any]) -> str:
+    """What to write where several integers by place were meant as one shape, or axes; nothing if that is not it."""
+    first = next((i for i, word in enumerate(takes[:2]) if word in ("shape", "axis", "repetitions", "repeats")), 9)
+    given, name = args[first:], {"repeat": "tile"}.get(name, name)
+    meant = len(given) > 1 and all(type(n) is int for n in given)
+    return f"write {'x.' * first}{name}(({', '.join(map(str, given))}))" if meant else ""

@@ -19,6 +19,8 @@ from tinyseq.engine.autograd import watching
 from tinyseq.engine.tensor import Array, Tensor, namespace
 from tinyseq.interrupts import uninterrupted
 
+__all__ = ["Adam", "AdamW", "Optimizer", "SGD", "clip_grad_norm_"]
+
 
 class Optimizer:
     """What all optimizers share: the parameters, their state, and who is skipped.
@@ -74,6 +76,7 @@ class Optimizer:
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyperparameters)
         return f"{type(self).__name__}({len(self.parameters)} parameter{'s' * (len(self.parameters) > 1)}, {options})"
 
+    @check.explained
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for p in self.parameters:

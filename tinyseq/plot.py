@@ -37,6 +37,7 @@ except ImportError as error:
     raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[plot]'") from error
 
 __all__ = ["attention", "curves", "heads", "through_time", "words"]
+check.public(__name__)
 
 _INK, _FAINT = "#333333", "#d9d9d9"
 _DOT = {"marker": "o", "markersize": 3, "markeredgewidth": 0}   # hides in the line, but shows a point between two gaps

@@ -17,6 +17,6 @@ def test_numpys_integers_are_taken_as_pythons(kind: str) -> None:
         np.testing.assert_array_equal(found.numpy(), expected.numpy())
     assert ts.pad(x, [(n(100), n(0))]).shape == (400,)
     assert ts.tile(x, (n(100),)).shape == (30_000,)
-    assert ts.repeat(x, np.full(300, 2, kind), 0).shape == (600,)
+    assert ts.repeat(x, np.full(300, 2, kind), axis=0).shape == (600,)
     assert ts.topk(x, n(3), n(0))[0].tolist() == [299, 298, 297]
     assert ts.functional.layer_norm(ts.ones((2, 4)), n(4)).shape == (2, 4)

@@ -85,7 +85,7 @@ def test_it_is_the_mean_of_the_values_under_the_weights(data: Any) -> None:
     case = Case(data.draw, "float64")
     query, key, value = (ts.tensor(x) for x in case.arrays)
     weights = F.attention_weights(query, key, **case.options)
-    value = ts.repeat(value, query.shape[-3] // value.shape[-3], -3) if query.ndim > 2 else value
+    value = ts.repeat(value, query.shape[-3] // value.shape[-3], axis=-3) if query.ndim > 2 else value
     assert_close([F.attention(query, key, ts.tensor(case.arrays[2]), **case.options).numpy()],
                  [(weights @ value).numpy()], 1e-10)
     sums = weights.sum(axis=-1).numpy()

@@ -103,7 +103,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
                 try:
                     x, nodes = _unwrap(a, args, operands.get(len(raw)))
                 except (TypeError, ValueError) as error:
-                    raise explain(error, body, args, {}) from error
+                    raise explain(error, body, args, kwargs) from error
                 raw.append(x)
                 parents += nodes
                 listed = listed or type(x) is Slots
@@ -120,7 +120,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
                 # NumPy arrays beside a device's: put there, and once more
                 return _again(body, definition, wide)(*moved[0], **moved[1])
             given = [x if isinstance(a, Tensor) or type(x) is Slots else a for a, x in zip(args, raw, strict=True)]
-            raise explain(mistakes.of_body(in_slots(raw), error), body, given, {}) from error
+            raise explain(mistakes.of_body(in_slots(raw), error), body, given, kwargs) from error
         if type(result) is not tuple or len(result) != 2:
             raise TypeError(f"{made.__name__}: the body of an op must return (output, pull-backs), got "
                             f"{describe(result)}: end it with `return y, (lambda g: ...,)`, or `return y, None`")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from tinyseq.check import explained
 from tinyseq.engine.graph import grad_enabled
 from tinyseq.engine.interop import read
 from tinyseq.engine.tensor import Array, Like, Shape, Tensor, namespace
+
+if TYPE_CHECKING:  # it costs more than the rest of this module
+    from numpy.typing import DTypeLike
 
 
 @explained
@@ -113,7 +116,7 @@ def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more:
 
 
 @explained
-def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+def zeros(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 0: (2, 3), or one number for a vector.
 
     >>> ts.zeros((2, 3))
@@ -126,7 +129,7 @@ def zeros(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) ->
 
 
 @explained
-def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+def ones(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
     """All entries 1: (2, 3), or one number for a vector.
 
     >>> ts.ones((2, 3))
@@ -137,7 +140,7 @@ def ones(shape: Shape, dtype: Any = np.float32, requires_grad: bool = False) -> 
 
 
 @explained
-def full(shape: Shape, fill_value: float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+def full(shape: Shape, fill_value: float, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does.
 
     >>> ts.full((2, 2), 0.5)

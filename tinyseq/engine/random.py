@@ -202,7 +202,7 @@ def host_generator(generator: Generator | None = None) -> np.random.Generator:
 
 
 @explained
-def normal(shape: int | Sequence[int], mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32, *,
+def normal(shape: int | Sequence[int], *, mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32,
            generator: Generator | None = None) -> Tensor:
     """Draws of `shape` from the normal distribution of that mean and standard deviation, float32 unless said otherwise.
 

@@ -221,7 +221,7 @@ def roll(x: Tensor, shift: int | Sequence[int], axis: Axis) -> Out:
 
 
 @op
-def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
+def repeat(x: Tensor, repeats: int | Sequence[int], *, axis: int) -> Out:
     """Each slice along `axis` `repeats` times in a row, or as often as its own count says.
 
     >>> ts.repeat(ts.tensor([1, 2]), 2, axis=0)
@@ -234,7 +234,7 @@ def repeat(x: Tensor, repeats: int | Sequence[int], axis: int) -> Out:
         places = np.repeat(np.arange(x.shape[after - 1]), as_int64(repeats))
         return picked(x, along(axis, x.ndim, places))
     apart = (*x.shape[:after], repeats, *x.shape[after:])
-    return xp.repeat(x, repeats, axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)
+    return xp.repeat(x, repeats, axis=axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)
 
 
 @op

@@ -79,7 +79,7 @@ class Tensor(Methods):
         self.node = None
         self.grad = None
         if requires_grad:
-            self.requires_grad = True
+            self.requires_grad = requires_grad
 
     # --- what it is
     @property
@@ -126,7 +126,7 @@ class Tensor(Methods):
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
         if value not in (True, False):
-            raise TypeError(f"requires_grad: expected True or False, got {describe(value)}")
+            raise TypeError(f"requires_grad: expected True or False, got {describe(value)}; ts.tensor makes Tensors")
         if value == (self.node is not None):
             return
         if self.node is not None and not isinstance(self.node, Leaf):

@@ -19,6 +19,9 @@ from tinyseq.engine.tensor import Tensor
 from tinyseq.nn.module import Module
 from tinyseq.scope import Scope
 
+__all__ = ["constant_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "orthogonal_", "recurrent_", "skip",
+           "uniform_", "xavier_normal_", "xavier_uniform_", "zeros_"]
+
 M = TypeVar("M", bound=Module)
 
 

@@ -188,8 +188,9 @@ class Activation(Module):
         try:
             self.options = dict([*takes.bind(None, *args, **options).arguments.items()][1:])
         except TypeError:
+            named = [*takes.parameters][1:]
             given = ", ".join([*map(repr, args), *(f"{k}={v!r}" for k, v in options.items())])
-            raise TypeError(f"{type(self).__name__}: expected options of {[*takes.parameters][1:]}, got "
+            raise TypeError(f"{type(self).__name__}: expected {f'options of {named}' if named else 'no options'}, got "
                             f"{given}") from None
         self.forward(ops.zeros(7))  # which refuses an option's value
 

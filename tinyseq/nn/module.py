@@ -333,10 +333,11 @@ def _place(error: Exception) -> None:
     """Begin an error with the path from the outermost module that was called to the innermost, once. It may not be by
     `__call__` that it was called: a module is what a frame knows as `self`."""
     frames = check.frames(error)
-    if [frame for frame in frames if frame.f_code is Module.__call__.__code__][-1] is not sys._getframe(1):
+    caller = sys._getframe(1)
+    if [frame for frame in frames if frame.f_code is Module.__call__.__code__][-1] is not caller:
         return  # it was told further in
     call = frames[-1].f_locals
-    if isinstance(error, TypeError) and frames[-1] is sys._getframe(1):  # what it takes is something else
+    if isinstance(error, TypeError) and frames[-1] is caller:  # what it takes is something else
         error.args = (check.misfit(error, type(call["self"]).__name__, call["self"].forward, call["kwargs"]),)
     called = [own for frame in frames if isinstance(own := frame.f_locals.get("self"), Module)]
     paths = (path for inner in called[::-1] for outer in called for path, part in _walk(outer) if part is inner)

@@ -125,6 +125,10 @@ class _Fused(_Recurrent):
     """What RNN, GRU and LSTM share: PyTorch's parameters, and kernels for a whole sequence."""
 
     kind = "lstm"
+    weight_ih_l0: Parameter  # as those of further layers and directions, which type checkers do not know
+    weight_hh_l0: Parameter
+    bias_ih_l0: Parameter
+    bias_hh_l0: Parameter
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = True,
@@ -293,8 +297,14 @@ class GRU(_Plain):
         n_t = tanh(W_in x_t + b_in + W_hn (r_t h_{t-1}) + b_hn)   `reset="before"`: the paper's equation 8
         h_t = (1 - z_t) n_t + z_t h_{t-1}
 
+    With I = `input_size`, H = `hidden_size`, L = `num_layers`, D = 2 if `bidirectional`, else 1, B rows, T steps:
+
         gru(x, h0=None, lengths=None) -> y, h_n
-        x (B, T, I), h0 (L D, B, H), lengths (B,) -> y (B, T, D H), h_n (L D, B, H): all as of RNN
+        x        (B, T, I), of the weights' dtype
+        h0       (L D, B, H): layer 0, its reverse direction, layer 1, ...; zeros unless given
+        lengths  (B,) integers from 0 to T, what of each row is real; all of it unless given. In any order
+        y        (B, T, D H): the last layer's h_t, both directions side by side; 0 after a row's end
+        h_n      (L D, B, H): the state after each row's last real step; of the reverse direction, after its first step
 
         weight_ih_l0 (3H, I), weight_hh_l0 (3H, H), bias_ih_l0 (3H,), bias_hh_l0 (3H,)
                  the rows of gates r, z, n one under the other, H each; names and beginnings as of RNN
@@ -376,6 +386,10 @@ class _Cell(Module):
     """What the cells share: PyTorch's parameters, and a first state of zeros."""
 
     kind = "lstm"
+    weight_ih: Parameter
+    weight_hh: Parameter
+    bias_ih: Parameter
+    bias_hh: Parameter
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
         self.input_size, self.hidden_size = check.integers(type(self).__name__, 1, input_size=input_size,

@@ -24,6 +24,9 @@ from tinyseq.engine.gradients import grad
 from tinyseq.testing.compare import parity as parity
 from tinyseq.testing.laws import check_sequence_layer as check_sequence_layer
 
+__all__ = ["check_grad", "check_sequence_layer", "parity"]
+check.public(__name__)
+
 Function = Callable[..., Any]  # takes Tensors, returns a Tensor or tuples of them
 Host = np.ndarray[Any, np.dtype[np.float64]]
 
