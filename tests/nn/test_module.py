@@ -311,7 +311,9 @@ FORWARDS: dict[str, tuple[Any, Any]] = {  # of each layer, how it is made and ca
     **{name: (getattr(nn, name), lambda m: m(S)) for name in (
         "Dropout", "ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Tanh", "Sigmoid", "Softplus")},
     **{name: (lambda name=name: getattr(nn, name)(4, 3, 2, dropout=0.5, bidirectional=True, recurrent_dropout=0.5),
-              lambda m: m(S, lengths=[3, 1])) for name in ("RNN", "GRU", "LSTM", "MinGRU", "MinLSTM", "LRU")},
+              lambda m: m(S, lengths=[3, 1])) for name in ("RNN", "GRU", "LSTM")},
+    **{name: (lambda name=name: getattr(nn, name)(4, 3, 2, dropout=0.5, bidirectional=True),
+              lambda m: m(S, lengths=[3, 1])) for name in ("MinGRU", "MinLSTM", "LRU")},
     "Scan": (lambda: nn.Scan(nn.LSTMCell, 4, 3), lambda m: m(S, lengths=[3, 0])),
     **{name: (lambda name=name: getattr(nn, name)(4, 3), lambda m: m(S[0])) for name in (
         "RNNCell", "GRUCell", "LSTMCell")},
