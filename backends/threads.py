@@ -16,6 +16,7 @@ import math
 import operator
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,9 +68,18 @@ _large: float = math.inf  # products of so many multiplications take ...
 _many = 1  # ... so many threads, and others what the library is set to
 
 
-@functools.cache  # once, when NumPy's backend is loaded, or when the first one asks
+_settling = threading.RLock()
+
+
 def settle() -> None:
-    """Choose for the process, where nobody has said a number."""
+    """Choose for the process, once, when NumPy's backend is loaded or the first one asks."""
+    with _settling:
+        _settle()
+
+
+@functools.cache
+def _settle() -> None:
+    """Where nobody has said a number."""
     global _large, _many
     blas = library()
     if blas and blas.name == "OpenBLAS" and not any(os.environ.get(name) for name in VARIABLES):

@@ -62,8 +62,7 @@ def copying(rng: np.random.Generator, batch: int, distance: int) -> tuple[np.nda
 
 def sentence(rng: np.random.Generator, batch: int, distance: int) -> tuple[np.ndarray, np.ndarray]:
     """我是一名中国人，(any clauses, `distance` characters)我会说 as one-hot vectors; which country (batch, 1)."""
-    which = rng.integers(len(COUNTRIES), size=(batch, 1))
-    rows = []
+    which, rows = rng.integers(len(COUNTRIES), size=(batch, 1)), []
     for (country,) in which:
         between = "，".join(rng.choice(CLAUSES, size=distance))[-distance:]
         text = f"我是一名{COUNTRIES[country]}人，{between}，我会说"
@@ -116,9 +115,8 @@ def main() -> None:
     if options.steps is not None and options.steps < 1:
         parser.error(f"--steps must be at least 1, not {options.steps}")
     ts.manual_seed(options.seed)
-    budgets = [options.steps or updates for *_, updates in TASKS.values()]
-    bar, panels, heard = progress(total=3 * sum(budgets)), {}, {}
-    for (name, (task, features, outputs, _)), steps in zip(TASKS.items(), budgets):
+    bar, panels, heard = progress(total=3 * sum(options.steps or n for *_, n in TASKS.values())), {}, {}
+    for name, (task, features, outputs, updates) in TASKS.items():
         tests = [task(np.random.default_rng(1), 500, distance) for distance in DISTANCES]
         chance = [max(share_right(np.full((*r.shape, 1), 1.0), r) for _, r in tests)
                   if outputs == 1 else 100 / outputs] * len(DISTANCES)
@@ -127,7 +125,7 @@ def main() -> None:
         for cell, (layer, rate) in CELLS.items():
             bar.set_postfix_str(f"{name}, {cell}")
             model = Model(layer, features, outputs)
-            train(model, task, steps, rate, options.seed, bar)
+            train(model, task, options.steps or updates, rate, options.seed, bar)
             with ts.no_grad():
                 row = [share_right(model(x, r.shape[1]).numpy(), r) for x, r in tests]
             panels[f"{name}: right, %"][cell] = (DISTANCES, row)

@@ -68,8 +68,7 @@ MODELS = {                                                      # widths at whic
     "MinGRU": lambda n: Recurrent(n, 77, slow),
     "LRU": lambda n: Recurrent(n, 60, lambda width: nn.LRU(width, width, r_min=0.9, r_max=0.999)),
 }
-LAYERS = {name: (getattr(nn, name)(64, 64), {}) for name in ("GRU", "MinGRU", "LRU")}           # those that are timed
-LAYERS["Transformer"] = nn.MultiheadAttention(64, 4), {"causal": True}
+TIMED = {"Transformer": (nn.MultiheadAttention(64, 4), {"causal": True})}       # of the others the layer of that name
 
 
 def sentences(rng: np.random.Generator, batch: int, distance: int) -> np.ndarray:
@@ -90,7 +89,7 @@ def train(model: nn.Module, draw: object, asked: int, steps: int, seed: int, bar
         optimizer.lr = 5e-3 * min(1, 20 * step / steps) * (1 + np.cos(np.pi * step / steps)) / 2
         optimizer.step()
         bar.update()
-        seen += [(step, judge(model))] if step % max(1, steps // 5) == 0 else []
+        seen += [(step, judge(model))] if step % max(1, steps // 5) == 0 or bar.stopped else []
         if bar.stopped:
             break
     return tuple(zip(*seen))
@@ -98,7 +97,7 @@ def train(model: nn.Module, draw: object, asked: int, steps: int, seed: int, bar
 
 def kilobytes(state: object) -> float:
     several = isinstance(state, (tuple, list))
-    return sum(map(kilobytes, state)) if several else getattr(state, "size", 0) * 4 / 1000          # float32
+    return sum(map(kilobytes, state)) if several else state.data.nbytes / 1000 if isinstance(state, ts.Tensor) else 0
 
 
 def named(found: dict) -> dict:
@@ -126,19 +125,20 @@ def main() -> None:
         model = make(len(CHARACTERS))
         train(model, draws[0], 1, budgets[0], options.seed, bar, id)
         right[name] = FAR, np.array([share_right(model(x[:, :-1]).detach().numpy()[:, -1:], x[:, -1:]) for x in tests])
-        model, (layer, how) = make(len(characters)), LAYERS[name]
+        model, (layer, how) = make(len(characters)), TIMED.get(name) or (getattr(nn, name)(64, 64), {})
         perplexity[name] = train(model, draws[1], WINDOW, budgets[1], options.seed, bar, judge)
-        if bar.stopped:
-            return print(f"stopped while the {name} learnt: no picture is drawn, and nothing is saved")
         waits[name] = lengths, [{"GRU": n, "Transformer": 1}.get(name, 2 * int(np.log2(n)) - 1) for n in lengths]
         ms[name] = lengths, [milliseconds(layer, n, **how) for n in lengths]
         kept[name] = lengths, [kilobytes(model.start(np.zeros((1, n), int))) for n in lengths]
         found = [values[-1] for _, values in (perplexity[name], waits[name], ms[name], kept[name])]
         bar.write("{:11} {:,} parameters, perplexity {:.2f}; T = {}: {} waits, {:.1f} ms, {:.1f} kB; right {}%".format(
             name, sum(p.size for p in model.parameters()), found[0], lengths[-1], *found[1:], right[name][1]))
+        if bar.stopped:
+            break
     bar.close()
-    print(f"perplexity of held-out text: {perplexity['MinGRU'][1][-1]:.2f} by the MinGRU (baseline: "
-          f"{counted(text, held_out, len(characters))[1]:.2f}, pairs of characters)")
+    name = "MinGRU" if "MinGRU" in perplexity else name
+    print(f"perplexity of held-out text: {perplexity[name][1][-1]:.2f} by the {name} (baseline: "
+          f"{counted(text, held_out, len(characters))[1]:.2f}, pairs of characters): parallel.png, parallel-cost.png")
     plot.curves({"country right, %": named(right), "perplexity of held-out text": named(perplexity)},
                 ["characters in between; 128 were never learnt from", "updates"], "parallel.png")
     plot.curves({"steps that wait for one another": named(waits), "milliseconds, forward and backward": named(ms),

@@ -80,8 +80,10 @@ def main() -> None:
             right[name] = range(1, ASKED + 1), 100 * (model(asked).numpy().argmax(-1) == symbols).mean(0)
             a = layer.multipliers(model.embedding(asked[:1])).numpy().reshape(STEPS, -1)
             moved[name] = range(STEPS), 1 - a.mean(1)
-    lru, selective = (share.mean() for _, share in right.values())
-    print(f"symbols right: {selective:.1f}% by the selective layer (baseline: {lru:.1f}%, an LRU)")
+        if progress.stopped:
+            break
+    mean = {name: share.mean() for name, (_, share) in right.items()}
+    print(f"symbols right: {mean[name]:.1f}% by the {name} layer (baseline: {mean['LRU']:.1f}%, an LRU)")
     plot.curves({"right, %": right, "how far the state moves, 1 - |a|": moved},
                 ["rank of the symbol", f"step; symbols at {np.flatnonzero(asked[0] < SYMBOLS)}"], "selective.png")
     print("right by rank, and how far the state moves: selective.png")

@@ -79,7 +79,9 @@ def found(rows: list[Any]) -> list[Any]:
 
 LAYERS: dict[str, Callable[[], Any]] = {
     "RNN": lambda: nn.RNN(WIDE, 3, bidirectional=True), "GRU": lambda: nn.GRU(WIDE, 3, 2),
-    "LSTM": lambda: nn.LSTM(WIDE, 3), "Scan": lambda: nn.Scan(nn.GRUCell, WIDE, 3),
+    "MinGRU": lambda: nn.MinGRU(WIDE, 3, bidirectional=True), "MinLSTM": lambda: nn.MinLSTM(WIDE, 3),
+    "LRU": lambda: nn.LRU(WIDE, 3, bidirectional=True), "LSTM": lambda: nn.LSTM(WIDE, 3),
+    "Scan": lambda: nn.Scan(nn.GRUCell, WIDE, 3),
     "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(WIDE, 2, 8, 0.0),
     "TransformerEncoder": lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDE, 2, 8, 0.0), 1),
 }
@@ -96,6 +98,8 @@ ROWS: dict[str, Call] = {
     "scan": lambda i: trained(lambda x: F.scan(
         "rnn_tanh", x, ts.zeros((3, 2)), None, ts.ones((2, WIDE)), ts.ones((2, 2)), lengths=i(LENGTHS), reverse=True),
         None, 3, STEPS, WIDE),
+    "linear_scan": lambda i: trained(lambda x: F.linear_scan(
+        ts.sigmoid(x), x, lengths=i(LENGTHS), reverse=True), None, 3, STEPS, WIDE),
     "unroll": lambda i: trained(lambda x: F.unroll(
         lambda x, s: (x + s[0],), x, (ts.zeros((3, WIDE)),), i(LENGTHS)), None, 3, STEPS, WIDE),
     "CTCLoss": lambda i: trained(lambda x: nn.CTCLoss(i(0), "none")(F.log_softmax(x), i([[1, 2, 3] * 40] * 3), i(
@@ -127,6 +131,7 @@ ROWS: dict[str, Call] = {
         model.decoder, state, i(0), i(1), i(7)))) for name in ("greedy", "beam")},
     "sample": lambda i: translate(i, lambda model, state: found(decode.sample(
         model.decoder, state, i(0), i(1), i(7), top_k=i(100), seed=i(3)))),
+    "retained": lambda i: [lens.retained(made(lambda: nn.GRU(WIDE, 3)), numbers(3, STEPS, WIDE), i(LENGTHS))],
     "gate_saturation": lambda i: list(lens.gate_saturation(made(lambda: nn.GRU(WIDE, 3)), numbers(3, STEPS, WIDE), i(
         LENGTHS)).values()),
     "gradients_through_time": lambda i: lens.gradients_through_time(

@@ -23,7 +23,6 @@ OTHERWISE = {  # why, and what the page's row has
     "ts.split": ("NumPy's: how many parts", "`torch.split(x, 2)`"),
     "Tensor.split": ("as ts.split", "`torch.split(x, 2)`"),
     "ts.pad": ("NumPy's: a pair for every axis", "`F.pad("),
-    "ts.random.normal": ("the shape first, as in JAX and MLX: (0, 1, 3) has none of the draws", "`torch.normal("),
     "F.lstm_cell": ("PyTorch's, without documentation, has h and c in a list: a list is an error", "`torch.lstm_cell("),
     "F.softmax": ("third is PyTorch's private _stacklevel, a dtype of torch.softmax: an error", "`torch.softmax("),
 }

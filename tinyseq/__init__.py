@@ -49,16 +49,16 @@ __all__ = [
     "astype", "atan", "atan2", "atanh", "backends", "bitwise_and", "bitwise_invert", "bitwise_or", "bitwise_xor",
     "bool", "broadcast_to", "ceil", "clip", "concat", "cos", "cosh", "cumulative_sum", "debug", "divide", "einsum",
     "enable_grad", "equal", "erf", "exp", "expand_dims", "expm1", "eye", "flatten", "flip", "float16", "float32",
-    "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like", "functional", "grad", "greater",
-    "greater_equal", "index_add", "int16", "int32", "int64", "int8", "isfinite", "isinf", "isnan", "less", "less_equal",
-    "linspace", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor",
-    "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean", "min", "minimum", "moveaxis",
-    "multiply", "namespace", "negative", "nn", "no_grad", "not_equal", "one_hot", "ones", "ones_like", "op", "optim",
-    "outer", "pad", "permute_dims", "pow", "prod", "random", "reciprocal", "recompute", "remainder", "repeat",
-    "reshape", "roll", "round", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack",
-    "std", "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "Tensor", "tensor", "tensordot", "tile", "topk",
-    "tril", "triu", "trunc", "uint8", "unstack", "use_backend", "value_and_grad", "var", "vecdot", "vector_norm",
-    "where", "zeros", "zeros_like", "get_num_threads", "set_num_threads",
+    "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like", "functional", "get_num_threads", "grad",
+    "greater", "greater_equal", "index_add", "int16", "int32", "int64", "int8", "isfinite", "isinf", "isnan", "less",
+    "less_equal", "linspace", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean", "min", "minimum",
+    "moveaxis", "multiply", "namespace", "negative", "nn", "no_grad", "not_equal", "one_hot", "ones", "ones_like", "op",
+    "optim", "outer", "pad", "permute_dims", "pow", "prod", "random", "reciprocal", "recompute", "remainder", "repeat",
+    "reshape", "roll", "round", "set_num_threads", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square",
+    "squeeze", "stack", "std", "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "Tensor", "tensor",
+    "tensordot", "tile", "topk", "tril", "triu", "trunc", "uint8", "unstack", "use_backend", "value_and_grad", "var",
+    "vecdot", "vector_norm", "where", "zeros", "zeros_like",
 ]
 
 _lazy = ("checkpoint", "data", "decode", "lens", "metrics", "models", "plot", "testing")
@@ -74,9 +74,12 @@ else:  # out of type checkers' sight, so that a misspelt name is an error to the
         if name in _lazy:
             return _import_module(f"tinyseq.{name}")
         if name == "__version__":
-            from importlib.metadata import version
+            from importlib.metadata import PackageNotFoundError, version
 
-            return version("tinyseq")
+            try:
+                return version("tinyseq")
+            except PackageNotFoundError:
+                return "unknown: a checkout that is not installed"
         _check.missing(_modules[__name__], name)
 
 

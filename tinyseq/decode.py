@@ -166,7 +166,7 @@ def _step(where: str, decoder: Any, tokens: Array, state: Any, end: int, first: 
     """The logits (N, V) of the next token, and the state then, whose rows are looked at after the first step."""
     try:
         found = decoder.step(tokens, state)
-    except Exception as error:
+    except (IndexError, ValueError) as error:
         error.add_note(f"{where}: step was called with {len(tokens)} tokens and a state of as many rows: {_TURN}")
         raise
     logits = found[0] if isinstance(found, tuple) and len(found) == 2 else found

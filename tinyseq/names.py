@@ -35,7 +35,8 @@ nonzero argwhere flatnonzero | np.argwhere(x.numpy())
 chunk tensor_split array_split hsplit vsplit dsplit | x.split(2, axis=axis)  # equal parts, or places to cut before
 unbind | x.unstack(axis=axis)
 repeat_interleave | x.repeat(2, axis=axis)
-fliplr flipud rot90 | x.flip(axis=axis)
+fliplr flipud | x.flip(axis=axis)
+rot90 | x.mT.flip(axis=-2)
 clamp clamp_min clamp_max | x.clip(0.0, 1.0)
 mul | x * y
 div true_divide | x / y
@@ -75,9 +76,10 @@ bitwise_left_shift left_shift bitwise_right_shift right_shift | ids * 2 ** ids  
 amax | x.max(axis=axis)
 amin | x.min(axis=axis)
 aminmax | (x.min(), x.max())
-var_mean std_mean | (x.var(), x.mean())
+var_mean | (x.var(correction=1), x.mean())
+std_mean | (x.std(correction=1), x.mean())
 average | x.mean(axis=axis)
-nansum nanmean | ts.where(x.isnan(), 0.0, x).sum()
+nansum | ts.where(x.isnan(), 0.0, x).sum()
 ptp | x.max() - x.min()
 norm | x.vector_norm(axis=axis)
 dist | (x - y).vector_norm()
@@ -86,7 +88,8 @@ cumprod | x.log().cumulative_sum(axis=axis).exp()  # of numbers above 0
 diff | x[:, 1:] - x[:, :-1]
 count_nonzero | (x != 0).sum()
 mm bmm mv | x @ y.mT
-dot inner vdot | x.vecdot(y)
+dot | x @ y
+inner vdot | x.vecdot(y)  # of vectors
 addmm baddbmm addmv addbmm | x + x @ y.mT @ y
 ger | x[0].outer(y[0])
 trace | ts.einsum("ii->", x @ y.mT)
@@ -139,12 +142,12 @@ pi e inf nan | np.inf
 device set_default_device | ts.use_backend("cupy")  # a device is a backend here
 cuda mps xpu get_default_device | ts.use_backend("cupy")  # `python -m tinyseq.doctor` says whether a GPU can be used
 Size size shape ndim numel | x.shape
-is_tensor ndarray is_floating_point | isinstance(x, ts.Tensor)
+is_tensor ndarray | isinstance(x, ts.Tensor)
+is_floating_point | x.dtype.kind == "f"
 set_grad_enabled inference_mode | ts.no_grad()
-is_grad_enabled | x.requires_grad
+is_grad_enabled | (p * 1).requires_grad
 autograd custom_vjp custom_jvp custom_gradient | ts.grad((p * p).sum(), p)  # a function of your own: `@ts.op`
 gradcheck check_grads | ts.testing.check_grad(ts.tanh, x)
-associative_scan scan | nn.Scan(nn.GRUCell, 3, 4)  # runs any cell, and ts.cumulative_sum sums
 autocast amp profiler jvp | # is not here: float16 by model.to(ts.float16), Python's profilers show each op by its name
 set_detect_anomaly | ts.grad((p * p).sum(), p)  # and ts.debug(), which names where a NaN comes from
 func vjp vmap jacobian jacfwd jacrev hessian | ts.value_and_grad(lambda p: (p * p).sum())(p)
@@ -203,14 +206,17 @@ ModuleDict | {"en": nn.Linear(3, 3)}  # a plain dict on an attribute: its module
 ParameterList ParameterDict | [nn.Parameter(x)]  # a plain list or dict on an attribute
 Identity | nn.Sequential()
 Flatten Unflatten | x.flatten(1)  # and x.reshape, in a forward of your own
-Softmax Softmin Softmax2d | F.softmax(x, axis=-1)
+Softmax | F.softmax(x, axis=-1)
+Softmin | F.softmax(-x, axis=-1)
 LogSoftmax | F.log_softmax(x, axis=-1)
 LogSigmoid | F.log_sigmoid(x)
 GLU | F.glu(y[:, :2])
-ReLU6 Hardtanh | x.clip(0.0, 6.0)  # in a forward of your own
+ReLU6 | x.clip(0.0, 6.0)  # in a forward of your own
+Hardtanh | x.clip(-1.0, 1.0)  # in a forward of your own
 PReLU RReLU | nn.LeakyReLU(0.2)  # a slope that is learnt is not here
 SELU CELU Mish Hardswish Hardsigmoid | nn.SiLU()  # those are not here, this is near
-Softsign Tanhshrink Threshold | x / (1 + x.abs())
+Softsign | x / (1 + x.abs())
+Tanhshrink | x - x.tanh()
 Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout | nn.Dropout(0.1)  # of single entries
 BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm GroupNorm InstanceNorm1d InstanceNorm2d LocalResponseNorm |
   nn.LayerNorm(3)  # norms over a batch are not here
@@ -218,14 +224,14 @@ CrossEntropyLoss | F.cross_entropy(x, ids)
 NLLLoss | F.nll_loss(F.log_softmax(x), ids)
 MSELoss | F.mse_loss(x, y)
 L1Loss | F.l1_loss(x, y)
-HuberLoss SmoothL1Loss | F.huber_loss(x, y)
+HuberLoss SmoothL1Loss | F.huber_loss(x, y)  # which a SmoothL1Loss(beta=1) is
 BCELoss | F.binary_cross_entropy(x.sigmoid(), y)
 BCEWithLogitsLoss MultiLabelSoftMarginLoss | F.binary_cross_entropy_with_logits(x, y)
 KLDivLoss | F.kl_div(F.log_softmax(x), F.softmax(y))
 CosineEmbeddingLoss CosineSimilarity | x.vecdot(y) / (x.vector_norm(axis=1) * y.vector_norm(axis=1))
 PairwiseDistance | (x - y).vector_norm(axis=1)
 MarginRankingLoss HingeEmbeddingLoss TripletMarginLoss MultiMarginLoss | F.relu(1 - x + y).mean()
-PoissonNLLLoss GaussianNLLLoss | (x.exp() - y * x).mean()
+PoissonNLLLoss | (x.exp() - y * x).mean()
 PositionalEncoding PositionalEmbedding | nn.SinusoidalPositions(4)  # or nn.LearnedPositions
 Seq2Seq | nn.EncoderDecoder(nn.Embedding(9, 3), nn.GRU(3, 4), nn.AttentionDecoder(9, 3, 4, nn.DotAttention(4, 4), 4))
 Decoder AttnDecoderRNN | nn.AttentionDecoder(9, 3, 4, nn.DotAttention(4, 4), memory_size=4)
@@ -256,7 +262,7 @@ normalize | x / x.vector_norm(axis=1, keepdims=True)
 cosine_similarity cosine_embedding_loss | x.vecdot(y) / (x.vector_norm(axis=1) * y.vector_norm(axis=1))
 pairwise_distance | (x - y).vector_norm(axis=1)
 relu6 hardtanh | x.clip(0.0, 6.0)
-selu celu mish hardswish hardsigmoid | F.silu(x)  # those are not here, this is near
+selu celu mish hardswish | F.silu(x)  # those are not here, this is near
 prelu rrelu | F.leaky_relu(x, 0.2)  # a slope that is learnt is not here
 softsign tanhshrink | x / (1 + x.abs())
 softmin | F.softmax(-x)

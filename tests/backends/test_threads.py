@@ -43,9 +43,9 @@ def blas(monkeypatch: pytest.MonkeyPatch) -> Iterator[Blas]:
     monkeypatch.setattr(threads, "LARGE", LIMIT)
     for name in threads.VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    threads.settle.cache_clear()
+    threads._settle.cache_clear()
     yield blas
-    threads.settle.cache_clear()
+    threads._settle.cache_clear()
     threads.settle()
 
 

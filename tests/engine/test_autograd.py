@@ -196,3 +196,22 @@ def test_nothing_waits_for_the_collector(no_collector: None, part: str) -> None:
         return [weakref.ref(x), weakref.ref(x.data)]
 
     assert [ref() for ref in run()] == [None, None]
+
+
+def test_operands_that_are_left_out_have_pull_backs_too() -> None:
+    @ts.op
+    def scaled(x: Any, by: Any = None) -> Any:
+        return (x if by is None else x * by), (lambda g: g if by is None else g * by, lambda g: g * x)
+
+    x, w = leaf(1.0, 2.0), ts.ones((3, 2), ts.float64, requires_grad=True)
+    for y in (scaled(x), x.clip(0.0), ts.clip(x), ts.functional.linear(x, w)):
+        assert ts.grad(y.sum(), x).shape == (2,)
+
+
+def test_an_op_that_was_run_in_float16_goes_with_what_it_holds() -> None:
+    held = ts.ones(3)
+    seen = weakref.ref(held)
+    f = ts.op(wide=True)(named("f", lambda x: (x + held.data, (lambda g: g,))))
+    f(ts.ones(3, dtype=ts.float16))
+    del f, held
+    assert seen() is None

@@ -45,7 +45,8 @@ def test_type_checkers_read_the_signatures_of_the_functions() -> None:
     written: dict[str, list[str]] = {}
     for node in kind.body:
         if isinstance(node, ast.FunctionDef) and ast.unparse(node.body[0]) == "...":
-            args, defaults = node.args.args[1:] + node.args.kwonlyargs, node.args.defaults + node.args.kw_defaults
+            args, defaults = node.args.args[1:] + node.args.kwonlyargs, [
+                *node.args.defaults, *[value for value in node.args.kw_defaults if value]]
             given = [""] * (len(args) - len(defaults)) + [f" = {ast.unparse(value)}" for value in defaults]
             written[node.name] = [f"{arg.arg}: {ast.unparse(arg.annotation or arg)}{default}"
                                   for arg, default in zip(args, given, strict=True)]

@@ -80,6 +80,13 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
     # What a node's `op` is: were it `call`, that would refer to itself, a cycle.
     made = types.SimpleNamespace(__name__=body.__name__, body=body, definition=definition)
     operands = _operands(body)
+    forms: dict[bool, Any] = {}
+
+    def again(wide: bool) -> Any:
+        """The op once more, in float32 or on a device."""
+        if wide not in forms:
+            forms[wide] = _recorded(body, definition, wide)
+        return forms[wide]
 
     @functools.wraps(body)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -92,7 +99,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
             if isinstance(a, Tensor):
                 x = a._data
                 if wide and x.itemsize == 2 and x.dtype.kind == "f":  # float16, at the least cost
-                    return _in_float32(_again(body, definition, False), args, kwargs)
+                    return _in_float32(again(False), args, kwargs)
                 raw.append(x)
                 parents.append(a.node)
             elif type(a) in PLAIN or (
@@ -118,7 +125,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             if isinstance(error, (TypeError, ValueError)) and (moved := _moved(args, kwargs)):
                 # NumPy arrays beside a device's: put there, and once more
-                return _again(body, definition, wide)(*moved[0], **moved[1])
+                return again(wide)(*moved[0], **moved[1])
             given = [x if isinstance(a, Tensor) or type(x) is Slots else a for a, x in zip(args, raw, strict=True)]
             raise explain(mistakes.of_body(in_slots(raw), error), body, given, kwargs) from error
         if type(result) is not tuple or len(result) != 2:
@@ -138,9 +145,6 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
     call.definition = definition  # type: ignore[attr-defined]
     call.body = body  # type: ignore[attr-defined]
     return called(call, body.__name__.lstrip("_"))
-
-
-_again = functools.lru_cache(256)(_recorded)  # of an op that is called once more, in float32 or on a device
 
 
 def wide(fn: Callable[P, R]) -> Callable[P, R]:
@@ -193,7 +197,7 @@ def attach(op: Any, parents: list[Node | None], args: list[Any] | None, kwargs: 
     node.op, node.serial, node.index = op, next(serials), None
     node.args, node.kwargs, node.parents = args, kwargs or _EMPTY, tuple(parents)
     if type(pulls) is tuple:
-        if len(pulls) != len(parents) and (len(pulls) > len(parents) or any(parents[len(pulls) :])):
+        if len(pulls) != len(parents) and (any(parents[len(pulls) :]) or mistakes.too_many(op.body, pulls)):
             raise mistakes.of_count(op.__name__, len(pulls), len(parents))
         if args is not None:  # keep only the closures that will be called
             pulls = tuple([f if p is not None else None for f, p in zip(pulls, parents, strict=False)])

@@ -19,7 +19,7 @@ from tinyseq.engine import ops
 NAMES = {
     "absolute": "abs", "amax": "max", "amin": "min", "array_split": "split", "concatenate": "concat",
     "cumsum": "cumulative_sum", "dot": "matmul", "hstack": "concat", "identity": "eye", "invert": "bitwise_invert",
-    "norm": "vector_norm", "power": "pow", "swapaxes": "moveaxis", "transpose": "permute_dims",
+    "norm": "vector_norm", "power": "pow", "swapaxes": "matrix_transpose", "transpose": "matrix_transpose",
     "true_divide": "divide", "vstack": "concat",
 }
 # NumPy's operators of two operands, and ours once they were used

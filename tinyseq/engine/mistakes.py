@@ -47,6 +47,12 @@ def of_replay(node: Node, error: Exception) -> Exception:
                      "a kernel or writes into arrays names the function that it equals, @ts.op(definition=...)")
 
 
+def too_many(body: Any, pulls: tuple[Any, ...]) -> bool:
+    """Whether an op has more pull-backs than its body takes arguments; those that were left out have theirs."""
+    code = getattr(body, "__code__", None)
+    return code is not None and not code.co_flags & 4 and len(pulls) > code.co_argcount  # 4: *args
+
+
 def of_count(name: str, pulls: int, slots: int) -> Exception:
     """The error of an op with other pull-backs, in a tuple, than arguments."""
     if pulls > slots:

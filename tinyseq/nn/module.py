@@ -338,7 +338,8 @@ def _place(error: Exception) -> None:
         return  # it was told further in
     call = frames[-1].f_locals
     if isinstance(error, TypeError) and frames[-1] is caller:  # what it takes is something else
-        error.args = (check.misfit(error, type(call["self"]).__name__, call["self"].forward, call["kwargs"]),)
+        name = f"{type(call['self']).__name__}.forward"
+        error.args = (check.misfit(error, name, call["self"].forward, call["kwargs"]),)
     called = [own for frame in frames if isinstance(own := frame.f_locals.get("self"), Module)]
     paths = (path for inner in called[::-1] for outer in called for path, part in _walk(outer) if part is inner)
     path = next(paths, "")

@@ -9,6 +9,7 @@ distributions, the order of gates and the names in state_dict are PyTorch's.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from inspect import signature
@@ -87,10 +88,12 @@ class _Recurrent(Module):
         self.dropout = check.numbers(type(self).__name__, least=0, below=1, dropout=dropout)
         self.bidirectional = bidirectional
         if self.dropout and self.num_layers == 1:
-            calls = sum("__init__" in vars(base) for base in type(self).__mro__)  # each by way of its check
+            user, frame = 1, sys._getframe()
+            while frame.f_back and frame.f_globals.get("__name__", "").startswith("tinyseq."):
+                user, frame = user + 1, frame.f_back
             warnings.warn(f"{type(self).__name__}: dropout={self.dropout} acts between layers, and with num_layers=1 "
                           f"changes nothing{'; recurrent_dropout= acts in each' * isinstance(self, _Fused)}",
-                          stacklevel=2 * calls - 1)
+                          stacklevel=user)
 
     @property
     def directions(self) -> int:
