@@ -87,8 +87,7 @@ cumsum | x.cumulative_sum(axis=axis)
 cumprod | x.log().cumulative_sum(axis=axis).exp()  # of numbers above 0
 diff | x[:, 1:] - x[:, :-1]
 count_nonzero | (x != 0).sum()
-mm bmm mv | x @ y.mT
-dot | x @ y
+mm bmm mv dot | x @ y.mT
 inner vdot | x.vecdot(y)  # of vectors
 addmm baddbmm addmv addbmm | x + x @ y.mT @ y
 ger | x[0].outer(y[0])

@@ -510,7 +510,7 @@ def test_a_call_that_does_not_fit_says_what_to_write() -> None:
     x = ts.ones((2, 5, 4))
     for call, said in (
         (lambda: nn.GRU(4, 3)(x, hx=None), "GRU.forward: no argument 'hx'; write h0=; it takes x, h0, lengths"),
-        (lambda: nn.LSTM(4, 3)(x, hx=None), "LSTM: no argument 'hx'; write state=; it takes x, state, lengths"),
+        (lambda: nn.LSTM(4, 3)(x, hx=None), "LSTM.forward: no argument 'hx'; write state=; it takes x, state, lengths"),
         (lambda: nn.RNN(4, 3)(), "RNN(x, h0=None, lengths=None): missing 1 required positional argument: 'x'"),
         (lambda: nn.Linear(4, 3)(x, x), "Linear(x): too many arguments by place"),
         (lambda: Calls(nn.Linear(4, 3))(x, bias=1), "inner: Linear: no argument 'bias'; it takes x"),
