@@ -511,9 +511,9 @@ def test_a_call_that_does_not_fit_says_what_to_write() -> None:
     for call, said in (
         (lambda: nn.GRU(4, 3)(x, hx=None), "GRU.forward: no argument 'hx'; write h0=; it takes x, h0, lengths"),
         (lambda: nn.LSTM(4, 3)(x, hx=None), "LSTM.forward: no argument 'hx'; write state=; it takes x, state, lengths"),
-        (lambda: nn.RNN(4, 3)(), "RNN(x, h0=None, lengths=None): missing 1 required positional argument: 'x'"),
-        (lambda: nn.Linear(4, 3)(x, x), "Linear(x): too many arguments by place"),
-        (lambda: Calls(nn.Linear(4, 3))(x, bias=1), "inner: Linear: no argument 'bias'; it takes x"),
+        (lambda: nn.RNN(4, 3)(), "RNN.forward(x, h0=None, lengths=None): missing 1 required positional argument: 'x'"),
+        (lambda: nn.Linear(4, 3)(x, x), "Linear.forward(x): too many arguments by place"),
+        (lambda: Calls(nn.Linear(4, 3))(x, bias=1), "inner: Linear.forward: no argument 'bias'; it takes x"),
         (lambda: nn.LSTM(4, 3, num_layer=2), "LSTM: no argument 'num_layer'; write num_layers=; it takes "),
     ):
         with pytest.raises(TypeError, match="^" + re.escape(said)):
