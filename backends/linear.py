@@ -58,20 +58,20 @@ class LinearKernels(RowKernels):
         return state
 
     def _scan_blocks(self, a: Array, b: Array, h0: Array, y: Array, blocks: int) -> bool:
-        """The same into y by `blocks` of time at once; False where a product of a's is no number or infinite."""
+        """The same into y by `blocks` of time at once; False where an a is beyond 1, whose products
+        would overflow or hide what a later a makes small again."""
         xp, (rows, steps, width) = self.xp, b.shape
         each = steps // blocks
         cut = steps - steps % blocks
         split: Callable[[Array], Array] = lambda x: x[:, :cut].reshape(rows, blocks, each, width).transpose(2, 1, 0, 3)
+        if not np.abs(a).max() <= 1:
+            return False
         products, z = (xp.array(split(x), order="C") for x in (a, b))
         share = xp.empty(z.shape[1:], dtype=z.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for t in range(1, each):
-                xp.multiply(products[t], z[t - 1], share)
-                xp.add(z[t], share, z[t])
-                xp.multiply(products[t], products[t - 1], products[t])
-        if not np.isfinite(products[-1]).all():
-            return False
+        for t in range(1, each):
+            xp.multiply(products[t], z[t - 1], share)
+            xp.add(z[t], share, z[t])
+            xp.multiply(products[t], products[t - 1], products[t])
         before = xp.empty(z.shape[1:], dtype=z.dtype)  # the state in which each block begins
         state = h0
         for k in range(blocks):

@@ -571,7 +571,9 @@ class Pronounce(nn.Module):
 
     def __init__(self) -> None:
         pytest.importorskip("tqdm")
-        with patch.object(ts, "plot", None, create=True):  # matplotlib does not load beside AddressSanitizer
+        folder = str(Path(__file__).parents[2] / "examples")
+        # matplotlib does not load beside AddressSanitizer
+        with patch.object(sys, "path", [folder, *sys.path]), patch.object(ts, "plot", None, create=True):
             example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "pronounce.py"))
         self.model = example["build_model"](width=6, embedding=4, dropout=0.0)
 

@@ -50,6 +50,10 @@ def test_products_out_of_range_do_no_harm() -> None:
     a, b = np.full((1, 100, 1), 1e8, "f"), np.zeros((1, 100, 1), "f")
     a[:, 98], b[:, 99] = 0, 1  # a state of 0 stays 0 through all of them
     assert NumpyBackend().linear_scan(a, b, np.zeros((1, 1), "f"), False)[0, :, 0].tolist() == [0] * 99 + [1]
+    a, b = np.full((1, 400, 1), 10, "f"), np.zeros((1, 400, 1), "f")
+    b[:, 19], b[:, 20] = 1e36, -1e37  # which are even
+    assert not NumpyBackend().linear_scan(a, b, np.zeros((1, 1), "f"), False)[:, 20:].any()
+    a, b = np.full((1, 100, 1), 1, "f"), np.zeros((1, 100, 1), "f")
     a[:, 3] = np.nan
     h = NumpyBackend().linear_scan(a, b, np.ones((1, 1), "f"), False)[0, :, 0]
     assert np.isfinite(h[:3]).all() and np.isnan(h[3:]).all()

@@ -211,7 +211,7 @@ def test_operands_that_are_left_out_have_pull_backs_too() -> None:
 def test_an_op_that_was_run_in_float16_goes_with_what_it_holds() -> None:
     held = ts.ones(3)
     seen = weakref.ref(held)
-    f = ts.op(wide=True)(named("f", lambda x: (x + held.data, (lambda g: g,))))
+    f = ts.op(wide=True)(named("f", lambda x, array=held: (x + array.data, (lambda g: g,))))
     f(ts.ones(3, dtype=ts.float16))
     del f, held
     assert seen() is None

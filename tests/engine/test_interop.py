@@ -101,7 +101,8 @@ NUMPYS = {  # what was called, and what is to be written
     "np.exp(x)": "ts.exp", "np.tanh(x)": "ts.tanh", "np.arctan(x)": "ts.atan", "np.absolute(x)": "ts.abs",
     "np.maximum(x, 0)": "ts.maximum", "np.power(2.0, x, dtype=float)": "ts.pow", "np.concatenate([x, x])": "ts.concat",
     "np.sum(x)": "ts.sum", "np.mean(x, axis=0)": "ts.mean", "np.where(x > 0, x, 0)": "ts.where",
-    "np.einsum('i->i', x)": "ts.einsum", "np.linalg.norm(x)": "ts.vector_norm", "np.transpose(x)": "ts.matrix_transpose",
+    "np.einsum('i->i', x)": "ts.einsum", "np.linalg.norm(x)": "ts.vector_norm",
+    "np.transpose(x)": "ts.matrix_transpose",
     "np.add.reduce(x)": "ts.add", "np.sinc(x)": "ts.op", "np.fft.fft(x)": "ts.op", "np.cbrt(x)": "ts.op",
     "np.add(a, x, out=a)": "ts.add",
 }

@@ -222,3 +222,14 @@ def test_it_is_saved_copied_moved_and_shown_as_other_layers(name: str, tmp_path:
     assert {str(p.dtype) for p in LAYERS[name](2, 3, dtype="float64").parameters()} == {"float64"}
     with pytest.raises(ValueError, match=rf"recurrent_: {name} holds no weight_hh"):  # none is recurrent
         nn.init.recurrent_(layer)
+
+
+@pytest.mark.parametrize("name", ["MinGRU", "MinLSTM"])
+def test_what_a_gate_that_is_nearly_shut_lets_in_keeps_its_digits(name: str) -> None:
+    layer = LAYERS[name](1, 1, dtype=ts.float32)
+    gates = [-20.0] if name == "MinGRU" else [8.0, -20.0]
+    layer.load_state_dict({"weight_ih_l0": np.zeros((len(gates) + 1, 1)), "bias_ih_l0": np.array([*gates, 1.0])})
+    with ts.no_grad():
+        h = layer(ts.zeros((1, 1, 1)))[0].item()
+    taken = sigmoid(-20.0) if name == "MinGRU" else sigmoid(-20.0) / (sigmoid(8.0) + sigmoid(-20.0))
+    assert abs(h / taken - 1) < 1e-5

@@ -335,6 +335,8 @@ def where(condition: Like, a: Like, b: Like) -> Out:
     xp = namespace(a, b, condition)
     if isinstance(a, (int, float)) and isinstance(b, (int, float)) and float in (type(a), type(b)):
         a = xp.asarray(a, dtype=np.float32)  # two Python numbers make float32, as everywhere
+    if isinstance(condition, bool):  # of which CuPy takes none
+        condition = xp.asarray(condition)
     y = xp.where(check.operand(condition), a, b)
     if y.dtype.kind in "OU":  # of None, of text
         raise TypeError("expected numbers to choose from")

@@ -47,8 +47,9 @@ def linear_scan(a: Like, b: Tensor, h0: Like = None, lengths: Like = None, rever
     step to the first. `lengths` (B,) are integers, 0 <= length <= T: what stands in the padding is never seen, h there
     is 0, and `reverse` starts at a row's last real step. Gradients of a, b and h0 are of any order.
 
-    Nothing is divided: an a of 0 is legal, and what is small loses no digits. (Blelloch 1990, "Prefix sums and their
-    applications", section 1.4; Martin & Cundy 2018, "Parallelizing linear recurrent neural nets over sequence length".)
+    Nothing is divided: an a of 0 is legal, and the error is that of the loop, relative to the largest entry.
+    (Blelloch 1990, "Prefix sums and their applications", section 1.4; Martin & Cundy
+    2018, "Parallelizing linear recurrent neural nets over sequence length".)
 
     >>> F.linear_scan(ts.tensor([0.5]), ts.ones((1, 4, 1)))[0, :, 0]
     tensor([1.   , 1.5  , 1.75 , 1.875])

@@ -2,8 +2,8 @@
 
     h_t = a_t h_(t-1) + b_t        entry by entry, a_t and b_t of x_t alone
 
-The gates see x_t and not h_(t-1): that is what is given up for it. Arguments, shapes, lengths and states are those of
-GRU (`nn/recurrent.py`), and so are the names in state_dict.
+The gates see x_t and not h_(t-1): that is what is given up for it. Shapes, lengths and layers are those of GRU
+(`nn/recurrent.py`); an LRU's state is a pair, as an LSTM's.
 """
 
 from __future__ import annotations
@@ -86,20 +86,21 @@ class _Gated(_Parallel):
         shapes = {"weight_ih": (rows, width), "bias_ih": (rows,)}
         return {name: random.uniform(shape, -bound, bound) for name, shape in shapes.items() if bias or name[0] == "w"}
 
-    def _kept(self, *gates: Tensor) -> Tensor:
-        """How much of the last state is kept, a (B, T, H), from what the gates' rows gave."""
+    def _odds(self, *gates: Tensor) -> Tensor:
+        """The logarithm of kept / taken (B, T, H), shares that sum to 1, from what the gates' rows gave."""
         raise NotImplementedError
 
-    def _kept_and_new(self, weights: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _odds_and_new(self, weights: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         *gates, new = ops.split(functional.linear(x, weights("weight_ih"), weights("bias_ih")), self.gates, -1)
-        return self._kept(*gates), new
+        return self._odds(*gates), new
 
     def multipliers(self, x: Tensor) -> Tensor:
-        return self._kept_and_new(self._weights(0), x)[0]
+        return ops.sigmoid(self._odds_and_new(self._weights(0), x)[0])
 
     def _scanned(self, weights: Any, x: Tensor, start: State, lengths: Any, reverse: bool) -> tuple[Tensor, State]:
-        kept, new = self._kept_and_new(weights, x)
-        h = functional.linear_scan(kept, (1 - kept) * new, start[0], lengths, reverse)
+        odds, new = self._odds_and_new(weights, x)
+        taken = ops.sigmoid(-odds)  # not 1 - kept, of which little is left of a gate that is nearly shut
+        h = functional.linear_scan(ops.sigmoid(odds), taken * new, start[0], lengths, reverse)
         return h, (h,)
 
     def forward(self, x: Tensor, h0: Tensor | None = None, lengths: Like = None) -> tuple[Tensor, Tensor]:
@@ -124,8 +125,8 @@ class MinGRU(_Gated):
 
     gates = 2
 
-    def _kept(self, *gates: Tensor) -> Tensor:
-        return ops.sigmoid(-gates[0])
+    def _odds(self, *gates: Tensor) -> Tensor:
+        return -gates[0]
 
 
 class MinLSTM(_Gated):
@@ -142,9 +143,9 @@ class MinLSTM(_Gated):
 
     gates = 3
 
-    def _kept(self, *gates: Tensor) -> Tensor:
+    def _odds(self, *gates: Tensor) -> Tensor:
         f, i = gates
-        return ops.sigmoid(functional.log_sigmoid(f) - functional.log_sigmoid(i))
+        return functional.log_sigmoid(f) - functional.log_sigmoid(i)
 
 
 class LRU(_Parallel):
