@@ -87,7 +87,5 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *_lazy, "__version__"})
 
 
-for _module in (functional, nn, nn.init, optim, random):
-    _check.public(_module.__name__)
-for _kind in (Tensor, nn.Module, optim.Optimizer):  # here, so that the engine knows nothing of other libraries' names
-    setattr(_kind, "__getattr__", _check.missing)  # noqa: B010
+for _module, *_kinds in ((functional, Tensor), (nn, nn.Module), (nn.init,), (optim, optim.Optimizer), (random,)):
+    _check.public(_module.__name__, *_kinds)  # here, so that the engine knows nothing of other libraries' names

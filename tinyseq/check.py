@@ -295,6 +295,14 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
     return called(call, function.__name__)  # type: ignore[no-any-return]
 
 
+def users_frame() -> FrameType:
+    """The innermost frame outside tinyseq."""
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "tinyseq":
+        frame = frame.f_back
+    return frame
+
+
 def frames(error: Exception) -> list[FrameType]:
     """From the outermost caller of who caught an error to where it was raised."""
     from traceback import walk_stack, walk_tb  # here, as only errors have a use for it

@@ -17,7 +17,6 @@ pull-backs are made of Tensors too, and what they compute can be differentiated 
 from __future__ import annotations
 
 import functools
-import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -26,7 +25,7 @@ from typing import Any, Self, cast, overload
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.check import P, R, called, describe, explain, explained
+from tinyseq.check import P, R, called, describe, explain, explained, users_frame
 from tinyseq.engine import mistakes
 from tinyseq.engine.creation import like, operand
 from tinyseq.engine.graph import Node, modes, serials
@@ -345,7 +344,5 @@ def joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:
 
 def users_line() -> str:
     """`file:line` of the innermost frame outside tinyseq."""
-    frame: Any = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "tinyseq":
-        frame = frame.f_back
+    frame = users_frame()
     return f"called at {frame.f_code.co_filename}:{frame.f_lineno}"

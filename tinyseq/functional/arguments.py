@@ -41,6 +41,11 @@ def lengths_of(where: str, lengths: Like, x: Tensor) -> Any:
     return None if backends.on_host(data) and data.min(initial=x.shape[1]) == x.shape[1] else data
 
 
+def real_steps(x: Tensor, lengths: Like) -> Tensor:
+    """(B, T, 1), True where the rows of x (B, T, ...) have not ended, beside it."""
+    return (ops.like(x, np.arange(x.shape[1])) < ops.expand_dims(ops.like(x, lengths), 1))[..., None]
+
+
 def checked_lengths(lengths: Like, steps: int, rows: int | None = None, where: str = "", name: str = "lengths") -> Any:
     """Lengths (B,), integers from 0 to `steps`, as an int64 array; on a device nobody looks at them. B is `rows` if
     given. The error speaks of the argument `name` of `where`."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from tinyseq import backends, check
 from tinyseq.check import describe, explained
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op
 from tinyseq.engine.indexing import along, axes_of
 from tinyseq.engine.tensor import Like, Out, Tensor, namespace
-from tinyseq.functional.arguments import lengths_of, one_dtype
+from tinyseq.functional.arguments import lengths_of, one_dtype, real_steps
 
 
 def _delayed(x: Any, first: Any, reverse: bool) -> Any:
@@ -57,7 +55,7 @@ def linear_scan(a: Like, b: Tensor, h0: Like = None, lengths: Like = None, rever
     b = ops.operand(b)
     if b.ndim != 3 or b.dtype.kind != "f":
         raise ValueError(f"expected b (B, T, H) of floating-point numbers, got {describe(b)}")
-    rows, steps, width = b.shape
+    rows, _, width = b.shape
     a = ops.broadcast_to(ops.like(b, a), b.shape)
     h0 = Tensor(namespace(b._data).zeros((rows, width), dtype=b.dtype)) if h0 is None else ops.like(b, h0)
     if h0.shape != (rows, width):
@@ -65,7 +63,7 @@ def linear_scan(a: Like, b: Tensor, h0: Like = None, lengths: Like = None, rever
     lengths = lengths_of("linear_scan", lengths, b)
     if lengths is None:
         return _linear_scan(a, b, h0, reverse)
-    real: Tensor = (ops.like(b, np.arange(steps)) < ops.expand_dims(ops.like(b, lengths), 1))[..., None]
+    real = real_steps(b, lengths)
     # The state stands still in the padding, in front of a row that is read from its end.
     h = _linear_scan(ops.where(real, a, 1.0), ops.where(real, b, 0.0), h0, reverse)
     return ops.where(real, h, 0.0)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from tinyseq import backends, check
 from tinyseq.check import describe, explained
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op, wide
 from tinyseq.engine.tensor import Like, Tensor
 from tinyseq.functional.activations import relu
-from tinyseq.functional.arguments import lengths_of, matched, one_dtype
+from tinyseq.functional.arguments import lengths_of, matched, one_dtype, real_steps
 from tinyseq.functional.layers import linear
 
 
@@ -120,7 +118,7 @@ def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: 
 
     lengths, mask = lengths_of("unroll", lengths, x), None
     if lengths is not None:
-        mask = (ops.like(x, np.arange(x.shape[1])) < ops.expand_dims(ops.like(x, lengths), 1))[..., None]
+        mask = real_steps(x, lengths)
         x = ops.where(mask, x, 0.0)
     inputs = ops.unstack(x, 1) if x.shape[1] else ()
     outputs: list[Any] = [None] * len(inputs)

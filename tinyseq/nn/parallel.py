@@ -17,7 +17,8 @@ import numpy as np
 from tinyseq import check, functional
 from tinyseq.engine import ops, random
 from tinyseq.engine.tensor import Like, Tensor
-from tinyseq.nn.masks import length_mask, refuse
+from tinyseq.functional.arguments import real_steps
+from tinyseq.nn.masks import refuse
 from tinyseq.nn.module import Parameter
 from tinyseq.nn.recurrent import _Recurrent
 
@@ -69,7 +70,7 @@ class _Parallel(_Recurrent):
     def _pass(self, k: int, x: Tensor, start: State, lengths: Any) -> tuple[Tensor, State]:
         weights, reverse = self._weights(k), bool(k % self.directions)
         if lengths is not None:
-            real = ops.like(x, length_mask(lengths, x.shape[1]))[..., None]
+            real = real_steps(x, lengths)
             x = ops.where(real, x, 0.0)  # so that what stands in the padding reaches no gradient of a weight
         y, states = self._scanned(weights, x, start, lengths, reverse)
         y = y if lengths is None else ops.where(real, y, 0.0)

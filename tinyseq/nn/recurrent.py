@@ -9,7 +9,6 @@ distributions, the order of gates and the names in state_dict are PyTorch's.
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from inspect import signature
@@ -88,12 +87,12 @@ class _Recurrent(Module):
         self.dropout = check.numbers(type(self).__name__, least=0, below=1, dropout=dropout)
         self.bidirectional = bidirectional
         if self.dropout and self.num_layers == 1:
-            user, frame = 1, sys._getframe()
-            while frame.f_back and frame.f_globals.get("__name__", "").startswith("tinyseq."):
-                user, frame = user + 1, frame.f_back
-            warnings.warn(f"{type(self).__name__}: dropout={self.dropout} acts between layers, and with num_layers=1 "
-                          f"changes nothing{'; recurrent_dropout= acts in each' * isinstance(self, _Fused)}",
-                          stacklevel=user)
+            user = check.users_frame()
+            warnings.warn_explicit(
+                f"{type(self).__name__}: dropout={self.dropout} acts between layers, and with num_layers=1 changes "
+                f"nothing{'; recurrent_dropout= acts in each' * isinstance(self, _Fused)}", UserWarning,
+                user.f_code.co_filename, user.f_lineno, user.f_globals.get("__name__"),
+                user.f_globals.setdefault("__warningregistry__", {}))
 
     @property
     def directions(self) -> int:
