@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyseq import backends, check
+from tinyseq import check
 from tinyseq.engine import ops
 from tinyseq.engine.creation import on_host
 from tinyseq.engine.tensor import Like, Tensor, namespace
@@ -114,10 +114,6 @@ def attention_mask(name: str, x: Tensor, shape: Sequence[int], given: Like, leng
                          f"(B, T, S) or (B, heads, T, S) with (B, heads, T, S) = {tuple(shape)}, got shape "
                          f"{mask.shape} and dtype {mask.dtype}; of numbers that are added to scores it is mask == 0, "
                          "of one (T, S) for all rows mask[None], and of a future to hide causal=True")
-    looked = mask.ndim == 2 and 2 < len(mask) == shape[3] and backends.on_host(mask._data)
-    if looked and np.array_equal(mask.numpy(), np.tri(len(mask)) == 0):
-        raise ValueError(f"{name}: mask {mask.shape}, one row for each of the batch, is True above its diagonal alone, "
-                         "as PyTorch's (T, T) of a future to hide: pass causal=True")
     mask = ops.reshape(mask, (mask.shape[0], *(1,) * (4 - mask.ndim), *mask.shape[1:]))
     return mask if real is None else mask & real
 
