@@ -141,7 +141,7 @@ def take_along_axis(x: Tensor, indices: Like, axis: int = -1) -> Out:
     return picked(x, (*places[:axis], indices, *places[axis + 1 :]))
 
 
-@op
+@op(wide=True)
 def index_add(x: Tensor, axis: int, indices: Like, values: Tensor) -> Out:
     """x plus `values` at the `indices` along `axis`; an index given twice is added to twice. x itself stays as it is.
 
