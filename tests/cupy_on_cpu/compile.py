@@ -230,7 +230,11 @@ def nvrtc_missing() -> str | None:
 
 
 def address_environment() -> dict[str, str]:
-    """Environment variables for a process whose kernels run under AddressSanitizer."""
-    command = ["g++", "-print-file-name=libasan.so"]
-    library = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return {"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "CUPY_ON_CPU_ADDRESS": "1"}
+    """Environment variables for a process whose kernels run under AddressSanitizer.
+
+    It looks for C++'s `throw` once, when it is loaded: libstdc++ must be there by then, and Python does not bring it.
+    Else the first exception of an extension module (matplotlib's, on import) ends the process.
+    """
+    libraries = [subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+                 .stdout.strip() for name in ("libasan.so", "libstdc++.so.6")]
+    return {"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0", "CUPY_ON_CPU_ADDRESS": "1"}
