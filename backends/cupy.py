@@ -181,6 +181,10 @@ class CupyBackend(NumpyBackend):
         """Wait until the current stream's work is done."""
         cp.cuda.get_current_stream().synchronize()
 
+    def used_bytes(self) -> int:
+        """The device memory that arrays take."""
+        return int(cp.get_default_memory_pool().used_bytes())
+
     def random_raw(self, seed: int, stream: int, n: int, skip: int = 0) -> Array:
         y = cp.empty(n, np.uint64)
         launch("philox", np.dtype("f"), (n + 3) // 4, seed, stream, skip, y, n)

@@ -61,11 +61,13 @@ __all__ = [
     "vecdot", "vector_norm", "where", "zeros", "zeros_like",
 ]
 
-_lazy = ("checkpoint", "data", "decode", "lens", "metrics", "models", "plot", "testing")
+_lazy = ("checkpoint", "data", "decode", "glance", "lens", "metrics", "models", "plot", "testing")
+_glance = ("profile", "summary")  # functions of that room, as lazy
 
 if TYPE_CHECKING:
     from tinyseq import checkpoint as checkpoint, data as data, decode as decode, lens as lens, metrics as metrics
-    from tinyseq import models as models, plot as plot, testing as testing
+    from tinyseq import glance as glance, models as models, plot as plot, testing as testing
+    from tinyseq.glance import profile as profile, summary as summary
 
     __version__: str
 else:  # out of type checkers' sight, so that a misspelt name is an error to them
@@ -73,6 +75,8 @@ else:  # out of type checkers' sight, so that a misspelt name is an error to the
         """Modules, and `__version__`, that cost more than the rest of the import: loaded when first asked for."""
         if name in _lazy:
             return _import_module(f"tinyseq.{name}")
+        if name in _glance:
+            return getattr(_import_module("tinyseq.glance"), name)
         if name == "__version__":
             from importlib.metadata import PackageNotFoundError, version
 
@@ -84,7 +88,7 @@ else:  # out of type checkers' sight, so that a misspelt name is an error to the
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_lazy, "__version__"})
+    return sorted({*__all__, *_lazy, *_glance, "__version__"})
 
 
 for _module, *_kinds in ((functional, Tensor), (nn, nn.Module), (nn.init,), (optim, optim.Optimizer), (random,)):

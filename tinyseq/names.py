@@ -335,7 +335,8 @@ register_forward_hook register_forward_pre_hook register_full_backward_hook regi
 compile share_memory type to_empty | model.to("numpy")
 state | model.state_dict()
 flatten_parameters | # is not needed: leave it out
-fit predict evaluate summary | # a trainer is not here: the loop is yours, README.md has one
+summary | ts.summary(model, x)
+fit predict evaluate | # a trainer is not here: the loop is yours, README.md has one
 backward | ts.grad(model(x).sum(), params)
 """,
     "optimizer": """

@@ -321,10 +321,6 @@ def _gradient(where: str, i: int, p: Tensor) -> Array | None:
 
 
 def _in_place(name: str, body: Callable[..., Any], *args: Any) -> Any:
-    """`body(*args)`, which writes to arrays in lists. A watcher sees an op, from what they were to what they become."""
-    seen = next(reversed(watching.stack.get()), None)
-    before = list(copy.deepcopy(args)) if seen else []
-    out = body(*args)
-    if seen:
-        seen.forward(name, lambda *args: ((body(*args), args), None), before, {}, (out, args), None)
-    return out
+    """`body(*args)`, which writes to arrays in lists, where who watches sees it."""
+    watchers = watching.stack.get()
+    return watchers[-1].in_place(name, body, args) if watchers else body(*args)

@@ -58,6 +58,7 @@ NOT_ON_A_DEVICE = {
         "test_trainings_in_threads_are_those_of_one test_steps_leave_nothing_for_the_garbage_collector"
         " test_threads_add_to_the_gradients_of_shared_weights test_trainings_in_threads_are_those_that_run_alone"
         " test_threads_build_and_run_their_own_graphs"
+        " test_threads_add_up"
     ),
 }
 

@@ -1,6 +1,7 @@
 """Debugging: the first op that made a NaN or widened, forwards and backwards, with its line."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from helpers.tensors import named
 
 import tinyseq as ts
+from tinyseq.engine import autograd
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -54,3 +56,15 @@ def test_debug_names_a_body_that_writes_to_what_it_is_given() -> None:
     pure = ts.op(named("pure", lambda xs: (xs[0] + xs[1], (lambda g: g, lambda g: g))))
     with ts.debug():
         assert pure([x, x]).shape == (2,)
+
+
+def test_debug_decorates_a_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody watched before: a decorated generator enters its stack without `__enter__`."""
+    monkeypatch.setattr(autograd, "_watched", False)
+
+    @ts.debug()
+    def steps() -> Iterator[ts.Tensor]:
+        yield ts.log(ts.zeros(1))
+
+    with np.errstate(divide="ignore"), pytest.raises(FloatingPointError, match="appeared in log"):
+        list(steps())

@@ -16,6 +16,7 @@ pull-backs are made of Tensors too, and what they compute can be differentiated 
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -119,8 +120,9 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
             for i in lent:
                 raw[i] = frozen(raw[i])
             kwargs = {name: frozen(x) for name, x in kwargs.items()}
+        watchers = _watchers.get() if _watched else ()
         try:
-            result = body(*raw, **kwargs)
+            result = body(*raw, **kwargs) if not watchers else watchers[-1].run(body, raw, kwargs)
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             if isinstance(error, (TypeError, ValueError)) and (moved := _moved(args, kwargs)):
                 # NumPy arrays beside a device's: put there, and once more
@@ -131,7 +133,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
             raise TypeError(f"{made.__name__}: the body of an op must return (output, pull-backs), got "
                             f"{describe(result)}: end it with `return y, (lambda g: ...,)`, or `return y, None`")
         out, pulls = result
-        if _watched and (watchers := _watchers.get()):
+        if watchers:
             pulls = watchers[-1].forward(body.__name__, body, raw, kwargs, out, pulls)
         try:
             if pulls is None or not recording:
@@ -325,14 +327,25 @@ class watching(Scope):
 
     stack = _watchers
 
+    def run(self, body: Any, raw: list[Any], kwargs: dict[str, Any]) -> Any:
+        """What `body(*raw, **kwargs)` returns, of an op whose other arguments and output `forward` is given next."""
+        return body(*raw, **kwargs)
+
     def forward(self, name: str, body: Any, raw: list[Any], kwargs: dict[str, Any], out: Any, pulls: Any) -> Any:
         """`body(*raw, **kwargs)` gave `out, pulls`: returns the pull-backs to go on with, which may watch as well."""
         return pulls
 
-    def __enter__(self) -> Self:
+    def in_place(self, name: str, body: Callable[..., Any], args: Sequence[Any]) -> Any:
+        """What `body(*args)` returns, which writes to arrays in lists: an op from what they were to what they are."""
+        before = list(copy.deepcopy(args))
+        out = body(*args)
+        self.forward(name, lambda *args: ((body(*args), args), None), before, {}, (out, args), None)
+        return out
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         global _watched
-        _watched = True
-        return super().__enter__()
+        _watched = True  # here, as a decorated generator enters its stack without `__enter__`
+        return super().__new__(cls)
 
 
 def joint(pulls: Any) -> Callable[[Any, tuple[bool, ...]], Sequence[Any]]:

@@ -334,7 +334,7 @@ def _place(error: Exception) -> None:
     `__call__` that it was called: a module is what a frame knows as `self`."""
     frames = check.frames(error)
     caller = sys._getframe(1)
-    if [frame for frame in frames if frame.f_code is Module.__call__.__code__][-1] is not caller:
+    if [frame for frame in frames if frame.f_code is caller.f_code][-1] is not caller:
         return  # it was told further in
     call = frames[-1].f_locals
     if isinstance(error, TypeError) and frames[-1] is caller:  # what it takes is something else
