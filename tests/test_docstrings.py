@@ -15,7 +15,7 @@ import tinyseq as ts
 from tinyseq import functional, nn
 
 ROOMS = ["tinyseq", *(f"tinyseq.{room}" for room in """
-    checkpoint data decode functional glance lens metrics models nn nn.convert nn.init optim plot random testing
+    checkpoint data decode functional glance lens metrics models nn nn.convert nn.init optim plot random runs testing
 """.split())]
 if find_spec("matplotlib") is None:
     ROOMS.remove("tinyseq.plot")
