@@ -20,13 +20,14 @@ import math
 import random
 from collections import Counter, defaultdict
 from zlib import crc32
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot
 from tinyseq.functional import cross_entropy, softmax
+from tinyseq.logs import progress
 
 ANSWERS = {
     "when?": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday January March May July October".split(),

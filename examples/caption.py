@@ -16,13 +16,14 @@ word: at each digit in turn. A minute:
 
 import argparse
 from pathlib import Path
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
 from tinyseq.functional import cross_entropy, relu
+from tinyseq.logs import progress
 
 WORDS = data.Vocabulary("zero one two three four five six seven eight nine".split())
 TRAIN, MOST, COLUMNS = 1200, 5, 60      # digits to learn from; digits in a strip; columns of a strip

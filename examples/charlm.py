@@ -25,12 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
 from _commands import command, on_interrupt
-from _progress import progress
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import checkpoint, data, decode, nn, optim, plot
+from tinyseq.logs import progress
 
 WINDOW, BATCH = 128, 16
 

@@ -22,13 +22,14 @@ import argparse
 import math
 import time
 from itertools import count
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 from pronounce import LETTERS, PHONEMES, part, read_dictionary
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
+from tinyseq.logs import progress
 
 WIDTH = 128                                                             # of h_j, c_t and s_t
 CONTEXTS = {

@@ -20,13 +20,14 @@ the whole strip, and only the order counts. A minute:
 import argparse
 from itertools import groupby, pairwise
 from pathlib import Path
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import data, metrics, nn, optim, plot
 from tinyseq.functional import log_softmax
+from tinyseq.logs import progress
 
 LABELS = "_0123456789"  # the blank is class 0, digit d is class d + 1
 TRAIN = 1200            # digits to learn from; the other 597 come from other writers

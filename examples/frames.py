@@ -17,13 +17,14 @@ how often both are right when they hear only the first frames. Half a minute:
 import argparse
 import math
 from pathlib import Path
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot
 from tinyseq.functional import cross_entropy
+from tinyseq.logs import progress
 
 SPEAKERS, CEPSTRA, TRAIN = 9, 12, 270
 

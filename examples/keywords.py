@@ -19,10 +19,11 @@ import argparse
 import math
 import random
 from collections import Counter
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import tinyseq as ts
 from tinyseq import data, decode, nn, optim, plot
+from tinyseq.logs import progress
 
 EVENTS = {                                                      # subject: what happens, {who} and {where}
     "football": ["{who} scored in the last minute in {where}", "the goal of {who} decided the match in {where}"],

@@ -23,12 +23,13 @@ import argparse
 import math
 from collections.abc import Iterator
 from pydoc_data.topics import topics
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot
+from tinyseq.logs import progress
 
 WINDOW, PAD = 64, data.Vocabulary.pad                   # characters in a window, for learning
 

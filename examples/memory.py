@@ -18,12 +18,13 @@ hundred characters still hears of each step, |d loss / d h_t|, beside the produc
 """
 
 import argparse
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import lens, nn, optim, plot
+from tinyseq.logs import progress
 
 WIDTH, BATCH, DISTANCES, FAR = 64, 64, (4, 8, 16, 32, 64), 100
 CELLS = {"RNN": (nn.RNN, 2e-3), "GRU": (nn.GRU, 1e-2), "LSTM": (nn.LSTM, 1e-2)}     # with the best learning rate

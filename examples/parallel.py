@@ -15,7 +15,7 @@ sentences of stop 5, whose last word depends on the first, and the text of stop 
 """
 
 import argparse
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 from charlm import WINDOW, bits_per_character
@@ -26,6 +26,7 @@ from recurrence import milliseconds
 import tinyseq as ts
 from tinyseq import nn, optim, plot
 from tinyseq.functional import cross_entropy
+from tinyseq.logs import progress
 
 BATCH, FAR, LENGTHS = 32, (*DISTANCES, 128), (64, 128, 256, 512, 1024, 2048)
 

@@ -18,12 +18,12 @@ from hashlib import sha1
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import count
 from _commands import command, on_interrupt, pip_install
-from _progress import progress
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
+from tinyseq.logs import progress
 
 LETTERS = data.Vocabulary("abcdefghijklmnopqrstuvwxyz'")
 PHONEMES = data.Vocabulary(("AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY "

@@ -18,13 +18,14 @@ and the time of a forward and backward pass against T (one sequence, width 64). 
 import argparse
 import math
 import time
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import nn, optim, plot
 from tinyseq.functional import cross_entropy, softmax
+from tinyseq.logs import progress
 
 SYMBOLS, STEPS = 8, 20          # of 3 bits each: what there is to remember is 60 bits
 WIDTH = 64                      # of the layers that are timed

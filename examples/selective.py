@@ -12,13 +12,14 @@ Right are symbols, by rank; the second panel shows how far trained states move i
 
 import argparse
 import math
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import nn, optim, plot
 from tinyseq.functional import associative_scan, cross_entropy, softplus
+from tinyseq.logs import progress
 
 SYMBOLS, ASKED, STEPS, WIDTH = 8, 4, 24, 32
 

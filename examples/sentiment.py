@@ -20,12 +20,13 @@ import argparse
 from collections import Counter
 from pathlib import Path
 from random import Random
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot
+from tinyseq.logs import progress
 
 GOOD = "good great funny brilliant moving clever charming fresh lovely".split()
 BAD = "bad awful dull boring stupid terrible weak stale silly".split()

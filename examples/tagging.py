@@ -19,12 +19,13 @@ frequent tag; a third model reads from the left alone. With --crf tags are score
 import argparse
 from collections import Counter, defaultdict
 from random import Random
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import data, metrics, nn, optim, plot
+from tinyseq.logs import progress
 
 TAGS = ["PAD", "NOUN", "VERB", "OTHER", "B-FRUIT", "I-FRUIT", "B-COMPANY", "I-COMPANY"]
 SLOTS = {  # what may stand for a word in capitals; after a slash stands the tag, OTHER where there is none

@@ -21,10 +21,10 @@ import random
 import sys
 from itertools import product
 from _commands import pip_install
-from _progress import progress
 
 import tinyseq as ts
 from tinyseq import data, decode, metrics, nn, optim, plot
+from tinyseq.logs import progress
 
 try:
     from babel import Locale

@@ -18,12 +18,13 @@ words in the window move that border and do not remove it, and each word more co
 import argparse
 from collections.abc import Sequence
 from random import Random
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 
 import tinyseq as ts
 from tinyseq import data, nn, optim, plot
+from tinyseq.logs import progress
 
 WINDOW = 5
 NOUNS = "key door house tree dog letter book picture car river teacher garden".split()

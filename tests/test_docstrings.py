@@ -15,10 +15,13 @@ import tinyseq as ts
 from tinyseq import functional, nn
 
 ROOMS = ["tinyseq", *(f"tinyseq.{room}" for room in """
-    checkpoint data decode functional glance lens metrics models nn nn.convert nn.init optim plot random runs testing
+    checkpoint data decode functional glance lens logs metrics models nn nn.convert nn.init optim plot random runs
+    testing
 """.split())]
 if find_spec("matplotlib") is None:
     ROOMS.remove("tinyseq.plot")
+NEEDED = {"metrics.token_error_rate": "rapidfuzz", "metrics.TokenErrorRate": "rapidfuzz", "metrics.BLEU": "sacrebleu",
+          "metrics.CHRF": "sacrebleu", "logs.progress": "tqdm", "logs.TensorBoard": "tensorboardX"}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -41,8 +44,8 @@ SHOWN |= {f"tinyseq.Tensor.{name}": value for name, value in vars(ts.Tensor).ite
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_every_public_name_has_an_example_that_runs(name: str, tmp_path, monkeypatch) -> None:
-    if name == "tinyseq.metrics.token_error_rate":
-        pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed (pip install 'tinyseq[examples]')")
+    for needed in NEEDED.get(name.partition(".")[2], "").split():
+        pytest.importorskip(needed, reason=f"{needed} is not installed (pip install 'tinyseq[examples,test]')")
     monkeypatch.chdir(tmp_path)
     ts.manual_seed(0)
     given = {"ts": ts, "nn": nn, "F": functional, "np": np}
@@ -68,7 +71,7 @@ def methods(cls: type) -> Iterator[str]:
 
 
 METHODS = [(name, method) for name, value in SHOWN.items() if inspect.isclass(value)
-           and name.startswith(("tinyseq.nn.", "tinyseq.optim.", "tinyseq.testing.")) for method in methods(value)]
+           and name.split(".")[1] in "nn optim testing metrics logs".split() for method in methods(value)]
 
 
 @pytest.mark.parametrize(("name", "method"), METHODS)

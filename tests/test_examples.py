@@ -121,7 +121,7 @@ def test_an_interrupted_script_goes_on_with_what_it_learnt(name: str, run: Any, 
 
 def test_an_interrupt_finishes_the_update_and_a_second_ends_the_script() -> None:
     pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
-    program = ("import signal, _commands; _commands.on_interrupt(); from _progress import progress\n"
+    program = ("import signal, _commands; _commands.on_interrupt(); from tinyseq.logs import progress\n"
                "for n in progress(range(9)): signal.raise_signal(signal.SIGINT); print('whole', n)\n"
                "for n in progress(range(9)): print('one', n)\n"
                "for n in progress(range(9)): signal.raise_signal(signal.SIGINT); signal.raise_signal(signal.SIGINT)")
@@ -170,23 +170,6 @@ def test_what_was_not_trained_is_no_result(run: Any) -> None:
     assert "attention was not trained" in said["caption"] and "attention:" not in said["caption"]
     assert "not trained: GRU, h of 32; GRU, h of 128; attention" in said["recurrence"]
     assert not re.search(r"^(RNN|GRU|LSTM|Transformer) +[\d,]+ +0 ", said["charlm"], re.MULTILINE)
-
-
-def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere() -> None:
-    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[examples]')")
-    termios = pytest.importorskip("termios", reason="no terminals on this system")
-    program = ("from _progress import progress\n"
-               "for n in (bar := progress(range(3))): bar.set_postfix_str(f'loss {n}', refresh=False)")
-    command, environment = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(EXAMPLES)}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert said.stderr.splitlines() == ["0%, ? left", "100%, 00:00 left, loss 2"] and not said.stdout
-    ours, theirs = os.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))
-    subprocess.run(command, env=environment, stderr=theirs, check=True)
-    shown = os.read(ours, 10_000).decode()
-    os.close(ours)
-    os.close(theirs)
-    assert re.search(r"\r *0% +\? left.*\r100% \S{20} 00:00 left, loss 2", shown, re.DOTALL), shown
 
 
 def test_commands_may_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +231,7 @@ def imported(script: Path) -> set[str]:
                                                              re.MULTILINE)}
     found |= {"matplotlib"} if re.search(r"\bplot\.", code) else set()
     found |= {"rapidfuzz"} if "token_error_rate" in code else set()
+    found |= {"tqdm"} if re.search(r"\bprogress\(", code) else set()
     neighbours = (script.with_name(f"{name}.py") for name in re.findall(r"^from (\w+) import", code, re.MULTILINE))
     return found.union(*(imported(path) for path in neighbours if path.exists()))
 
@@ -260,4 +244,5 @@ def test_an_extra_brings_what_its_scripts_import_and_no_more() -> None:
     assert imported(SCRIPT) == extra("demo")
     assert set().union(*(imported(path) for path in (ROOT / "examples").glob("*.py"))) == extra("examples")
     assert extra("plot") == {"matplotlib"} and extra("metrics") == {"rapidfuzz"}
+    assert extra("progress") == {"tqdm"} and not extra("examples") & (extra("bleu") | extra("tensorboard"))
     assert extra("tokenizers") == {"tokenizers"} and not extra("road") & extra("tokenizers")

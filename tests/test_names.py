@@ -364,7 +364,7 @@ def test_the_page_shows_the_table() -> None:
 
 
 def test_modules_come_when_they_are_asked_for() -> None:
-    lazy = "checkpoint data decode glance lens metrics models plot testing names".split()
+    lazy = "checkpoint data decode glance lens logs metrics models plot testing names".split()
     program = f"""
 import sys, tinyseq as ts
 print([name for name in {lazy} if f'tinyseq.{{name}}' in sys.modules], 'inspect' in dir(ts), 'difflib' in sys.modules)
@@ -424,7 +424,7 @@ def test_a_module_that_is_in_the_making_is_still_found(monkeypatch: pytest.Monke
 def test_modules_list_what_is_theirs_alone() -> None:
     """What tab completion shows: nothing that they use."""
     rooms = [nn, functional, nn.init, optim, ts.random, ts.data, ts.decode, ts.plot, ts.metrics, ts.testing, ts.lens,
-             ts.models, ts.checkpoint, ts.glance]
+             ts.models, ts.checkpoint, ts.glance, ts.logs]
     for room in rooms:
         assert dir(room) == sorted(room.__all__), room
     for room in (optim, nn.init):  # all that is theirs

@@ -291,3 +291,32 @@ def test_heads_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "all.png").stat().st_size > (tmp_path / "one.png").stat().st_size > 0
     with pytest.raises(ValueError, match=r"got shape \(4, 5\)"):
         plot.heads(weights[0, 0], tmp_path / "none.png")
+
+
+def test_runs_are_the_curves_of_their_files(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from tinyseq import logs, plot
+    for name, factor in (("a", 1.0), ("b", 0.5)):
+        log = logs.Log(logs.CSV(tmp_path / name / "log.csv"))
+        for step in range(0, 40, 10):
+            log(step, loss=factor / (step + 1))
+            if name == "b":
+                log(step, {"dev, $": float("inf") if step == 20 else factor})
+    files = [tmp_path / name / "log.csv" for name in "ab"]
+    left, right = plot.runs(files, path=tmp_path / "runs.svg").axes
+    assert [axes.get_xlabel() for axes in (left, right)] == ["step", "step"]
+    assert [len(axes.get_lines()) for axes in (left, right)] == [2, 1]
+    assert left.get_lines()[1].get_xydata().tolist() == [[step, 0.5 / (step + 1)] for step in range(0, 40, 10)]
+    text = (tmp_path / "runs.svg").read_text()
+    assert all(f"<!-- {word} -->" in text for word in ("loss", "dev, $", *map(str, files)))
+    [only] = plot.runs({"first": files[0], "second": files[1]}, "loss", tmp_path / "named.svg").axes
+    assert len(only.get_lines()) == 2 and "<!-- second -->" in (tmp_path / "named.svg").read_text()
+    with pytest.raises(ValueError, match=r"^runs\(.*got 'lost'; logged are loss, dev, \$"):
+        plot.runs(files, ["loss", "lost"])
+    with pytest.raises(FileNotFoundError, match=r"c.csv' is not there"):
+        plot.runs([tmp_path / "c.csv"])
+    for wrong in (3, "log.csv", [3]):
+        with pytest.raises(TypeError, match=r"^runs\(.*expected"):
+            plot.runs(wrong)        # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no panel"):
+        plot.runs([])

@@ -25,6 +25,7 @@ from tinyseq import (
     decode,
     functional,
     lens,
+    logs,
     metrics,
     models,
     nn,
@@ -242,10 +243,26 @@ GOOD = [
     "metrics.token_error_rate(hypotheses=[['a']], references=[[['a']]])",
     "metrics.sequence_error_rate(hypotheses=[['a']], references=[[['a']]])",
     "metrics.span_f1(hypotheses=[['B-x']], references=[['B-x']])",
+    *[f"metrics.{name}().update({total}=1.0, {count}=[1, 2])" for name, total, count in (
+        ("Mean", "total", "count"), ("Perplexity", "nll", "tokens"), ("BitsPerCharacter", "nll", "characters"))],
+    *[f"metrics.{name}()" for name in ("Metric", "Mean", "Perplexity", "BitsPerCharacter", "TokenErrorRate",
+                                       "SequenceErrorRate", "SpanF1")],
+    "metrics.Accuracy(ignore_index=1)", "metrics.Accuracy().update(predictions=J, targets=J, lengths=L)",
+    *[f"metrics.{name}().update(hypotheses=['a'], references=[['a']])"
+      for name in ("TokenErrorRate", "SequenceErrorRate", "BLEU", "CHRF")],
+    "metrics.SpanF1().update(hypotheses=[['B-x']], references=[['B-x']])",
+    "metrics.BLEU(tokenize='intl', lowercase=True, smooth_method='floor', max_ngram_order=3)",
+    "metrics.CHRF(char_order=5, word_order=1, beta=3, lowercase=True)",
+    *[f"metrics.Mean().{name}" for name in ("merge(other=metrics.Mean())",
+                                            "load_state_dict(state=metrics.Mean().state_dict())")],
+    "logs.Log(print)", "logs.Terminal(file=None)", "logs.CSV(path=TMP / 'l.csv', start=3)",
+    "logs.TensorBoard(folder=TMP / 'board', start=3)", "logs.read(path=TMP / 'log.csv')",
+    "logs.progress(iterable=[1], total=1, desc='learning', save=None)",
     "plot.attention(weights=[[[1.0]]], rows=[['a']], columns=[['b']], path=TMP / 'a.png')",
     "plot.curves(panels={'loss': {'train': ([1, 2], [3, 4])}}, x='seconds', path=TMP / 'a.png')",
     "plot.through_time(models={'gru': ([[1.0]], {})}, path=TMP / 'a.png')",
     "plot.heads(weights=[[[1.0]]], path=TMP / 'a.png')",
+    "plot.runs(files={'a': TMP / 'log.csv'}, figures=['loss'], path=TMP / 'a.png')",
     "plot.words(rows=[['a']], values=[[0.5]], title='t', path=TMP / 'a.png')",
     # files
     "checkpoint.save(path=TMP / 'a.safetensors', state={'a': X})",
@@ -509,6 +526,13 @@ ROWS = [
     ("testing.check_grad(ts.exp, X, step=0.0)", "check_grad", "step", "0.0"),
     ("testing.check_sequence_layer(nn.Linear(2, 3))", "check_sequence_layer", "features", "None"),
     ("testing.parity('a')", "parity", "tolerance", "'a'"),
+    ("logs.CSV(3)", "CSV", "path", "3"), ("logs.TensorBoard(None)", "TensorBoard", "folder", "None"),
+    ("logs.progress(3)", "progress", "iterable", "3"), ("logs.progress(desc=3)", "progress", "desc", "3"),
+    ("logs.Log(print)(1, loss='low')", "Log", "loss", "'low'"), ("logs.Log(print)(-1)", "Log", "step", "-1"),
+    ("logs.Log(3)", "Log", "sinks", "3"), ("metrics.Accuracy().update(X, J)", "update", "predictions", "float32[2, 3]"),
+    ("metrics.Accuracy().update(I, J)", "update", "predictions", "(2,)"),
+    ("metrics.Accuracy().update(J, J, [4, 0])", "update", "lengths", "4"),
+    ("metrics.BLEU(tokenize='words')", "BLEU", "tokenize", "'words'"),
 ]
 
 # --- nonsense ------------------------------------------------------------------------------------------------------
@@ -543,33 +567,37 @@ NONSENSE: dict[str, list[Any]] = {
 KINDS = {  # of arguments, by name, or by function and name
     "tensor": """x a b values query key value weight F.linear.bias F.layer_norm.bias logits probs log_probs target
         targets condition cos sin h c w_ih w_hh h0 c0 tensor ids indices tensors grad grad_outputs outputs inputs mask
-        pos_weight h_mask lengths b_ih b_hh dropped data start min max""",
+        pos_weight h_mask lengths b_ih b_hh dropped data start min max
+        count nll tokens characters predictions Module.update.total""",
     "axis": "axis source destination axes",
     "size": """num num_classes n_rows n_cols topk.k in_features out_features num_embeddings embedding_dim input_size
         hidden_size num_layers embed_dim num_heads num_kv_heads kdim vdim query_size memory_size d_model nhead
         dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments width
-        n_best min_length top_k n batches.size FixedContext.size normalized_shape order""",
+        n_best min_length top_k n batches.size FixedContext.size normalized_shape order max_ngram_order char_order beta
+        CSV.start TensorBoard.start""",
     "integer": """k shift repeats padding_idx ignore_index blank end random.integers.low random.integers.high sections
-        argnums start_axis""",
+        argnums start_axis word_order""",
     "number": """fill_value correction ord negative_slope alpha stop step scale mean low high constant_values
-        init.constant_.value gain length_penalty ts.arange.start ts.linspace.start""",
+        init.constant_.value gain length_penalty ts.arange.start ts.linspace.start total""",
     "at least 0": """eps layer_norm_eps rotary_base std lr momentum weight_decay delta max_norm temperature tolerance
         check_grad.step r_min r_max max_phase""",
     "probability": "p dropout recurrent_dropout label_smoothing top_p min_p",
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
-    "choice": "approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm",
-    "function": "fn combine F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder",
-    "thing": """xs generator state layer module model parameters encoder_layer decoder_layer betas
+    "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm
+        tokenize smooth_method lowercase""",
+    "function": "fn combine F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder save",
+    "thing": """xs generator state layer module model parameters encoder_layer decoder_layer betas other file files
         cell attention decoder encoder W R
         embedding symbols sequences hypotheses references weights columns plot.attention.rows plot.words.rows
-        plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target""",
+        plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target plot.runs.figures""",
     "path": "path",
     "seed": "seed",
     "flag": """keepdims requires_grad endpoint descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
         norm_first last_norm out_bias nesterov strict align wide zero_infinity""",
-    "passed on": "src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape",
+    "passed on": """src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape
+        logs.progress.iterable logs.progress.desc logs.CSV.path logs.TensorBoard.folder""",  # texts are; in ROWS
 }
 BY_NAME = {key: kind for kind, keys in KINDS.items() for key in keys.split()}
 
@@ -609,9 +637,11 @@ def world(folder: Path) -> dict[str, Any]:
     w, grown = ts.ones((2, 3), requires_grad=True), nn.Parameter(ts.ones((2, 3)))
     grown.grad = ts.ones((2, 3))
     nn.Linear(2, 3).save(folder / "w.safetensors")
+    logs.CSV(folder / "log.csv")(1, {"loss": 2.0})
     return {
         "ts": ts, "np": np, "math": math, "F": functional, "nn": nn, "init": init, "convert": convert, "optim": optim,
-        "decode": decode, "data": data, "metrics": metrics, "plot": plot, "checkpoint": checkpoint, "models": models,
+        "decode": decode, "data": data, "metrics": metrics, "logs": logs,
+        "plot": plot, "checkpoint": checkpoint, "models": models,
         "lens": lens, "testing": testing, "random": random, "backends": backends, "ops": ops, "TMP": folder,
         "X": x, "V": ts.ones(3), "I": ts.tensor([0, 1]), "J": ts.tensor([[0, 1, 0], [1, 0, 1]]),
         "S": ts.ones((2, 3, 4)), "L": np.array([3, 2]), "M": np.ones((2, 3, 3), bool), "T": ts.ones((2, 3, 3)),
@@ -720,7 +750,7 @@ def test_every_public_name_and_argument_is_called() -> None:
         _, function, arguments = parts(text)
         called.setdefault(function, set()).update(arguments)
     rooms = {"ts": ts, "F": functional, "nn": nn, "init": init, "optim": optim, "decode": decode, "data": data,
-             "metrics": metrics, "plot": plot, "checkpoint": checkpoint, "lens": lens, "testing": testing,
+             "metrics": metrics, "logs": logs, "plot": plot, "checkpoint": checkpoint, "lens": lens, "testing": testing,
              "models": models, "random": random, "X": ts.Tensor}
     missing = []
     for room, module in rooms.items():

@@ -370,10 +370,10 @@ heatmap imshow matshow | ts.plot.attention([[0.9, 0.1]], ["a"], ["b", "c"])
 plot loss line history | ts.plot.curves({"loss": [2.0, 1.0]})
 """,
     "ts.metrics": """
-accuracy accuracy_score | (x.argmax(axis=-1) == ids).astype(ts.float32).mean()
+accuracy accuracy_score | ts.metrics.Accuracy()  # .update(x.argmax(axis=-1), targets), .compute()
 cer wer edit_distance levenshtein | ts.metrics.token_error_rate(["ab"], [["ab"]])
 f1 f1_score seqeval | ts.metrics.span_f1([["B-A"]], [["B-A"]])
-bleu rouge perplexity chrf | # is not here: perplexity is the exponential of a mean cross_entropy, sacrebleu has bleu
+perplexity bleu chrf | ts.metrics.Perplexity()  # .update(nll, tokens), .compute(); and ts.metrics.BLEU(), CHRF()
 """,
     "ts.testing": """
 gradcheck gradgradcheck check_grads | ts.testing.check_grad(ts.tanh, x, order=2)
@@ -439,7 +439,7 @@ layout pin_memory memory_format non_blocking order copy subok where initial | # 
 PLACES = {"ts": "tinyseq", "F": "tinyseq.functional", "nn": "tinyseq.nn", "nn.init": "tinyseq.nn.init",
           "optim": "tinyseq.optim", "ts.random": "tinyseq.engine.random", "x": "Tensor", "module": "Module",
           "optimizer": "Optimizer", "vocabulary": "Vocabulary", "hypothesis": "Hypothesis",
-          **{f"ts.{room}": f"tinyseq.{room}" for room in "data decode plot metrics testing checkpoint".split()}}
+          **{f"ts.{room}": f"tinyseq.{room}" for room in "data decode plot metrics testing checkpoint logs".split()}}
 
 
 def rows(table: str) -> list[tuple[list[str], str, str]]:

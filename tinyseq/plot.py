@@ -24,7 +24,7 @@ from unicodedata import name as name_of
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinyseq import check
+from tinyseq import check, logs
 
 try:                                            # here, so that a program is told so before it learns for minutes
     from matplotlib import colormaps, font_manager, rcParams
@@ -36,7 +36,7 @@ try:                                            # here, so that a program is tol
 except ImportError as error:
     raise ImportError("pictures need matplotlib; run: pip install 'tinyseq[plot]'") from error
 
-__all__ = ["attention", "curves", "heads", "through_time", "words"]
+__all__ = ["attention", "curves", "heads", "runs", "through_time", "words"]
 check.public(__name__)
 
 _INK, _FAINT = "#333333", "#d9d9d9"
@@ -162,6 +162,38 @@ def curves(panels: Mapping[str, Any], x: str | Sequence[str] = "step",
             axes.set_ylim(bottom=0)
         _around(axes, title, label, names if named else {})
     return _finished(figure, path)
+
+
+@check.explained
+def runs(files: Mapping[str, str | PathLike[str]] | Sequence[str | PathLike[str]],
+         figures: str | Sequence[str] | None = None, path: str | PathLike[str] | None = None) -> Figure:
+    """Curves of several runs, a panel for each figure that they logged, a curve for each run: of their CSV files.
+
+    As `curves` draws them: of more than 200 points pale, with a hundred means over them.
+
+    Args:
+        files: what `ts.logs.CSV` wrote, by the names of the runs; or a list, whose names are then the paths.
+        figures: the names of what is drawn, in this order, or one; or None for all. Runs that have not logged one are
+            not drawn there.
+        path: the file to write, or None.
+
+    Raises ValueError for a figure that no run has logged, FileNotFoundError for a file that is not there.
+
+    >>> from tinyseq import plot
+    >>> for name, factor in (("a", 1.0), ("b", 0.5)):
+    ...     log = ts.logs.Log(ts.logs.CSV(f"{name}/log.csv"))
+    ...     for step in range(5):
+    ...         log(step, loss=factor / (step + 1))
+    >>> figure = plot.runs(["a/log.csv", "b/log.csv"], ["loss"], "curves.png")
+    """
+    named = files if isinstance(files, Mapping) else {str(file): file for file in _list("files", files)}
+    found = {name: logs.read(file) for name, file in _mapping("files", named).items()}
+    logged = list(dict.fromkeys(figure for run in found.values() for figure in run))
+    panels = {figure: {name: run[figure] for name, run in found.items() if figure in run}
+              for figure in ([figures] if isinstance(figures, str) else _list("figures", figures or logged, str))}
+    if lack := [figure for figure in panels if not panels[figure]]:
+        raise ValueError(f"expected figures that a run has logged, got {lack[0]!r}; logged are {', '.join(logged)}")
+    return curves(panels, "step", path)
 
 
 @check.explained

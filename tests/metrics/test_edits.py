@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyseq as ts
-from tinyseq.metrics import sequence_error_rate, span_f1, token_error_rate
+from tinyseq.metrics import SequenceErrorRate, TokenErrorRate, sequence_error_rate, token_error_rate
 
 pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed (pip install 'tinyseq[examples]')")
 
@@ -138,42 +138,27 @@ def test_errors_name_what_is_wrong(rate: object) -> None:
         rate([], [])
 
 
-tags = st.sampled_from(["O", "NOUN", "B-X", "I-X", "B-Y", "I-Y"])
+@given(st.lists(st.tuples(st.lists(st.sampled_from(["so", "it", "goes", "."]), max_size=6),
+                          st.lists(st.sampled_from(["so", "it", "goes", "."]), min_size=1, max_size=6)), min_size=1))
+def test_word_errors_are_jiwers(pairs: list[tuple[list[str], list[str]]]) -> None:
+    jiwer = pytest.importorskip("jiwer", reason="jiwer is not installed (pip install 'tinyseq[test]')")
+    said, true = [h for h, _ in pairs], [r for _, r in pairs]
+    metric = TokenErrorRate()
+    for h, r in pairs:
+        metric.update([h], [[r]])
+    expected = jiwer.wer([" ".join(r) for r in true], [" ".join(h) for h in said])
+    assert metric.compute() == pytest.approx(expected, rel=1e-14)
+    letters = jiwer.cer(["".join(r) for r in true], ["".join(h) for h in said])
+    assert token_error_rate(["".join(h) for h in said], [["".join(r)] for r in true]) == pytest.approx(letters)
 
 
-def spans(row: list[str]) -> list[tuple[str, int, int]]:
-    """By reading from the left, one tag at a time."""
-    found: list[tuple[str, int, int]] = []
-    for i, tag in enumerate(row):
-        if tag.startswith("B-"):
-            found.append((tag[2:], i, i + 1))
-        elif tag.startswith("I-") and found and found[-1][0] == tag[2:] and found[-1][2] == i:
-            found[-1] = (tag[2:], found[-1][1], i + 1)
-    return found
-
-
-@given(st.lists(st.lists(st.tuples(tags, tags), max_size=6), max_size=4))
-def test_span_f1_is_its_formula(rows: list[list[tuple[str, str]]]) -> None:
-    said, true = ([[pair[side] for pair in row] for row in rows] for side in (0, 1))
-    right = sum(len(set(spans(a)) & set(spans(b))) for a, b in zip(said, true, strict=True))
-    total = sum(len(spans(row)) for row in said + true)
-    if not total:
-        with pytest.raises(ValueError, match="no span"):
-            span_f1(said, true)
-        return
-    assert span_f1(said, true) == span_f1(true, said) == 2 * right / total
-    assert span_f1(said + said, true + true) == span_f1(said, true)
-
-
-def test_span_f1_by_hand() -> None:
-    true = [["B-X", "I-X", "O", "B-Y"], ["B-X"]]
-    assert span_f1(true, true) == 1
-    assert span_f1([["B-X", "I-X", "O", "B-X"], ["O"]], true) == 2 * 1 / (2 + 3)    # a wrong kind, one not seen
-    assert span_f1([["B-X", "B-X", "O", "B-Y"], ["I-X"]], true) == 2 * 1 / (3 + 3)  # wrong ends, an I- that begins
-    assert span_f1([["B-X", "I-X", "I-X", "I-Y"], ["B-X"]], true) == 2 * 1 / (2 + 3)
-    assert span_f1(np.array(true[:1]), np.array(true[:1], object)) == 1
-    with pytest.raises(ValueError, match=r"got \[2\] and \[1\]"):
-        span_f1([["O", "O"]], [["O"]])
-    for wrong in ([[1, 2]], [[b"B-X"]], [3], ["B-X"], None, "B-X", [None]):
-        with pytest.raises(TypeError, match=r"^span_f1\(.*\): expected (tags as text|a list of).*, got"):
-            span_f1(wrong, [["B-X", "O"]])    # type: ignore[arg-type]
+@given(items)
+def test_what_batches_count_is_what_the_functions_say(pairs: list[Item]) -> None:
+    for metric, function in ((TokenErrorRate(), token_error_rate), (SequenceErrorRate(), sequence_error_rate)):
+        for h, right in pairs:
+            metric.update([h], [right])
+        try:
+            expected = function([h for h, _ in pairs], [r for _, r in pairs])
+        except ValueError:
+            continue
+        assert metric.compute() == expected

@@ -8,11 +8,64 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tinyseq import check
-
-__all__ = ["sequence_error_rate", "span_f1", "token_error_rate"]
-check.public(__name__)
+from tinyseq.metrics.metric import Metric, explained, ratio
 
 Tokens = Any  # a sequence of what has ==
+
+
+class TokenErrorRate(Metric):
+    """Edits per token of the reference over many batches, as `token_error_rate` counts them: PER, CER or WER.
+
+    >>> wer = ts.metrics.TokenErrorRate()
+    >>> wer.update(["so it goes".split()], [["so it goes".split(), "and so it goes".split()]])
+    >>> wer.update(["poo tee weet".split()], [["poo-tee-weet?".split()]])
+    >>> wer
+    TokenErrorRate 0.75 = edits 3 / tokens 4
+
+    Raises ImportError, in `update`, where the rapidfuzz library is not installed.
+    """
+
+    names = ("edits", "tokens")
+
+    @explained
+    def update(self, hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
+        """Add a batch: N sequences of tokens, and for each one or more right sequences, as `token_error_rate` takes
+        them. Raises what that raises, but for no token at all."""
+        edits, tokens = _edits(hypotheses, references)
+        self.add(edits=edits, tokens=tokens)
+
+    def compute(self) -> float:
+        """Edits per token, 0 when all is right. It can exceed 1."""
+        return ratio(self, "edits", "tokens")
+
+    def _counted(self) -> str:
+        return " = edits {edits:,} / tokens {tokens:,}".format(**self.sums())
+
+
+class SequenceErrorRate(Metric):
+    """The share of items that are not wholly right, over many batches, as `sequence_error_rate` counts them.
+
+    >>> wer = ts.metrics.SequenceErrorRate()
+    >>> wer.update(["kat", "dog"], [["cat"], ["dog", "dawg"]])
+    >>> wer
+    SequenceErrorRate 0.5 = wrong 1 / items 2
+    """
+
+    names = ("wrong", "items")
+
+    @explained
+    def update(self, hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
+        """Add a batch: N sequences of tokens, and for each one or more right sequences, as `sequence_error_rate` takes
+        them. Raises what that raises, but for N = 0."""
+        wrong = [hypothesis not in right for hypothesis, right in _numbered(hypotheses, references)]
+        self.add(wrong=sum(wrong), items=len(wrong))
+
+    def compute(self) -> float:
+        """The share, from 0 (all right) to 1."""
+        return ratio(self, "wrong", "items")
+
+    def _counted(self) -> str:
+        return " = wrong {wrong:,} / items {items:,}".format(**self.sums())
 
 
 @check.explained
@@ -39,15 +92,7 @@ def token_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Sequence
     >>> ts.metrics.token_error_rate(["kat", "dog"], [["cat"], ["dog", "dawg"]])     # 1 edit, 6 tokens
     0.1666...
     """
-    try:
-        from rapidfuzz.distance import Levenshtein
-    except ImportError as error:
-        raise ImportError("token_error_rate needs rapidfuzz; run: pip install 'tinyseq[metrics]'") from error
-    edits = tokens = 0
-    for hypothesis, right in _numbered(hypotheses, references):
-        distances = [Levenshtein.distance(hypothesis, reference) for reference in right]
-        edits += min(distances)
-        tokens += len(right[distances.index(min(distances))])
+    edits, tokens = _edits(hypotheses, references)
     if tokens == 0:
         raise ValueError("the references hold no token at all, so errors per token are not defined")
     return edits / tokens
@@ -79,51 +124,21 @@ def sequence_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Seque
     return sum(wrong) / len(wrong)
 
 
-@check.explained
-def span_f1(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> float:
-    """F1 of spans in tagged sequences: `B-X` begins a span of kind X, each `I-X` right after it goes on.
-
-        F1 = 2 |said ∩ true| / (|said| + |true|)
-
-    A span is right if its sequence, both ends and kind are. Any other tag is outside, and so is an `I-X` that goes on
-    nothing (Ramshaw & Marcus 1995, IOB2).
-
-    Args:
-        hypotheses: N sequences of tags.
-        references: the right tags of each, as many as the hypothesis has.
-
-    Returns:
-        A fraction from 0 to 1 (all right).
-
-    Raises:
-        ValueError: lengths differ, or there is no span on either side.
-        TypeError: tags that are no text.
-
-    >>> said = [["B-PER", "I-PER", "O", "B-LOC"]]
-    >>> true = [["B-PER", "I-PER", "O", "B-ORG"]]
-    >>> ts.metrics.span_f1(said, true)                          # one span of two is right
-    0.5
-    """
-    hypotheses, references = ([_listed("a list of tags", tags) for tags in _listed("a list of lists of tags", rows)]
-                              for rows in (hypotheses, references))
-    if other := [tag for rows in (hypotheses, references) for tags in rows for tag in tags if not isinstance(tag, str)]:
-        raise TypeError(f"expected tags as text, like 'B-X', got {other[0]!r}")
-    sizes = [len(tags) for tags in hypotheses], [len(tags) for tags in references]
-    if sizes[0] != sizes[1]:
-        raise ValueError(f"expected rows of tags of equal lengths; got {sizes[0]} and {sizes[1]}")
-    said, true = _spans(hypotheses), _spans(references)
-    if not said | true:
-        raise ValueError("no tag begins with 'B-', so there is no span and F1 is not defined")
-    return 2 * len(said & true) / (len(said) + len(true))
+def _edits(hypotheses: Any, references: Any) -> tuple[int, int]:
+    """Edits, and tokens of the references that are nearest."""
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError as error:
+        raise ImportError("token_error_rate needs rapidfuzz; run: pip install 'tinyseq[metrics]'") from error
+    edits = tokens = 0
+    for hypothesis, right in _numbered(hypotheses, references):
+        distances = [Levenshtein.distance(hypothesis, reference) for reference in right]
+        edits += min(distances)
+        tokens += len(right[distances.index(min(distances))])
+    return edits, tokens
 
 
-def _spans(rows: Sequence[Sequence[str]]) -> set[tuple[int, int, int, str]]:
-    """(row, begin, end, first tag) of each."""
-    return {(row, i, next((j for j in range(i + 1, len(tags)) if tags[j] != "I" + tag[1:]), len(tags)), tag)
-            for row, tags in enumerate(rows) for i, tag in enumerate(tags) if tag.startswith("B-")}
-
-
-def _listed(expected: str, values: Any, text: bool = False) -> Any:
+def listed(expected: str, values: Any, text: bool = False) -> Any:
     """The list of what is in a sequence or an array, or the string, if it may be `text`."""
     values = values.tolist() if hasattr(values, "tolist") else values
     if not hasattr(values, "__iter__") or (isinstance(values, str) and not text):
@@ -133,14 +148,14 @@ def _listed(expected: str, values: Any, text: bool = False) -> Any:
 
 def _numbered(hypotheses: Any, references: Any) -> Iterator[tuple[list[int], list[list[int]]]]:
     """Each hypothesis and its references with numbers as tokens: one number for those that are ==."""
-    hypotheses = _listed("a list of hypotheses", hypotheses)
-    references = _listed("a list of references for each hypothesis", references)
+    hypotheses = listed("a list of hypotheses", hypotheses)
+    references = listed("a list of references for each hypothesis", references)
     if len(hypotheses) != len(references):
         raise ValueError("expected a list of references for each hypothesis; "
                          f"got {len(hypotheses)} hypotheses and {len(references)} lists")
     for i, (hypothesis, right) in enumerate(zip(hypotheses, references, strict=True)):
-        right = _listed(f"item {i} as a list of references", right)
-        rows = [_listed(f"item {i} as a sequence of tokens", row, text=True) for row in (hypothesis, *right)]
+        right = listed(f"item {i} as a list of references", right)
+        rows = [listed(f"item {i} as a sequence of tokens", row, text=True) for row in (hypothesis, *right)]
         if not right:
             raise ValueError(f"item {i} has no reference; every hypothesis needs at least one right answer")
         if len({isinstance(row, str) for row in rows}) > 1:
