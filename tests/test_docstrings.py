@@ -15,8 +15,8 @@ import tinyseq as ts
 from tinyseq import functional, nn
 
 ROOMS = ["tinyseq", *(f"tinyseq.{room}" for room in """
-    checkpoint data decode functional glance lens logs metrics models nn nn.convert nn.init optim plot random runs
-    testing
+    checkpoint data decode distributed functional glance lens logs metrics models nn nn.convert nn.init optim plot
+    random runs testing
 """.split())]
 if find_spec("matplotlib") is None:
     ROOMS.remove("tinyseq.plot")
@@ -71,7 +71,8 @@ def methods(cls: type) -> Iterator[str]:
 
 
 METHODS = [(name, method) for name, value in SHOWN.items() if inspect.isclass(value)
-           and name.split(".")[1] in "nn optim testing metrics logs".split() for method in methods(value)]
+           and name.split(".")[1] in "data distributed glance logs metrics nn optim runs testing".split()
+           for method in methods(value)]
 
 
 @pytest.mark.parametrize(("name", "method"), METHODS)

