@@ -409,7 +409,7 @@ def test_wrong_calls_are_told(tmp_path: Path) -> None:
         (lambda: Run(tmp_path, model=nn.Linear), "expected model to have .*got the class Linear"),
         (lambda: Run(tmp_path, x=Values(), keep=0), "expected an integer 1 <= keep, got 0"),
         (lambda: Run(tmp_path, x=Values(), best="low"), "expected best to be one of None, 'min', 'max', got 'low'"),
-        (lambda: Run(3, x=Values()), "expected path to be a string or a Path"),
+        (lambda: Run(3, x=Values()), r"Run: expected folder to be str \| os.PathLike, got 3"),
         (lambda: number()(tmp_path).save(1, 0.5), r"expected no score without best=, got 0.5: Run\(..., best='min'\)"),
         (lambda: number()(tmp_path).save(-1), "expected an integer 0 <= step, got -1"),
         (lambda: number(best="min")(tmp_path).save(1, "x"), "Run.save: expected a number score, got 'x'"),

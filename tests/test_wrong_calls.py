@@ -32,6 +32,7 @@ from tinyseq import (
     optim,
     plot,
     random,
+    runs,
     testing,
 )
 from tinyseq.engine import ops
@@ -267,6 +268,7 @@ GOOD = [
     # files
     "checkpoint.save(path=TMP / 'a.safetensors', state={'a': X})",
     "checkpoint.load(path=TMP / 'w.safetensors')",
+    "runs.Run(folder=TMP / 'run', keep=2, best='min', writes=True, model=MODEL)",
     "checkpoint.rename(state={'a': X}, rules={'a': 'b'}, strict=True)",
     # the rest
     "lens.gradients_through_time(layer=nn.GRU(4, 3), x=S, loss=ts.sum, lengths=L)",
@@ -560,6 +562,7 @@ NONSENSE: dict[str, list[Any]] = {
     "function": ["text", None, 7],
     "thing": ["text", None, THING, 7],
     "path": [None, THING, "/no/such/folder/file.safetensors"],
+    "folder": [None, THING],
     "seed": ["text", 1.5, -1, THING],
     "flag": [],  # anything is true or false to Python
     "passed on": [],
@@ -571,7 +574,7 @@ KINDS = {  # of arguments, by name, or by function and name
         count nll tokens characters predictions Module.update.total""",
     "axis": "axis source destination axes",
     "size": """num num_classes n_rows n_cols topk.k in_features out_features num_embeddings embedding_dim input_size
-        hidden_size num_layers embed_dim num_heads num_kv_heads kdim vdim query_size memory_size d_model nhead
+        hidden_size num_layers embed_dim num_heads num_kv_heads keep kdim vdim query_size memory_size d_model nhead
         dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments width
         n_best min_length top_k n batches.size FixedContext.size normalized_shape order max_ngram_order char_order beta
         CSV.start TensorBoard.start""",
@@ -585,17 +588,18 @@ KINDS = {  # of arguments, by name, or by function and name
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
     "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm
-        tokenize smooth_method lowercase""",
+        tokenize smooth_method lowercase best""",
     "function": "fn combine F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder save",
     "thing": """xs generator state layer module model parameters encoder_layer decoder_layer betas other file files
         cell attention decoder encoder W R
         embedding symbols sequences hypotheses references weights columns plot.attention.rows plot.words.rows
         plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target plot.runs.figures""",
     "path": "path",
+    "folder": "folder",
     "seed": "seed",
     "flag": """keepdims requires_grad endpoint descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
-        norm_first last_norm out_bias nesterov strict align wide zero_infinity""",
+        norm_first last_norm out_bias nesterov strict align wide zero_infinity writes""",
     "passed on": """src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape
         logs.progress.iterable logs.progress.desc logs.CSV.path logs.TensorBoard.folder""",  # texts are; in ROWS
 }
@@ -640,7 +644,7 @@ def world(folder: Path) -> dict[str, Any]:
     logs.CSV(folder / "log.csv")(1, {"loss": 2.0})
     return {
         "ts": ts, "np": np, "math": math, "F": functional, "nn": nn, "init": init, "convert": convert, "optim": optim,
-        "decode": decode, "data": data, "metrics": metrics, "logs": logs,
+        "decode": decode, "data": data, "metrics": metrics, "logs": logs, "runs": runs,
         "plot": plot, "checkpoint": checkpoint, "models": models,
         "lens": lens, "testing": testing, "random": random, "backends": backends, "ops": ops, "TMP": folder,
         "X": x, "V": ts.ones(3), "I": ts.tensor([0, 1]), "J": ts.tensor([[0, 1, 0], [1, 0, 1]]),
@@ -751,7 +755,7 @@ def test_every_public_name_and_argument_is_called() -> None:
         called.setdefault(function, set()).update(arguments)
     rooms = {"ts": ts, "F": functional, "nn": nn, "init": init, "optim": optim, "decode": decode, "data": data,
              "metrics": metrics, "logs": logs, "plot": plot, "checkpoint": checkpoint, "lens": lens, "testing": testing,
-             "models": models, "random": random, "X": ts.Tensor}
+             "models": models, "random": random, "runs": runs, "X": ts.Tensor}
     missing = []
     for room, module in rooms.items():
         for name, f in vars(module).items():

@@ -155,7 +155,8 @@ class Run:
     @check.constructor
     def __init__(self, /, folder: str | os.PathLike[str], *, keep: int = 3, best: str | None = None,
                  writes: bool = True, **parts: Any) -> None:
-        self.folder, self.writes = checkpoint._as_path("Run", folder), writes
+        check.instance("Run", str | os.PathLike, folder=folder)
+        self.folder, self.writes = Path(folder), writes
         self.keep: int = check.integers("Run", 1, keep=keep)
         check.choice("Run", (None, "min", "max"), best=best)
         if not parts or (taken := sorted(parts.keys() & {*_OWN})):
