@@ -456,32 +456,34 @@ extern "C" __global__ void tinyseq_gru_before_unreset(BACKWARD) {  // dc: the gr
 
 // h_t = a_t h_(t-1) + b_t of `lanes` rows and features (B T H) with strides T H and H. A block takes 32 lanes, and of
 // their time CHUNKS stretches of LONG steps at once: each thread puts its stretch together, then goes through it from
-// the state in which those before it end. The order of all sums is the same in every run.
+// the state in which those before it end. A stretch with an a beyond 1, whose product would overflow or hide what a
+// later a makes small again, or with a sum that overflows has a product of NaN: it is stepped through. The order of all
+// sums is the same in every run.
 #define CHUNKS 16
 #define LONG 8
 extern "C" __global__ void tinyseq_linear_scan(const T* a, const T* b, const T* h0, T* h, I lanes, I steps, I width,
                                                I reverse) {
   __shared__ T product[CHUNKS][32], share[CHUNKS][32], begin[32];
   const int lane = threadIdx.x, chunk = threadIdx.y;
-  const I n = blockIdx.x * 32 + lane;
-  const I start = n / width * steps * width + n % width;
+  const I n = blockIdx.x * 32 + lane, step = reverse ? -width : width;
+  const I start = n / width * steps * width + n % width + (reverse ? (steps - 1) * width : 0);
   if (chunk == 0) begin[lane] = n < lanes ? h0[n] : (T)0;
   for (I tile = 0; tile < steps; tile += CHUNKS * LONG) {
     T p[LONG], q[LONG], all = 1, sum = 0;
-    for (int i = 0; i < LONG; i++) {
-      const I t = tile + chunk * LONG + i, place = start + (reverse ? steps - 1 - t : t) * width;
+    for (I i = 0, t = tile + chunk * LONG; i < LONG; i++, t++) {
       const bool real = n < lanes && t < steps;
-      p[i] = real ? a[place] : (T)1, q[i] = real ? b[place] : (T)0;
-      sum = p[i] * sum + q[i], all *= p[i];
+      p[i] = real ? a[start + t * step] : (T)1, q[i] = real ? b[start + t * step] : (T)0;
+      sum = p[i] * sum + q[i], all = p[i] >= -1 && p[i] <= 1 ? all * p[i] : NOT_A_NUMBER;
     }
-    product[chunk][lane] = all, share[chunk][lane] = sum;
+    product[chunk][lane] = sum - sum == 0 ? all : NOT_A_NUMBER, share[chunk][lane] = sum;
     __syncthreads();
     T state = begin[lane];
-    for (int i = 0; i < chunk; i++) state = (state == 0 ? (T)0 : product[i][lane] * state) + share[i][lane];
-    for (int i = 0; i < LONG; i++) {
-      const I t = tile + chunk * LONG + i;
+    for (I i = 0, t = tile; i < chunk; i++, t += LONG)
+      if (product[i][lane] == product[i][lane] && state - state == 0) state = product[i][lane] * state + share[i][lane];
+      else for (I k = t; k < t + LONG && k < steps; k++) state = a[start + k * step] * state + b[start + k * step];
+    for (I i = 0, t = tile + chunk * LONG; i < LONG; i++, t++) {
       state = p[i] * state + q[i];
-      if (n < lanes && t < steps) h[start + (reverse ? steps - 1 - t : t) * width] = state;
+      if (n < lanes && t < steps) h[start + t * step] = state;
     }
     __syncthreads();
     if (chunk == CHUNKS - 1) begin[lane] = state;

@@ -8,7 +8,7 @@ from pathlib import Path
 
 STOPS = (("window",), ("sentiment",), ("tagging",), ("language_model",), ("memory",),
          ("translate", "keywords", "contexts"), ("caption",), ("frames", "ctc"), ("attention", "recurrence"),
-         ("parallel", "selective"))
+         ("parallel", "retained", "selective"))
 REAL_DATA = ("pronounce", "charlm", "generate", "pretrained_g2p", "pretrained_minilm", "side_by_side")
 
 

@@ -3,7 +3,7 @@
 A GRU's gates see h_{t-1}, so each step waits for the one before. Attention waits for nothing, and keeps all that it has
 read, 2 T E numbers a layer. Where the step is linear in the state, h_t = a_t h_{t-1} + b_t, with a_t and b_t of x_t
 alone, two steps together are one of the same kind, (a, b) and then (c, d) are (c a, c b + d): all T of them take about
-2 log2 T - 1 rounds (Blelloch 1990), and all that is kept of the past is one state.
+2 log2 T rounds, if all of a round is done at once (Blelloch 1990), and what is kept of the past is one state.
 
     MinGRU   a_t = 1 - z_t,  b_t = z_t (W x_t + w),  z_t = sigmoid(V x_t + v)          (Feng et al. 2024, section 3.1)
     LRU      a_t = lambda, complex and the same at all t,  b_t = gamma B x_t          (Orvieto et al. 2023, section 3)
@@ -18,14 +18,15 @@ import argparse
 import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
+from _pictures import curves
 from charlm import WINDOW, bits_per_character
 from language_model import counted, read
 from memory import CHARACTERS, COUNTRIES, DISTANCES, sentence, share_right
 from recurrence import milliseconds
 
 import tinyseq as ts
-from tinyseq import nn, optim, plot
-from tinyseq.functional import cross_entropy
+from tinyseq import nn, optim
+from tinyseq.functional import associative_scan, cross_entropy
 from tinyseq.logs import progress
 
 BATCH, FAR, LENGTHS = 32, (*DISTANCES, 128), (64, 128, 256, 512, 1024, 2048)
@@ -69,7 +70,7 @@ MODELS = {                                                      # widths at whic
     "MinGRU": lambda n: Recurrent(n, 77, slow),
     "LRU": lambda n: Recurrent(n, 60, lambda width: nn.LRU(width, width, r_min=0.9, r_max=0.999)),
 }
-TIMED = {"Transformer": (nn.MultiheadAttention(64, 4), {"causal": True})}       # of the others the layer of that name
+TIMED = {"Transformer": (nn.MultiheadAttention(64, 4), 64, {"causal": True})}   # of the others a layer of the model
 
 
 def sentences(rng: np.random.Generator, batch: int, distance: int) -> np.ndarray:
@@ -101,11 +102,6 @@ def kilobytes(state: object) -> float:
     return sum(map(kilobytes, state)) if several else state.data.nbytes / 1000 if isinstance(state, ts.Tensor) else 0
 
 
-def named(found: dict) -> dict:
-    """The curves, each with its last value beside its name."""
-    return {f"{name}: {values[-1]:,.4g}": (xs, values) for name, (xs, values) in found.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, help="updates of each of the eight models (200 and 300)")
@@ -116,6 +112,7 @@ def main() -> None:
         parser.error("--steps must be at least 1, and --longest at least 64")
     characters, text, held_out = read()
     judge = lambda model: 2 ** bits_per_character(model, np.concatenate(held_out))
+    rounds = lambda n: ts.max(associative_scan(lambda x, y: ts.maximum(x, y) + 1, ts.zeros(n), 0)).item()  # on a path
     draws = (lambda rng: sentences(rng, BATCH, int(rng.choice(DISTANCES))),
              lambda rng: text[rng.integers(len(text) - WINDOW, size=(BATCH, 1)) + np.arange(WINDOW + 1)])
     budgets, lengths = [options.steps or n for n in (200, 300)], [n for n in LENGTHS if n <= options.longest]
@@ -126,13 +123,15 @@ def main() -> None:
         model = make(len(CHARACTERS))
         train(model, draws[0], 1, budgets[0], options.seed, bar, id)
         right[name] = FAR, np.array([share_right(model(x[:, :-1]).detach().numpy()[:, -1:], x[:, -1:]) for x in tests])
-        model, (layer, how) = make(len(characters)), TIMED.get(name) or (getattr(nn, name)(64, 64), {})
+        model = make(len(characters))
         perplexity[name] = train(model, draws[1], WINDOW, budgets[1], options.seed, bar, judge)
-        waits[name] = lengths, [{"GRU": n, "Transformer": 1}.get(name, 2 * int(np.log2(n)) - 1) for n in lengths]
-        ms[name] = lengths, [milliseconds(layer, n, **how) for n in lengths]
+        waits[name] = lengths, [{"GRU": n, "Transformer": 1}.get(name, rounds(n)) for n in lengths]
+        layer, width, how = TIMED.get(name) or (model.mixes[0][1], model.embedding.weight.shape[1], {})
+        ms[name] = lengths, [milliseconds(layer, n, width, **how) for n in lengths]
         kept[name] = lengths, [kilobytes(model.start(np.zeros((1, n), int))) for n in lengths]
         found = [values[-1] for _, values in (perplexity[name], waits[name], ms[name], kept[name])]
-        bar.write("{:11} {:,} parameters, perplexity {:.2f}; T = {}: {} waits, {:.1f} ms, {:.1f} kB; right {}%".format(
+        line = "{:11} {:,} parameters, perplexity {:.2f}; T = {}: {:.0f} waits, {:.1f} ms, {:.1f} kB; right {}%"
+        bar.write(line.format(
             name, sum(p.size for p in model.parameters()), found[0], lengths[-1], *found[1:], right[name][1]))
         if bar.stopped:
             break
@@ -140,10 +139,10 @@ def main() -> None:
     name = "MinGRU" if "MinGRU" in perplexity else name
     print(f"perplexity of held-out text: {perplexity[name][1][-1]:.2f} by the {name} (baseline: "
           f"{counted(text, held_out, len(characters))[1]:.2f}, pairs of characters): parallel.png, parallel-cost.png")
-    plot.curves({"country right, %": named(right), "perplexity of held-out text": named(perplexity)},
-                ["characters in between; 128 were never learnt from", "updates"], "parallel.png")
-    plot.curves({"steps that wait for one another": named(waits), "milliseconds, forward and backward": named(ms),
-                 "kB kept to write one more token": named(kept)}, "T", "parallel-cost.png")
+    curves({"country right, %": right, "perplexity of held-out text": perplexity},
+           ["characters in between; 128 were never learnt from", "updates"], "parallel.png")
+    curves({"steps that wait for one another, at best": waits, "milliseconds of a layer, forward and backward": ms,
+            "kB kept to write one more token": kept}, "T", "parallel-cost.png", "log")
 
 
 if __name__ == "__main__":

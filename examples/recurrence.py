@@ -81,9 +81,9 @@ def train(model: nn.Module, name: str, steps: int, seed: int) -> np.ndarray:
         return 100 * (model(x).numpy().argmax(2) != x[:, ::-1]).mean(0)
 
 
-def milliseconds(layer: nn.Module, steps: int, **options: bool) -> float:
+def milliseconds(layer: nn.Module, steps: int, width: int = WIDTH, **options: bool) -> float:
     """Of a forward and backward pass over one sequence: the best of five."""
-    best, x = math.inf, ts.random.normal((1, steps, WIDTH))
+    best, x = math.inf, ts.random.normal((1, steps, width))
     for _ in range(5):
         began = time.perf_counter()
         ts.sum(layer(x, **options)[0]).backward()

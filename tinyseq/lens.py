@@ -87,7 +87,10 @@ def gate_saturation(layer: Any, x: Like, lengths: Any = None) -> dict[str, Host]
     """For each gate of a GRU (r, z) or LSTM (i, f, o) the fractions below 0.1 and above 0.9 by step, (T, 2).
 
     Over the hidden units of all rows that have not ended; `layer` has one layer, of which the direction forwards
-    counts. A MinGRU's gate is z, a MinLSTM's f, as a share of f + i; of an RNN, LRU or Scan there are none.
+    counts. A MinGRU's gate is z, a MinLSTM's f, as a share of f + i; of an RNN, LRU or Scan there are none. The papers'
+    z stand for opposite things: a GRU's, as PyTorch has it, is the share of the old state that is kept, h = (1 - z) n +
+    z h, a MinGRU's the share of the new one that is taken, h = (1 - z) h + z n. Where both remember, a GRU's z is open
+    and a MinGRU's shut.
 
     >>> found = ts.lens.gate_saturation(nn.GRU(3, 8), ts.ones((2, 5, 3)))
     >>> {gate: fractions.shape for gate, fractions in found.items()}

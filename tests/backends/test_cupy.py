@@ -19,6 +19,7 @@ from unittest.mock import patch
 import cupy_on_cpu
 import numpy as np
 import pytest
+from helpers.kernels import steep_scans, step_by_step
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -397,14 +398,36 @@ def test_linear_scan(rows: int, steps: int, width: int, dtype: str, kind: int, s
         check("linear_scan", a, b, h0, backwards, kind=kind)
 
 
-def test_a_state_of_0_stays_0_where_products_overflow() -> None:
+def scanned(a: Any, b: Any, h0: Any, backwards: bool = False) -> Any:
+    return CUPY.asnumpy(CUPY.linear_scan(*map(CUPY.asarray, (a, b, h0)), backwards))
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("name", steep_scans())
+def test_linear_scan_steps_through_what_is_steep(name: str, backwards: bool) -> None:
+    a, b = (x[:, ::-1] if backwards else x for x in steep_scans()[name])
+    with watched(False):
+        h = scanned(a, b, np.zeros((1, 1), "f"), backwards)
+    assert np.array_equal(h[:, ::-1] if backwards else h, step_by_step(*steep_scans()[name]))
+
+
+def test_linear_scan_is_not_finite_from_where_its_input_is_not() -> None:
     a, b = np.full((1, 100, 1), 1e8, "f"), np.zeros((1, 100, 1), "f")
-    a[:, 98], b[:, 99] = 0, 1
-    h = CUPY.linear_scan(CUPY.asarray(a), CUPY.asarray(b), CUPY.asarray(np.zeros((1, 1), "f")), False)
-    assert CUPY.asnumpy(h)[0, :, 0].tolist() == [0] * 99 + [1]
     a[:, 3] = np.nan
-    h = CUPY.asnumpy(CUPY.linear_scan(CUPY.asarray(a), CUPY.asarray(b), CUPY.asarray(np.zeros((1, 1), "f")), False))
+    h = scanned(a, b, np.zeros((1, 1), "f"))
     assert not h[0, :3].any() and np.isnan(h[0, 3:]).all()
+
+
+def test_linear_scan_has_the_same_bits_run_to_run() -> None:
+    """Forward and gradients, in both orders of threads."""
+    rng, runs = np.random.default_rng(0), []
+    a, b, h0 = (ts.tensor(rng.uniform(-1, 1, shape).astype("f"), requires_grad=True)
+                for shape in ((2, 300, 40),) * 2 + ((2, 40),))
+    for reverse in (False, True, False):
+        with watched(reverse):
+            h = F.linear_scan(a, b, h0)
+            runs.append([x.detach().numpy().tobytes() for x in (h, *ts.grad(ts.sum(h * h), [a, b, h0]))])
+    assert runs[0] == runs[1] == runs[2]
 
 
 def test_kernels_go_back_in_float16() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.kernels import backends, close, dtypes, seeds
+from helpers.kernels import backends, close, dtypes, seeds, steep_scans, step_by_step
 from helpers.rows import layout
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,17 +46,26 @@ def test_as_exact_as_the_loop_over_ten_thousand_steps(shape: Any, lowest: float)
         assert np.abs(NumpyBackend().linear_scan(*narrow, False) - expected).max() <= error * top
 
 
-def test_products_out_of_range_do_no_harm() -> None:
-    a, b = np.full((1, 100, 1), 1e8, "f"), np.zeros((1, 100, 1), "f")
-    a[:, 98], b[:, 99] = 0, 1  # a state of 0 stays 0 through all of them
-    assert NumpyBackend().linear_scan(a, b, np.zeros((1, 1), "f"), False)[0, :, 0].tolist() == [0] * 99 + [1]
-    a, b = np.full((1, 400, 1), 10, "f"), np.zeros((1, 400, 1), "f")
-    b[:, 19], b[:, 20] = 1e36, -1e37  # which are even
-    assert not NumpyBackend().linear_scan(a, b, np.zeros((1, 1), "f"), False)[:, 20:].any()
-    a, b = np.full((1, 100, 1), 1, "f"), np.zeros((1, 100, 1), "f")
-    a[:, 3] = np.nan
-    h = NumpyBackend().linear_scan(a, b, np.ones((1, 1), "f"), False)[0, :, 0]
-    assert np.isfinite(h[:3]).all() and np.isnan(h[3:]).all()
+@backends
+@pytest.mark.parametrize("reverse", [False, True])
+def test_steep_products_do_no_harm(backend: NumpyBackend, reverse: bool) -> None:
+    for name, (a, b) in steep_scans().items():
+        expected = step_by_step(a, b)
+        assert np.isfinite(expected).all(), name
+        turned = slice(None, None, -1 if reverse else 1)
+        h = backend.linear_scan(a[:, turned], b[:, turned], np.zeros((1, 1), "f"), reverse)[:, turned]
+        assert np.array_equal(h, expected), name
+
+
+def test_what_is_not_finite_begins_where_it_begins_in_the_loop() -> None:
+    for first in np.nan, np.inf, 3e38:
+        a, b = np.full((1, 100, 1), 0.5, "f"), np.ones((1, 100, 1), "f")
+        (a if np.isnan(first) else b)[:, 3] = first
+        a[:, 4], a[:, 60], b[:, 4] = 1, 0, b[:, 3]
+        with np.errstate(all="ignore"):
+            h, expected = NumpyBackend().linear_scan(a, b, np.ones((1, 1), "f"), False), step_by_step(a, b)
+        assert np.array_equal(h[:, 3:], expected[:, 3:], equal_nan=True) and np.isfinite(h[:, :3]).all()
+        assert not np.isfinite(h[:, 4:]).any()
 
 
 def test_array_calls_grow_with_the_blocks_not_with_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:

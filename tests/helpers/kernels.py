@@ -37,6 +37,27 @@ def close(got: Any, expected: Any, dtype: Any = None) -> None:
     assert error <= (1e-10 if got.dtype == np.float64 else 1e-5) * scale, (error, scale)
 
 
+def steep_scans() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """a and b (1, T, 1) of linear recurrences that are finite step by step, from a state of 0, though a product of
+    eight a, or a sum, overflows or is far larger than all states."""
+    tall, even, still, sums, far = (np.array([[1.0, 0.0]] * n, "f") for n in (100, 400, 300, 200, 100))
+    tall[:, 0], tall[98, 0], tall[99, 1] = 1e8, 0, 1  # a state of 0 through all of them
+    even[:, 0], even[19:21, 1] = 10, (1e36, -1e37)  # which cancel
+    still[0], still[1:] = (0, 1), (10, -9)  # 1 at every step
+    sums[3, 1], sums[65:67, 1] = 3e38, -3e38  # which cancel one by one
+    far[0, 1], far[1:, 0] = 1e-30, np.tile([1e20, 1e20, 1e-30], 33) * np.tile([1, 1, 1e-10], 33)
+    return {name: (x[None, :, :1], x[None, :, 1:]) for name, x in
+            (("tall", tall), ("even", even), ("still", still), ("sums", sums), ("far", far))}
+
+
+def step_by_step(a: Any, b: Any) -> Any:
+    """h_t = a_t h_(t-1) + b_t from 0 on, in their own dtype."""
+    h, state = np.empty_like(b), np.zeros_like(b[:, 0])
+    for t in range(b.shape[1]):
+        h[:, t] = state = a[:, t] * state + b[:, t]
+    return h
+
+
 def slope(f: Any, inputs: list[np.ndarray], gradients: Any, rng: np.random.Generator) -> None:
     """Along one random direction, `gradients` give the central difference, of order 4, of the scalar f (float64)."""
     directions = [rng.standard_normal(x.shape) for x in inputs]

@@ -89,10 +89,14 @@ def test_a_step_is_forward_of_one_position(name: str) -> None:
 def test_gradients_of_the_second_order(name: str) -> None:
     layer = LAYERS[name](2, 3, dtype=ts.float64)
     laws.check_grad(lambda x: layer(x, lengths=[4, 2])[0], ts.random.normal((2, 4, 2)), order=2)
-    parameters = list(layer.parameters())
-    y = ts.sum(layer(ts.random.normal((2, 4, 2), dtype=ts.float64))[0] ** 2)
-    first = ts.grad(y, parameters, create_graph=True)
-    assert all(g is not None for g in ts.grad(sum(ts.sum(g * g) for g in first), parameters, allow_unused=True))
+    x, state = ts.random.normal((2, 4, 2), dtype=ts.float64), layer.state_dict()
+
+    def of_parameters(*values: ts.Tensor) -> ts.Tensor:
+        for key, value in zip(state, values, strict=True):
+            object.__setattr__(layer, key, value)
+        return layer(x, lengths=[4, 2])[0]
+
+    laws.check_grad(of_parameters, *state.values(), order=2)
 
 
 @every_layer
@@ -141,6 +145,41 @@ def test_ten_thousand_steps_of_float32_stay_those_of_float64(name: str) -> None:
         y = layer(x)[0].numpy()
         exact = layer.to(ts.float64)(x.astype(ts.float64))[0].numpy()
     assert np.abs(y - exact).max() < 2e-5 * np.abs(exact).max()
+
+
+@every_layer
+@pytest.mark.parametrize("both", [False, True])
+def test_gradients_over_ten_thousand_steps_of_float32_are_those_of_float64(name: str, both: bool) -> None:
+    """Of a phase too, where what each step adds in a turning frame is as much larger as it is late."""
+    ts.manual_seed(2)
+    layer, x = LAYERS[name](2, 8, bidirectional=both), ts.random.normal((1, 10_000, 2))
+    weight, found = ts.random.normal((1, 10_000, 8 * (1 + both))), []
+    for dtype in ts.float32, ts.float64:
+        layer, leaf = layer.to(dtype), ts.tensor(x.numpy().astype(dtype), requires_grad=True)
+        found.append(ts.grad(ts.sum(layer(leaf)[0] * weight.astype(dtype)), [leaf, *layer.parameters()]))
+    for key, narrow, exact in zip(["x", *layer.state_dict()], *found, strict=True):
+        assert np.abs(narrow.numpy() - exact.numpy()).max() < 1e-5 * np.abs(exact.numpy()).max(), key
+
+
+def test_a_lambda_is_never_beyond_1() -> None:
+    layer, x = nn.LRU(1, 4), ts.zeros((1, 1, 1))
+    layer.nu_l0.data = np.array([-1e30, -18, -16, 1e30], "f")
+    with np.errstate(over="ignore"):  # of exp(1e30)
+        one, rounded, below, none = layer.multipliers(x).detach().numpy()[0, 0]
+    assert one == rounded == 1 > below > 1 - 1e-6 and none == 0
+    layer = layer.to(ts.float64)
+    layer.nu_l0.data = np.array([-38.0, -36, -20, 0])
+    one, *below = layer.multipliers(x).detach().numpy()[0, 0]
+    assert one == 1 and max(below) < 1
+
+
+@every_layer
+def test_multipliers_of_what_is_no_input_are_refused(name: str) -> None:
+    layer = LAYERS[name](3, 4)
+    assert layer.multipliers(np.ones((2, 5, 3), "f")).shape == (2, 5, 4)
+    for x in ts.ones((2, 5, 2)), ts.ones((5, 3)), [1, 2], "no":
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}: expected x \(B, T, 3\), got"):
+            layer.multipliers(x)
 
 
 @pytest.mark.reference

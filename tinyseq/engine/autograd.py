@@ -134,7 +134,7 @@ def _recorded(body: Any, definition: Callable[..., Any] | None, wide: bool) -> A
                             f"{describe(result)}: end it with `return y, (lambda g: ...,)`, or `return y, None`")
         out, pulls = result
         if watchers:
-            pulls = watchers[-1].forward(body.__name__, body, raw, kwargs, out, pulls)
+            pulls = watchers[-1].forward(body.__name__.lstrip("_"), body, raw, kwargs, out, pulls)
         try:
             if pulls is None or not recording:
                 return tuple([wrap(y) for y in out]) if type(out) is tuple else wrap(out)

@@ -42,7 +42,7 @@ class debug(watching):
 
         def pull(g: Any, needs: tuple[bool, ...]) -> Any:
             found = joint(pulls)(g, needs)
-            _check_finite(f"the gradient of {name.lstrip('_')}", [g], found, where)
+            _check_finite(f"the gradient of {name}", [g], found, where)
             return found
 
         return pulls if pulls is None else pull
