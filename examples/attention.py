@@ -25,9 +25,8 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import data, nn, optim, plot
+from tinyseq import data, logs, nn, optim, plot
 from tinyseq.functional import cross_entropy, softmax
-from tinyseq.logs import progress
 
 ANSWERS = {
     "when?": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday January March May July October".split(),
@@ -93,7 +92,7 @@ def encode(examples: list[Example], words: data.Vocabulary) -> tuple[np.ndarray,
 
 def train(model: Asking, words: data.Vocabulary, rng: random.Random, steps: int) -> None:
     optimizer, losses = optim.Adam(model.parameters()), []
-    for step in (bar := progress(range(steps))):
+    for step in (bar := logs.progress(range(steps))):
         examples = [draw(rng, i % 2 == 0, test=False) for i in range(64)]
         *inputs, answers = encode(examples, words)
         loss = cross_entropy(model(*inputs)[0], answers)

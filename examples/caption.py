@@ -21,9 +21,8 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import data, decode, metrics, nn, optim, plot
+from tinyseq import data, decode, logs, metrics, nn, optim, plot
 from tinyseq.functional import cross_entropy, relu
-from tinyseq.logs import progress
 
 WORDS = data.Vocabulary("zero one two three four five six seven eight nine".split())
 TRAIN, MOST, COLUMNS = 1200, 5, 60      # digits to learn from; digits in a strip; columns of a strip
@@ -69,7 +68,7 @@ class Captioner(nn.Module):
 
 def train(model: Captioner, strips: Strips, steps: int, name: str) -> None:
     optimizer, peak, losses = optim.Adam(model.parameters()), 5e-3, []
-    bar = progress(range(steps), desc=f"{name:16} ")
+    bar = logs.progress(range(steps), desc=f"{name:16} ")
     for step in bar:
         pictures, targets, _ = strips.batch(32)
         logits = model.decoder(targets[:, :-1], model.look(pictures))
@@ -106,7 +105,7 @@ def main() -> None:
         found = describe(model, pictures)
         said = [WORDS.decode(h.tokens) for h in found]
         errors[name] = 100 * metrics.token_error_rate(said, [[caption] for caption in captions])
-        if progress.stopped:
+        if logs.progress.stopped:
             break
     print(f"word error rate on {len(pictures)} strips by other writers: {errors[name]:.1f}%", end="  ")
     print("(baseline: {one fixed vector:.1f}%, one fixed vector)".format(**errors) if name == "attention" else

@@ -29,8 +29,7 @@ from _commands import command, on_interrupt
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import checkpoint, data, decode, nn, optim, plot
-from tinyseq.logs import progress
+from tinyseq import checkpoint, data, decode, logs, nn, optim, plot
 
 WINDOW, BATCH = 128, 16
 
@@ -92,7 +91,7 @@ def train(models: dict, known: np.ndarray, held_out: np.ndarray, seconds: float,
     optimizers = {name: optim.Adam(model.parameters()) for name, model in models.items()}
     draws, curves = {name: np.random.default_rng(0) for name in models}, {name: [] for name in models}
     spent, updates, share = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0), seconds / len(models)
-    bar = progress(total=seconds, save=save)
+    bar = logs.progress(total=seconds, save=save)
     while min(spent.values()) < share and (fewest := min(updates.values())) < steps and not (fewest and bar.stopped):
         name = min(spent, key=spent.get)                        # whoever has computed least
         began, model, optimizer = time.perf_counter(), models[name], optimizers[name]

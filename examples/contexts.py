@@ -28,8 +28,7 @@ import numpy as np
 from pronounce import LETTERS, PHONEMES, part, read_dictionary
 
 import tinyseq as ts
-from tinyseq import data, decode, metrics, nn, optim, plot
-from tinyseq.logs import progress
+from tinyseq import data, decode, logs, metrics, nn, optim, plot
 
 WIDTH = 128                                                             # of h_j, c_t and s_t
 CONTEXTS = {
@@ -65,7 +64,7 @@ def train(models: dict[str, Speller], words: dict, seconds: float, batch: int = 
     targets = [[PHONEMES.start, *PHONEMES.encode(spoken[0]), PHONEMES.end] for spoken in known.values()]
     lengths = [(len(s), len(t)) for s, t in zip(sources, targets)]
     optimizers = {name: optim.Adam(model.parameters(), lr=peak) for name, model in models.items()}
-    bar = progress(total=seconds)
+    bar = logs.progress(total=seconds)
     losses, updates, spent, began = dict.fromkeys(models, 4.0), 0, 0.0, time.perf_counter()
     for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(0, epoch))):
         letters, sizes = data.pad([sources[i] for i in rows])       # (batch, letters), (batch,)

@@ -25,9 +25,8 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import data, metrics, nn, optim, plot
+from tinyseq import data, logs, metrics, nn, optim, plot
 from tinyseq.functional import log_softmax
-from tinyseq.logs import progress
 
 LABELS = "_0123456789"  # the blank is class 0, digit d is class d + 1
 TRAIN = 1200            # digits to learn from; the other 597 come from other writers
@@ -76,7 +75,7 @@ class Reader(nn.Module):
 
 def train(model: Reader, strips: Strips, steps: int) -> None:
     criterion, optimizer, peak, losses = nn.CTCLoss(), optim.Adam(model.parameters()), 5e-3, []
-    bar = progress(range(steps))
+    bar = logs.progress(range(steps))
     for step in bar:
         x, lengths, numbers = strips.batch(32)
         targets, counts = data.pad([[d + 1 for d in number] for number in numbers])

@@ -22,9 +22,8 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import data, nn, optim, plot
+from tinyseq import data, logs, nn, optim, plot
 from tinyseq.functional import cross_entropy
-from tinyseq.logs import progress
 
 SPEAKERS, CEPSTRA, TRAIN = 9, 12, 270
 
@@ -53,7 +52,7 @@ class Listener(nn.Module):
 def train(model: Listener, utterances: list[np.ndarray], speakers: np.ndarray, steps: int, seed: int) -> None:
     optimizer, peak = optim.AdamW(model.parameters(), weight_decay=0.01), 4e-3
     rng, losses = np.random.default_rng(seed), []
-    bar = progress(range(steps))
+    bar = logs.progress(range(steps))
     for step in bar:
         rows = rng.choice(len(utterances), 32)
         cut = [utterances[i][rng.integers(4):][: rng.integers(5, 60)] for i in rows]  # some begin late, some stop early

@@ -22,8 +22,7 @@ from collections import Counter
 import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import tinyseq as ts
-from tinyseq import data, decode, nn, optim, plot
-from tinyseq.logs import progress
+from tinyseq import data, decode, logs, nn, optim, plot
 
 EVENTS = {                                                      # subject: what happens, {who} and {where}
     "football": ["{who} scored in the last minute in {where}", "the goal of {who} decided the match in {where}"],
@@ -76,7 +75,7 @@ def f1(found: list[list[str]], right: list[list[str]]) -> float:
 
 
 def train(model: nn.EncoderDecoder, known: list[Article], words: data.Vocabulary, steps: int, seed: int) -> None:
-    optimizer, rng, bar = optim.Adam(model.parameters()), random.Random(seed), progress(range(steps))
+    optimizer, rng, bar = optim.Adam(model.parameters()), random.Random(seed), logs.progress(range(steps))
     for step in bar:
         rows = rng.sample(known, 64)
         x, lengths = data.pad([words.encode(article) for article, _ in rows])                   # (batch, words)

@@ -28,8 +28,7 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import data, nn, optim, plot
-from tinyseq.logs import progress
+from tinyseq import data, logs, nn, optim, plot
 
 WINDOW, PAD = 64, data.Vocabulary.pad                   # characters in a window, for learning
 
@@ -77,7 +76,7 @@ def train(models: dict, text: np.ndarray, held_out: list, steps: int, seed: int,
     optimizers = {name: optim.Adam(model.parameters(), lr=peak) for name, (model, _) in models.items()}
     windows = {name: cut(text, 32, np.random.default_rng(seed)) for name, (_, cut) in models.items()}
     states, seen = dict.fromkeys(models), {name: {} for name in models}
-    for step in (bar := progress(range(1, steps + 1))):
+    for step in (bar := logs.progress(range(1, steps + 1))):
         losses = []
         for name, (model, _) in models.items():
             window, goes_on = next(windows[name])

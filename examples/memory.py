@@ -23,8 +23,7 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import lens, nn, optim, plot
-from tinyseq.logs import progress
+from tinyseq import lens, logs, nn, optim, plot
 
 WIDTH, BATCH, DISTANCES, FAR = 64, 64, (4, 8, 16, 32, 64), 100
 CELLS = {"RNN": (nn.RNN, 2e-3), "GRU": (nn.GRU, 1e-2), "LSTM": (nn.LSTM, 1e-2)}     # with the best learning rate
@@ -85,7 +84,7 @@ def share_right(outputs: np.ndarray, right: np.ndarray) -> float:
     return 100 * np.mean(outputs.argmax(-1) == right if right.dtype.kind != "f" else abs(outputs[..., 0] - right) < .04)
 
 
-def train(model: Model, task: object, steps: int, rate: float, seed: int, bar: progress) -> None:
+def train(model: Model, task: object, steps: int, rate: float, seed: int, bar: logs.progress) -> None:
     rng, optimizer = np.random.default_rng(seed), optim.Adam(model.parameters())
     for step in range(steps):
         x, right = task(rng, BATCH, int(rng.choice(DISTANCES)))
@@ -116,7 +115,7 @@ def main() -> None:
     if options.steps is not None and options.steps < 1:
         parser.error(f"--steps must be at least 1, not {options.steps}")
     ts.manual_seed(options.seed)
-    bar, panels, heard = progress(total=3 * sum(options.steps or n for *_, n in TASKS.values())), {}, {}
+    bar, panels, heard = logs.progress(total=3 * sum(options.steps or n for *_, n in TASKS.values())), {}, {}
     for name, (task, features, outputs, updates) in TASKS.items():
         tests = [task(np.random.default_rng(1), 500, distance) for distance in DISTANCES]
         chance = [max(share_right(np.full((*r.shape, 1), 1.0), r) for _, r in tests)

@@ -25,9 +25,8 @@ from memory import CHARACTERS, COUNTRIES, DISTANCES, sentence, share_right
 from recurrence import milliseconds
 
 import tinyseq as ts
-from tinyseq import nn, optim
+from tinyseq import logs, nn, optim
 from tinyseq.functional import associative_scan, cross_entropy
-from tinyseq.logs import progress
 
 BATCH, FAR, LENGTHS = 32, (*DISTANCES, 128), (64, 128, 256, 512, 1024, 2048)
 
@@ -79,7 +78,7 @@ def sentences(rng: np.random.Generator, batch: int, distance: int) -> np.ndarray
     return np.concatenate([x.argmax(-1), np.array([CHARACTERS.index(name[0]) for name in COUNTRIES])[which]], 1)
 
 
-def train(model: nn.Module, draw: object, asked: int, steps: int, seed: int, bar: progress, judge: object) -> tuple:
+def train(model: nn.Module, draw: object, asked: int, steps: int, seed: int, bar: object, judge: object) -> tuple:
     """Learn to tell the last characters `asked` of what is drawn; updates, and what the judge said then, five times."""
     rng, optimizer, seen = np.random.default_rng(seed), optim.Adam(model.parameters()), []
     for step in range(1, steps + 1):
@@ -117,7 +116,7 @@ def main() -> None:
              lambda rng: text[rng.integers(len(text) - WINDOW, size=(BATCH, 1)) + np.arange(WINDOW + 1)])
     budgets, lengths = [options.steps or n for n in (200, 300)], [n for n in LENGTHS if n <= options.longest]
     tests = [sentences(np.random.default_rng(1), 200, n) for n in FAR]
-    bar, (right, perplexity, waits, ms, kept) = progress(total=len(MODELS) * sum(budgets)), ({} for _ in range(5))
+    bar, (right, perplexity, waits, ms, kept) = logs.progress(total=len(MODELS) * sum(budgets)), ({} for _ in range(5))
     for name, make in MODELS.items():
         ts.manual_seed(options.seed)
         model = make(len(CHARACTERS))

@@ -22,8 +22,7 @@ from _commands import command, on_interrupt, pip_install
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import data, decode, metrics, nn, optim, plot
-from tinyseq.logs import progress
+from tinyseq import data, decode, logs, metrics, nn, optim, plot
 
 LETTERS = data.Vocabulary("abcdefghijklmnopqrstuvwxyz'")
 PHONEMES = data.Vocabulary(("AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY "
@@ -69,7 +68,7 @@ def train(model: nn.EncoderDecoder, words: dict, seconds: float, batch: int, pea
     targets = [[PHONEMES.start, *PHONEMES.encode(spoken), PHONEMES.end] for spoken, *_ in known.values()]
     lengths = [(len(s), len(t)) for s, t in zip(sources, targets)]
     optimizer = optim.Adam(model.parameters(), lr=peak)
-    bar = progress(total=seconds, save=save)
+    bar = logs.progress(total=seconds, save=save)
     losses, errors, spent, began = [], [], 0.0, time.perf_counter()
     for rows in (rows for epoch in count() for rows in data.batches(lengths, batch, seed=(seed, epoch))):
         letters, sizes = data.pad([sources[i] for i in rows])       # (batch, letters), (batch,)

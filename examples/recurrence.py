@@ -23,9 +23,8 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import nn, optim, plot
+from tinyseq import logs, nn, optim, plot
 from tinyseq.functional import cross_entropy, softmax
-from tinyseq.logs import progress
 
 SYMBOLS, STEPS = 8, 20          # of 3 bits each: what there is to remember is 60 bits
 WIDTH = 64                      # of the layers that are timed
@@ -65,7 +64,7 @@ class Attentive(nn.Module):
 def train(model: nn.Module, name: str, steps: int, seed: int) -> np.ndarray:
     """The error in percent on new sequences, of what came 1, 2, ... T steps ago."""
     optimizer, rng = optim.Adam(model.parameters()), np.random.default_rng(seed)
-    bar = progress(range(steps), desc=f"{name:13} ")
+    bar = logs.progress(range(steps), desc=f"{name:13} ")
     for step in bar:
         x = rng.integers(SYMBOLS, size=(64, STEPS))
         loss = cross_entropy(model(x), x[:, ::-1])
@@ -106,7 +105,7 @@ def main() -> None:
         ts.manual_seed(options.seed)
         errors[name] = train(kind(width), name, options.steps, options.seed)
         print(f"  {name:12}  mean error {errors[name].mean():5.1f}%, of the first symbol {errors[name][-1]:5.1f}%")
-        if progress.stopped:
+        if logs.progress.stopped:
             break
     if untrained := [*models][len(errors):]:
         print(f"  not trained: {'; '.join(untrained)}")

@@ -17,9 +17,8 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import nn, optim, plot
+from tinyseq import logs, nn, optim, plot
 from tinyseq.functional import associative_scan, cross_entropy, softplus
-from tinyseq.logs import progress
 
 SYMBOLS, ASKED, STEPS, WIDTH = 8, 4, 24, 32
 
@@ -71,7 +70,7 @@ def main() -> None:
     for name, layer in {"LRU": lru, "selective": Selective(WIDTH)}.items():
         model, rng = Model(layer), np.random.default_rng(0)
         optimizer = optim.Adam(model.parameters())
-        for step in progress(range(options.steps), desc=f"{name:10} "):
+        for step in logs.progress(range(options.steps), desc=f"{name:10} "):
             ids, targets = copying(rng, 64)
             loss = cross_entropy(model(ids), targets)
             optimizer.zero_grad()
@@ -82,7 +81,7 @@ def main() -> None:
             right[name] = range(1, ASKED + 1), 100 * (model(asked).numpy().argmax(-1) == symbols).mean(0)
             a = layer.multipliers(model.embedding(asked[:1])).numpy().reshape(STEPS, -1)
             moved[name] = range(STEPS), 1 - a.mean(1)
-        if progress.stopped:
+        if logs.progress.stopped:
             break
     mean = {name: share.mean() for name, (_, share) in right.items()}
     print(f"symbols right: {mean[name]:.1f}% by the {name} layer (baseline: {mean['LRU']:.1f}%, a tuned LRU)")

@@ -25,8 +25,7 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import data, nn, optim, plot
-from tinyseq.logs import progress
+from tinyseq import data, logs, nn, optim, plot
 
 GOOD = "good great funny brilliant moving clever charming fresh lovely".split()
 BAD = "bad awful dull boring stupid terrible weak stale silly".split()
@@ -94,7 +93,7 @@ def encode(texts: list[str], known: data.Vocabulary) -> tuple[ts.Tensor, ts.Tens
 
 def train(model: RNN, rows: list, classes: list, known: data.Vocabulary, steps: int, rng: Random) -> tuple:
     optimizer = optim.Adam(model.parameters(), lr=2e-3)
-    for _ in (bar := progress(range(steps))):
+    for _ in (bar := logs.progress(range(steps))):
         labels, texts = zip(*rng.choices(rows, k=32))
         (x, real), right = encode(texts, known), np.array([classes.index(label) for label in labels])
         loss = ts.functional.cross_entropy(model(x, real)[0][:, -1], right)

@@ -24,8 +24,7 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import data, metrics, nn, optim, plot
-from tinyseq.logs import progress
+from tinyseq import data, logs, metrics, nn, optim, plot
 
 TAGS = ["PAD", "NOUN", "VERB", "OTHER", "B-FRUIT", "I-FRUIT", "B-COMPANY", "I-COMPANY"]
 SLOTS = {  # what may stand for a word in capitals; after a slash stands the tag, OTHER where there is none
@@ -89,7 +88,7 @@ def batch(texts: list, words: data.Vocabulary) -> tuple[np.ndarray, np.ndarray, 
 
 def train(models: dict[str, Tagger], texts: list, words: data.Vocabulary, steps: int, rng: Random) -> None:
     optimizers = {name: optim.Adam(model.parameters(), lr=5e-3) for name, model in models.items()}
-    for _ in (bar := progress(range(steps))):
+    for _ in (bar := logs.progress(range(steps))):
         chosen, losses = batch(rng.choices(texts, k=32), words), []
         for name, model in models.items():
             loss = model.loss(*chosen)

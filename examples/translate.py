@@ -23,8 +23,7 @@ from itertools import product
 from _commands import pip_install
 
 import tinyseq as ts
-from tinyseq import data, decode, metrics, nn, optim, plot
-from tinyseq.logs import progress
+from tinyseq import data, decode, logs, metrics, nn, optim, plot
 
 try:
     from babel import Locale
@@ -78,7 +77,7 @@ def build_model(letters: int, transformer: bool) -> nn.EncoderDecoder:
 def train(model: nn.EncoderDecoder, known: list[Pair], letters: data.Vocabulary, seed: int) -> None:
     batches = data.batches([len(source) for source, _ in known], BATCH, seed)
     optimizer = optim.Adam(model.parameters(), betas=(0.9, 0.98))
-    for step, rows in enumerate(bar := progress(batches)):                  # each pair once
+    for step, rows in enumerate(bar := logs.progress(batches)):                  # each pair once
         x, sizes = data.pad([letters.encode(known[i][0]) for i in rows])                            # (batch, letters)
         y, _ = data.pad([[letters.start, *letters.encode(known[i][1]), letters.end] for i in rows])
         logits = model(x, sizes, y[:, :-1])                             # teacher forcing: all steps at once

@@ -23,8 +23,7 @@ import _commands  # noqa: F401 - which hears Ctrl-C from here on
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import data, nn, optim, plot
-from tinyseq.logs import progress
+from tinyseq import data, logs, nn, optim, plot
 
 WINDOW = 5
 NOUNS = "key door house tree dog letter book picture car river teacher garden".split()
@@ -98,7 +97,7 @@ def train(models: dict[str, nn.Module], rng: Random, steps: int, most: int) -> N
     """All models learn from the same sentences, of 0 to `most` phrases."""
     optimizers = {name: optim.Adam(model.parameters(), lr=2e-3) for name, model in models.items()}
     losses = dict.fromkeys(models, 0.7)
-    for _ in (bar := progress(range(steps))):
+    for _ in (bar := logs.progress(range(steps))):
         ids, lengths, verbs = batch(rng, 64, range(most + 1))
         for name, model in models.items():
             loss = ts.functional.cross_entropy(model(ids, lengths), verbs)

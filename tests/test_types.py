@@ -52,6 +52,9 @@ parts: tuple[ts.Tensor, ...] = x.split(3, axis=1)
 version: str = ts.__version__
 batches = ts.data.batches([2, 1], 2)
 scores: float = ts.metrics.token_error_rate([["a"]], [[["a"]]])
+metric = ts.metrics.Accuracy(ignore_index=0).merge(ts.metrics.Accuracy()); metric.update([1], targets=[1])
+share: float = metric.compute(); log = ts.logs.Log(ts.logs.Terminal(), lambda step, figures: None); log(1, loss=x)
+for _ in (bar := ts.logs.progress(range(3), save=lambda: None)): bar.update(1)
 loss: ts.Tensor = F.cross_entropy(linear(x), ts.asarray(np.array([0, 1])))
 loss.backward(); optimizer.step(); optimizer.lr = 1e-4
 grad: ts.Tensor | None = linear.weight.grad
@@ -76,6 +79,9 @@ nn.GRU(3, 4).weight_hh
 ts.float33
 ts.metrics.token_eror_rate([["a"]], [[["a"]]])
 ts.data.btaches([1], 1)
+ts.metrics.Accuracy().update([1], target=[1])
+ts.metrics.Perplexity().merge(ts.metrics.Accuracy())
+ts.logs.CVS("log.csv")
 F.relu_(x)
 nn.ModuleList([linear])
 optim.RMSprop(linear.parameters())

@@ -1,4 +1,4 @@
-"""F1 of spans, against a reading from the left and against seqeval."""
+"""F1 of spans, against a reading from the left."""
 
 import numpy as np
 import pytest
@@ -67,17 +67,3 @@ def test_by_kind_precision_and_recall_are_those_of_the_spans(rows: list[list[tup
         else:
             with pytest.raises(ValueError, match="no span is"):
                 share()
-
-
-@given(st.lists(st.lists(st.tuples(tags, tags), min_size=1, max_size=6), min_size=1, max_size=4))
-def test_it_is_seqevals_strict_micro_average(rows: list[list[tuple[str, str]]]) -> None:
-    """Where seqeval is installed; it comes as source alone, and needs scikit-learn."""
-    seqeval = pytest.importorskip("seqeval.metrics", reason="seqeval is not installed")
-    from seqeval.scheme import IOB2
-    said, true = ([[pair[side].replace("NOUN", "O") for pair in row] for row in rows] for side in (0, 1))
-    try:
-        ours = span_f1(said, true)
-    except ValueError:
-        return
-    assert ours == pytest.approx(seqeval.f1_score(true, said, mode="strict", scheme=IOB2, average="micro",
-                                                  zero_division=0))
