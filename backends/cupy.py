@@ -22,6 +22,7 @@ DOCTOR = "python -m tinyseq.doctor says what to type"
 
 try:
     import cupy as cp
+    import cupyx
 except ImportError as error:
     if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
         raise ImportError("the cupy backend needs CuPy, which is not installed here "
@@ -173,6 +174,18 @@ class CupyBackend(NumpyBackend):
         if isinstance(data, cp.ndarray):
             return data.astype(data.dtype if dtype is None else dtype, copy=bool(copy))
         return cp.asarray(np.asarray(data, dtype=dtype))
+
+    def upload(self, array: np.ndarray[Any, Any]) -> Array:
+        """Copied from pinned memory on a stream of its own, beside the kernels that run."""
+        if not array.size:      # a batch without rows: no memory to pin
+            return self.asarray(array)
+        pinned = cupyx.empty_pinned(array.shape, array.dtype)
+        pinned[...] = array
+        y, copying = cp.empty(array.shape, array.dtype), cp.cuda.Stream(non_blocking=True)
+        copying.wait_event(cp.cuda.get_current_stream().record())   # what `y` was before may be in use until then
+        y.set(pinned, stream=copying)
+        copying.synchronize()       # so that it can be used on any stream, and `pinned` again
+        return y
 
     def asnumpy(self, array: Array) -> np.ndarray[Any, Any]:
         return cp.asnumpy(array)  # type: ignore[no-any-return]

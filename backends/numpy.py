@@ -80,6 +80,10 @@ class NumpyBackend(ActivationKernels, NormalisationKernels, LossKernels, LayerKe
         """`data` (numbers, nested lists, a NumPy array) as an array of this backend."""
         return self.xp.asarray(data, dtype=dtype, copy=copy)
 
+    def upload(self, array: np.ndarray[Any, Any]) -> Array:
+        """`array` as one of this backend, ready when this returns: for a thread that does nothing else."""
+        return self.asarray(array)
+
     def asnumpy(self, array: Array) -> np.ndarray[Any, Any]:
         """`array` as a NumPy array in host memory."""
         return np.asarray(array)

@@ -12,13 +12,13 @@ units differ, as all do that begin with memories of many lengths. Under a minute
 """
 
 import argparse
-from _progress import progress
+import _commands  # noqa: F401 - which hears Ctrl-C from here on
 
 import numpy as np
 from memory import CHARACTERS, COUNTRIES, DISTANCES, FAR, WIDTH, loss_of, sentence, share_right, train
 
 import tinyseq as ts
-from tinyseq import lens, nn, plot
+from tinyseq import lens, logs, nn, plot
 
 
 def begun(layer: nn.Module, *signs: int) -> nn.Module:
@@ -52,7 +52,7 @@ def main() -> None:
     if options.steps < 1:
         parser.error(f"--steps must be at least 1, not {options.steps}")
     ts.manual_seed(0)
-    bar, heard = progress(total=len(LAYERS) * options.steps), {}
+    bar, heard = logs.progress(total=len(LAYERS) * options.steps), {}
     test = sentence(np.random.default_rng(1), 500, DISTANCES[-1])
     x, right = sentence(np.random.default_rng(2), 20, FAR)
     for name, layer in LAYERS.items():

@@ -21,7 +21,8 @@ ROOMS = ["tinyseq", *(f"tinyseq.{room}" for room in """
 if find_spec("matplotlib") is None:
     ROOMS.remove("tinyseq.plot")
 NEEDED = {"metrics.token_error_rate": "rapidfuzz", "metrics.TokenErrorRate": "rapidfuzz", "metrics.BLEU": "sacrebleu",
-          "metrics.CHRF": "sacrebleu", "logs.progress": "tqdm", "logs.TensorBoard": "tensorboardX"}
+          "metrics.CHRF": "sacrebleu", "logs.progress": "tqdm", "logs.TensorBoard": "tensorboardX",
+          "data.Tokenizer": "tokenizers"}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

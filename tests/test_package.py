@@ -35,6 +35,7 @@ FLOOR = {f"tinyseq.{name}": -n for n, (_, names) in enumerate(LABELS) for name i
 ROOF = FLOOR["tinyseq"] = FLOOR.pop("tinyseq.tinyseq")
 ELSEWHERE = {   # modules without a test file of their own, and why
     "tinyseq/__init__.py": "names alone: test_package.py and test_wrong_calls.py walk them",
+    "tinyseq/data/__init__.py": "names alone",
     "tinyseq/engine/__init__.py": "a text alone",
     "tinyseq/doctor.py": "another name of backends/doctor.py, which runs as that too",
 }

@@ -238,7 +238,10 @@ GOOD = [
     "decode.score(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, target=J, lengths=L, "
     "align=False)",
     # data, metrics, plot
-    "data.Vocabulary(symbols=['a', 'b'])",
+    "data.Vocabulary(symbols=['a', 'b'], unknown='a')",
+    "data.lines(paths=TMP / 'w.safetensors')", "data.json_lines(paths=TMP / 'w.safetensors')",
+    "data.pairs(source=TMP / 'w.safetensors', target=TMP / 'w.safetensors')",
+    "data.text(paths=TMP / 'w.safetensors', size=3)", "data.items(source=[1, 2])",
     "data.pad(sequences=[[1, 2], [3]])",
     "data.batches(lengths=[3, 1, 2], size=2, seed=1, generator=None)",
     "metrics.token_error_rate(hypotheses=[['a']], references=[[['a']]])",
@@ -576,8 +579,8 @@ KINDS = {  # of arguments, by name, or by function and name
     "size": """num num_classes n_rows n_cols topk.k in_features out_features num_embeddings embedding_dim input_size
         hidden_size num_layers embed_dim num_heads num_kv_heads keep kdim vdim query_size memory_size d_model nhead
         dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments width
-        n_best min_length top_k n batches.size FixedContext.size normalized_shape order max_ngram_order char_order beta
-        CSV.start TensorBoard.start""",
+        n_best min_length top_k n batches.size text.size FixedContext.size normalized_shape order max_ngram_order
+        char_order beta CSV.start TensorBoard.start""",
     "integer": """k shift repeats padding_idx ignore_index blank end random.integers.low random.integers.high sections
         argnums start_axis word_order""",
     "number": """fill_value correction ord negative_slope alpha stop step scale mean low high constant_values
@@ -592,9 +595,10 @@ KINDS = {  # of arguments, by name, or by function and name
     "function": "fn combine F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder save",
     "thing": """xs generator state layer module model parameters encoder_layer decoder_layer betas other file files
         cell attention decoder encoder W R
-        embedding symbols sequences hypotheses references weights columns plot.attention.rows plot.words.rows
-        plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target plot.runs.figures""",
-    "path": "path",
+        embedding symbols items.source unknown sequences hypotheses references weights columns plot.attention.rows
+        plot.words.rows plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target
+        plot.runs.figures""",
+    "path": "path paths pairs.source pairs.target",
     "folder": "folder",
     "seed": "seed",
     "flag": """keepdims requires_grad endpoint descending largest create_graph retain_graph allow_unused causal
@@ -609,12 +613,14 @@ TAKEN = {  # the reason: arguments, and the values if not all that are tried
     "anything may be compared, and no number equals it": "ts.equal.a ts.equal.b ts.not_equal.a ts.not_equal.b",
     "None is RMSNorm's own": "nn.TransformerEncoderLayer.layer_norm_eps nn.TransformerDecoderLayer.layer_norm_eps "
         "nn.Transformer.layer_norm_eps nn.LanguageModel.layer_norm_eps nn.ConditionalLanguageModel.layer_norm_eps",
+    "a text is a sequence, and a symbol": "data.items.source data.Vocabulary.unknown",
     "a check answers with AssertionError": "testing.check_shapes.dtype",
     "a decoder refuses a state, as in ROWS, in its own name": "decode.greedy.state decode.sample.state "
         "decode.stream.state decode.beam.state decode.score.state",
 }
 UNSWEPT = """ts.Tensor ts.bool ts.debug ts.no_grad ts.enable_grad nn.Module nn.Attention nn.Activation
     nn.DecoderState nn.LanguageState init.skip decode.Hypothesis decode.Step decode.Scores
+    data.Stream data.Tokenizer
     decode.take_rows optim.Optimizer checkpoint.CheckpointError models.Architecture models.Headless random.current
     models.load random.get_state
     random.next_stream random.recording random.replaying random.host_generator testing.check_sequence_layer X.numpy

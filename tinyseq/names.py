@@ -346,8 +346,9 @@ minimize update apply_gradients | optimizer.step()
     "ts.data": """
 DataLoader Sampler BatchSampler collate_fn default_collate | ts.data.batches([2, 1], 2)  # indices, of
   lengths and a size; ts.data.pad fills up
-Dataset TensorDataset IterableDataset random_split Subset | [([1, 2], 0), ([3], 1)]  # a plain list
-Vocab vocab build_vocab_from_iterator Tokenizer | ts.data.Vocabulary("abc")
+IterableDataset StatefulDataLoader | ts.data.items([1, 2]).batch(2)  # a stream: its state_dict is the position
+Dataset TensorDataset random_split Subset | [([1, 2], 0), ([3], 1)]  # a plain list
+Vocab vocab build_vocab_from_iterator | ts.data.Vocabulary("abc")
 pad_sequence pad_sequences | ts.data.pad([[1, 2], [3]])
 """,
     "vocabulary": """

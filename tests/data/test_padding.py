@@ -1,4 +1,4 @@
-"""Vocabularies give back what they were given; batches hold every row once, whole, and little padding."""
+"""Batches hold every row once, whole, and little padding."""
 
 from typing import Any
 
@@ -10,56 +10,10 @@ from hypothesis import strategies as st
 import tinyseq as ts
 from tinyseq.data import Vocabulary, batches, pad
 
-symbols = st.lists(st.text(max_size=3), unique=True, max_size=20)
 sequences = st.lists(st.lists(st.integers(0, 99), max_size=9), max_size=20)
 sizes = st.integers(1, 9)
 seeds = st.integers(0, 2**32)
 lengths = st.lists(st.integers(0, 9), max_size=60)
-
-
-@given(symbols, st.data())
-def test_decode_undoes_encode(known: list[str], data: st.DataObject) -> None:
-    vocabulary = Vocabulary(known)
-    sequence = data.draw(st.lists(st.sampled_from(known), max_size=9)) if known else []
-    ids = vocabulary.encode(sequence)
-    assert vocabulary.decode(ids) == sequence
-    assert vocabulary.decode(np.array(ids, dtype=np.int64)) == sequence
-    assert vocabulary.decode([vocabulary.start, *ids, vocabulary.end, *ids, len(vocabulary)]) == sequence
-    assert vocabulary.decode([vocabulary.pad, *ids, vocabulary.pad]) == sequence
-
-
-@given(symbols)
-def test_ids_are_distinct_and_fill_the_range(known: list[str]) -> None:
-    vocabulary = Vocabulary(known)
-    ids = [vocabulary.pad, vocabulary.start, vocabulary.end, *vocabulary.encode(known)]
-    assert sorted(ids) == list(range(len(vocabulary)))
-    assert vocabulary.pad == 0                  # pad() fills up with it, losses ignore it
-    assert Vocabulary(vocabulary.symbols).encode(known) == vocabulary.encode(known)
-
-
-def test_vocabulary_errors_name_what_is_wrong() -> None:
-    vocabulary = Vocabulary("abc")
-    with pytest.raises(ValueError, match="unknown symbol 'é' at position 2; known are 'a' 'b' 'c'"):
-        vocabulary.encode("abé")
-    with pytest.raises(ValueError, match=r"unknown id 6; .* 0 to 5"):
-        vocabulary.decode([3, 6])
-    with pytest.raises(ValueError, match="unknown id -1"):
-        vocabulary.decode([-1])
-    with pytest.raises(ValueError, match=r"occur more often: 'a'$"):
-        Vocabulary("aba")
-    for call, message in ((lambda: Vocabulary([1, 2]), "Vocabulary: expected symbols that are strings, got 1"),
-                          (lambda: Vocabulary(5), "Vocabulary: expected symbols, got 5"),
-                          (lambda: vocabulary.encode(5), "Vocabulary.encode: expected a sequence of symbols, got 5"),
-                          *((lambda ids=ids: vocabulary.decode(ids), "Vocabulary.decode: expected an integer id, got")
-                            for ids in ([2.7], np.array([3.0]), "3", [None], [True], [np.True_])),
-                          (lambda: vocabulary.decode(3), "Vocabulary.decode: expected a sequence of ids, got 3")):
-        with pytest.raises(TypeError, match=message):
-            call()
-    for symbol in (["a"], 1, None):
-        with pytest.raises(ValueError, match=r"Vocabulary.encode: unknown symbol .* at position 1"):
-            vocabulary.encode(["a", symbol])    # type: ignore[list-item]
-    assert vocabulary.decode(ts.tensor([3, 4])) == vocabulary.decode(np.array([3, 4], np.uint8)) == ["a", "b"]
-    assert vocabulary.encode(np.array(["c", "a"])) == [5, 3]
 
 
 @given(sequences)
@@ -134,14 +88,6 @@ def test_pad_refuses_frames_that_are_no_floats_of_one_width() -> None:
     with pytest.raises(RuntimeError, match="gradient"):
         pad([ts.ones((2, 3), requires_grad=True)])
     assert pad(np.ones((2, 3, 4), "float16"))[0].dtype == "float16"
-
-
-@given(symbols)
-def test_a_vocabulary_has_its_symbols_in_order(known: list[str]) -> None:
-    vocabulary = Vocabulary(known)
-    assert list(vocabulary) == known == [symbol for symbol in vocabulary if symbol in vocabulary]
-    assert [vocabulary.encode([symbol]) for symbol in vocabulary] == [[i] for i in range(3, len(vocabulary))]
-    assert "a word that is not there" not in vocabulary and 3 not in vocabulary and ["a"] not in vocabulary
 
 
 @given(lengths, sizes, seeds | st.none())

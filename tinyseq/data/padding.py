@@ -1,120 +1,18 @@
-"""From symbols to batches: vocabularies, padding, and batches of sequences of about the same length.
-
-Everything here is plain Python and NumPy on the host; a batch becomes a tensor where the model takes it.
-"""
+"""Padding, and batches of sequences of about the same length: for data that is in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from operator import index
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinyseq import backends, check
+from tinyseq.data.vocabulary import Vocabulary, as_list
 from tinyseq.engine import random
 from tinyseq.engine.creation import asarray
-
-__all__ = ["Vocabulary", "batches", "pad"]
-
-
-class Vocabulary:
-    """The symbols that sequences are made of, and an integer id for each.
-
-    Ids 0, 1 and 2 are taken by `pad` (fills up a batch), `start` and `end` (of a sequence that a decoder
-    writes); the symbols follow from 3 on, in the order given. A model tells `len(vocabulary)` ids apart. `"c" in
-    vocabulary` asks for a symbol, and a loop over the vocabulary has the symbols in the order of their ids.
-
-    >>> letters = ts.data.Vocabulary("abc")
-    >>> letters.encode("cab")
-    [5, 3, 4]
-    >>> letters.decode([letters.start, 5, 3, 4, letters.end, 3])
-    ['c', 'a', 'b']
-
-    Args:
-        symbols: strings (a string gives its characters), each once. `vocabulary.symbols` gives them back.
-
-    Raises:
-        ValueError: a symbol occurs twice.
-        TypeError: a symbol that is no string.
-    """
-
-    pad: ClassVar[int] = 0
-    start: ClassVar[int] = 1
-    end: ClassVar[int] = 2
-
-    def __init__(self, symbols: Iterable[str]) -> None:
-        self.symbols = _items("Vocabulary: expected symbols", symbols)
-        if other := [symbol for symbol in self.symbols if not isinstance(symbol, str)]:
-            raise TypeError(f"Vocabulary: expected symbols that are strings, got {other[0]!r}")
-        self._ids = {symbol: i for i, symbol in enumerate(self.symbols, start=3)}
-        if len(self._ids) != len(self.symbols):
-            twice = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
-            raise ValueError(f"Vocabulary: expected symbols that occur once each, got {check.describe(symbols)}, where "
-                             f"these occur more often: {_some(twice)}")
-
-    def __len__(self) -> int:
-        return 3 + len(self.symbols)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.symbols)
-
-    def __contains__(self, symbol: object) -> bool:
-        return isinstance(symbol, str) and symbol in self._ids
-
-    def __repr__(self) -> str:
-        return f"Vocabulary of {len(self.symbols)} symbols: {_some(self.symbols)}"
-
-    def encode(self, sequence: Iterable[str]) -> list[int]:
-        """The id of each symbol. `start` and `end` are not added: write `[v.start, *v.encode(s), v.end]`.
-
-        Raises:
-            ValueError: a symbol that the vocabulary does not have.
-
-        >>> letters = ts.data.Vocabulary("abc")
-        >>> letters.encode("cab")
-        [5, 3, 4]
-        >>> letters.encode("cat")
-        Traceback (most recent call last):
-        ValueError: Vocabulary.encode: unknown symbol 't' at position 2; known are 'a' 'b' 'c'
-        """
-        symbols = _items("Vocabulary.encode: expected a sequence of symbols", sequence)
-        try:
-            return [self._ids[symbol] for symbol in symbols]
-        except (KeyError, TypeError):
-            at, symbol = next((i, symbol) for i, symbol in enumerate(symbols) if symbol not in self.symbols)
-            raise ValueError(f"Vocabulary.encode: unknown symbol {symbol!r} at position {at}; known are "
-                             f"{_some(self.symbols)}") from None
-
-    def decode(self, ids: Iterable[SupportsIndex]) -> list[str]:
-        """The symbols that ids stand for, up to the first `end`; `pad` and `start` stand for none.
-
-        Raises:
-            ValueError: an id that is negative or not below `len(self)`.
-            TypeError: an id that is no integer.
-
-        >>> letters = ts.data.Vocabulary("abc")
-        >>> letters.decode([letters.start, 5, 3, 4, letters.end, 3])
-        ['c', 'a', 'b']
-        """
-        symbols = []
-        for given in _items("Vocabulary.decode: expected a sequence of ids", ids):
-            i = given if type(given) is int else check.integers("Vocabulary.decode", id=given)
-            if i == self.end:
-                break
-            if not 0 <= i < len(self):
-                raise ValueError(f"Vocabulary.decode: unknown id {i}; the ids are 0 to {len(self) - 1}")
-            if i > self.end:
-                symbols.append(self.symbols[i - 3])
-        return symbols
-
-
-check.public(__name__, Vocabulary)
-
-
-def _some(symbols: Sequence[str]) -> str:
-    return " ".join(map(repr, symbols[:40])) + (" …" if len(symbols) > 40 else "")
 
 
 @check.explained
@@ -143,9 +41,9 @@ def pad(sequences: Sequence[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     >>> frames.shape
     (2, 4, 80)
     """
-    given = list(sequences) if getattr(sequences, "ndim", 0) > 1 else _items("expected sequences", sequences)
-    rows = [row if hasattr(row, "ndim") else _items("expected sequences of integers", row) for row in given]
-    arrays = _frames(rows) if any(map(_deep, rows)) else [_ids(_items("expected integers", row)) for row in rows]
+    given = list(sequences) if getattr(sequences, "ndim", 0) > 1 else as_list("expected sequences", sequences)
+    rows = [row if hasattr(row, "ndim") else as_list("expected sequences of integers", row) for row in given]
+    arrays = _frames(rows) if any(map(_deep, rows)) else [_ids(as_list("expected integers", row)) for row in rows]
     lengths = np.array([len(x) for x in arrays], dtype=np.int64)
     kind = np.result_type(*arrays) if arrays else np.int64
     padded = np.full((len(arrays), lengths.max(initial=0), *(arrays[0].shape[1:] if arrays else ())),
@@ -189,14 +87,6 @@ def _ids(row: list[Any]) -> NDArray[np.int64]:
         raise ValueError(f"expected integers that int64 has, got {max(map(index, row), key=abs)}") from None
 
 
-def _items(expected: str, values: Any) -> list[Any]:
-    """What is in an iterable, or in an array of any library."""
-    values = values.tolist() if hasattr(values, "tolist") else values
-    if not hasattr(values, "__iter__"):
-        raise TypeError(f"{expected}, got {values!r}")
-    return list(values)
-
-
 @check.explained
 def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = None, *,
             generator: random.Generator | None = None) -> list[NDArray[np.int64]]:
@@ -223,7 +113,7 @@ def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = No
     [array([3, 1]), array([4, 2]), array([0])]
     """
     size = check.integers("batches", 1, size=size)
-    rows = lengths if isinstance(lengths, np.ndarray) else _items("expected lengths (N,) or (N, K)", lengths)
+    rows = lengths if isinstance(lengths, np.ndarray) else as_list("expected lengths (N,) or (N, K)", lengths)
     keys = np.asarray(rows)
     if keys.ndim not in (1, 2) or 0 in keys.shape[1:]:
         raise ValueError(f"expected lengths of shape (N,) or (N, K), got {keys.shape}")

@@ -1,0 +1,119 @@
+"""A thread that makes the next items while the loop computes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from threading import Condition, Thread, current_thread
+from typing import Any
+
+import numpy as np
+
+from tinyseq import backends
+from tinyseq.data.stages import END, Mark, Stage
+from tinyseq.engine.tensor import Tensor
+
+
+class Prefetch(Stage):
+    """It stands where the item is that was given last: what the thread has made since is made again after a resume."""
+
+    def __init__(self, feed: Stage, count: int, to: str | None) -> None:
+        super().__init__(feed)
+        self.count, self.to = count, to
+        self.worker: Worker | None = None
+        self.seek(None)
+
+    def next(self) -> Any:
+        if self.worker is None:
+            feed, name = self.feeds[0], backends.active().name
+            put = None if self.to is None else backends.load(self.to).upload
+
+            def make() -> tuple[Any, Mark]:
+                with backends.use_backend(name):    # a thread has its own
+                    item = feed.next()
+                    return item if put is None else uploaded(item, put), feed.mark()
+
+            self.worker = Worker(make, self.count)
+        item, self.place = self.worker.take()
+        if item is END:
+            self.worker = None      # which has ended, so as not to begin an epoch that nobody asked for
+        return item
+
+    def mark(self) -> Mark:
+        return self.place
+
+    def seek(self, mark: Mark) -> None:
+        self.stop()
+        self.feeds[0].seek(mark)
+        self.place = self.feeds[0].mark()
+
+    def on(self, *feeds: Stage) -> Stage:
+        return Prefetch(feeds[0], self.count, self.to)
+
+    def rest(self) -> None:
+        if self.worker is not None:
+            self.seek(self.place)
+        super().rest()
+
+    def stop(self) -> None:
+        if self.worker is not None:
+            self.worker.stop()
+            self.worker = None
+
+
+class Worker:
+    """Calls a function in a thread, at most `count` results ahead, until it gives END or raises."""
+
+    def __init__(self, make: Callable[[], tuple[Any, Mark]], count: int) -> None:
+        self.make, self.count = make, count
+        self.made: deque[tuple[Any, Mark, BaseException | None]] = deque()
+        self.changed, self.stopped = Condition(), False
+        self.thread = Thread(target=self.work, name="tinyseq-prefetch", daemon=True)
+        self.thread.start()
+
+    def work(self) -> None:
+        more = True
+        while more:
+            try:
+                made: tuple[Any, Mark, BaseException | None] = (*self.make(), None)
+            except BaseException as error:  # the loop is told, whatever it is
+                made = (END, None, error)
+            more = made[0] is not END
+            with self.changed:
+                while len(self.made) >= self.count and not self.stopped:
+                    self.changed.wait()
+                self.made.append(made)
+                self.changed.notify_all()
+                more = more and not self.stopped
+
+    def take(self) -> tuple[Any, Mark]:
+        """The next result, or the error of the thread."""
+        with self.changed:
+            while not self.made:
+                self.changed.wait()
+            item, mark, error = self.made.popleft()
+            self.changed.notify_all()
+        if error is not None:
+            raise error
+        return item, mark
+
+    def stop(self) -> None:
+        """Return when the thread has ended."""
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+        if self.thread is not current_thread():     # where the garbage collector runs in it
+            self.thread.join()
+
+
+def uploaded(item: Any, put: Callable[[Any], Any]) -> Any:
+    """An item whose arrays are Tensors, but integers of one dimension: lengths, which layers read on the host."""
+    if isinstance(item, np.ndarray):
+        stays = item.dtype.kind not in "biuf" or (item.ndim < 2 and item.dtype.kind in "iu")
+        return item if stays else Tensor(put(item))
+    if isinstance(item, Mapping):
+        return {key: uploaded(value, put) for key, value in item.items()}
+    if isinstance(item, (list, tuple)):
+        inside = [uploaded(value, put) for value in item]
+        return type(item)(*inside) if hasattr(item, "_fields") else type(item)(inside)
+    return item
