@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 SHAPES = ((1, 1000, 64), (16, 1024, 64), (4, 8192, 256))
-NEEDS = {"linear_scan": "tinyseq", "numpy loop": "numpy", "loop": "tinyseq", "torch loop": "torch", "torch cumsum": "torch",
-         "torch scan": "torch", "jax": "jax"}
+NEEDS = {"linear_scan": "tinyseq", "numpy loop": "numpy", "loop": "tinyseq", "torch loop": "torch",
+         "torch cumsum": "torch", "torch scan": "torch", "jax": "jax"}
 
 
 def arrays(shape: tuple[int, ...]) -> list[Any]:

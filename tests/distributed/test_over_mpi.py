@@ -223,7 +223,7 @@ def test_what_a_rank_took_part_in_before_it_left_is_waited_for() -> None:
     turns = [False, False, True]
     world.wait(Exchange(None, SimpleNamespace(Test=lambda: turns.pop(0)), 5))
     assert not turns
-    with pytest.raises(RuntimeError, match="rank 1 has ended, while rank 0 waits for it.*before the 6th"):
+    with pytest.raises(RuntimeError, match=r"rank 1 has ended, while rank 0 waits for it.*before the 6th"):
         world.wait(Exchange(None, SimpleNamespace(Test=lambda: False), 6))
 
 
