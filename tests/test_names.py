@@ -101,7 +101,7 @@ ts.bfloat16 ts.complex64 ts.uint16 ts.inf ts.nan ts.pi ts.newaxis ts.device("cpu
 ts.set_default_dtype
 ts.set_grad_enabled(False) ts.inference_mode() ts.is_grad_enabled() ts.autograd.grad(x,y) ts.save({},"f") ts.load("f")
 ts.jit.script(model) ts.compile(model) ts.seed(0) ts.get_rng_state() ts.Generator() ts.utils.data.DataLoader
-ts.distributed
+ts.multiprocessing
 ts.func.grad ts.vmap ts.FloatTensor([1.0]) ts.LongTensor([1]) ts.Size([1]) ts.finfo(ts.float32) ts.linalg.norm(x)
 ts.fft.fft(x)
 ts.Linear(3,4) ts.Module ts.Adam(params) ts.detach(x) ts.ndarray ts.identity(3) ts.copy(x) ts.vectorize ts.float_
@@ -364,7 +364,7 @@ def test_the_page_shows_the_table() -> None:
 
 
 def test_modules_come_when_they_are_asked_for() -> None:
-    lazy = "checkpoint data decode glance lens logs metrics models plot testing names".split()
+    lazy = "checkpoint data decode distributed glance lens logs metrics models plot runs testing names".split()
     program = f"""
 import sys, tinyseq as ts
 print([name for name in {lazy} if f'tinyseq.{{name}}' in sys.modules], 'inspect' in dir(ts), 'difflib' in sys.modules)

@@ -154,8 +154,7 @@ save savez | ts.checkpoint.save("run.safetensors", model.state_dict())
 load load_file | ts.checkpoint.load("run.safetensors")
 utils | ts.data.batches([2, 1], 2)  # ts.recompute is torch.utils.checkpoint
 jit compile fx onnx export script | # a compiler is not here: call the model, it runs as it is written
-distributed multiprocessing parallel | # several processes or devices are not here: a program of each, its gradients
-  exchanged as NumPy arrays
+multiprocessing parallel | ts.distributed.DataParallel(ts.distributed.mpi(), model)  # mpiexec -n 2 python train.py
 linalg fft special sparse signal | np.linalg.norm(x.numpy())  # NumPy's has no gradient: `@ts.op` makes an op that has
 apply_along_axis vectorize fromfunction piecewise | ts.stack([row.sum() for row in x])
 copy | ts.tensor(x)

@@ -9,7 +9,8 @@ from helpers.ranks import needs_mpi, run
 
 import tinyseq as ts
 from tinyseq import nn, optim
-from tinyseq.distributed.parallel import Bucket, DataParallel
+from tinyseq.distributed.parallel import Arrivals, Bucket, DataParallel
+from tinyseq.engine.gradients import pull_back
 
 F = ts.functional
 
@@ -301,3 +302,38 @@ def test_a_tied_parameter_has_one_place() -> None:
     ts.sum(x @ plain.T @ plain.T).backward()
     DataParallel(ts.distributed.World(), model, 1).backward(ts.sum(model.b(model.a(x))), 1)
     assert np.allclose(model.a.weight.grad.numpy(), plain.grad.numpy(), rtol=1e-5)
+
+
+def test_gradients_of_leaves_are_told_at_once_and_are_those_of_backward() -> None:
+    """Right after the pull of the first op that used each, once, and whole."""
+    said: list[Any] = []
+
+    class Told(Arrivals):
+        def __init__(self) -> None:
+            super().__init__(lambda *_: None)
+
+        def __setitem__(self, node: Any, g: Any) -> None:
+            said.append(([w is node.tensor() for w in ws].index(True), g.copy()))
+
+    @ts.op
+    def marked(x: Any, name: str) -> Any:
+        return x, (lambda g: said.append(name) or g, None)
+
+    def loss() -> ts.Tensor:
+        y = ws[2] * ts.ones(3)
+        for w, name in ((ws[0], "a"), (ws[1], "b"), (ws[0], "c")):
+            y = ts.tanh(marked(y, name) * w)
+        return y.sum()
+
+    ws = [ts.tensor(np.linspace(i, i + 1, 3), requires_grad=True) for i in range(4)]     # the last is not used
+    loss().backward()
+    said.clear()
+    left = pull_back([loss()], [None], wanted=None, create_graph=False, retain_graph=False, into=Told())
+    assert not left
+    order = [what if isinstance(what, str) else what[0] for what in said]
+    assert order == ["c", 1, "b", 0, "a", 2]    # 0 is whole when the first of its two uses is behind
+    for i, g in (what for what in said if not isinstance(what, str)):
+        assert np.array_equal(ws[i].grad.numpy(), g)
+    x = ts.tensor(2.0, requires_grad=True)
+    left = pull_back([x], [None], wanted=None, create_graph=False, retain_graph=False, into=Told())
+    assert {node: float(g) for node, g in left.items()} == {x.node: 1.0}

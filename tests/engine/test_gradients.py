@@ -16,7 +16,6 @@ from helpers.tensors import equal, leaf
 
 import tinyseq as ts
 from tinyseq import random
-from tinyseq.engine.gradients import pull_back
 from tinyseq.engine.graph import grad_enabled
 from tinyseq.engine.tensor import Tensor
 
@@ -315,35 +314,3 @@ def test_a_gradient_says_what_it_is_and_how_it_is_differentiated_again() -> None
     assert "op=gradient" in repr(slope) and ts.grad(slope, x).item() == 12
     with pytest.raises(RuntimeError, match="the graph of gradient was freed"):
         ts.grad(slope, x)
-
-
-def test_gradients_of_leaves_are_told_at_once_and_are_those_of_backward() -> None:
-    """`into` hears of each leaf right after the pull of the first op that used it, once, with the whole gradient."""
-    said: list[Any] = []
-
-    class Told(dict[Any, Any]):
-        def __setitem__(self, node: Any, g: Any) -> None:
-            said.append(([w is node.tensor() for w in ws].index(True), g.copy()))
-
-    @ts.op
-    def marked(x: Any, name: str) -> Any:
-        return x, (lambda g: said.append(name) or g, None)
-
-    def loss() -> Tensor:
-        y = ws[2] * ts.ones(3)
-        for w, name in ((ws[0], "a"), (ws[1], "b"), (ws[0], "c")):
-            y = ts.tanh(marked(y, name) * w)
-        return y.sum()
-
-    ws = [leaf(np.linspace(i, i + 1, 3)) for i in range(4)]     # the last is not used
-    loss().backward()
-    said.clear()
-    left = pull_back([loss()], [None], wanted=None, create_graph=False, retain_graph=False, into=Told())
-    assert not left
-    order = [what if isinstance(what, str) else what[0] for what in said]
-    assert order == ["c", 1, "b", 0, "a", 2]    # 0 is whole when the first of its two uses is behind
-    for i, g in (what for what in said if not isinstance(what, str)):
-        equal(ws[i].grad, Tensor(g).numpy())
-    x = leaf(2.0)
-    left = pull_back([x], [None], wanted=None, create_graph=False, retain_graph=False, into=Told())
-    assert {node: float(g) for node, g in left.items()} == {x.node: 1.0}

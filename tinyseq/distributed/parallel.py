@@ -16,6 +16,7 @@ import numpy as np
 from tinyseq import backends, check
 from tinyseq.distributed.world import Exchange, World
 from tinyseq.engine.gradients import grown, pull_back
+from tinyseq.engine.graph import Leaf
 from tinyseq.engine.tensor import Array, Tensor
 from tinyseq.nn.module import Module, Parameter
 
@@ -44,7 +45,7 @@ class Bucket:
 
 
 class Arrivals(dict[Any, Any]):
-    """What `pull_back` fills: hands each leaf's gradient on at once."""
+    """What `pull_back` fills: hands each leaf's gradient on at once when it is complete."""
 
     def __init__(self, take: Callable[[Tensor, Array], None]) -> None:
         super().__init__()
@@ -54,6 +55,15 @@ class Arrivals(dict[Any, Any]):
         tensor = leaf.tensor()
         if tensor is not None:
             self.take(tensor, g)
+
+    def order(self, nodes: list[Any]) -> list[Any]:
+        """The nodes, each leaf right before the first that uses it: going back its gradient is complete there."""
+        placed: dict[Any, None] = {}
+        for node in nodes:
+            if type(node) is not Leaf:
+                placed |= dict.fromkeys(parent for parent in node.parents if type(parent) is Leaf)
+                placed[node] = None
+        return list(placed)
 
 
 class DataParallel:

@@ -130,13 +130,12 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
 
 
 def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], *, wanted: Set[Node | None] | None, create_graph: bool,
-              retain_graph: bool, ends: Mapping[Node, Any] = {}, into: dict[Node, Any] | None = None
-              ) -> dict[Node, Any]:
+              retain_graph: bool, ends: Mapping[Node, Any] = {}, into: Any = None) -> dict[Node, Any]:
     """Gradients of `outputs`, weighted by `seeds`, at the `wanted` nodes, or at all leaves where that is None.
 
     They are arrays, or Tensors if `create_graph`, which retains the graph too. The graph ends at the nodes in `ends`,
     whatever they were computed from; with `create_graph` these are given with their Tensors. A dictionary `into` is
-    told of each leaf's gradient at once when it is complete, while the walk goes on.
+    told of each leaf's gradient while the walk goes on, which takes the nodes as its `order` puts them.
     """
     if create_graph and not grad_enabled():
         with enable_grad():
@@ -151,12 +150,12 @@ def pull_back(outputs: Sequence[Tensor], seeds: Sequence[Like], *, wanted: Set[N
     order = _order(list(grads), ends)
     replayed = _replay(order, ends) if create_graph else None
     if into is not None:
-        order = _by_use(order)
+        order = into.order(order)
     return _walk(order, grads, wanted, replayed, retain_graph or create_graph, into)
 
 
 def _walk(order: list[Node], grads: dict[Node, Any], wanted: Set[Node | None] | None,
-          replayed: dict[Node, Any] | None, retain_graph: bool, into: dict[Node, Any] | None) -> dict[Node, Any]:
+          replayed: dict[Node, Any] | None, retain_graph: bool, into: Any) -> dict[Node, Any]:
     """From the youngest node to the oldest: each takes its gradient from `grads` and adds to its parents' there.
 
     Returns what was found at the `wanted` nodes, or at all leaves where that is None, and at the ends of the graph,
@@ -242,16 +241,6 @@ def _order(roots: list[Node], ends: Mapping[Node, Any]) -> list[Node]:
                 order.append(parent)  # type: ignore[arg-type]
     order.sort(key=attrgetter("serial"))
     return order
-
-
-def _by_use(order: list[Node]) -> list[Node]:
-    """The nodes, each leaf right before the first that uses it: going back its gradient is complete there."""
-    placed: dict[Node, None] = {}
-    for node in order:
-        if type(node) is not Leaf:
-            placed |= dict.fromkeys(parent for parent in node.parents if type(parent) is Leaf)
-            placed[node] = None
-    return list(placed)
 
 
 def _reaching(order: list[Node], wanted: Set[Node | None]) -> set[Node | None]:
