@@ -440,7 +440,9 @@ class CupyBackend(NumpyBackend):
     def _attention_tame(self, e: Array) -> bool:
         return False  # to look would be to wait
 
-    # ---- optimizer steps: MANY arrays a launch
+    # ---- optimizer steps: MANY arrays a launch, those that NumpyBackend composes one array
+
+    block = 1 << 62  # nothing is gained by pieces
 
     def _launches(self, *lists: Sequence[Array]) -> Iterator[tuple[Any, tuple[int, int], Any]]:
         """(dtype, grid, argument) of launches that take up to MANY of each list's arrays, matched elementwise.

@@ -1,4 +1,7 @@
-"""Steps of optimizers, in place on lists of arrays, and the norm of all gradients together."""
+"""Steps of optimizers, in place on lists of arrays; gradients clipped by their common norm or by value.
+
+A step's arrays are float32 or float64. What is float16 is stepped as its float32 master, with gradients as wide.
+"""
 
 import math
 from collections.abc import Sequence
@@ -14,8 +17,6 @@ class OptimKernels(SumKernels):
                  momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
         """One step of torch.optim.SGD: d = g + weight_decay p; b = momentum b + d, with b zero at first;
         p -= lr b, or lr (d + momentum b) with `nesterov`. `buffers` may be empty without momentum."""
-        if any(p.dtype.char == "e" for p in params):
-            return self._in_float32(self.sgd_step, (params, grads, buffers), lr, momentum, nesterov, weight_decay)
         for arrays in zip(params, grads, buffers if momentum else grads, strict=True):
             for p, d, b in self._pieces(None, *arrays):
                 if weight_decay:
@@ -35,9 +36,6 @@ class OptimKernels(SumKernels):
         m += (1 - beta1) (g - m);  v += (1 - beta2) (g^2 - v);  p -= lr m^ / (sqrt(v^) + eps), with
         m^ = m / (1 - beta1^step) and v^ = v / (1 - beta2^step).
         """
-        if any(p.dtype.char == "e" for p in params):
-            return self._in_float32(self.adam_step, (params, grads, m, v), step, lr, beta1, beta2, eps, weight_decay,
-                                    decoupled)
         root = math.sqrt(1 - beta2**step)
         rate = lr * root / (1 - beta1**step)
         for arrays in zip(params, grads, m, v, strict=True):
@@ -53,6 +51,81 @@ class OptimKernels(SumKernels):
                 t = mean / (self.xp.sqrt(square) + eps * root)
                 t *= rate
                 p -= t
+
+    def rmsprop_step(self, params: Sequence[Array], grads: Sequence[Array], squares: Sequence[Array],
+                     means: Sequence[Array], buffers: Sequence[Array], lr: float, alpha: float = 0.99,
+                     eps: float = 1e-8, weight_decay: float = 0.0, momentum: float = 0.0) -> None:
+        """One step of torch.optim.RMSprop: d = g + weight_decay p; s = alpha s + (1 - alpha) d^2;
+        u = d / (sqrt(s) + eps); b = momentum b + u; p -= lr b. With `means` it is centered: they are running means m of
+        d, and s - m^2, at least 0, is in the place of s. Without `buffers` there is no momentum."""
+        for arrays in zip(params, grads, squares, means or grads, buffers or grads, strict=True):
+            for p, d, square, mean, b in self._pieces(None, *arrays):
+                if weight_decay:
+                    d = d + weight_decay * p
+                square *= alpha
+                square += d * d * (1 - alpha)
+                if means:
+                    mean *= alpha
+                    mean += d * (1 - alpha)
+                t = self.xp.sqrt(self.xp.maximum(square - mean * mean, 0.0) if means else square)
+                t = d / (t + eps)
+                if buffers:
+                    b *= momentum
+                    b += t
+                p -= lr * (b if buffers else t)
+
+    def lion_step(self, params: Sequence[Array], grads: Sequence[Array], m: Sequence[Array], lr: float,
+                  beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 0.0) -> None:
+        """One step of Lion (Chen et al. 2023, algorithm 2): c = beta1 m + (1 - beta1) g;
+        p -= lr (sign(c) + weight_decay p); m = beta2 m + (1 - beta2) g."""
+        for arrays in zip(params, grads, m, strict=True):
+            for p, g, mean in self._pieces(None, *arrays):
+                if weight_decay:
+                    p *= 1 - lr * weight_decay
+                p -= lr * self.xp.sign(mean * beta1 + g * (1 - beta1))
+                mean *= beta2
+                mean += g * (1 - beta2)
+
+    def adafactor_step(self, params: Sequence[Array], grads: Sequence[Array], rows: Sequence[Array],
+                       columns: Sequence[Array], step: int, lr: float, beta2_decay: float = -0.8,
+                       eps: tuple[float | None, float] = (None, 1e-3), d: float = 1.0,
+                       weight_decay: float = 0.0) -> None:
+        """Step number `step` (from 1) of torch.optim.Adafactor (Shazeer and Stern 2018, algorithms 4 and 5).
+
+        `rows` (..., n, 1) and `columns` (..., 1, m) are running means of g^2 over the last axis and the one before,
+        whose product stands for that of g^2 (..., n, m); of fewer than two axes `rows` is that of g^2 itself.
+        """
+        xp, new = self.xp, step**beta2_decay
+        for p, g, row, column in zip(params, grads, rows, columns, strict=True):
+            if p.size:
+                least = xp.finfo(p.dtype).eps if eps[0] is None else eps[0]
+                rate = xp.maximum(self._rms(p), eps[1]) * min(lr, step**-0.5)
+                if weight_decay:
+                    p *= 1 - lr * weight_decay
+                if p.ndim > 1:
+                    square = g * g
+                    row += (xp.mean(square, axis=-1, keepdims=True) - row) * new
+                    column += (xp.mean(square, axis=-2, keepdims=True) - column) * new
+                    square = row / xp.maximum(xp.mean(row, axis=-2, keepdims=True), least) * column
+                else:
+                    row += (g * g - row) * new
+                    square = row
+                u = g / xp.maximum(xp.sqrt(square), least)
+                p -= u * (rate / xp.maximum(self._rms(u) / d, 1.0))
+
+    def _rms(self, x: Array) -> Array:
+        """The root of the mean square of x, of any shape."""
+        return self.xp.sqrt(self._squares(x.reshape(-1)) / x.size)
+
+    def follow(self, masters: Sequence[Array], halves: Sequence[Array]) -> None:
+        """Masters, float32, of which the float16 arrays are not what they were rounded to become what those are."""
+        for master, half in zip(masters, halves, strict=True):
+            self.xp.copyto(master, half, where=master.astype(half.dtype) != half)
+
+    def round_to(self, halves: Sequence[Array], masters: Sequence[Array]) -> None:
+        """The float16 arrays become their rounded masters."""
+        for half, master in zip(halves, masters, strict=True):
+            half[...] = master
 
     def global_norm(self, grads: Sequence[Array]) -> Array:
         """The Euclidean norm of all gradients (at least one) together, a scalar that stays on the device, of float16
@@ -80,3 +153,9 @@ class OptimKernels(SumKernels):
                 a[...] = self._wide(a) * factor
             else:
                 a *= self.xp.asarray(factor, dtype=a.dtype)
+
+    def clip_entries(self, arrays: Sequence[Array], most: float) -> None:
+        """Entries above `most` become it, those below -`most` that, in place; of a float16 array as far as it goes."""
+        for a in arrays:
+            if most <= float(np.finfo(a.dtype).max):  # inf is above it, and has no other number to become
+                self.xp.clip(a, -most, most, out=a)

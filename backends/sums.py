@@ -129,15 +129,6 @@ class SumKernels(RowKernels):
             y[rows[starts]] = np.add.reduceat(g[order], starts, axis=0, dtype=dtype)
         return y
 
-    def _in_float32(self, step: Any, lists: Sequence[Sequence[Array]], *args: Any) -> None:
-        """A step on lists of arrays, the second of which are gradients, with float32 for float16, rounded once."""
-        wide = [[self._wide(a) for a in arrays] for arrays in lists]
-        step(*wide, *args)
-        for i, arrays in enumerate(lists):
-            for a, w in zip(arrays, wide[i], strict=True):
-                if w is not a and i != 1:
-                    a[...] = w
-
     def _wide(self, x: Array) -> Array:
         """x, as float32 if it is float16."""
         return x.astype(np.float32) if x.dtype.char == "e" else x

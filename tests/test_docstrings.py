@@ -15,8 +15,8 @@ import tinyseq as ts
 from tinyseq import functional, nn
 
 ROOMS = ["tinyseq", *(f"tinyseq.{room}" for room in """
-    checkpoint data decode distributed functional glance lens logs metrics models nn nn.convert nn.init optim plot
-    random runs testing
+    checkpoint data decode distributed functional glance lens logs metrics models nn nn.convert nn.init optim
+    optim.schedules plot random runs testing
 """.split())]
 if find_spec("matplotlib") is None:
     ROOMS.remove("tinyseq.plot")

@@ -226,7 +226,22 @@ GOOD = [
     "optim.SGD(parameters=[P], lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True)",
     "optim.Adam(parameters=[P], lr=0.1, betas=(0.9, 0.9), eps=1e-8, weight_decay=0.1)",
     "optim.AdamW(parameters=[P], lr=0.1, betas=(0.9, 0.9), eps=1e-8, weight_decay=0.1)",
+    "optim.RMSprop(parameters=[P], lr=0.1, alpha=0.9, eps=1e-8, weight_decay=0.1, momentum=0.9, centered=True)",
+    "optim.Adafactor(parameters=[P], lr=0.1, beta2_decay=-0.8, eps=(None, 1e-3), d=1.0, weight_decay=0.1)",
+    "optim.Lion(parameters=[P], lr=0.1, betas=(0.9, 0.9), weight_decay=0.1)",
     "optim.clip_grad_norm_(parameters=[G], max_norm=1.0)",
+    "optim.clip_grad_value_(parameters=[G], clip_value=1.0)",
+    "optim.decay_groups(model=nn.Linear(2, 3), weight_decay=0.1)",
+    "schedules.linear(start=0.1, steps=10, end=0.0)",
+    "schedules.cosine(start=0.1, steps=10, end=0.0)",
+    "schedules.inverse_sqrt(start=0.1, steps=10)",
+    "schedules.one_cycle(peak=0.1, steps=10, rise=0.3, start=0.01, end=0.0)",
+    "schedules.warmup(steps=10, then=schedules.linear(0.1, 10), start=0.0)",
+    "schedules.Plateau(value=0.1, factor=0.1, patience=10, threshold=1e-4, mode='min', cooldown=2, floor=0.0)",
+    "optim.divide_grad_(parameters=[G], count=2.0)",
+    "optim.LossScaler(scale=8.0, growth_factor=2.0, backoff_factor=0.5, growth_interval=10)",
+    "optim.EMA(model=nn.Linear(2, 3), decay=0.9, warmup=True)",
+    "optim.SWA(model=nn.Linear(2, 3))",
     # decoding
     "decode.greedy(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, end=0, max_length=3)",
     "decode.sample(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, end=0, max_length=3, temperature=0.5, "
@@ -504,6 +519,20 @@ ROWS = [
     ("optim.SGD([P], lr=math.nan)", "SGD", "lr", "nan"),
     ("optim.SGD([P], lr=-1.0)", "SGD", "lr", "-1.0"),
     ("optim.clip_grad_norm_([G], -1.0)", "clip_grad_norm_", "max_norm", "-1.0"),
+    ("optim.clip_grad_value_([G], -1.0)", "clip_grad_value_", "clip_value", "-1.0"),
+    ("optim.decay_groups([P], 0.1)", "decay_groups", "model", "["),
+    ("optim.Adam([{'params': [P], 'decay': 1}])", "Adam", "group", "'decay'"),
+    ("optim.Adam([{'params': [P]}, {'params': [P]}])", "Adam", "parameter", "twice"),
+    ("schedules.cosine(0.1, 0)", "cosine", "steps", "0"),
+    ("schedules.cosine(0.1, 10)(-1)", "cosine", "step", "-1"),
+    ("schedules.Plateau(0.1).update('x')", "Plateau.update", "figure", "'x'"),
+    ("optim.divide_grad_([G], -1.0)", "divide_grad_", "count", "-1.0"),
+    ("optim.LossScaler(0.0)", "LossScaler", "scale", "0.0"),
+    ("optim.LossScaler(growth_interval=0)", "LossScaler", "growth_interval", "0"),
+    ("optim.LossScaler().backward(Y)", "LossScaler.backward", "loss", "float32"),
+    ("optim.LossScaler().unscale_(nn.Linear(2, 3))", "LossScaler.unscale_", "parameters", "Linear"),
+    ("optim.EMA(nn.Linear(2, 3), 1.5)", "EMA", "decay", "1.5"),
+    ("optim.SWA([P])", "SWA", "model", "["),
     # the rest
     ("random.set_state((1, 2, 3))", "set_state", "state", "(1, 2, 3)"),
     ("random.set_state((-1, 0))", "set_state", "state", "-1"),
@@ -580,20 +609,26 @@ KINDS = {  # of arguments, by name, or by function and name
         hidden_size num_layers embed_dim num_heads num_kv_heads keep kdim vdim query_size memory_size d_model nhead
         dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments width
         n_best min_length top_k n batches.size text.size FixedContext.size normalized_shape order max_ngram_order
-        char_order beta CSV.start TensorBoard.start""",
+        char_order beta CSV.start TensorBoard.start growth_interval patience cooldown""",
     "integer": """k shift repeats padding_idx ignore_index blank end random.integers.low random.integers.high sections
         argnums start_axis word_order""",
-    "number": """fill_value correction ord negative_slope alpha stop step scale mean low high constant_values
-        init.constant_.value gain length_penalty ts.arange.start ts.linspace.start total""",
+    "number": """beta2_decay fill_value correction ord negative_slope alpha stop step scale mean low high
+        constant_values init.constant_.value gain length_penalty ts.arange.start ts.linspace.start total""",
     "at least 0": """eps layer_norm_eps rotary_base std lr momentum weight_decay delta max_norm temperature tolerance
-        check_grad.step r_min r_max max_phase""",
-    "probability": "p dropout recurrent_dropout label_smoothing top_p min_p",
+        check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
+        schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
+        schedules.inverse_sqrt.start peak schedules.one_cycle.start schedules.one_cycle.end schedules.warmup.start
+        Plateau.value threshold floor""",
+    "probability": """p dropout recurrent_dropout label_smoothing top_p min_p backoff_factor decay rise factor
+        RMSprop.alpha""",
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
     "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm
-        tokenize smooth_method lowercase best""",
-    "function": "fn combine F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder save",
-    "thing": """xs generator state layer module model parameters encoder_layer decoder_layer betas other file files
+        tokenize smooth_method lowercase best warmup mode""",
+    "function": """fn combine then F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder
+        save""",
+    "thing": """Adafactor.eps xs generator state layer module model parameters encoder_layer decoder_layer betas other
+        file files
         cell attention decoder encoder W R
         embedding symbols items.source unknown sequences hypotheses references weights columns plot.attention.rows
         plot.words.rows plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target
@@ -603,7 +638,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "seed": "seed",
     "flag": """keepdims requires_grad endpoint descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
-        norm_first last_norm out_bias nesterov strict align wide zero_infinity writes""",
+        norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes""",
     "passed on": """src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape
         logs.progress.iterable logs.progress.desc logs.CSV.path logs.TensorBoard.folder""",  # texts are; in ROWS
 }
@@ -650,6 +685,7 @@ def world(folder: Path) -> dict[str, Any]:
     logs.CSV(folder / "log.csv")(1, {"loss": 2.0})
     return {
         "ts": ts, "np": np, "math": math, "F": functional, "nn": nn, "init": init, "convert": convert, "optim": optim,
+        "schedules": optim.schedules,
         "decode": decode, "data": data, "metrics": metrics, "logs": logs, "runs": runs,
         "plot": plot, "checkpoint": checkpoint, "models": models,
         "lens": lens, "testing": testing, "random": random, "backends": backends, "ops": ops, "TMP": folder,
@@ -759,7 +795,8 @@ def test_every_public_name_and_argument_is_called() -> None:
     for text in GOOD:
         _, function, arguments = parts(text)
         called.setdefault(function, set()).update(arguments)
-    rooms = {"ts": ts, "F": functional, "nn": nn, "init": init, "optim": optim, "decode": decode, "data": data,
+    rooms = {"ts": ts, "F": functional, "nn": nn, "init": init, "optim": optim,
+             "schedules": optim.schedules, "decode": decode, "data": data,
              "metrics": metrics, "logs": logs, "plot": plot, "checkpoint": checkpoint, "lens": lens, "testing": testing,
              "models": models, "random": random, "runs": runs, "X": ts.Tensor}
     missing = []

@@ -93,5 +93,6 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *_lazy, *_glance, "__version__"})
 
 
-for _module, *_kinds in ((functional, Tensor), (nn, nn.Module), (nn.init,), (optim, optim.Optimizer), (random,)):
+for _module, *_kinds in ((functional, Tensor), (nn, nn.Module), (nn.init,), (optim, optim.Optimizer),
+                        (optim.schedules, optim.schedules.Plateau), (random,)):
     _check.public(_module.__name__, *_kinds)  # here, so that the engine knows nothing of other libraries' names

@@ -127,13 +127,13 @@ set_rng_state | ts.random.set_state(ts.random.get_state())
 Generator | ts.random.Generator(0)
 float single FloatTensor float_ | ts.float32
 double DoubleTensor | ts.float64
-half HalfTensor | ts.float16
+half HalfTensor bfloat16 | ts.float16  # bfloat16 is not here: float16 trains with optim.LossScaler()
 long LongTensor int_ int intp | ts.int64
 IntTensor | ts.int32
 short | ts.int16
 byte ByteTensor uint | ts.uint8
 bool_ BoolTensor | ts.bool
-bfloat16 complex64 complex128 cfloat uint16 uint32 uint64 | # this dtype is not here: real numbers from float16 to
+complex64 complex128 cfloat uint16 uint32 uint64 | # this dtype is not here: real numbers from float16 to
   float64, int8 to int64, uint8, bool
 set_default_dtype get_default_dtype | ts.tensor([1.0], dtype=ts.float64)  # numbers without a dtype are float32
 dtype finfo iinfo result_type promote_types can_cast | np.finfo(ts.float32)  # NumPy's: dtypes are its own
@@ -147,7 +147,8 @@ set_grad_enabled inference_mode | ts.no_grad()
 is_grad_enabled | (p * 1).requires_grad
 autograd custom_vjp custom_jvp custom_gradient | ts.grad((p * p).sum(), p)  # a function of your own: `@ts.op`
 gradcheck check_grads | ts.testing.check_grad(ts.tanh, x)
-autocast amp profiler jvp | # is not here: float16 by model.to(ts.float16), Python's profilers show each op by its name
+autocast amp GradScaler | optim.LossScaler()  # and model.to(ts.float16)
+profiler jvp | # is not here: Python's profilers show each op by its name
 set_detect_anomaly | ts.grad((p * p).sum(), p)  # and ts.debug(), which names where a NaN comes from
 func vjp vmap jacobian jacfwd jacrev hessian | ts.value_and_grad(lambda p: (p * p).sum())(p)
 save savez | ts.checkpoint.save("run.safetensors", model.state_dict())
@@ -278,9 +279,9 @@ conv1d conv2d conv3d conv_transpose1d max_pool1d max_pool2d avg_pool1d avg_pool2
   here: windows by slices, ts.stack([x[:, t : t + k] ...]), and a Linear
 """,
     "optim": """
-RMSprop Adagrad Adadelta NAdam RAdam Adamax LBFGS ASGD Rprop SparseAdam Lion Adafactor Muon | optim.AdamW(params)  #
-  is not here: SGD, Adam and AdamW are
-lr_scheduler swa_utils | optimizer.lr  # a schedule is a line in the training loop: optimizer.lr = ...
+Adagrad Adadelta NAdam RAdam Adamax LBFGS ASGD Rprop SparseAdam Muon | optim.AdamW(params)  # is not here
+swa_utils AveragedModel | optim.SWA(model)  # or optim.EMA(model)
+lr_scheduler | optim.schedules.cosine(1e-3, 100)  # a function of the step: optimizer.lr = schedule(step)
 """,
     "nn.init": """
 trunc_normal_ | nn.init.normal_(p, 0.0, 0.02)
@@ -339,7 +340,7 @@ fit predict evaluate | # a trainer is not here: the loop is yours, README.md has
 backward | ts.grad(model(x).sum(), params)
 """,
     "optimizer": """
-param_groups add_param_group defaults | optimizer.lr  # one optimizer for each group: optim.AdamW(params, lr=...)
+defaults | optimizer.lr  # and all others are attributes
 minimize update apply_gradients | optimizer.step()
 """,
     "ts.data": """

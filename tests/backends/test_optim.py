@@ -67,6 +67,60 @@ def test_adam_step(backend: NumpyBackend, dtype: Any, decay: float, decoupled: b
         close(p, e, dtype)
 
 
+@backends
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(decay=st.sampled_from([0.0, 0.1]), momentum=st.sampled_from([0.0, 0.9]), centered=st.booleans(), seed=seeds)
+def test_rmsprop_step(backend: NumpyBackend, dtype: Any, decay: float, momentum: float, centered: bool,
+                      seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    params = tensors(rng, dtype)
+    s, m, b = ([np.zeros_like(p) for p in params] for _ in range(3))
+    expected = [p.astype(np.float64) for p in params]
+    square, mean, buffer = ([np.zeros(p.shape) for p in params] for _ in range(3))
+    for _ in range(3):
+        grads = tensors(rng, dtype)
+        before = [g.copy() for g in grads]
+        backend.rmsprop_step(params, grads, s, m if centered else [], b if momentum else [], 0.1, 0.8, 1e-2, decay,
+                             momentum)
+        assert all(map(np.array_equal, grads, before))
+        for k, g in enumerate(grads):
+            d = g + decay * expected[k]
+            square[k] = 0.8 * square[k] + 0.2 * d * d
+            mean[k] = 0.8 * mean[k] + 0.2 * d
+            u = d / (np.sqrt(square[k] - (mean[k] ** 2 if centered else 0)) + 1e-2)
+            buffer[k] = momentum * buffer[k] + u
+            expected[k] = expected[k] - 0.1 * buffer[k]
+    for p, e in zip(params, expected, strict=True):
+        close(p, e, dtype)
+
+
+@backends
+@given(decay=st.sampled_from([0.0, 0.1]), seed=seeds)
+def test_lion_step(backend: NumpyBackend, decay: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    params = tensors(rng)
+    m, expected, mean = [np.zeros_like(p) for p in params], [p.copy() for p in params], [0 * p for p in params]
+    for _ in range(3):
+        grads = tensors(rng)
+        backend.lion_step(params, grads, m, 0.1, 0.8, 0.95, decay)
+        for k, g in enumerate(grads):
+            expected[k] = expected[k] - 0.1 * (np.sign(0.8 * mean[k] + 0.2 * g) + decay * expected[k])
+            mean[k] = 0.95 * mean[k] + 0.05 * g
+    for p, e in zip(params, expected, strict=True):
+        close(p, e)
+
+
+def test_masters_follow_what_others_wrote_and_halves_are_rounded() -> None:
+    masters = [np.array([1.0001, 2.0, 70000.0], np.float32), np.asarray(np.float32(1e-9))]
+    halves = [np.array([1, 5, np.inf], np.float16), np.asarray(np.float16(0))]
+    with np.errstate(over="ignore"):
+        BACKENDS[0].follow(masters, halves)
+        assert masters[0].tolist() == [np.float32(1.0001), 5, 70000] and masters[1] == np.float32(1e-9)
+        masters[0] += 1
+        BACKENDS[0].round_to(halves, masters)
+    assert halves[0].dtype == np.float16 and halves[0].tolist() == [2, 6, np.inf]
+
+
 @pytest.mark.reference
 @pytest.mark.parametrize("name, options", [
     ("SGD", {}), ("SGD", {"momentum": 0.9, "weight_decay": 0.1}),

@@ -207,7 +207,7 @@ class Module:
         """
         if (not isinstance(target, str) or hasattr(np, target)) and not check.is_dtype(target, "f"):
             raise TypeError(f"{type(self).__name__}.to: expected target to be a backend's name or a floating-point "
-                            f"dtype, got {describe(target)}")
+                            f"dtype, float16 (which trains with optim.LossScaler) to float64, got {describe(target)}")
         changes: list[tuple[Any, str, Any]] = []
         for tensor in {id(t): t for _, t in self.named_tensors()}.values():
             moved = tensor.detach().to(target)

@@ -1,8 +1,8 @@
 """Losses over whole label sequences: CTC, which needs no alignment, and the linear-chain CRF.
 
 Both sum over all paths that a label sequence could take, in time linear in the frames, by one recurrence on logarithms
-(`functional.unroll`), which a kernel computes. All is in float64 inside and rounded once to the dtype of the input:
-float32's digits would be gone after some thousand steps.
+(`functional.unroll`), which a kernel computes. All is in float64 inside and rounded once, to the dtype of the input and
+at least to float32: float32's digits would be gone after some thousand steps.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from tinyseq.engine.tensor import Array, Like, Tensor, namespace
 from tinyseq.functional.arguments import checked_lengths
 from tinyseq.nn import init
 from tinyseq.nn.module import Module, Parameter
+
+
+def _wide(x: Tensor) -> Any:
+    """The dtype of a loss of x."""
+    return np.promote_types(x.dtype, np.float32)
 
 
 def _alignments_definition(x: Tensor, skips: Array, lengths: Array | None) -> Tensor:
@@ -53,7 +58,7 @@ class CTCLoss(Module):
     log_probs (B, T, C), by frame (`functional.log_softmax`), targets (B, S), integer classes other than `blank`, and
     how many of the frames and of the targets are real, input_lengths (B,) and target_lengths (B,): what follows changes
     nothing. `reduction` is "none" for the losses (B,), "sum", or as in PyTorch "mean": each loss divided by its target
-    length, at least 1, and then their mean. The dtype is that of log_probs.
+    length, at least 1, and then their mean. The dtype is that of log_probs, of float16 float32.
 
     >>> logits = ts.random.normal((2, 6, 4))                  # 6 frames, 3 classes and the blank, which is 0
     >>> logits.requires_grad = True
@@ -98,7 +103,7 @@ class CTCLoss(Module):
         losses = ops.where(total > NEVER / 2, -total, 0.0 if self.zero_infinity else np.inf)
         if self.reduction == "mean":
             losses = ops.mean(losses / Tensor(xp.maximum(counts, 1)))
-        return (ops.sum(losses) if self.reduction == "sum" else losses).astype(log_probs.dtype)
+        return (ops.sum(losses) if self.reduction == "sum" else losses).astype(_wide(log_probs))
 
     def _checked(self, log_probs: Tensor, targets: Like, frames: Like, counts: Like) -> tuple[Array, Array, Array]:
         """Targets, input lengths and target lengths as int64 arrays, where they are."""
@@ -149,7 +154,8 @@ class CRF(Module):
 
         score(y) = start[y_1] + sum_t x_t[y_t] + sum_t A[y_t, y_{t+1}] + end[y_n],   p(y) = exp(score(y)) / Z
 
-    forward(x (B, T, K), tags (B, T), lengths (B,) or None) -> log p(tags) (B,), in x's dtype: train on minus its mean.
+    forward(x (B, T, K), tags (B, T), lengths (B,) or None) -> log p(tags) (B,), in x's dtype, of float16 in float32:
+    train on minus its mean.
     Z is the sum over all K^n sequences. `decode(x, lengths)` is the most probable one of each row (Viterbi 1967). A row
     without steps has the empty sequence alone, of probability 1.
 
@@ -202,7 +208,7 @@ class CRF(Module):
         except FloatingPointError:
             a = _chain_definition(*parts)
         total = ops.logsumexp(a + end, 1)
-        return ops.where(n > 0, score - total, 0.0).astype(ops.asarray(x).dtype)
+        return ops.where(n > 0, score - total, 0.0).astype(_wide(ops.asarray(x)))
 
     @no_grad()
     def decode(self, x: Tensor, lengths: Like = None) -> list[list[int]]:

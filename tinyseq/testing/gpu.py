@@ -87,11 +87,19 @@ def exercise(dtype: str, extent: Extent) -> None:
     run(crf(some(batch, 9, 5), np.resize(np.arange(5), (batch, 9)), lengths))
     parameters = [some(*s) for s in [(rows, columns), *((3000,), (1,), (5, 7)) * arrays][:arrays]]
     for optimizer in (optim.SGD(parameters, 0.1, 0.9, weight_decay=0.01, nesterov=True),
-                      optim.Adam(parameters, weight_decay=0.1), optim.AdamW(parameters)):
+                      optim.Adam(parameters, weight_decay=0.1), optim.AdamW(parameters), optim.Adafactor(parameters),
+                      optim.RMSprop(parameters, 0.01, momentum=0.9, centered=True), optim.Lion(parameters, 0.01)):
         run(parameters)
         optim.clip_grad_norm_(parameters, 1.0)
+        optim.clip_grad_value_(parameters, 1e-3)
         optimizer.step()
         optimizer.step()
+    half = ops.tensor(rng.standard_normal(columns).astype(np.float16), requires_grad=True)
+    half.grad = ops.ones_like(half.detach())
+    halved = optim.SGD([half], 1.0)
+    halved.step()
+    half.data = -half.detach()  # which the master follows
+    halved.step()
 
 
 def check_kernels(extents: Sequence[Extent]) -> dict[str, str]:
