@@ -576,7 +576,8 @@ class CupyBackend(NumpyBackend):
 
     def norm_few(self, x: Array, weight: Array | None, bias: Array | None, eps: float | None,
                  centred: bool = True) -> Array:
-        return self.layer_norm(x.T, weight, bias, 1, np.finfo(x.dtype).eps if eps is None else eps, centred)[0].T
+        eps = np.finfo(np.promote_types(x.dtype, "f")).eps if eps is None else eps
+        return self.layer_norm(x.T, weight, bias, 1, eps, centred)[0].T
 
     def gelu_few(self, x: Array) -> Array:
         return self.gelu(x, True)

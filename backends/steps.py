@@ -43,10 +43,10 @@ class StepKernels:
     def norm_few(self, x: Array, weight: Array | None, bias: Array | None, eps: float | None,
                  centred: bool = True) -> Array:
         """Layer norm over the features, or RMS norm if not `centred`, of x (E,) or (E, B); as x. An `eps` of None is
-        the dtype's."""
-        eps = np.finfo(x.dtype).eps if eps is None else eps
+        the dtype's, of float16 float32's."""
         if x.dtype.char == "e":
             return self.norm_few(self._wide(x), weight, bias, eps, centred).astype(x.dtype)
+        eps = np.finfo(x.dtype).eps if eps is None else eps
         mean = average(len(x), x.dtype)
         if centred:
             x = x - x[0, ...]  # so that equal features are exactly 0, as from their mean they are not

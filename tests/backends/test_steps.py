@@ -52,7 +52,7 @@ def test_norms(seed: int, dtype: str, batch: int, size: int, centred: bool, weig
     x = (x * scale).astype(dtype)
     before, bias = x.copy(), bias and centred
     y = backends.of(x).norm_few(x, w if weight else None, b if bias else None, eps, centred)
-    given_w, eps = ts.Tensor(w) if weight else None, eps or float(np.finfo(dtype).eps)
+    given_w, eps = ts.Tensor(w) if weight else None, eps or float(np.finfo(np.promote_types(dtype, "f")).eps)
     close(y.T, F.layer_norm(ts.Tensor(x.T), size, given_w, ts.Tensor(b) if bias else None, eps) if centred else
           F.rms_norm(ts.Tensor(x.T), size, given_w, eps))
     close(x, ts.Tensor(before))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import tinyseq as ts
 import tinyseq.functional as F
+from tinyseq import nn
 
 INF = math.inf
 
@@ -37,6 +38,24 @@ def test_layer_norm_of_one_value_is_exactly_zero(kernel: bool, value: float, row
     x = ts.full((rows, size), value, requires_grad=True)
     norm = F.normalisation._layer_norm if kernel else F.normalisation._layer_norm.definition
     assert not norm(x, None, None, 1, 1e-5).detach().numpy().any()
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0])
+def test_small_numbers_of_float16_are_normalized_with_float32s_epsilon_as_torchs(size: float) -> None:
+    torch = pytest.importorskip("torch")
+    x = (size * np.random.default_rng(0).standard_normal((3, 8))).astype("float16")
+    y = torch.nn.functional.rms_norm(torch.tensor(x), (8,)).numpy()
+    norm = nn.RMSNorm(8, dtype="float16")
+    for found in (F.rms_norm(ts.tensor(x), 8), norm(ts.tensor(x)), small_step(norm, x)):
+        np.testing.assert_allclose(found.detach().numpy(), y, rtol=2e-3)
+
+
+def small_step(norm: nn.RMSNorm, x: np.ndarray) -> ts.Tensor:
+    """As a layer's step normalizes few rows."""
+    backend = ts.backends.load(ts.tensor(x).backend)
+    weight = norm.weight.detach().data
+    return ts.Tensor(backend.norm_few(backend.asarray(x.T), weight, None, None, False).T)
 
 
 def test_float16_norms_and_attention_of_large_numbers() -> None:

@@ -132,11 +132,12 @@ def _rms_norm(x: Tensor, weight: Tensor | None, axes: tuple[int, ...], eps: floa
 def rms_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None,
              eps: float | None = None) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the trailing axes, times weight, of those axes' shape `normalized_shape` (Zhang &
-    Sennrich 2019). `eps` is the dtype's unless given. The result has x's shape.
+    Sennrich 2019). `eps` is the dtype's, of float16 float32's, unless given. The result has x's shape.
 
     >>> F.rms_norm(ts.tensor([4.0, 0.0, 0.0, 0.0]), 4, eps=0.0) # sqrt(16 / 4) = 2
     tensor([2., 0., 0., 0.])
     """
     x, weight = ops.operand(x), weight if weight is None else ops.operand(weight)
     ndim = _trailing(x, normalized_shape, 0 if eps is None else eps, weight=weight)
-    return _rms_norm(x, weight, tuple(range(-ndim, 0)), float(np.finfo(x.dtype).eps) if eps is None else eps)
+    eps = float(np.finfo(np.promote_types(x.dtype, np.float32)).eps) if eps is None else eps
+    return _rms_norm(x, weight, tuple(range(-ndim, 0)), eps)

@@ -199,6 +199,11 @@ class LRU(_Parallel):
         return ops.broadcast_to(ops.exp(-ops.exp(weights("nu"))), (*x.shape[:2], self.hidden_size))
 
     def _scanned(self, weights: Any, x: Tensor, start: State, lengths: Any, reverse: bool) -> tuple[Tensor, State]:
+        if x.dtype == np.float16:  # where a long memory and its phase lose their digits
+            wide = lambda name: weights(name).astype(np.float32)
+            y, (re, im) = self._scanned(wide, x.astype(np.float32), tuple(s.astype(np.float32) for s in start), lengths,
+                                        reverse)
+            return y.astype(x.dtype), (re.astype(x.dtype), im.astype(x.dtype))
         kept, angle = ops.exp(-ops.exp(weights("nu"))), ops.exp(weights("theta").astype(np.float64))
         b = functional.linear(x, weights("weight_ih")) * ops.tile(ops.exp(weights("gamma")), (2,))
         h0 = ops.concat(list(start), -1)

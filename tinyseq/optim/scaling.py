@@ -44,7 +44,7 @@ class LossScaler:
 
     =====================  =========================================================================================
     weights, activations   float16, and so are gradients on their way back
-    sums                   of norms, softmax, attention, products and convolutions of time: in float32, rounded once
+    sums                   of norms, softmax, attention, recurrences and products: in float32, rounded once
     losses                 float32: those of `functional`, nn.CTCLoss, nn.CRF
     gradients              float32 from `unscale_` to the optimizer, whose own state is float32
     bfloat16               not here: neither backend is whole in it. NumPy with ml_dtypes adds up to 256 ones and then
