@@ -102,6 +102,10 @@ ts.set_default_dtype
 ts.set_grad_enabled(False) ts.inference_mode() ts.is_grad_enabled() ts.autograd.grad(x,y) ts.save({},"f") ts.load("f")
 ts.jit.script(model) ts.compile(model) ts.seed(0) ts.get_rng_state() ts.Generator() ts.utils.data.DataLoader
 ts.multiprocessing
+ts.DataLoader([1]) ts.GradScaler() ts.autocast("cuda") ts.amp.GradScaler() ts.profiler.profile() ts.torchinfo
+ts.data.DataLoader([1]) ts.data.Dataset ts.data.DistributedSampler([1]) ts.distributed.init_process_group("mpi")
+ts.distributed.all_reduce(x) ts.distributed.DistributedDataParallel(model) ts.logs.SummaryWriter("runs")
+ts.metrics.WordErrorRate() ts.metrics.BLEUScore() ts.metrics.F1Score() ts.checkpoint.ModelCheckpoint()
 ts.func.grad ts.vmap ts.FloatTensor([1.0]) ts.LongTensor([1]) ts.Size([1]) ts.finfo(ts.float32) ts.linalg.norm(x)
 ts.fft.fft(x)
 ts.Linear(3,4) ts.Module ts.Adam(params) ts.detach(x) ts.ndarray ts.identity(3) ts.copy(x) ts.vectorize ts.float_
@@ -145,7 +149,8 @@ nn.utils.clip_grad_norm_(params,1.0) nn.utils.rnn.pack_padded_sequence nn.utils.
 nn.PReLU()
 nn.SELU() nn.Mish() nn.Hardtanh() nn.ReLU6() nn.GLU() nn.LogSigmoid() nn.Softsign() nn.EmbeddingBag(5,3)
 nn.Bilinear(3,3,4)
-nn.DataParallel(model) nn.LazyLinear(4) nn.CosineSimilarity() nn.TripletMarginLoss() nn.RNNBase
+nn.DataParallel(model) nn.DistributedDataParallel(model)
+nn.LazyLinear(4) nn.CosineSimilarity() nn.TripletMarginLoss() nn.RNNBase
 nn.Upsample()
 nn.relu(x) nn.softmax(x) nn.Tensor nn.Adam(params) nn.InstanceNorm1d(3) nn.AlphaDropout() nn.Unfold(2)
 F.scaled_dot_product_attention(x,x,x) F.one_hot(ids,2) F.pad(x,(1,1)) F.normalize(x) F.cosine_similarity(x,y)
@@ -162,10 +167,11 @@ F.cross_entropy(x,ids,size_average=True)
 F.glu(x,dim=0) F.Linear(3,4) F.multi_head_attention_forward(x) F.triplet_margin_loss(x,x,x) F.bilinear(x,x,x)
 optim.Adagrad(params) optim.NAdam(params) optim.RAdam(params) optim.LBFGS(params)
 optim.Adamax(params)
-optim.Adadelta(params) optim.lr_scheduler.StepLR optim.swa_utils optim.Muon(params)
+optim.Adadelta(params) optim.lr_scheduler.StepLR optim.CosineAnnealingLR(optimizer,100) optim.OneCycleLR(optimizer,1.0)
+optim.ReduceLROnPlateau(optimizer) optim.LambdaLR(optimizer,print) optim.swa_utils optim.Muon(params)
 nn.init.xavier_uniform(p) nn.init.kaiming_normal(p) nn.init.trunc_normal_(p) nn.init.eye_(p)
-nn.init.calculate_gain("relu")
-nn.init.orthogonal(p) nn.init.normal(p) nn.init.constant(p,0.0) nn.init.dirac_(p) nn.init.sparse_(p,0.1)
+nn.init.calculate_gain("relu") nn.init.orthogonal(p) nn.init.normal(p) nn.init.constant(p,0.0) nn.init.ones(p)
+nn.init.dirac_(p) nn.init.sparse_(p,0.1)
 ts.random.rand(3) ts.random.randn(3) ts.random.randint(5) ts.random.choice(5) ts.random.shuffle(x) ts.random.seed(0)
 ts.random.default_rng(0) ts.random.standard_normal(3) ts.random.random(3) ts.random.get_rng_state()
 ts.random.randperm(5)
@@ -403,7 +409,7 @@ def test_a_missing_name_is_an_attribute_error_like_any(call: Any) -> None:
     assert type(other) is AttributeError and str(other) == str(raised.value)
 @pytest.mark.parametrize("line, meant", [
     ("from tinyseq.nn import ModuleList", "write [nn.Linear"), ("from tinyseq import randn", "ts.random.normal"),
-    ("from tinyseq.data import DataLoader", "ts.data.batches"), ("from tinyseq.nn import Linaer", "mean Linear?"),
+    ("from tinyseq.data import DataLoader", "ts.data.items"), ("from tinyseq.nn import Linaer", "mean Linear?"),
     ("from tinyseq.decode import beam_search as search", "ts.decode.beam("),
     ("from tinyseq.optim import NAdam", "AdamW"), ("from tinyseq import engin", "tinyseq"),
 ])

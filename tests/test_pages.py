@@ -24,6 +24,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if ">>> " in page.read_text("utf-8")]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NEEDED = {"data.Tokenizer": "tokenizers", "logs.TensorBoard": "tensorboardX", "plot.runs": "matplotlib"}
+ENVIRONMENT = ALLOWED | {"TINYSEQ_BACKEND": "numpy"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -43,9 +44,9 @@ def run_shell(code: str) -> None:
     """A block of a shell, in this folder: the last command has to succeed, and some before are killed."""
     if ("mpiexec " in code and needs_mpi.args[0]) or ("timeout " in code and not shutil.which("timeout")):
         code = re.sub("^timeout .*|^mpiexec -n 2 ", "", code, flags=re.MULTILINE)
-    path = os.pathsep.join([str(MPIEXEC.parent), os.environ["PATH"]])
-    done = subprocess.run(["sh", "-c", code], env=os.environ | ALLOWED | {"PATH": path, "TINYSEQ_BACKEND": "numpy"}, timeout=300,
-                          capture_output=True, text=True)
+    path = {"PATH": os.pathsep.join([str(MPIEXEC.parent), os.environ["PATH"]])}
+    done = subprocess.run(["sh", "-c", code], env=os.environ | ENVIRONMENT | path, timeout=300, capture_output=True,
+                          text=True)
     assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
 
 
@@ -89,7 +90,7 @@ def training(tmp_path: Path) -> Path:
 
 
 def alone(training: Path, name: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "train.py", name], cwd=training, env=os.environ | ALLOWED, text=True,
+    return subprocess.Popen([sys.executable, "train.py", name], cwd=training, env=os.environ | ENVIRONMENT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 

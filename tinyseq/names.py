@@ -19,12 +19,10 @@ NAMES = {
 cat concatenate hstack vstack dstack column_stack row_stack | ts.concat([x, y], axis=axis)
 view view_as reshape_as unflatten atleast_1d atleast_2d atleast_3d | x.reshape(3, 2)
 permute | x.permute_dims(1, 0)  # all axes, in their new order
-transpose swapaxes swapdims | x.mT  # swaps the last two axes; x.moveaxis(0, 1) takes one, x.permute_dims(...) all axes
-t adjoint H mH | x.mT
+transpose swapaxes swapdims t adjoint H mH | x.mT  # swaps the last two axes; x.moveaxis(0, 1), x.permute_dims(1, 0)
 ravel | x.flatten()
 unsqueeze newaxis | x.expand_dims(axis)  # or x[None]
-expand expand_as broadcast | x.broadcast_to((4, 2, 3))
-broadcast_tensors broadcast_arrays | x.broadcast_to(y.shape)
+expand expand_as broadcast broadcast_tensors broadcast_arrays | x.broadcast_to((4, 2, 3))  # or y.shape
 gather take_along_dim | x.take_along_axis(ids[:, None], axis=1)
 index_select | x.take(ids, axis=axis)
 select narrow | x[:, 0:2]
@@ -98,10 +96,8 @@ median quantile percentile kthvalue nanmedian | x.sort(axis=1)[:, 1]  # the plac
 argpartition partition | x.topk(2, axis=axis)
 unique bincount histc histogram searchsorted digitize bucketize | np.unique(x.numpy())  # NumPy's, without a gradient
 cummax cummin logcumsumexp | np.maximum.accumulate(x.numpy(), 1)  # without a gradient
-erfinv lgamma digamma sinc cross svd qr inverse inv det cholesky cdist | # is not here: `@ts.op` makes your own op of
-  NumPy's or SciPy's
-multinomial | (x / -ts.random.uniform(x.shape).log()).argmax(axis=-1)  # one draw a row, as probable as x says; of
-  logits ts.decode.sample draws
+erfinv lgamma digamma sinc cross svd qr inverse inv det cholesky cdist | # is not here: `@ts.op` makes an op of SciPy's
+multinomial | (x / -ts.random.uniform(x.shape).log()).argmax(axis=-1)  # a draw a row; ts.decode.sample takes logits
 real imag conj angle view_as_complex view_as_real | # complex numbers are not here: two real Tensors
 """,
     "ts": """
@@ -133,13 +129,11 @@ IntTensor | ts.int32
 short | ts.int16
 byte ByteTensor uint | ts.uint8
 bool_ BoolTensor | ts.bool
-complex64 complex128 cfloat uint16 uint32 uint64 | # this dtype is not here: real numbers from float16 to
-  float64, int8 to int64, uint8, bool
+complex64 complex128 cfloat uint16 uint32 uint64 | # is not here: float16 to float64, int8 to int64, uint8, bool are
 set_default_dtype get_default_dtype | ts.tensor([1.0], dtype=ts.float64)  # numbers without a dtype are float32
 dtype finfo iinfo result_type promote_types can_cast | np.finfo(ts.float32)  # NumPy's: dtypes are its own
 pi e inf nan | np.inf
-device set_default_device | ts.use_backend("cupy")  # a device is a backend here
-cuda mps xpu get_default_device | ts.use_backend("cupy")  # `python -m tinyseq.doctor` says whether a GPU can be used
+device set_default_device get_default_device cuda mps xpu | ts.use_backend("cupy")  # a device is a backend here
 Size size shape ndim numel | x.shape
 is_tensor ndarray | isinstance(x, ts.Tensor)
 is_floating_point | x.dtype.kind == "f"
@@ -148,14 +142,14 @@ is_grad_enabled | (p * 1).requires_grad
 autograd custom_vjp custom_jvp custom_gradient | ts.grad((p * p).sum(), p)  # a function of your own: `@ts.op`
 gradcheck check_grads | ts.testing.check_grad(ts.tanh, x)
 autocast amp GradScaler | optim.LossScaler()  # and model.to(ts.float16)
-profiler jvp | # is not here: Python's profilers show each op by its name
+profiler torchinfo torchsummary | ts.profile()  # with ts.profile() as profile: ...; ts.summary(model, x)
 set_detect_anomaly | ts.grad((p * p).sum(), p)  # and ts.debug(), which names where a NaN comes from
-func vjp vmap jacobian jacfwd jacrev hessian | ts.value_and_grad(lambda p: (p * p).sum())(p)
+func vjp jvp vmap jacobian jacfwd jacrev hessian | ts.value_and_grad(lambda p: (p * p).sum())(p)
 save savez | ts.checkpoint.save("run.safetensors", model.state_dict())
 load load_file | ts.checkpoint.load("run.safetensors")
-utils | ts.data.batches([2, 1], 2)  # ts.recompute is torch.utils.checkpoint
+utils DataLoader | ts.data.items([1, 2]).batch(2)  # ts.logs is torch.utils.tensorboard, ts.recompute its checkpoint
 jit compile fx onnx export script | # a compiler is not here: call the model, it runs as it is written
-multiprocessing parallel | ts.distributed.DataParallel(ts.distributed.mpi(), model)  # mpiexec -n 2 python train.py
+multiprocessing parallel DistributedDataParallel | ts.distributed.DataParallel(ts.distributed.mpi(), model)
 linalg fft special sparse signal | np.linalg.norm(x.numpy())  # NumPy's has no gradient: `@ts.op` makes an op that has
 apply_along_axis vectorize fromfunction piecewise | ts.stack([row.sum() for row in x])
 copy | ts.tensor(x)
@@ -189,10 +183,9 @@ new_ones | ts.ones((2, 3), dtype=x.dtype)
 new_full | ts.full((2, 3), 0.5, dtype=x.dtype)
 new_tensor | ts.tensor([0.5], dtype=x.dtype)
 zero_ | nn.init.zeros_(p)  # of gradients: optimizer.zero_grad(), or p.grad = None
-fill_ fill | nn.init.constant_(p, 0.5)
+fill_ fill copy_ | nn.init.constant_(p, 0.5)  # p.data = values
 normal_ | nn.init.normal_(p)
 uniform_ | nn.init.uniform_(p)
-copy_ | nn.init.constant_(p, 0.5)  # p.data = values
 where | ts.where(mask, x, y)
 map apply | ts.stack([row.sum() for row in x])
 unfold | ts.stack([x[:, t : t + 2] for t in range(2)], axis=1)
@@ -240,12 +233,11 @@ LuongAttention | nn.DotAttention(4, 4)
 Bilinear | ts.einsum("bi,kij,bj->bk", x, ts.ones((4, 3, 3)), y)
 EmbeddingBag | nn.Embedding(10, 3)(ids[None]).mean(axis=1)
 RNNBase RNNCellBase | nn.Scan(nn.GRUCell, 3, 4)  # runs any cell with lengths, layers and directions
-DataParallel | # several devices are not here: model.to("cupy") takes one
+DataParallel DistributedDataParallel | ts.distributed.DataParallel(ts.distributed.mpi(), model)  # docs/distributed.md
 utils | optim.clip_grad_norm_(params, 1.0)  # pack_padded_sequence is lengths= of a layer, pad_sequence is ts.data.pad
 modules parameter | nn.Module
-Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d LazyConv1d MaxPool1d MaxPool2d AvgPool1d AvgPool2d
-  AdaptiveAvgPool1d AdaptiveAvgPool2d Unfold Fold Upsample PixelShuffle | # convolutions and pooling are not here:
-  windows by slices, ts.stack([x[:, t : t + k] ...]), and a Linear
+Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d LazyConv1d MaxPool1d MaxPool2d AvgPool1d AvgPool2d Unfold Fold
+  AdaptiveAvgPool1d AdaptiveAvgPool2d Upsample PixelShuffle | # are not here: ts.stack([x[:, t : t + 2], ...]), a Linear
 LazyLinear | nn.Linear(3, 4)  # sizes are given when a layer is made
 quantized qat intrinsic | # narrow integers are not here: float16 is, model.to(ts.float16)
 """,
@@ -274,29 +266,26 @@ batch_norm group_norm instance_norm local_response_norm | F.layer_norm(x, 3)
 dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout | F.dropout(x, 0.1)
 embedding_bag | F.embedding(ids[None], x).mean(axis=1)
 bilinear | ts.einsum("bi,kij,bj->bk", x, ts.ones((4, 3, 3)), y)
-conv1d conv2d conv3d conv_transpose1d max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d
-  adaptive_avg_pool2d interpolate unfold fold pixel_shuffle grid_sample upsample | # convolutions and pooling are not
-  here: windows by slices, ts.stack([x[:, t : t + k] ...]), and a Linear
+conv1d conv2d conv3d conv_transpose1d max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d unfold fold
+  adaptive_avg_pool2d interpolate pixel_shuffle grid_sample upsample | # are not here: ts.stack([x[:, t : t + 2], ...])
 """,
     "optim": """
 Adagrad Adadelta NAdam RAdam Adamax LBFGS ASGD Rprop SparseAdam Muon | optim.AdamW(params)  # is not here
-swa_utils AveragedModel | optim.SWA(model)  # or optim.EMA(model)
-lr_scheduler | optim.schedules.cosine(1e-3, 100)  # a function of the step: optimizer.lr = schedule(step)
+swa_utils AveragedModel ExponentialMovingAverage | optim.SWA(model)  # or optim.EMA(model)
+lr_scheduler CosineAnnealingLR CosineAnnealingWarmRestarts | optim.schedules.cosine(1e-3, 100)  # a function of the step
+LambdaLR StepLR MultiStepLR ExponentialLR | lambda step: 1e-3 * 0.1 ** (step // 30)  # optimizer.lr = schedule(step)
+LinearLR PolynomialLR SequentialLR | optim.schedules.warmup(10, optim.schedules.linear(1e-3, 90))
+OneCycleLR CyclicLR | optim.schedules.one_cycle(1e-3, 100)
+ReduceLROnPlateau | optim.schedules.Plateau(1e-3)
 """,
     "nn.init": """
 trunc_normal_ | nn.init.normal_(p, 0.0, 0.02)
 eye_ dirac_ sparse_ | ts.eye(3)  # p.data = ts.eye(3)
 calculate_gain | nn.init.xavier_uniform_(p, gain=5 / 3)
-glorot_uniform xavier_uniform | nn.init.xavier_uniform_(p)
-glorot_normal xavier_normal | nn.init.xavier_normal_(p)
-he_uniform kaiming_uniform | nn.init.kaiming_uniform_(p)
-he_normal kaiming_normal | nn.init.kaiming_normal_(p)
-orthogonal | nn.init.orthogonal_(p)
-uniform | nn.init.uniform_(p)
-normal | nn.init.normal_(p)
-constant | nn.init.constant_(p, 0.5)
-zeros | nn.init.zeros_(p)
-ones | nn.init.ones_(p)
+glorot_uniform | nn.init.xavier_uniform_(p)
+glorot_normal | nn.init.xavier_normal_(p)
+he_uniform | nn.init.kaiming_uniform_(p)
+he_normal | nn.init.kaiming_normal_(p)
 """,
     "ts.random": """
 rand random random_sample | ts.random.uniform((2, 3))
@@ -312,8 +301,7 @@ set_rng_state | ts.random.set_state(ts.random.get_state())
 fork_rng split | ts.random.Generator(0)  # `with generator:` draws from it
 bernoulli binomial | ts.random.uniform(x.shape) < 0.5
 exponential | -ts.random.uniform(x.shape).log()
-beta gamma poisson dirichlet laplace truncated_normal gumbel | ts.asarray(np.random.default_rng(0).gamma(2.0, size=(2,
-  3)))
+beta gamma poisson dirichlet laplace truncated_normal gumbel | ts.asarray(np.random.default_rng(0).gamma(2.0, size=3))
 """,
     "module": """
 cuda to_device | model.to("cupy")  # a device is a backend here
@@ -344,9 +332,9 @@ defaults | optimizer.lr  # and all others are attributes
 minimize update apply_gradients | optimizer.step()
 """,
     "ts.data": """
-DataLoader Sampler BatchSampler collate_fn default_collate | ts.data.batches([2, 1], 2)  # indices, of
-  lengths and a size; ts.data.pad fills up
-IterableDataset StatefulDataLoader | ts.data.items([1, 2]).batch(2)  # a stream: its state_dict is the position
+DataLoader IterableDataset StatefulDataLoader | ts.data.items([1, 2]).batch(2).prefetch()  # a stream, with a state_dict
+Sampler BatchSampler collate_fn default_collate | ts.data.batches([2, 1], 2)  # indices, of lengths and a size
+DistributedSampler | ts.data.items([1, 2]).batch(2).shard(0, 2)  # of each batch the rows of rank 0 of 2
 Dataset TensorDataset random_split Subset | [([1, 2], 0), ([3], 1)]  # a plain list
 Vocab vocab build_vocab_from_iterator | ts.data.Vocabulary("abc")
 pad_sequence pad_sequences | ts.data.pad([[1, 2], [3]])
@@ -371,10 +359,11 @@ heatmap imshow matshow | ts.plot.attention([[0.9, 0.1]], ["a"], ["b", "c"])
 plot loss line history | ts.plot.curves({"loss": [2.0, 1.0]})
 """,
     "ts.metrics": """
-accuracy accuracy_score | ts.metrics.Accuracy()  # .update(x.argmax(axis=-1), targets), .compute()
-cer wer edit_distance levenshtein | ts.metrics.token_error_rate(["ab"], [["ab"]])
-f1 f1_score seqeval | ts.metrics.span_f1([["B-A"]], [["B-A"]])
-perplexity bleu chrf | ts.metrics.Perplexity()  # .update(nll, tokens), .compute(); and ts.metrics.BLEU(), CHRF()
+accuracy accuracy_score MulticlassAccuracy | ts.metrics.Accuracy()  # .update(x.argmax(axis=-1), targets), .compute()
+cer wer edit_distance levenshtein WordErrorRate CharErrorRate | ts.metrics.TokenErrorRate()  # or token_error_rate(...)
+f1 f1_score seqeval F1Score | ts.metrics.SpanF1()  # or span_f1(...)
+perplexity MeanMetric | ts.metrics.Perplexity()  # .update(nll, tokens), .compute(); of any figure ts.metrics.Mean()
+bleu BLEUScore SacreBLEUScore chrf CHRFScore | ts.metrics.BLEU  # and CHRF; .update(hypotheses, references), .compute()
 """,
     "ts.testing": """
 gradcheck gradgradcheck check_grads | ts.testing.check_grad(ts.tanh, x, order=2)
@@ -384,6 +373,16 @@ assert_close assert_allclose | np.testing.assert_allclose(x.numpy(), x.numpy())
 checkpoint checkpoint_sequential | ts.recompute(model, x)
 save_file savez dump | ts.checkpoint.save("run.safetensors", model.state_dict())
 load_file safe_open | ts.checkpoint.load("run.safetensors")
+CheckpointManager ModelCheckpoint | ts.runs.Run("runs/a", model=model)  # .resume(), .save(step)
+""",
+    "ts.logs": """
+SummaryWriter TensorBoardLogger | ts.logs.TensorBoard  # and ts.logs.Log(ts.logs.TensorBoard("runs/a"))(step, loss=loss)
+CSVLogger WandbLogger | ts.logs.Log(lambda step, figures: None)  # any such function is a sink, and ts.logs.CSV
+""",
+    "ts.distributed": """
+init_process_group get_rank get_world_size | ts.distributed.mpi()  # has rank and size
+DistributedDataParallel FullyShardedDataParallel | ts.distributed.DataParallel(ts.distributed.mpi(), model)
+all_reduce reduce all_gather broadcast barrier | ts.distributed.mpi().sum(1)  # and gather, broadcast, merge, barrier
 """,
 }
 
@@ -406,9 +405,8 @@ max a_max | max
 p | ord
 steps | num
 end | stop
-n | n_rows
+n N | n_rows
 m M | n_cols
-N | n_rows
 value | constant_values fill_value value
 pad | pad_width
 depth n_classes | num_classes
@@ -437,10 +435,10 @@ layout pin_memory memory_format non_blocking order copy subok where initial | # 
 
 
 # Where a thing of another name may be: how it is written, and the module's own name or that of a class
-PLACES = {"ts": "tinyseq", "F": "tinyseq.functional", "nn": "tinyseq.nn", "nn.init": "tinyseq.nn.init",
+PLACES = {**{place: f"tinyseq{place[2:]}" for place in NAMES if place.startswith("ts.")},
+          "ts": "tinyseq", "F": "tinyseq.functional", "nn": "tinyseq.nn", "nn.init": "tinyseq.nn.init",
           "optim": "tinyseq.optim", "ts.random": "tinyseq.engine.random", "x": "Tensor", "module": "Module",
-          "optimizer": "Optimizer", "vocabulary": "Vocabulary", "hypothesis": "Hypothesis",
-          **{f"ts.{room}": f"tinyseq.{room}" for room in "data decode plot metrics testing checkpoint logs".split()}}
+          "optimizer": "Optimizer", "vocabulary": "Vocabulary", "hypothesis": "Hypothesis"}
 
 
 def rows(table: str) -> list[tuple[list[str], str, str]]:
@@ -503,6 +501,8 @@ def _advice(place: str, name: str) -> str:
         if name in names:
             known = [f"write {code}"] * bool(code) + ["F is ts.functional"] * ("F." in code) + [remark] * bool(remark)
             return "; ".join(known)
+    if place == "nn.init" and f"{name}_" in vars(sys.modules["tinyseq.nn.init"]):
+        return f"write nn.init.{name}_"
     tensor = vars(sys.modules["tinyseq"])["Tensor"]
     if name.endswith("_") and place in ("x", "F"):
         plain = f"write {place}.{name[:-1]}(...)" if hasattr(tensor, name[:-1]) else _advice(place, name[:-1])
