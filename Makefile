@@ -39,10 +39,11 @@ test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags o
 
 # The tests that a backend can change, on the real CuPy with a CPU in the GPU's place: tests/cupy_on_cpu/README.md.
 # CUPY_ON_CPU_CACHE names the folder of compiled kernels.
-CUPY_TESTS := tests/cupy_on_cpu tests/distributed tests/engine tests/functional tests/nn \
-    $(patsubst %,tests/backends/test_%.py,attention backends cupy linear nccl paths rows steps sums) \
+CUPY_TESTS := tests/cupy_on_cpu tests/distributed tests/engine tests/functional tests/glance tests/metrics tests/nn \
+    tests/optim tests/data/test_padding.py tests/data/test_prefetch.py \
+    $(patsubst %,tests/backends/test_%.py,attention backends cupy linear nccl optim paths rows steps sums) \
     $(patsubst %,tests/testing/test_%.py,compare laws testing) \
-    $(patsubst %,tests/test_%.py,archives arrays checkpoint decode interrupts lengths lens models optim road scope)
+    $(patsubst %,tests/test_%.py,archives arrays checkpoint decode interrupts lengths lens models road runs scope)
 CUPY := PYTHONPATH=tests TINYSEQ_TEST_PROFILE=emulated $(VENV)/bin/python -m pytest -p cupy_on_cpu.plugin -n auto
 cupy: $(READY)  ## run tests on CPU-emulated CuPy, those of its kernels under AddressSanitizer too; needs g++
 	$(VENV)/bin/pip install --quiet cupy-cuda13x==14.2.0 cuda-pathfinder ml_dtypes 'nvidia-cuda-runtime==13.*' \

@@ -18,7 +18,7 @@ from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
 if not _path.isdir(_path.join(__path__[0], "backends")):  # a checkout, where it stands beside the package
     __path__.append(_path.dirname(__path__[0]))
 
-from tinyseq import backends, check as _check, functional, nn, optim
+from tinyseq import backends, check as _check, functional, nn
 from tinyseq.engine import random
 from tinyseq.backends import use_backend
 from tinyseq.backends.threads import get_num_threads, set_num_threads
@@ -61,14 +61,14 @@ __all__ = [
     "vecdot", "vector_norm", "where", "zeros", "zeros_like",
 ]
 
-_lazy = ("checkpoint", "data", "decode", "distributed", "glance", "lens", "logs", "metrics", "models", "plot", "runs",
-         "testing")
+_lazy = ("checkpoint", "data", "decode", "distributed", "glance", "lens", "logs", "metrics", "models", "optim", "plot",
+         "runs", "testing")
 _glance = ("profile", "summary")  # functions of that room, as lazy
 
 if TYPE_CHECKING:
     from tinyseq import checkpoint as checkpoint, data as data, decode as decode, distributed as distributed
     from tinyseq import glance as glance, lens as lens, logs as logs, metrics as metrics, models as models
-    from tinyseq import plot as plot, runs as runs, testing as testing
+    from tinyseq import optim as optim, plot as plot, runs as runs, testing as testing
     from tinyseq.glance import profile as profile, summary as summary
 
     __version__: str
@@ -93,6 +93,5 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *_lazy, *_glance, "__version__"})
 
 
-for _module, *_kinds in ((functional, Tensor), (nn, nn.Module), (nn.init,), (optim, optim.Optimizer),
-                        (optim.schedules, optim.schedules.Plateau), (random,)):
+for _module, *_kinds in ((functional, Tensor), (nn, nn.Module), (nn.init,), (random,)):
     _check.public(_module.__name__, *_kinds)  # here, so that the engine knows nothing of other libraries' names

@@ -115,7 +115,10 @@ def mapping(where: str, **given: Any) -> None:
 
 def instance(where: str, kind: Any, /, **given: Any) -> None:
     """Refuse, with a TypeError, what is no instance of a class, or of a union of classes."""
-    _refuse(where, getattr(kind, "__name__", kind), lambda value: isinstance(value, kind), given)
+    def fits(value: Any) -> bool:
+        return isinstance(value, kind)
+
+    _refuse(where, getattr(kind, "__name__", kind), fits, given)
 
 
 def _refuse(where: str, wanted: Any, fits: Callable[[Any], bool], given: Mapping[str, Any]) -> None:

@@ -509,6 +509,7 @@ def _advice(place: str, name: str) -> str:
         return f"no operation works in place; {plain}" if plain else ""
     if place == "ts" and hasattr(tensor, name):
         return f"write x.{name}, of a Tensor x"
+    hasattr(sys.modules["tinyseq"], "optim")  # loads it, as its names are known elsewhere
     for short, module in PLACES.items():
         wanted = ("F", "ts") if place == "x" else () if place in ("module", "optimizer") else PLACES
         found = vars(sys.modules.get(module, tensor)).get(name)

@@ -34,6 +34,7 @@ def test_fifty_steps_are_torchs(name: str, dtype: str, lr: float, seed: int, dat
     """With any options, those of a second group too, a learning rate that a schedule changes, and a parameter that has
     no gradient at every other step."""
     torch = pytest.importorskip("torch")
+    lr = 10 * lr if name == "Adafactor" else lr  # so that its bound, 1 / sqrt(step), is reached
     rng, options, own = np.random.default_rng(seed), data.draw(OPTIONS[name]), data.draw(OPTIONS[name])
     own |= data.draw(st.sampled_from([{}, {"lr": 0.02}]))
     ours = [p for p in leaves(rng, dtype) if p.size or name != "Adafactor"]  # PyTorch's divides by no size
@@ -129,8 +130,8 @@ def test_adafactor_keeps_rows_and_columns() -> None:
 def test_what_is_centered_is_never_below_zero() -> None:
     """Of equal gradients the mean of squares is the square of the mean, to rounding: the root has no NaN."""
     p = ts.ones(50, requires_grad=True)
-    optimizer = optim.RMSprop([p], alpha=0.0, eps=1.0, centered=True)
-    for _ in range(3):
+    optimizer = optim.RMSprop([p], alpha=0.9, eps=1.0, centered=True)
+    for _ in range(300):
         p.grad = ts.tensor(np.random.default_rng(0).standard_normal(50).astype("float32"))
         optimizer.step()
     assert np.isfinite(p.detach().numpy()).all()

@@ -4,6 +4,7 @@ Each step is one kernel over all parameters, in place. A learning rate is an att
 training loop: `optimizer.lr = schedule(step)`.
 """
 
+from tinyseq import check as _check
 from tinyseq.optim import schedules
 from tinyseq.optim.algorithms import SGD, Adafactor, Adam, AdamW, Lion, RMSprop
 from tinyseq.optim.averages import EMA, SWA
@@ -14,3 +15,6 @@ from tinyseq.optim.scaling import LossScaler
 
 __all__ = ["Adafactor", "Adam", "AdamW", "EMA", "Lion", "LossScaler", "Optimizer", "RMSprop", "SGD", "SWA",
            "clip_grad_norm_", "clip_grad_value_", "decay_groups", "divide_grad_", "schedules"]
+
+_check.public(__name__, Optimizer)
+_check.public(schedules.__name__, schedules.Plateau)

@@ -211,7 +211,7 @@ class Optimizer:
         own = {"optimizer": type(self).__name__, "parameters": len(self.parameters)}
         values = {k: getattr(self, k) for k in self.hyperparameters}
         grouped = {"groups": {str(k): group.state() for k, group in enumerate(self.param_groups)},
-                   "shapes": tuple([p.shape for p in self.parameters]), "names": tuple(self.names)}
+                   "shapes": tuple([str(p.shape) for p in self.parameters]), "names": tuple(self.names)}
         used = [self._used(group) for group in self.param_groups for _ in group["params"]]
         arrays = {f"{i}.{k}": v if k == "steps" else Tensor(v)
                   for i, (p, s) in enumerate(zip(self.parameters, self.state, strict=True)) if s

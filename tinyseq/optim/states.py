@@ -60,7 +60,7 @@ def _since(optimizer: Any, state: Mapping[str, Any]) -> dict[str, Any]:
     parameters = optimizer.parameters
     masters = {f"{i}.master": p.detach().astype(np.float32) for i, p in enumerate(parameters)
                if f"{i}.steps" in state and p.dtype == np.float16}
-    return {"groups": {"0": {"parameters": len(parameters)}}, "shapes": [p.shape for p in parameters],
+    return {"groups": {"0": {"parameters": len(parameters)}}, "shapes": [str(p.shape) for p in parameters],
             "names": optimizer.names, **masters}
 
 
@@ -70,7 +70,7 @@ def _same_parameters(optimizer: Any, state: Mapping[str, Any]) -> None:
     try:
         groups = dict(state.get("groups", {"0": {"parameters": count}}))
         sizes = [groups[str(k)]["parameters"] for k in range(len(groups))]
-        shapes = [tuple(shape) for shape in state.get("shapes", [p.shape for p in optimizer.parameters])]
+        shapes = [str(shape) for shape in state.get("shapes", [p.shape for p in optimizer.parameters])]
         names = [str(known) for known in state.get("names", optimizer.names)]
         if len(shapes) != count or len(names) != count:
             raise ValueError
@@ -82,7 +82,8 @@ def _same_parameters(optimizer: Any, state: Mapping[str, Any]) -> None:
                          f"groups of {here}")
     rows = zip(names, optimizer.names, shapes, optimizer.parameters, strict=True)
     wrong = [f"parameter {i}: {f'{there} {shape}'.strip()} given, {f'{own} {p.shape}'.strip()} here"
-             for i, (there, own, shape, p) in enumerate(rows) if shape != p.shape or (there and own and there != own)]
+             for i, (there, own, shape, p) in enumerate(rows)
+             if shape != str(p.shape) or (there and own and there != own)]
     if wrong:
         raise ValueError(f"{name}: this state was saved by an optimizer over other parameters, or in another order: "
                          f"{'; '.join(wrong)}")
