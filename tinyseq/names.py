@@ -59,8 +59,7 @@ arctan2 | x.atan2(y)
 arcsinh | x.asinh()
 arccosh | x.acosh()
 arctanh | x.atanh()
-deg2rad radians | x * (np.pi / 180)
-rad2deg degrees | x * (180 / np.pi)
+deg2rad radians rad2deg degrees | x * (np.pi / 180)  # and back, x * (180 / np.pi)
 eq | x == y
 ne | x != y
 lt | x < y
