@@ -333,7 +333,7 @@ def test_gradients_of_leaves_are_told_at_once_and_are_those_of_backward() -> Non
     order = [what if isinstance(what, str) else what[0] for what in said]
     assert order == ["c", 1, "b", 0, "a", 2]    # 0 is whole when the first of its two uses is behind
     for i, g in (what for what in said if not isinstance(what, str)):
-        assert np.array_equal(ws[i].grad.numpy(), g)
+        assert np.array_equal(ws[i].grad.numpy(), ts.Tensor(g).numpy())
     x = ts.tensor(2.0, requires_grad=True)
     left = pull_back([x], [None], wanted=None, create_graph=False, retain_graph=False, into=Told())
     assert {node: float(g) for node, g in left.items()} == {x.node: 1.0}
