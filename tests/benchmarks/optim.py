@@ -2,8 +2,9 @@
 
 A step in milliseconds over a small model, 60 parameters of 8,256 numbers together, and over 10 million numbers in 20
 parameters, float32, one thread: each optimizer here, and PyTorch's as it is by default, with foreach=True and with
-fused=True, where it has them. Each figure is the median of processes that take turns. The aim: on the small model less
-than PyTorch's default, on the large one no more than twice its fused step, which reads each number once.
+fused=True, where it has them. Each figure is the median of processes that take turns. The aim: Adam's and AdamW's steps
+take less than PyTorch's default. Plain SGD does not (a call for each parameter, two passes over each number), and
+PyTorch's fused step, which reads each number once, is two to three times faster still.
 """
 
 import os
