@@ -14,6 +14,7 @@ mean of log2 p(x_t | x_<t), and perplexity, 2 to that power. Beside them, what x
 packed the others before. Ten minutes, with --quick two:
 
     python examples/charlm.py
+    python examples/charlm.py --run runs/b                          (started again after any end, it goes on)
 """
 
 import argparse
@@ -29,7 +30,7 @@ from _commands import command, on_interrupt
 import numpy as np
 
 import tinyseq as ts
-from tinyseq import checkpoint, data, decode, logs, nn, optim, plot
+from tinyseq import checkpoint, data, decode, logs, metrics, nn, optim, plot, runs
 
 WINDOW, BATCH = 128, 16
 
@@ -75,45 +76,54 @@ def read_topics() -> tuple[str, str]:
 @ts.no_grad()
 def bits_per_character(model: nn.Module, ids: np.ndarray) -> float:
     """Of all letters in ids: windows overlap by half, and of each the second half counts."""
-    half, bits = WINDOW // 2, 0.0
+    half, bits = WINDOW // 2, metrics.BitsPerCharacter()
     padded = np.pad(ids, (half + 1, WINDOW))                    # with 0, Vocabulary.pad, which does not count
     windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW + 1)[: len(ids) : half]
     for x in np.array_split(windows, math.ceil(len(windows) / 64)):
-        logits = model(x[:, :-1])[:, half:]
-        loss = ts.functional.cross_entropy(logits, x[:, half + 1 :], ignore_index=0, reduction="sum")
-        bits += loss.item() / math.log(2)
-    return bits / len(ids)
+        logits, targets = model(x[:, :-1])[:, half:], x[:, half + 1 :]
+        bits.update(ts.functional.cross_entropy(logits, targets, ignore_index=0, reduction="sum"), targets != 0)
+    return bits.compute()
 
 
-def train(models: dict, known: np.ndarray, held_out: np.ndarray, seconds: float, steps: int,
-          save: Callable[[], None]) -> dict[str, list]:
-    """All learn for the same time, together `seconds`: of each [(updates, own seconds, held-out bits)]."""
+def train(models: dict, known: np.ndarray, held_out: np.ndarray, options: argparse.Namespace, save: Callable) -> None:
+    """All learn for the same time; the log of each has its updates, seconds, and held-out bits."""
     optimizers = {name: optim.Adam(model.parameters()) for name, model in models.items()}
-    draws, curves = {name: np.random.default_rng(0) for name in models}, {name: [] for name in models}
-    spent, updates, share = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0), seconds / len(models)
-    bar = logs.progress(total=seconds, save=save)
-    while min(spent.values()) < share and (fewest := min(updates.values())) < steps and not (fewest and bar.stopped):
+    schedules = {n: optim.schedules.warmup(50, optim.schedules.cosine(peak, 950)) for n, (_, peak) in MODELS.items()}
+    draw = lambda text, rng: text[rng.integers(len(text) - WINDOW, size=(BATCH, 1)) + np.arange(WINDOW + 1)]
+    windows = {name: data.items([known]).repeat().map(draw, seed=0) for name in models}
+    parts = {f"{name} {i}": part for i, of in enumerate((models, optimizers, windows)) for name, part in of.items()}
+    run = options.run and runs.Run(options.run, **parts)
+    begun, share = run and run.resume(), options.seconds / len(models)
+    spent, updates = (run.extra[what] if begun else dict.fromkeys(models, 0) for what in ("spent", "updates"))
+    bar = logs.progress(total=options.seconds, initial=sum(spent.values()), save=save)
+
+    def tell(name: str) -> None:
+        bits = bits_per_character(models[name], held_out)
+        logged[name](updates[name], seconds=spent[name], bits=bits)
+        bar.set_postfix_str(f"{name} {bits:.2f} bits")
+        if run:
+            run.save(sum(updates.values()), spent=spent, updates=updates)
+
+    logged = {name: logs.Log(logs.CSV(f"{options.folder}/{name}.csv")) for name in models}
+    while min(spent.values()) < share and (few := min(updates.values())) < options.steps and not (few and bar.stopped):
         name = min(spent, key=spent.get)                        # whoever has computed least
-        began, model, optimizer = time.perf_counter(), models[name], optimizers[name]
-        x = known[draws[name].integers(len(known) - WINDOW, size=(BATCH, 1)) + np.arange(WINDOW + 1)]
+        began, before, model, optimizer = time.perf_counter(), spent[name] / share, models[name], optimizers[name]
+        x = next(iter(windows[name]))                           # from where it stands
         loss = ts.functional.cross_entropy(model(x[:, :-1]), x[:, 1:])
         optimizer.zero_grad()
         loss.backward()
         optim.clip_grad_norm_(model.parameters(), 1.0)
-        done = spent[name] / share                              # rise for 5% of the time, then a cosine
-        optimizer.lr = MODELS[name][1] * min(1, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
+        optimizer.lr = schedules[name](int(1000 * before))      # rise for 5% of the time, then a cosine
         optimizer.step()
         loss.item()                                             # waits for the device: its time counts
-        spent[name], updates[name] = min(share, spent[name] + time.perf_counter() - began), updates[name] + 1
+        spent[name] = min(share, spent[name] + time.perf_counter() - began)
+        updates[name] += 1
         bar.update(sum(spent.values()) - bar.n)
-        if spent[name] > share * (len(curves[name]) + 1) / 10 or updates[name] == steps or spent[name] == share:
-            curves[name].append((updates[name], spent[name], bits_per_character(model, held_out)))
-            bar.set_postfix_str(" ".join(f"{n} {curve[-1][2]:.2f}" for n, curve in curves.items() if curve) + " bits")
+        if int(10 * before) < int(10 * spent[name] / share) < 10:
+            tell(name)
     bar.close()
-    for name in models:                                         # where Ctrl-C ended it
-        if not curves[name] or curves[name][-1][0] < updates[name]:
-            curves[name].append((updates[name], spent[name], bits_per_character(models[name], held_out)))
-    return curves
+    for name in models:
+        tell(name)
 
 
 def main() -> None:
@@ -121,10 +131,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=520, help="how long to learn, all four together (520)")
     parser.add_argument("--quick", action="store_true", help="85 seconds: less learnt, the same picture in outline")
     parser.add_argument("--steps", type=int, default=10**9, help="stop after so many updates of each (never)")
+    parser.add_argument("--run", metavar="FOLDER", help="where to keep all that a run goes on from (nowhere)")
     parser.add_argument("--seed", type=int, default=0, help="where the random numbers begin (0)")
     options = parser.parse_args()
     if options.steps < 1 or not 0 < options.seconds < math.inf:
         parser.error("--seconds must be a number above 0, and --steps at least 1")
+    options.seconds, options.folder = 85 if options.quick else options.seconds, options.run or "charlm"
     ts.manual_seed(options.seed)
     known, held_out = read_topics()
     letters = data.Vocabulary(sorted(set(known + held_out)))
@@ -136,24 +148,24 @@ def main() -> None:
         checkpoint.save("charlm.safetensors", saved | {"config": {"vocab_size": len(letters), **TRANSFORMER}})
         on_interrupt("charlm.safetensors")
 
-    curves = train(models, *ids, 85 if options.quick else options.seconds, options.steps, save)
+    train(models, *ids, options, save)
     save()
+    told = {name: logs.read(f"{options.folder}/{name}.csv") for name in models}
     print(f"{'':12} parameters  updates  bits/character  perplexity    on {len(held_out):,} letters held out")
     for name, model in models.items():
-        parameters, (updates, _, bits) = sum(p.size for p in model.parameters()), curves[name][-1]
+        parameters, (updates, bits) = sum(p.size for p in model.parameters()), [x[-1] for x in told[name]["bits"]]
         print(f"{name:12} {parameters:10,} {updates:8,} {bits:15.3f} {2 ** bits:11.2f}")
     packed, more = (len(lzma.compress(text.encode())) for text in (known, known + held_out))
-    best = min(curve[-1][2] for curve in curves.values())
+    best = min(figures["bits"][1][-1] for figures in told.values())
     print(f"bits per character of the best: {best:.3f} (baseline: {8 * (more - packed) / len(held_out):.3f}, xz)")
     prompt = np.array([letters.encode("The statement ")])
     for name, model in models.items():
         [found] = decode.sample(model.eval(), model.start(prompt[:, :-1]), prompt[:, -1], -1, 200, temperature=0.7)
         print(f"\n{name}:\nThe statement {''.join(letters.decode(found.tokens))}")
-    at, spent, bits = ({name: np.array(curve).T[i] for name, curve in curves.items()} for i in range(3))
-    plot.curves({"bits per character": {name: (at[name], bits[name]) for name in curves},
-                 "perplexity": {name: (spent[name], 2 ** bits[name]) for name in curves}},
+    plot.curves({"bits per character": {name: figures["bits"] for name, figures in told.items()},
+                 "perplexity": {name: (f["seconds"][1], 2 ** f["bits"][1]) for name, f in told.items()}},
                 ["updates", "seconds of computing"], "charlm.png")
-    print("\nheld-out text against updates and time: charlm.png\n"
+    print(f"\nheld-out text against updates and time: charlm.png, {options.folder}\n"
           "the Transformer: charlm.safetensors; now: "
           + command(sys.executable, Path(__file__).with_name("generate.py"), "--prompt", "The statement "))
 

@@ -10,11 +10,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
+from helpers.ranks import alive, end, needs_mpi
+from helpers.ranks import start as launch
+
+from tinyseq import checkpoint, logs
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -22,6 +29,7 @@ SCRIPT = EXAMPLES / "pronounce.py"
 LEARNERS = [path.stem for path in sorted(EXAMPLES.glob("[!_]*.py")) if "optimizer" in path.read_text("utf-8")]
 SHORT = {"caption": "--tested 20", "ctc": "--tested 20", "frames": "--tested 20", "recurrence": "--longest 64"}
 PICTURES = {"attention.png", "learning.png"}
+LEFT = {*PICTURES, "learning.csv"}
 
 
 @pytest.fixture
@@ -42,8 +50,11 @@ def run(tmp_path: Path) -> Any:
         (site / name).write_text(text)
     (tmp_path / "right here").mkdir()
 
-    def start(*arguments: str, script: Path = SCRIPT) -> subprocess.Popen[str]:
+    def start(*arguments: str, script: Path = SCRIPT, ranks: int = 0) -> subprocess.Popen[str]:
         path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+        if ranks:
+            with patch.dict(os.environ, PYTHONPATH=path):
+                return launch(ranks, script, *arguments, cwd=tmp_path / "right here")
         return subprocess.Popen(
             [sys.executable, str(script), *arguments], cwd=tmp_path / "right here",
             env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -64,7 +75,7 @@ def test_pronounce_learns_draws_saves_and_loads(run: Any, tmp_path: Path) -> Non
     assert process.returncode == 0, errors
     count, per, _ = rates(output)
     assert 400 < count < 600 and per < 50 and "dev PER" in output and "words/s" in errors
-    assert {p.name for p in (tmp_path / "right here").iterdir()} == {*PICTURES, "pronounce.safetensors"}
+    assert {p.name for p in (tmp_path / "right here").iterdir()} == {*LEFT, "pronounce.safetensors"}
     assert re.search(r"^  ghoti +[A-Z]", output, re.MULTILINE)
     assert f"{sys.executable} {SCRIPT} --load pronounce.safetensors --words" in output
     assert re.search(r"^0%, \? left\n.*100%, 00:00 left, loss [\d.]+  \d+ words/s\n$", errors, re.DOTALL), errors
@@ -88,7 +99,7 @@ def test_interrupted_pronounce_keeps_what_it_learnt(run: Any, tmp_path: Path) ->
     output = interrupt(process)
     rates(output)
     here = tmp_path / "right here"
-    assert {p.name for p in here.iterdir()} == {*PICTURES, "what was kept.safetensors"}
+    assert {p.name for p in here.iterdir()} == {*LEFT, "what was kept.safetensors"}
     python, *arguments = shlex.split(output.splitlines()[-1].removeprefix("now: "))     # as it is printed
     assert Path(python) == Path(sys.executable) and arguments[0] == str(script)
     output, errors = (process := run(*arguments[1:], script=Path(arguments[0]))).communicate(timeout=120)
@@ -141,7 +152,8 @@ def test_ctrl_c_while_a_model_is_scored_ends_the_script_at_once(name: str, saved
     program.write_text(f"""
 import runpy, signal, sys
 from tinyseq import metrics
-metrics.token_error_rate = lambda *_: [signal.raise_signal(signal.SIGINT) for _ in range(2)]
+twice = lambda *_: [signal.raise_signal(signal.SIGINT) for _ in range(2)]
+metrics.token_error_rate = metrics.TokenErrorRate.update = twice
 sys.argv[:2] = [{str(EXAMPLES / name)!r} + ".py"]
 sys.path[0] = {str(EXAMPLES)!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -150,7 +162,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     output, errors = (process := run("-", *short, script=program)).communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in errors, errors
     assert errors.splitlines()[-1] == f"ended by Ctrl-C; {saved} is saved" and not output
-    assert [path.name for path in (tmp_path / "right here").iterdir()] == [saved] * (saved != "nothing")
+    kept = {path.name for path in (tmp_path / "right here").iterdir()} - {"learning.csv"}
+    assert kept == {saved} - {"nothing"}
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!_]*.py")), ids=lambda path: path.stem)
@@ -205,6 +218,94 @@ def test_pronounce_reads_the_whole_dictionary_and_splits_it(monkeypatch: pytest.
         pronounce.PHONEMES.encode(pronunciations[0])
 
 
+def losses(folder: Path) -> list[float]:
+    """Of each update, as it was logged."""
+    return logs.read(folder / "learning.csv")["loss"][1].tolist()
+
+
+@pytest.mark.parametrize("full", [[], ["--full"]])     # with dropout
+def test_a_killed_pronounce_goes_on_as_if_nothing_had_been(full: list[str], run: Any, tmp_path: Path) -> None:
+    here, fixed = tmp_path / "right here", [*full, "--seconds", "1e9", "--steps", "20"]
+    undisturbed = run(*fixed, "--run", "one").communicate(timeout=300)[0]
+    killed = run(*fixed, "--run", "two")
+    while not [*here.glob("two/step-0000000[4-9].safetensors")]:
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    again = run(*fixed, "--run", "two").communicate(timeout=300)[0]
+    assert rates(again) == rates(undisturbed)
+    assert (here / "one/learning.csv").read_text() == (here / "two/learning.csv").read_text()
+    one, two = (checkpoint.load(here / name / "latest.safetensors") for name in ("one", "two"))
+    assert one["data"] == two["data"] and all(np.array_equal(value, two["model"][name])
+                                              for name, value in one["model"].items())
+    assert run(*fixed, "--run", "two").communicate(timeout=300)[0] == again         # there is nothing left to learn
+
+
+def test_a_run_that_goes_on_continues_its_time(run: Any, tmp_path: Path) -> None:
+    spent = []
+    for steps in "9", "10":
+        run("--seconds", "60", "--steps", steps, "--run", "a").communicate(timeout=120)
+        spent.append(checkpoint.load(tmp_path / "right here/a/latest.safetensors")["spent"])
+    assert 0 < spent[0] < spent[1] < 60
+
+
+@needs_mpi
+def test_two_processes_learn_as_one(run: Any, tmp_path: Path) -> None:
+    here, fixed = tmp_path / "right here", ["--seconds", "1e9", "--steps", "20"]
+    one = run(*fixed, "--run", "one").communicate(timeout=300)[0]
+    done = end(run(*fixed, "--run", "two", ranks=2), 300)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(here / "two"), losses(here / "one"), rtol=1e-4)
+    assert len(losses(here / "one")) == 20 and rates(done.stdout) == pytest.approx(rates(one), abs=1)
+    assert done.stdout.count("dev PER") == 6 and done.stdout.count("now: ") == done.stderr.count("100%") == 1
+    run(*fixed[:2], "--steps", "23", "--run", "two").communicate(timeout=300)       # one goes on from what two learnt
+    assert len(losses(here / "two")) == 23
+
+
+@needs_mpi
+@pytest.mark.parametrize("full", [[], ["--full"]])
+def test_two_processes_stop_at_the_same_time(full: list[str], run: Any) -> None:
+    done = end(run(*full, "--seconds", "3", ranks=2), 300)
+    assert done.returncode == 0 and rates(done.stdout), done.stderr
+
+
+@needs_mpi
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ctrl_c_on_one_rank_ends_learning_on_all(rank: int, run: Any, tmp_path: Path) -> None:
+    process = run("--seconds", "300", "--run", "a", ranks=2)
+    until = time.monotonic() + 120
+    while not (tmp_path / "right here/a/learning.csv").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    own = [pid for pid in alive(process) if f"OMPI_COMM_WORLD_RANK={rank}\0".encode() in environ(pid)
+           or f"PMI_RANK={rank}\0".encode() in environ(pid)]
+    os.kill(own[0], signal.SIGINT)
+    done = end(process, 300)
+    assert done.returncode == 0 and rates(done.stdout), done.stderr
+    folder = tmp_path / "right here/a"
+    assert checkpoint.load(folder / "latest.safetensors")["step"] == len(losses(folder))
+
+
+def environ(pid: int) -> bytes:
+    """Of a process that may have ended."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_charlm_goes_on(run: Any, tmp_path: Path) -> None:
+    def table(steps: str) -> list[str]:
+        output, errors = (process := run("--steps", steps, "--run", "a", script=EXAMPLES / "charlm.py")).communicate()
+        assert process.returncode == 0, errors
+        return output.splitlines()[:6]
+
+    first = table("2")
+    assert table("2") == first                                      # there is nothing left to learn
+    old, new = ([int(row.split()[2]) for row in rows[1:5]] for rows in (first, table("4")))
+    assert min(old) == 2 and min(new) == 4 and all(x <= y for x, y in zip(old, new, strict=True))
+
+
 def test_contexts_compares_five_and_draws(run: Any, tmp_path: Path) -> None:
     process = run("--seconds", "2", script=SCRIPT.with_name("contexts.py"))
     output, errors = process.communicate(timeout=120)
@@ -230,7 +331,7 @@ def imported(script: Path) -> set[str]:
     found = {name for name in extra("examples") if re.search(rf"^ *(from|import) {name}\b|distribution\(.{name}", code,
                                                              re.MULTILINE)}
     found |= {"matplotlib"} if re.search(r"\bplot\.", code) else set()
-    found |= {"rapidfuzz"} if "token_error_rate" in code else set()
+    found |= {"rapidfuzz"} if re.search("token_error_rate|TokenErrorRate", code) else set()
     found |= {"tqdm"} if re.search(r"\bprogress\(", code) else set()
     neighbours = (script.with_name(f"{name}.py") for name in re.findall(r"^from (\w+) import", code, re.MULTILINE))
     return found.union(*(imported(path) for path in neighbours if path.exists()))

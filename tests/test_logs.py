@@ -348,10 +348,33 @@ def test_a_bar_says_how_far_it_is_and_gives_ctrl_c_back() -> None:
     thread.join()
     assert found == [0, 1, 2]
     for wrong, error in (({"iterable": 3}, TypeError), ({"total": "all"}, TypeError), ({"total": -1}, ValueError),
-                         ({"desc": 3}, TypeError), ({"save": 3}, TypeError)):
+                         ({"desc": 3}, TypeError), ({"save": 3}, TypeError), ({"initial": -1}, ValueError),
+                         ({"disable": "no"}, ValueError)):
         with pytest.raises(error, match=rf"^progress: expected .*{next(iter(wrong))}"):
             logs.progress(**wrong)
         assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_bar_goes_on_from_where_a_run_was() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[progress]')")
+    for step in (bar := logs.progress(range(7, 10), initial=7)):
+        assert (step, bar.total) == (step, 10)
+    assert (bar.n, bar.total) == (10, 10)
+    bar = logs.progress(total=1, initial=0.5)
+    bar.update(0.25)
+    assert bar.n == 0.75
+    bar.close()
+
+
+def test_a_disabled_bar_shows_nothing_and_hears_ctrl_c() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[progress]')")
+    program = ("import signal; from tinyseq.logs import progress\n"
+               "for n in (bar := progress(range(9), disable=True)):\n"
+               "    bar.write('a line'); bar.set_postfix_str('loss 1')\n"
+               "    if n == 3: signal.raise_signal(signal.SIGINT)\n"
+               "print(n, bar.n, bar.stopped)")
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (said.stdout, said.stderr) == ("3 3 True\n", "")
 
 
 def test_ctrl_c_saves_and_ends_and_is_told() -> None:

@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -265,6 +265,8 @@ class progress:
         total: how much there is, if `len(iterable)` does not say so.
         desc: what stands in front.
         save: what to call at the first Ctrl-C, between two updates or within one.
+        initial: how much is done before, of a run that goes on; with `range(step, steps)` it is `step`.
+        disable: show nothing, as on all ranks but the first of several (`disable=world.rank > 0`). Ctrl-C is heard.
 
     >>> for step in (bar := ts.logs.progress(range(3))):
     ...     bar.set_postfix_str(f"loss {1 / (step + 1):.2f}")
@@ -278,7 +280,7 @@ class progress:
 
     @check.constructor
     def __init__(self, iterable: Iterable[Any] | None = None, total: float | None = None, desc: str = "",
-                 save: Callable[[], None] | None = None) -> None:
+                 save: Callable[[], None] | None = None, initial: float = 0, disable: bool = False) -> None:
         try:
             from tqdm import tqdm
         except ImportError as error:
@@ -290,16 +292,20 @@ class progress:
             check.numbers("progress", least=0, total=total)
         if save is not None:
             check.function("progress", save=save)
-        self.save, self._heard, self._closed = save, False, False
+        check.numbers("progress", least=0, initial=initial)
+        check.choice("progress", (True, False), disable=disable)
+        self.save, self.disable, self._heard, self._closed = save, disable, False, False
         self._listens = threading.current_thread() is threading.main_thread()
         if self._listens:
             self._before = signal.signal(signal.SIGINT, self._stop)
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not disable:
             options: dict[str, Any] = {"bar_format": "{desc}{percentage:3.0f}% {bar:20} {remaining} left{postfix}"}
         else:
-            options = {"bar_format": "{desc}{percentage:3.0f}%, {remaining} left{postfix}", "file": _Lines(),
+            options = {"bar_format": "{desc}{percentage:3.0f}%, {remaining} left{postfix}", "file": _Lines(disable),
                        "mininterval": 5, "miniters": 0}
-        self._bar: Any = tqdm(iterable, desc or None, total, **options)
+        if total is None and isinstance(iterable, Sized):
+            total = initial + len(iterable)
+        self._bar: Any = tqdm(iterable, desc or None, total, initial=initial, **options)
 
     @property
     def n(self) -> float:
@@ -325,7 +331,8 @@ class progress:
 
     def write(self, text: str) -> None:
         """Write a line to standard output, above the bar."""
-        self._bar.write(text)
+        if not self.disable:
+            self._bar.write(text)
 
     def __iter__(self) -> Iterator[Any]:
         values: Any = iter(self._bar)
@@ -359,10 +366,13 @@ class progress:
 
 
 class _Lines:
-    """A file that makes a line of each state of a bar, where a terminal would write over the last one."""
+    """A file that makes a line of each state of a bar, where a terminal would write over the last one; or of none."""
+
+    def __init__(self, disable: bool) -> None:
+        self.disable = disable
 
     def write(self, text: str) -> None:
-        if text.strip():
+        if text.strip() and not self.disable:
             sys.stderr.write(f"{text.strip()}\n")
 
     def flush(self) -> None:
