@@ -57,6 +57,16 @@ def test_pieces_of_a_text_are_the_text(folder: Path, text: str, size: int, packe
     assert all(size <= len(piece.encode()) < size + 4 for piece in pieces[1:-1])
 
 
+@pytest.mark.parametrize("size", [1000, 4095, 8191, 8192, 8193])
+def test_characters_across_the_ends_of_buffers_stay_whole(tmp_path: Path, size: int) -> None:
+    text = "a" + "\U0001f600" * 9000
+    for packed in (False, True):
+        assert "".join(data.text(write(tmp_path / "a", text, packed), size)) == text
+    for cut in range(4):
+        rows = data.text(write(tmp_path / "a", text[:9000 - cut]), size).contiguous(2, 10**5)
+        assert "".join(next(iter(rows))) == text[:9000 - cut]
+
+
 def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
     path, other = tmp_path / "a.txt", tmp_path / "b.txt"
     cases: list[tuple[bytes, Any, str]] = [

@@ -22,8 +22,8 @@ def chain(kind: str, items: list[str]) -> Stage:
         "repeat": lambda: stages.Repeat(feed, 2), "shuffle": lambda: Shuffle(feed, 3, (1,)),
         "bucket": lambda: stages.Bucket(feed, 3, len), "batch": lambda: stages.Batch(feed, 2, 5, stages.length),
         "windows": lambda: stages.Windows(feed, 3, 2),
-        "rows": lambda: stages.Rows(feed, [feed.part(0, 2), feed.part(1, 2)])}
-    return made[kind]()
+        "rows": lambda: stages.Rows(feed.part(0, 2), feed.part(1, 2))}
+    return made[kind]().fresh()
 
 
 KINDS = "items map filter random repeat shuffle bucket batch windows rows".split()
@@ -43,15 +43,16 @@ def test_a_mark_is_plain_and_leads_to_the_same_items(kind: str, items: list[str]
         assert other.mark() == marks[i]
         assert [other.next() for _ in given[i:]] == given[i:]
     copy = stage.fresh()
-    assert [copy.next() for _ in given] == given and stage.settings() == copy.settings()
+    assert [copy.next() for _ in given] == given and stage.settings == copy.settings
 
 
-def test_settings_and_sources_of_a_chain() -> None:
+def test_settings_along_a_chain() -> None:
     source = Items("abcd")
     stage = Shuffle(stages.Shard(stages.Batch(stages.Map(source, str), 2, None, len), 0, 1), 3, (1,))
-    assert stages.described(stage) == ["items(4 of them)", "map", "batch(size=2, tokens=None)",
-                                       "shuffle(buffer=3, seed=(1,))"]
-    assert stages.sources(stage) == [source]
+    assert [before.settings for before in stages.along(stage)] == [
+        "items(4 of them)", "map", "batch(size=2, tokens=None)", "", "shuffle(buffer=3, seed=(1,))"]
+    rows = stages.Rows(source.part(0, 2), source.part(1, 2))
+    assert [before.settings for before in stages.along(rows)] == ["items(4 of them)", "contiguous(rows=2)"]
 
 
 def test_lengths() -> None:
@@ -63,7 +64,7 @@ def test_lengths() -> None:
 def test_no_item_waits_for_a_whole_block() -> None:
     """But the first."""
     read: list[int] = []
-    stage = Shuffle(stages.Map(Items(range(100)), lambda x: read.append(x) or x), 10, (1,))
+    stage = Shuffle(stages.Map(Items(range(100)), lambda x: read.append(x) or x), 10, (1,)).fresh()
     counts = []
     for _ in range(100):
         stage.next()

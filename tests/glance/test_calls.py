@@ -19,11 +19,11 @@ class Path(Calls):
         super().__init__()
         self.here, self.found = self.outside, []    # type: ignore[var-annotated]
 
-    def call(self, plain: Any, module: Any, args: Any, kwargs: Any) -> Any:
-        above, self.here = self.here, self.place(module, self.here)
+    def call(self, plain: Any, args: Any, kwargs: Any) -> Any:
+        above, self.here = self.here, self.place(args[0], self.here)
         self.found.append((self.here.path, self.here.label, self.here.kind))
         try:
-            return plain(module, *args, **kwargs)
+            return plain(*args, **kwargs)
         finally:
             self.here = above
 

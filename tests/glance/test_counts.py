@@ -18,9 +18,6 @@ class Counter(Calls):
 
     found = 0
 
-    def call(self, plain: Any, module: Any, args: Any, kwargs: Any) -> Any:
-        return plain(module, *args, **kwargs)
-
     def forward(self, name: str, body: Any, raw: Any, kwargs: Any, out: Any, pulls: Any) -> Any:
         self.found += multiply_adds(body, raw)
         return pulls

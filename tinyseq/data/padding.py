@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinyseq import backends, check
-from tinyseq.data.vocabulary import Vocabulary, as_list
+from tinyseq.data.given import as_list
+from tinyseq.data.vocabulary import Vocabulary
 from tinyseq.engine import random
 from tinyseq.engine.creation import asarray
 
@@ -121,12 +122,11 @@ def batches(lengths: ArrayLike, size: int, seed: int | Sequence[int] | None = No
         raise TypeError(f"expected lengths as integers, got {keys.dtype}")
     if keys.min(initial=0) < 0:
         raise ValueError(f"expected lengths from 0 on, got {keys.min()}")
-    columns = np.atleast_2d(keys.T)                     # (K, N)
     if seed is not None and generator is not None:
         raise ValueError(f"expected seed or generator, not both: got {seed!r} and a generator")
     rng = np.random.default_rng(seed) if generator is None else random.host_generator(generator)
     mixed = seed is not None or generator is not None
     order = rng.permutation(len(keys)) if mixed else np.arange(len(keys))
-    order = order[np.lexsort(columns[::-1, order])]     # a stable sort whose last key counts most
+    order = order[np.lexsort(np.atleast_2d(keys.T)[::-1, order])]   # (K, N): a stable sort, whose last key counts most
     groups = [order[i : i + size] for i in range(0, len(order), size)]
     return [groups[i] for i in rng.permutation(len(groups))] if mixed else groups

@@ -10,55 +10,46 @@ from typing import Any
 import numpy as np
 
 from tinyseq import backends
-from tinyseq.data.stages import END, Mark, Stage
+from tinyseq.data.stages import END, Mark, Stage, Through
 from tinyseq.engine.tensor import Tensor
 
 
-class Prefetch(Stage):
+class Prefetch(Through):
     """It stands where the item is that was given last: what the thread has made since is made again after a resume."""
 
-    def __init__(self, feed: Stage, count: int, to: str | None) -> None:
+    place: Mark
+
+    def __init__(self, feed: Stage, count: int, put: Callable[[Any], Any] | None) -> None:
         super().__init__(feed)
-        self.count, self.to = count, to
-        self.worker: Worker | None = None
-        self.seek(None)
+        self.count, self.put = count, put
 
     def next(self) -> Any:
-        if self.worker is None:
-            feed, name = self.feeds[0], backends.active().name
-            put = None if self.to is None else backends.load(self.to).upload
+        if self.running is None:
+            feed, put, name = self.feeds[0], self.put, backends.active().name
 
             def make() -> tuple[Any, Mark]:
                 with backends.use_backend(name):    # a thread has its own
                     item = feed.next()
                     return item if put is None else uploaded(item, put), feed.mark()
 
-            self.worker = Worker(make, self.count)
-        item, self.place = self.worker.take()
+            self.running = Worker(make, self.count)
+        item, self.place = self.running.take()
         if item is END:
-            self.worker = None      # which has ended, so as not to begin an epoch that nobody asked for
+            self.close()        # so as not to begin an epoch that nobody asked for
         return item
 
     def mark(self) -> Mark:
         return self.place
 
     def seek(self, mark: Mark) -> None:
-        self.stop()
-        self.feeds[0].seek(mark)
-        self.place = self.feeds[0].mark()
-
-    def on(self, *feeds: Stage) -> Stage:
-        return Prefetch(feeds[0], self.count, self.to)
+        self.close()
+        super().seek(mark)
+        self.place = super().mark()
 
     def rest(self) -> None:
-        if self.worker is not None:
+        if self.running is not None:
             self.seek(self.place)
         super().rest()
-
-    def stop(self) -> None:
-        if self.worker is not None:
-            self.worker.stop()
-            self.worker = None
 
 
 class Worker:
@@ -80,8 +71,7 @@ class Worker:
                 made = (END, None, error)
             more = made[0] is not END
             with self.changed:
-                while len(self.made) >= self.count and not self.stopped:
-                    self.changed.wait()
+                self.changed.wait_for(lambda: len(self.made) < self.count or self.stopped)
                 self.made.append(made)
                 self.changed.notify_all()
                 more = more and not self.stopped
@@ -89,15 +79,14 @@ class Worker:
     def take(self) -> tuple[Any, Mark]:
         """The next result, or the error of the thread."""
         with self.changed:
-            while not self.made:
-                self.changed.wait()
+            self.changed.wait_for(lambda: self.made)
             item, mark, error = self.made.popleft()
             self.changed.notify_all()
         if error is not None:
             raise error
         return item, mark
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Return when the thread has ended."""
         with self.changed:
             self.stopped = True

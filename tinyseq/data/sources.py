@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import copy
 import os
 import zlib
 from bisect import bisect_right
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from tinyseq import check
 from tinyseq.data import stages
-from tinyseq.data.stages import END, Mark, Stage
+from tinyseq.data.stages import END, Stage
 from tinyseq.data.streams import Stream
 
 T = TypeVar("T")
@@ -47,21 +46,17 @@ class File(NamedTuple):
 
 
 def _file(where: str, path: Path) -> File:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{where} to be paths of files, got {check.describe(path)}")
     from hashlib import sha256  # here, as it brings OpenSSL
 
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
+            packed, size = file.read(2) == b"\x1f\x8b", file.seek(0, os.SEEK_END)
             starts = range(0, size, _BLOCK) if size <= 16 * _BLOCK else [i * (size - _BLOCK) // 15 for i in range(16)]
-            digest, packed = sha256(b"%d" % size), False
+            digest = sha256(b"%d" % size)
             for start in starts:
                 file.seek(start)
-                block = file.read(_BLOCK)
-                packed = packed or (start == 0 and block[:2] == b"\x1f\x8b")
-                digest.update(block)
+                digest.update(file.read(_BLOCK))
     except OSError as error:
         raise type(error)(error.errno, f"{where} to be files: {error.strerror}", name) from None
     except ValueError as error:     # of NUL in the name
@@ -70,53 +65,48 @@ def _file(where: str, path: Path) -> File:
 
 
 class Files(Stage):
-    """Reads files one after the other."""
+    """Reads files one after the other. It stands at a byte, unpacked, of one of them."""
 
-    place: tuple[int, int]      # number of the file, byte in it, unpacked
+    start = (0, 0)      # number of the file, byte in it
 
-    def __init__(self, kind: str, parse: Callable[[str], Any] | None = None, size: int = 0, **named: Paths) -> None:
+    def __init__(self, kind: str, name: str, paths: Paths, parse: Callable[[str], Any] | None = None,
+                 size: int = 0) -> None:
         super().__init__()
-        [(name, paths)] = named.items()
-        where, given = f"{kind}: expected {name}", [paths] if isinstance(paths, (str, os.PathLike)) else paths
-        if not isinstance(given, (list, tuple)) or not given:
-            raise TypeError(f"{where} to be a path or a list of paths, got {check.describe(paths)}")
+        given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+        if not isinstance(given, (list, tuple)) or not given or (
+                not all(isinstance(path, (str, os.PathLike)) for path in given)):
+            raise TypeError(f"{kind}: expected {name} to be a path or a list of paths, got {check.describe(paths)}")
         self.kind, self.parse, self.size = kind, parse, size    # size: of pieces in bytes, 0 for lines
-        self.files = [_file(where, path) for path in given]
-        self.first, self.last = (0, 0), (len(self.files), 0)
-        self.open: BinaryIO | None = None
-        self.seek(None)
+        self.files = [_file(f"{kind}: expected {name}", path) for path in given]
+        self.end, self.settings = (len(self.files), 0), f"{kind}({size or ''})"
 
     def next(self) -> Any:
-        while True:
-            if self.place >= self.last:
-                self.seek(None)
-                return END
-            number, offset = self.place
+        while self.at < self.end:
+            number, offset = self.at
             file = self.files[number]
             try:
-                if self.open is None:
-                    self.open = file.open()
-                    self.open.seek(offset)
-                raw = self.piece(self.open, offset) if self.size else self.open.readline()
+                if self.running is None:
+                    self.running = file.open()
+                    self.running.seek(offset)
+                raw = self.piece(offset) if self.size else self.running.readline()
             except (EOFError, zlib.error, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:  # of the system, not of gzip
                     raise
                 raise ValueError(f"{self.kind}: {file.path} is broken: {error}") from error
             if not raw:
-                self.rest()
-                self.place = (number + 1, 0)
+                self.close()
+                self.at = (number + 1, 0)
                 continue
-            self.place = (number, offset + len(raw))
+            self.at = (number, offset + len(raw))
             if self.kind != "json_lines" or raw.strip():
                 return self.parsed(raw, file, offset)
+        self.seek(None)
+        return END
 
-    def piece(self, file: BinaryIO, offset: int) -> bytes:
+    def piece(self, offset: int) -> Any:
         """Some bytes, and so many more that no character is cut."""
-        left = self.last[1] - offset if self.last[0] == self.place[0] else self.size
-        raw = file.read(min(self.size, left))
-        while raw and _is_cut(raw) and (more := file.read(1)):
-            raw += more
-        return raw
+        left = self.end[1] - offset if self.end[0] == self.at[0] else self.size
+        return self.running.read(min(self.size, left)) + _begun(self.running)
 
     def parsed(self, raw: bytes, file: File, offset: int) -> Any:
         try:
@@ -127,37 +117,16 @@ class Files(Stage):
         except ValueError as error:     # of JSON and of UTF-8 too
             raise ValueError(f"{self.kind}: {file.path}, line {file.line(offset)}: {error}") from error
 
-    def mark(self) -> Mark:
-        return self.place
-
-    def seek(self, mark: Mark) -> None:
-        self.rest()
-        number, offset = stages.numbers(*(self.first if mark is None else mark))
-        self.place = (number, offset)
-
     def rest(self) -> None:
-        if self.open is not None:
-            self.open.close()
-            self.open = None
-
-    def fresh(self) -> Stage:
-        stage = copy.copy(self)
-        stage.open = None       # each has its own
-        stage.seek(None)
-        return stage
+        self.close()
 
     def part(self, number: int, parts: int) -> Stage:
         """The lines or characters that begin in some part of the bytes."""
-        for file in self.files:
-            if file.packed:
-                raise ValueError(f"Stream.contiguous: {file.path} is packed, so that its parts cannot be found: unpack "
-                                 "it")
-        stage = copy.copy(self)
-        stage.open = None
+        if packed := [file.path for file in self.files if file.packed]:
+            raise ValueError(f"Stream.contiguous: {packed[0]} is packed, so that its parts cannot be found: unpack it")
         total = sum(file.size for file in self.files)
-        stage.first, stage.last = (self.cut(total * i // parts) for i in (number, number + 1))
-        stage.seek(None)
-        return stage
+        start, end = (self.cut(total * i // parts) for i in (number, number + 1))
+        return self.on(start=start, end=end)
 
     def cut(self, byte: int) -> tuple[int, int]:
         """The first place from a byte on, of all files, where a line or a character begins."""
@@ -167,49 +136,29 @@ class Files(Stage):
         if number == len(ends) or not offset:
             return number, 0
         with self.files[number].open() as file:
-            file.seek(offset - 1)
-            if not self.size:
-                return number, offset - 1 + len(file.readline())
-            after = file.read(4)[1:]
-            return number, offset + next((i for i, b in enumerate(after) if not 0x80 <= b < 0xC0), len(after))
-
-    def settings(self) -> str:
-        return f"{self.kind}({self.size or ''})"
+            file.seek(offset if self.size else offset - 1)
+            return number, file.tell() + len(_begun(file) if self.size else file.readline())
 
 
-def _is_cut(raw: bytes) -> bool:
-    """Whether bytes end inside a character of UTF-8."""
-    for back in range(1, min(3, len(raw)) + 1):
-        if raw[-back] >= 0xC0:
-            return back < (2 if raw[-back] < 0xE0 else 3 if raw[-back] < 0xF0 else 4)
-        if raw[-back] < 0x80:
-            break
-    return False
+def _begun(file: Any) -> bytes:
+    """What is left of a character of UTF-8 that has begun before: up to 3 bytes."""
+    left = b""
+    while len(left) < 3 and b"\x80" <= file.peek(1)[:1] < b"\xc0":
+        left += file.read(1)
+    return left
 
 
 class Pairs(Stage):
     """The lines of two lists of files, side by side."""
 
-    def __init__(self, first: Files, second: Files) -> None:
-        super().__init__(first, second)
+    settings = "pairs"
 
     def next(self) -> Any:
         a, b = (feed.next() for feed in self.feeds)
         if (a is END) != (b is END):
-            short, long = (", ".join(file.path for file in feed.files) for feed in
-                           (self.feeds if a is END else reversed(self.feeds)) if isinstance(feed, Files))
+            short, long = (", ".join(file.path for file in feed.files) for feed in self.feeds[::1 if a is END else -1])
             raise ValueError(f"pairs: expected as many lines on both sides, but {short} ends before {long}")
         return END if a is END else (a, b)
-
-    def mark(self) -> Mark:
-        return tuple(feed.mark() for feed in self.feeds)
-
-    def seek(self, mark: Mark) -> None:
-        for feed, place in zip(self.feeds, (None, None) if mark is None else mark, strict=True):
-            feed.seek(place)
-
-    def settings(self) -> str:
-        return "pairs"
 
 
 def lines(paths: Paths) -> Stream[str]:
@@ -227,7 +176,7 @@ def lines(paths: Paths) -> Stream[str]:
         OSError: a file that cannot be read, already here.
         ValueError: in the loop, bytes that are no UTF-8, or broken gzip: with file and line.
     """
-    return Stream(Files("lines", paths=paths))
+    return Stream(Files("lines", "paths", paths))
 
 
 def json_lines(paths: Paths) -> Stream[Any]:
@@ -242,7 +191,7 @@ def json_lines(paths: Paths) -> Stream[Any]:
     """
     from json import loads
 
-    return Stream(Files("json_lines", loads, paths=paths))
+    return Stream(Files("json_lines", "paths", paths, loads))
 
 
 def pairs(source: Paths, target: Paths | None = None) -> Stream[tuple[str, str]]:
@@ -257,8 +206,8 @@ def pairs(source: Paths, target: Paths | None = None) -> Stream[tuple[str, str]]
     [('one', 'un'), ('two', 'deux')]
     """
     if target is None:
-        return Stream(Files("pairs", _columns, source=source))
-    return Stream(Pairs(Files("pairs", source=source), Files("pairs", target=target)))
+        return Stream(Files("pairs", "source", source, _columns))
+    return Stream(Pairs(Files("pairs", "source", source), Files("pairs", "target", target)))
 
 
 def _columns(text: str) -> tuple[str, str]:
@@ -282,7 +231,7 @@ def text(paths: Paths, size: int = 65536) -> Stream[str]:
     Args:
         size: how many bytes of a file, of UTF-8, a piece has; up to 3 more where a character would be cut.
     """
-    return Stream(Files("text", size=check.integers("text", 1, size=size), paths=paths))
+    return Stream(Files("text", "paths", paths, size=check.integers("text", 1, size=size)))
 
 
 def items(source: Sequence[T] | Callable[[], Iterable[T]]) -> Stream[T]:

@@ -8,13 +8,12 @@ from typing import Any, Generic, TypeVar, overload
 import numpy as np
 
 from tinyseq import backends, check
-from tinyseq.data import stages
+from tinyseq.data import given, stages
 from tinyseq.data.prefetch import Prefetch
 from tinyseq.data.stages import END, Stage
 
 T = TypeVar("T", covariant=True)
 U = TypeVar("U")
-_KIND = "tinyseq.data.Stream"
 
 
 class Stream(Generic[T]):
@@ -55,7 +54,7 @@ class Stream(Generic[T]):
 
     def __init__(self, stage: Stage) -> None:
         check.instance("Stream: lines, json_lines, pairs, text or items make one", Stage, stage=stage)
-        self._stage, self._epoch = stage, 0
+        self._stage, self._epoch = stage.fresh(), 0
 
     @property
     def epoch(self) -> int:
@@ -79,7 +78,13 @@ class Stream(Generic[T]):
             raise
 
     def __repr__(self) -> str:
-        return " -> ".join(stages.described(self._stage))
+        return " -> ".join(self._settings())
+
+    def _settings(self) -> list[str]:
+        return [stage.settings for stage in stages.along(self._stage) if stage.settings]
+
+    def _files(self) -> list[Any]:
+        return [file for stage in stages.along(self._stage) for file in stage.files]
 
     # --- the position ------------------------------------------------------------------------------------------------
 
@@ -89,7 +94,7 @@ class Stream(Generic[T]):
 
         It also tells the stages with their settings, and each file's size and print (of 64 KiB spread over it).
         """
-        return {"kind": _KIND, "stages": stages.described(self._stage), "epoch": self._epoch,
+        return {"kind": "tinyseq.data.Stream", "stages": self._settings(), "epoch": self._epoch,
                 "files": [[file.size, file.print] for file in self._files()], "position": self._stage.mark()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -99,13 +104,8 @@ class Stream(Generic[T]):
             ValueError: the state of something else, of other stages or settings, or of files with another size or print
                 (where they lie may differ). Functions are not compared; `prefetch` and `shard` may differ.
         """
-        check.mapping("Stream.load_state_dict", state=state)
-        where, here = "Stream.load_state_dict", stages.described(self._stage)
-        wanted = {"kind", "stages", "epoch", "files", "position"}
-        if state.get("kind") != _KIND or state.keys() != wanted or not isinstance(state["files"], list):
-            raise ValueError(f"{where}: expected what Stream.state_dict gave, got a dictionary of "
-                             f"{', '.join(map(str, state)) or 'nothing'}")
-        files = self._files()
+        given.state("Stream", state, stages=list, epoch=object, files=list, position=object)
+        where, here, files = "Stream.load_state_dict", self._settings(), self._files()
         if state["stages"] != here:
             raise ValueError(f"{where}: expected the state of this stream, {here}, got that of another: "
                              f"{state['stages']}. Make the stream as it was when the state was saved")
@@ -126,9 +126,6 @@ class Stream(Generic[T]):
             raise ValueError(f"{where}: the position is broken: {error}") from error
         self._stage.seek(state["position"])
         self._epoch = epoch
-
-    def _files(self) -> list[Any]:
-        return [file for source in stages.sources(self._stage) for file in getattr(source, "files", [])]
 
     # --- other streams made of this one ------------------------------------------------------------------------------
 
@@ -151,8 +148,8 @@ class Stream(Generic[T]):
         """
         check.function("Stream.map", function=function)
         if seed is None:
-            return Stream(stages.Map(self._stage.fresh(), function))
-        return Stream(stages.RandomMap(self._stage.fresh(), function, stages.seeds("Stream.map", seed)))
+            return Stream(stages.Map(self._stage, function))
+        return Stream(stages.RandomMap(self._stage, function, _seeds("Stream.map", seed)))
 
     def filter(self, function: Callable[[T], Any]) -> Stream[T]:
         """The items for which a function gives true.
@@ -161,7 +158,7 @@ class Stream(Generic[T]):
         ['ab', 'c']
         """
         check.function("Stream.filter", function=function)
-        return Stream(stages.Filter(self._stage.fresh(), function))
+        return Stream(stages.Filter(self._stage, function))
 
     def shuffle(self, buffer: int, seed: int | list[int] | tuple[int, ...]) -> Stream[T]:
         """The items of each block of `buffer`, in an order that is a function of the seed, the epoch and the block. No
@@ -176,7 +173,7 @@ class Stream(Generic[T]):
         (True, False)
         """
         buffer = check.integers("Stream.shuffle", 1, buffer=buffer)
-        return Stream(stages.Shuffle(self._stage.fresh(), buffer, stages.seeds("Stream.shuffle", seed)))
+        return Stream(stages.Shuffle(self._stage, buffer, _seeds("Stream.shuffle", seed)))
 
     def repeat(self, times: int | None = None) -> Stream[T]:
         """`times` epochs as one, or epochs without end. Call it last, or before `shuffle` and `batch` to let them mix
@@ -186,7 +183,7 @@ class Stream(Generic[T]):
         ['a', 'b', 'a', 'b']
         """
         times = None if times is None else check.integers("Stream.repeat", 1, times=times)
-        return Stream(stages.Repeat(self._stage.fresh(), times))
+        return Stream(stages.Repeat(self._stage, times))
 
     def bucket(self, buffer: int, *, length: Callable[[T], int] = stages.length) -> Stream[T]:
         """The items of each block of `buffer` by their length: from short to long, in the next block from long to
@@ -201,7 +198,7 @@ class Stream(Generic[T]):
             length: of an item; else it is `len(item)`, of a tuple (source and target) the longest's.
         """
         check.function("Stream.bucket", length=length)
-        return Stream(stages.Bucket(self._stage.fresh(), check.integers("Stream.bucket", 1, buffer=buffer), length))
+        return Stream(stages.Bucket(self._stage, check.integers("Stream.bucket", 1, buffer=buffer), length))
 
     def batch(self, size: int | None = None, *, tokens: int | None = None,
               length: Callable[[T], int] = stages.length) -> Stream[list[T]]:
@@ -226,7 +223,7 @@ class Stream(Generic[T]):
         size = None if size is None else check.integers("Stream.batch", 1, size=size)
         tokens = None if tokens is None else check.integers("Stream.batch", 1, tokens=tokens)
         check.function("Stream.batch", length=length)
-        return Stream(stages.Batch(self._stage.fresh(), size, tokens, length))
+        return Stream(stages.Batch(self._stage, size, tokens, length))
 
     def windows(self, size: int, step: int | None = None) -> Stream[Any]:
         """Windows of `size` of all items joined (texts, lists or arrays of ids), each `step` after the one before; else
@@ -236,7 +233,7 @@ class Stream(Generic[T]):
         >>> list(ts.data.items(["a long", " text"]).windows(5, step=4))
         ['a lon', 'ng te', 'ext']
         """
-        return Stream(stages.Windows(self._stage.fresh(), *_steps("Stream.windows", size, step)))
+        return Stream(stages.Windows(self._stage, *_steps("Stream.windows", size, step)))
 
     def contiguous(self, rows: int, size: int, step: int | None = None) -> Stream[list[Any]]:
         """Batches of windows that go on where those of the batch before ended, row by row, so that a recurrent state
@@ -252,9 +249,9 @@ class Stream(Generic[T]):
         The source is `text`, `lines`, `json_lines` or `items` (a sequence), with `map` and `filter` alone in between.
         """
         rows = check.integers("Stream.contiguous", 1, rows=rows)
-        whole = stages.Windows(self._stage.fresh(), *_steps("Stream.contiguous", size, step))
-        parts = [whole.on(self._stage.part(number, rows)) for number in range(rows)]
-        return Stream(stages.Rows(whole, parts))
+        size, step = _steps("Stream.contiguous", size, step)
+        parts = (self._stage.part(number, rows) for number in range(rows))
+        return Stream(stages.Rows(*(stages.Windows(part, size, step) for part in parts)))
 
     def shard(self, rank: int, size: int) -> Stream[T]:
         """Of each batch the rows of one of `size` processes, every size-th from `rank` on: an empty list where there
@@ -266,7 +263,7 @@ class Stream(Generic[T]):
         """
         size = check.integers("Stream.shard", 1, size=size)
         rank = check.integers("Stream.shard", 0, size - 1, rank=rank)
-        return Stream(stages.Shard(self._stage.fresh(), rank, size))
+        return Stream(stages.Shard(self._stage, rank, size))
 
     def prefetch(self, count: int = 2, *, to: str | None = None) -> Stream[T]:
         """The same items, made by a thread that is up to `count` ahead of the loop. It ends with the loop, however that
@@ -281,12 +278,15 @@ class Stream(Generic[T]):
                 dimension stay as they are: layers read lengths on the host.
         """
         count = check.integers("Stream.prefetch", 1, count=count)
-        if to is not None:
-            backends.load(to)
-        return Stream(Prefetch(self._stage.fresh(), count, to))
+        return Stream(Prefetch(self._stage, count, None if to is None else backends.load(to).upload))
 
 
 def _steps(where: str, size: int, step: int | None) -> tuple[int, int]:
     """Size and step of windows that leave nothing out."""
     size = check.integers(where, 1, size=size)
     return size, check.integers(where, 1, size, step=size if step is None else step)
+
+
+def _seeds(where: str, seed: Any) -> tuple[int, ...]:
+    """The integers of a seed, one or a sequence."""
+    return tuple(check.integers(where, 0, seed=n) for n in (seed if isinstance(seed, (list, tuple)) else [seed]))

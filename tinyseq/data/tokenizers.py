@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyseq import check
+from tinyseq.data import given
 from tinyseq.data.padding import pad
-from tinyseq.data.vocabulary import as_list
 
-_KIND = "tinyseq.data.Tokenizer"
 _SPECIAL = ["<pad>", "<s>", "</s>"]     # ids 0, 1, 2, as of a Vocabulary
 
 
@@ -75,9 +74,6 @@ class Tokenizer:
         """
         check.choice("Tokenizer.train", ("bpe", "wordpiece", "unigram"), kind=kind)
         size = check.integers("Tokenizer.train", 259 if kind == "bpe" else 5, size=size)
-        if isinstance(texts, str) or not hasattr(texts, "__iter__"):
-            raise TypeError(f"Tokenizer.train: expected texts to be strings in a list or a stream, got "
-                            f"{check.describe(texts)}")
         tokenizer, trainer = _untrained(kind, size)
         try:
             tokenizer.train_from_iterator(_strings("Tokenizer.train", texts), trainer)
@@ -113,14 +109,11 @@ class Tokenizer:
 
     def state_dict(self) -> dict[str, Any]:
         """The text of the `tokenizer.json`: an entry of a checkpoint."""
-        return {"kind": _KIND, "tokenizer": self.tokenizer.to_str()}
+        return {"kind": "tinyseq.data.Tokenizer", "tokenizer": self.tokenizer.to_str()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the tokenizer that `state_dict` described. The state of something else is a ValueError."""
-        check.mapping("Tokenizer.load_state_dict", state=state)
-        if state.get("kind") != _KIND or not isinstance(state.get("tokenizer"), str):
-            raise ValueError("Tokenizer.load_state_dict: expected what Tokenizer.state_dict gave, got a dictionary of "
-                             f"{', '.join(map(str, state)) or 'nothing'}")
+        given.state("Tokenizer", state, tokenizer=str)
         vars(self).update(vars(Tokenizer(_parsed("Tokenizer.load_state_dict", state["tokenizer"]))))
 
     def __len__(self) -> int:
@@ -143,10 +136,8 @@ class Tokenizer:
         >>> ids.shape[0] == len(lengths) == 2
         True
         """
-        if isinstance(texts, str) or not hasattr(texts, "__iter__"):
-            raise TypeError(f"Tokenizer.batch: expected texts to be strings in a list, got {check.describe(texts)}")
-        given = list(_strings("Tokenizer.batch", texts))
-        return pad([row.ids for row in self.tokenizer.encode_batch(given, add_special_tokens=False)])
+        rows = self.tokenizer.encode_batch(list(_strings("Tokenizer.batch", texts)), add_special_tokens=False)
+        return pad([row.ids for row in rows])
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text that ids stand for, up to the first `end`; `pad` and `start` stand for none.
@@ -155,16 +146,14 @@ class Tokenizer:
             ValueError: an id that is negative or not below `len(self)`.
             TypeError: an id that is no integer.
         """
-        given = [check.integers("Tokenizer.decode", id=i)
-                 for i in as_list("Tokenizer.decode: expected a sequence of ids", ids)]
-        given = given[:given.index(self.end)] if self.end in given else given
-        if other := [i for i in given if not 0 <= i < len(self)]:
-            raise ValueError(f"Tokenizer.decode: unknown id {other[0]}; the ids are 0 to {len(self) - 1}")
-        return str(self.tokenizer.decode([i for i in given if i not in (self.pad, self.start)],
+        found = given.written("Tokenizer.decode", ids, len(self), self.end)
+        return str(self.tokenizer.decode([i for i in found if i not in (self.pad, self.start)],
                                          skip_special_tokens=False))
 
 
 def _strings(where: str, texts: Any) -> Iterable[str]:
+    if isinstance(texts, str) or not hasattr(texts, "__iter__"):
+        raise TypeError(f"{where}: expected texts to be strings in a list or a stream, got {check.describe(texts)}")
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"{where}: expected texts to be strings, got {check.describe(text)}")
@@ -172,10 +161,9 @@ def _strings(where: str, texts: Any) -> Iterable[str]:
 
 
 def _parsed(where: str, text: str) -> Any:
+    library = _library()
     try:
-        return _library().Tokenizer.from_str(text)
-    except ImportError:
-        raise
+        return library.Tokenizer.from_str(text)
     except Exception as error:          # the library has no type of its own
         raise ValueError(f"{where}: expected the JSON of a tokenizer: {error}") from error
 

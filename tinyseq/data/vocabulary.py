@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, SupportsIndex
 
 from tinyseq import check
+from tinyseq.data import given
+from tinyseq.data.given import as_list, some
 
 
 class Vocabulary:
@@ -50,7 +52,7 @@ class Vocabulary:
         if len(self._ids) != len(self.symbols):
             twice = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
             raise ValueError(f"Vocabulary: expected symbols that occur once each, got {check.describe(symbols)}, where "
-                             f"these occur more often: {_some(twice)}")
+                             f"these occur more often: {some(twice)}")
 
     @classmethod
     def count(cls, sequences: Iterable[Iterable[str]], *, minimum: int = 1, size: int | None = None,
@@ -116,11 +118,8 @@ class Vocabulary:
         Raises:
             ValueError: the state of something else.
         """
-        check.mapping("Vocabulary.load_state_dict", state=state)
-        if state.get("kind") != "tinyseq.data.Vocabulary" or not isinstance(state.get("symbols"), list):
-            raise ValueError("Vocabulary.load_state_dict: expected what Vocabulary.state_dict gave, got a dictionary "
-                             f"of {_some(list(state)) or 'nothing'}")
-        vars(self).update(vars(Vocabulary(state["symbols"], unknown=state.get("unknown"))))
+        given.state("Vocabulary", state, symbols=list, unknown=object)
+        vars(self).update(vars(Vocabulary(state["symbols"], unknown=state["unknown"])))
 
     def __len__(self) -> int:
         return 3 + len(self.symbols)
@@ -132,7 +131,7 @@ class Vocabulary:
         return isinstance(symbol, str) and symbol in self._ids
 
     def __repr__(self) -> str:
-        return f"Vocabulary of {len(self.symbols)} symbols: {_some(self.symbols)}"
+        return f"Vocabulary of {len(self.symbols)} symbols: {some(self.symbols)}"
 
     def encode(self, sequence: Iterable[str]) -> list[int]:
         """The id of each symbol. `start` and `end` are not added: write `[v.start, *v.encode(s), v.end]`.
@@ -157,7 +156,7 @@ class Vocabulary:
                 return [self._ids.get(symbol, self.unknown) for symbol in symbols]
             at, symbol = next((i, symbol) for i, symbol in enumerate(symbols) if symbol not in self.symbols)
             raise ValueError(f"Vocabulary.encode: unknown symbol {symbol!r} at position {at}; known are "
-                             f"{_some(self.symbols)}") from None
+                             f"{some(self.symbols)}") from None
 
     def decode(self, ids: Iterable[SupportsIndex]) -> list[str]:
         """The symbols that ids stand for, up to the first `end`; `pad` and `start` stand for none.
@@ -170,25 +169,4 @@ class Vocabulary:
         >>> letters.decode([letters.start, 5, 3, 4, letters.end, 3])
         ['c', 'a', 'b']
         """
-        symbols = []
-        for given in as_list("Vocabulary.decode: expected a sequence of ids", ids):
-            i = given if type(given) is int else check.integers("Vocabulary.decode", id=given)
-            if i == self.end:
-                break
-            if not 0 <= i < len(self):
-                raise ValueError(f"Vocabulary.decode: unknown id {i}; the ids are 0 to {len(self) - 1}")
-            if i > self.end:
-                symbols.append(self.symbols[i - 3])
-        return symbols
-
-
-def _some(symbols: Sequence[str]) -> str:
-    return " ".join(map(repr, symbols[:40])) + (" …" if len(symbols) > 40 else "")
-
-
-def as_list(expected: str, values: Any) -> list[Any]:
-    """What is in an iterable, or in an array of any library."""
-    values = values.tolist() if hasattr(values, "tolist") else values
-    if not hasattr(values, "__iter__"):
-        raise TypeError(f"{expected}, got {values!r}")
-    return list(values)
+        return [self.symbols[i - 3] for i in given.written("Vocabulary.decode", ids, len(self), self.end) if i > 2]

@@ -70,9 +70,9 @@ class Calls(watching):
         for path, part in [("", module), *module.named_modules()]:
             self._paths.setdefault(id(part), (part, []))[1].append(f"{name}.{path}" if path else name)
 
-    def call(self, plain: Callable[..., Any], module: Module, args: Any, kwargs: Any) -> Any:
-        """`module(*args, **kwargs)`, which is `plain(module, *args, **kwargs)`."""
-        raise NotImplementedError
+    def call(self, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A module's call, `plain(*args, **kwargs)`, where the module is the first of `args`."""
+        return plain(*args, **kwargs)
 
     def back(self, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A walk back through a graph, `plain(*args, **kwargs)`."""
@@ -87,8 +87,20 @@ class Calls(watching):
         _look(-1)
 
 
-_plain_call: Callable[..., Any] = Module.__call__
-_plain_back = gradients.pull_back
+def _told(plain: Callable[..., Any], method: str) -> Callable[..., Any]:
+    """A function that calls the method of who watches this thread's calls, if anybody does."""
+
+    @functools.wraps(plain)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        stack = watching.stack.get()
+        watched = stack and isinstance(stack[-1], Calls)
+        return getattr(stack[-1], method)(plain, args, kwargs) if watched else plain(*args, **kwargs)
+
+    return told
+
+
+_plain_call, _plain_back = Module.__call__, gradients.pull_back
+_told_call, _told_back = _told(_plain_call, "call"), _told(_plain_back, "back")
 _looking, _lock = 0, threading.Lock()
 
 
@@ -101,24 +113,6 @@ def _look(change: int) -> None:
         told = _looking > 0
         setattr(Module, "__call__", _told_call if told else _plain_call)  # noqa: B010 - not in type checkers' sight
         setattr(gradients, "pull_back", _told_back if told else _plain_back)  # noqa: B010
-
-
-def _watcher() -> Any:
-    """Who watches this thread's calls."""
-    stack = watching.stack.get()
-    return stack[-1] if stack and isinstance(stack[-1], Calls) else None
-
-
-@functools.wraps(_plain_call)
-def _told_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-    watcher = _watcher()
-    return _plain_call(self, *args, **kwargs) if watcher is None else watcher.call(_plain_call, self, args, kwargs)
-
-
-@functools.wraps(_plain_back)
-def _told_back(*args: Any, **kwargs: Any) -> Any:
-    watcher = _watcher()
-    return _plain_back(*args, **kwargs) if watcher is None else watcher.back(_plain_back, args, kwargs)
 
 
 def owner(array: Any) -> Any:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tinyseq.engine.products import matmul
 from tinyseq.functional.attention import _attention
 from tinyseq.functional.layers import linear
@@ -14,16 +16,8 @@ from tinyseq.functional.recurrence import GATES, _scan
 
 
 def _matmul(a: Any, b: Any) -> int:
-    rows = a.shape[:-1]
-    if b.ndim > 2:
-        rows = (*_broadcast(a.shape[:-2], b.shape[:-2]), *rows[-1:])
-    return int(math.prod(rows) * math.prod(b.shape[-2:]))
-
-
-def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    wide = max(len(a), len(b))
-    a, b = ((1,) * (wide - len(x)) + x for x in (a, b))
-    return tuple(m if n == 1 else n for n, m in zip(a, b, strict=True))
+    products = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return int(math.prod((*products, *a.shape[-2:-1], *b.shape[-2:])))
 
 
 def _recurrence(cell: str, x: Any, h0: Any, *_: Any) -> int:

@@ -15,7 +15,6 @@ from tinyseq.engine.autograd import watching
 from tinyseq.engine.debug import flat
 from tinyseq.glance.calls import Calls, Place, made
 from tinyseq.glance.table import amount, share, table, time
-from tinyseq.nn.module import Module
 
 KERNELS = ("op", "pull", "update")  # what counts as inside of the kernels
 KINDS = {"op": "kernels of ops", "pull": "kernels of pull-backs", "update": "kernels of updates",
@@ -172,12 +171,12 @@ class profile(Calls):
 
         return timed
 
-    def call(self, plain: Callable[..., Any], module: Module, args: Any, kwargs: Any) -> Any:
+    def call(self, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         asked, thread = clock(), self._thread()
-        above, thread.here = thread.here, self.place(module, thread.here)
+        above, thread.here = thread.here, self.place(args[0], thread.here)
         thread.here.calls += not thread.backward
         try:
-            return self._timed(asked, thread, "module", thread.here.path, thread.here, plain, (module, *args), kwargs)
+            return self._timed(asked, thread, "module", thread.here.path, thread.here, plain, args, kwargs)
         finally:
             thread.here = above
 

@@ -139,15 +139,15 @@ def summary(model: Module, *inputs: Any, **options: Any) -> Summary:
                     about 76.8 kB gradients, 154 kB Adam's two moments
     """
     check.instance("summary", Module, model=model)
-    restore, seen = _snapshot(model), _Seen()
     tensors = list({id(t): t for _, t in model.named_tensors()}.values())
+    restore, seen = _snapshot(model, tensors), _Seen()
     try:
         with seen, enable_grad():
             out = model(*inputs, **options)
-        _keep(seen, out, [*tensors, *_tensors([inputs, options])])
+        top = next(iter(seen.outside.below.values()))
+        _keep(seen, top, out, [*tensors, *_tensors([inputs, options])])
     finally:
         restore()
-    top = next(iter(seen.outside.below.values()))
     _add_uncalled(seen, top)
     counted: set[int] = set()
     rows = [_row(place, depth, top, counted) for depth, place in top.walk()]
@@ -175,10 +175,10 @@ class _Seen(Calls):
         self.here: Any = self.outside
         self.pulls: dict[int, tuple[Any, _Layer]] = {}  # of each pull-back, where it was made; it is kept alive
 
-    def call(self, plain: Callable[..., Any], module: Module, args: Any, kwargs: Any) -> Any:
-        above, self.here = self.here, self.place(module, self.here)
+    def call(self, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        above, self.here = self.here, self.place(args[0], self.here)
         try:
-            out = plain(module, *args, **kwargs)
+            out = plain(*args, **kwargs)
             self.here.calls += 1
             self.here.output = _shapes(out)
             return out
@@ -192,12 +192,11 @@ class _Seen(Calls):
         return pulls
 
 
-def _snapshot(model: Module) -> Callable[[], None]:
+def _snapshot(model: Module, tensors: list[Tensor]) -> Callable[[], None]:
     """A function that puts everything back that a forward pass may change."""
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
-    values = [(t, t._data.copy()) for t in {id(t): t for _, t in model.named_tensors()}.values()
-              if not isinstance(t, Parameter)]
+    values = [(t, t._data.copy()) for t in tensors if not isinstance(t, Parameter)]
     generators = {id(g): g for found in attributes for g in found.values() if isinstance(g, random.Generator)}
     states = [(g, g.get_state()) for g in [random.current(), *generators.values()]]
 
@@ -214,7 +213,7 @@ def _snapshot(model: Module) -> Callable[[], None]:
     return restore
 
 
-def _keep(seen: _Seen, out: Any, own: list[Tensor]) -> None:
+def _keep(seen: _Seen, top: _Layer, out: Any, own: list[Tensor]) -> None:
     """Add to each place the bytes of the arrays that the pull-backs hold which were made there, but the `own` ones."""
     counted = {id(owner(t._data)) for t in own}
     nodes = {t.node: None for t in _tensors(out) if t.node is not None}
@@ -223,7 +222,6 @@ def _keep(seen: _Seen, out: Any, own: list[Tensor]) -> None:
         new = {parent: None for parent in node.parents if parent is not None and parent not in nodes}
         nodes |= new
         pending += new
-    top = next(iter(seen.outside.below.values()))
     for node in sorted(pending, key=attrgetter("serial")):
         if isinstance(node, Leaf) or node.index is not None:
             continue
