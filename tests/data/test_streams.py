@@ -302,6 +302,7 @@ def test_wrong_stages_are_refused() -> None:
         (lambda: stream.windows(2, 3), ValueError, "Stream.windows: expected an integer 1 <= step <= 2, got 3"),
         (lambda: stream.contiguous(1, 2, 3), ValueError, "Stream.contiguous: expected an integer 1 <= step <= 2"),
         (lambda: stream.shuffle(4, 0).contiguous(2, 3), ValueError, r"an epoch of shuffle.* cannot be cut into parts"),
+        (lambda: stream.prefetch().contiguous(2, 3), ValueError, "an epoch of prefetch cannot be cut into parts"),
         (lambda: data.items(lambda: [1]).contiguous(2, 3), ValueError, r"items\(a function\) cannot be cut"),
         (lambda: list(data.items([]).repeat()), ValueError, "the stream has no items"),
         (lambda: stream.shuffle(4, -1), ValueError, "seed"), (lambda: stream.shuffle(4, "a"), TypeError, "seed"),
