@@ -160,3 +160,25 @@ def test_defaults_are_torchs(name: str) -> None:
     torch = pytest.importorskip("torch")
     ours, judge = (inspect.signature(getattr(room, name)).parameters for room in (optim, torch.optim))
     assert all(ours[k].default == judge[k].default for k in ours if k not in ("parameters", "betas"))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_adafactor_stands_still_at_a_first_gradient_of_0(shape: tuple[int, ...]) -> None:
+    """With the paper's eps too, whose square is 0 in float32."""
+    p = ts.ones(shape, requires_grad=True)
+    optimizer = optim.Adafactor([p], eps=(1e-30, 1e-3))
+    p.grad = ts.zeros(shape)
+    optimizer.step()
+    assert set(p.detach().numpy().ravel()) == {1}
+    p.grad = ts.ones(shape)
+    optimizer.step()
+    assert all(x < 1 for x in p.detach().numpy().ravel())
+
+
+@pytest.mark.reference
+def test_torchs_adafactor_makes_nan_of_it() -> None:
+    torch = pytest.importorskip("torch")
+    p = torch.ones(2, 3, requires_grad=True)
+    p.grad = torch.zeros(2, 3)
+    torch.optim.Adafactor([p], eps=(1e-30, 1e-3)).step()
+    assert p.isnan().all()

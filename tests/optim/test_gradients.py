@@ -134,8 +134,10 @@ def test_clipping_is_torchs(max_norm: float, seed: int) -> None:
 
 def test_clipping_scales_to_the_norm() -> None:
     p, q = ts.zeros(2, requires_grad=True), ts.zeros((), requires_grad=True)
-    with pytest.raises(ValueError, match="no parameter has a gradient"):
-        optim.clip_grad_norm_([p, q], 1.0)
+    assert optim.clip_grad_norm_([p, q], 1.0).item() == 0 and p.grad is None
+    for empty in ([], iter([])):
+        with pytest.raises(ValueError, match="clip_grad_norm_: no parameters were given"):
+            optim.clip_grad_norm_(empty, 1.0)
     p.grad, q.grad = ts.tensor([3.0, 4.0]), ts.tensor(12.0)
     assert optim.clip_grad_norm_([p, q], 20.0).item() == 13 and p.grad.tolist() == [3, 4]
     assert optim.clip_grad_norm_([p, q], 6.5).item() == 13
@@ -247,3 +249,26 @@ def test_what_an_optimizer_takes_is_clipped() -> None:
         assert all(set(p.grad.numpy().ravel()) == {0.125} for p in model.parameters())
     with pytest.raises(TypeError, match='clip_grad_norm_: expected parameters, in group 1: a dictionary with "params"'):
         optim.clip_grad_norm_([groups[0], model[0].weight], 1.0)
+
+
+@pytest.mark.parametrize("dtype, wide", [("float16", "float32"), ("float32", "float32"), ("float64", "float64")])
+def test_the_norm_of_no_gradient_is_like_that_of_one(dtype: str, wide: str) -> None:
+    p = ts.ones(2, dtype, requires_grad=True)
+    without = optim.clip_grad_norm_([p], 1.0)
+    p.grad = ts.zeros(2, dtype)
+    norm = optim.clip_grad_norm_([p], 1.0)
+    assert (without.dtype, without.shape, without.backend) == (norm.dtype, norm.shape, norm.backend)
+    assert norm.dtype == wide and without.item() == norm.item() == 0
+
+
+def test_arguments_of_other_libraries_are_told() -> None:
+    p = ts.ones(2, requires_grad=True)
+    calls: Any = optim
+    for call, message in (
+            (lambda: calls.clip_grad_norm_([p], 1.0, norm_type=2), "clip_grad_norm_: no argument 'norm_type'; it tak"),
+            (lambda: calls.clip_grad_norm_([p], 1.0, 2.0), r"clip_grad_norm_\(parameters, max_norm\): too many arg"),
+            (lambda: calls.clip_grad_norm_([p]), r"clip_grad_norm_\(parameters, max_norm\): missing 1 .*'max_norm'"),
+            (lambda: calls.clip_grad_value_([p], 1.0, foreach=True), "clip_grad_value_: no argument 'foreach'; .*it"),
+            (lambda: calls.divide_grad_([p], by=2), "divide_grad_: no argument 'by'; it takes parameters, count")):
+        with pytest.raises(TypeError, match=f"^{message}"):
+            call()

@@ -76,11 +76,12 @@ def test_a_group_is_a_dictionary_whose_entries_stay() -> None:
 
 
 def test_groups_are_copied_and_pickled() -> None:
-    optimizer = optim.SGD([{"params": [ts.zeros(2, requires_grad=True)], "lr": 0.2}], 0.1)
+    p, q = (ts.zeros(2, requires_grad=True) for _ in range(2))
+    optimizer = optim.SGD([{"params": [p], "lr": 0.2}, {"params": [q]}], 0.1)
     for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         other.lr, other.momentum = 0.2, 0.5
-        assert other.param_groups[0]["lr"] == 0.4 and other.param_groups[0]["momentum"] == 0.5
-    assert optimizer.param_groups[0]["lr"] == 0.2
+        assert [g["lr"] for g in other.param_groups] == [0.4, 0.2] and other.param_groups[0]["momentum"] == 0.5
+    assert [g["lr"] for g in optimizer.param_groups] == [0.2, 0.1]
 
 
 def test_more_parameters_are_added() -> None:
@@ -132,3 +133,81 @@ def test_a_shared_parameter_comes_once_and_all_come() -> None:
     for wrong in (nn.Linear, [model], None, model.parameters()):
         with pytest.raises(TypeError, match="decay_groups: expected model to be a module, got"):
             optim.decay_groups(wrong, 0.1)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("before", [0.0, 0.1])
+def test_a_learning_rate_that_all_groups_are_given_is_the_optimizers(count: int, rate: float, before: float) -> None:
+    """The loop over param_groups that other libraries have; the optimizer's own goes on from there, through a state
+    and a copy too, and for groups that come."""
+    parameters = [ts.zeros(2, requires_grad=True) for _ in range(count + 1)]
+
+    def made(lr: float) -> optim.SGD:
+        return optim.SGD([{"params": [p]} for p in parameters[:count]], lr)
+
+    def rates(optimizer: optim.SGD) -> list[float]:
+        return [group["lr"] for group in optimizer.param_groups]
+
+    given = made(before)
+    for group in given.param_groups:
+        group["lr"] = rate
+    loaded = made(0.7)
+    loaded.load_state_dict(given.state_dict())
+    for optimizer in (copy.deepcopy(given), pickle.loads(pickle.dumps(given)), loaded, given):
+        assert optimizer.lr == rate == rates(optimizer)[0] and f"lr={rate}, " in repr(optimizer).splitlines()[0]
+        optimizer.lr = 0.2
+        assert rates(optimizer) == [0.2] * count and optimizer.lr == 0.2
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.5
+        assert optimizer.lr == 0.1
+    given.add_param_group({"params": parameters[count:]})
+    assert given.lr == 0.1 and rates(given) == [0.1] * (count + 1)
+    given.param_groups[0]["lr"] = 0.4
+    assert given.lr == 0.1
+    given.lr = 0.2
+    assert rates(given) == [0.8, *[0.2] * count]
+
+
+def test_a_warmup_from_0_keeps_ratios_and_one_group_shows_its_own_values() -> None:
+    p, q = (ts.zeros(2, requires_grad=True) for _ in range(2))
+    optimizer = optim.SGD([{"params": [p], "lr": 0.1}, {"params": [q], "lr": 0.01}], 0.1)
+    optimizer.lr = 0.0
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
+    optimizer.lr = 0.2
+    assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.02]
+    one = optim.SGD([{"params": [p], "weight_decay": 0.5}], 0.1)
+    assert repr(one).splitlines()[1:] == ["  1 of them, weight_decay=0.5)"]
+
+
+class Odd(nn.Module):
+    """Norms over two axes, of one's own too, and what is called a bias."""
+
+    def __init__(self) -> None:
+        class Scaled(nn.RMSNorm):
+            pass
+
+        class BatchNorm(nn.Module):
+            def __init__(self) -> None:
+                self.gains = [nn.Parameter(ts.ones((2, 3)))]
+
+        self.norms = [nn.LayerNorm((3, 4)), Scaled((3, 4)), BatchNorm()]
+        self.position_bias, self.bias_table = nn.Parameter(ts.ones((3, 4))), nn.Embedding(3, 4)
+        self.normal, self.weights = nn.Linear(3, 4), [nn.Parameter(ts.ones((3, 4)))]
+        self.block = PreNorm()
+
+
+class PreNorm(nn.Module):
+    def __init__(self) -> None:
+        self.norm, self.inner = nn.LayerNorm((2, 2)), nn.Linear(2, 2)
+
+
+def test_norms_and_biases_of_any_shape_do_not_decay() -> None:
+    for norm in (nn.LayerNorm((3, 4)), nn.RMSNorm((3, 4))):
+        assert optim.decay_groups(norm, 0.1)[0]["params"] == []
+    decayed, other = optim.decay_groups(Odd(), 0.1)
+    assert {name for name, _ in decayed["params"]} == {"bias_table.weight", "normal.weight", "weights.0",
+                                                       "block.inner.weight"}
+    assert {name for name, _ in other["params"]} >= {
+        "norms.0.weight", "norms.0.bias", "norms.1.weight", "norms.2.gains.0", "position_bias", "normal.bias",
+        "block.norm.weight"}

@@ -92,3 +92,40 @@ def test_an_unknown_option_is_told_with_what_to_write() -> None:
             wrong(parameters, learning_rate=0.1)
         with pytest.raises(TypeError, match=rf"^{kind.__name__}\(parameters, lr=0[.0]*1, .*: missing 1 .*'parameters'"):
             wrong()
+
+
+@every_case
+def test_a_closure_is_told_with_what_to_write(case: str) -> None:
+    p = ts.ones(2, requires_grad=True)
+    p.grad = ts.ones(2)
+    optimizer: Any = make(case, [p])
+    for call in (lambda: optimizer.step(lambda: 1.0), lambda: optimizer.step(closure=lambda: 1.0)):
+        with pytest.raises(TypeError, match=rf"^{CASES[case][0]}\.step: no closure is called: .*backward\(\) c"):
+            call()
+    assert p.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("change", [
+    lambda o: setattr(o, "momentum", 0), lambda o: o.param_groups[0].update(momentum=0),
+    lambda o: (setattr(o, "nesterov", False), setattr(o, "momentum", 0), setattr(o, "nesterov", True)),
+    lambda o: (setattr(o, "momentum", 0), o.param_groups[0].update(nesterov=True))])
+def test_nesterov_without_momentum_is_refused_in_any_way(change: Any) -> None:
+    """In a step, before anything changes; between two changes it may be."""
+    p = ts.ones(2, requires_grad=True)
+    p.grad = ts.ones(2)
+    optimizer = optim.SGD([p], 0.1, 0.9, nesterov=True)
+    change(optimizer)
+    with pytest.raises(ValueError, match=r"^SGD: nesterov needs momentum > 0, got 0"):
+        optimizer.step()
+    assert p.tolist() == [1, 1] and not optimizer.state[0]
+    optimizer.param_groups[0]["momentum"] = 0.5
+    optimizer.step()
+
+
+def test_a_state_of_nesterov_without_momentum_loads_nothing() -> None:
+    p = ts.ones(2, requires_grad=True)
+    for wrong in ({"nesterov": True}, {"groups": {"0": {"parameters": 1, "nesterov": True}}}):
+        optimizer = optim.SGD([p], 0.1)
+        with pytest.raises(ValueError, match=r"^SGD: nesterov needs momentum > 0, got 0"):
+            optimizer.load_state_dict(optimizer.state_dict() | wrong)
+        assert not optimizer.nesterov and not optimizer.param_groups[0]["nesterov"]

@@ -17,6 +17,12 @@ from tinyseq import functional as F
 EMULATED = os.environ.get("TINYSEQ_TEST_PROFILE") == "emulated"
 
 
+def scaled(scaler: optim.LossScaler, p: ts.Tensor, *gradient: float) -> None:
+    """A backward that leaves this gradient."""
+    scaler.backward(ts.sum(p.astype(ts.float64)))
+    p.grad = ts.full(p.shape, 0.0, p.dtype) + ts.tensor(gradient, p.dtype)
+
+
 class Masters:
     """Adam on float32 copies of float16 weights, whatever the optimizers keep themselves."""
 
@@ -151,6 +157,8 @@ def test_an_overflow_skips_the_step_says_so_and_goes_on(name: str, looks: bool) 
         scaler.backward(F.mse_loss(model(x), ts.ones((2, 1), "float16")) * factor)
         good = scaler.unscale_(model.parameters())
         if good or not looks:
+            optim.clip_grad_norm_(model.parameters(), 1.0)
+            optim.clip_grad_value_(model.parameters(), 1.0)
             optimizer.step()
         return good
 
@@ -169,7 +177,7 @@ def test_the_scale_follows_its_rules(good: list[bool], interval: int, power: int
     p, scaler = ts.ones(2, requires_grad=True), optim.LossScaler(2.0**power, growth_interval=interval)
     scale, row = 2.0**power, 0
     for fine in good:
-        p.grad = ts.tensor([1.0, 1.0 if fine else [math.inf, math.nan][row % 2]])
+        scaled(scaler, p, 1.0, 1.0 if fine else [math.inf, math.nan][row % 2])
         try:
             assert scaler.unscale_([p]) == fine
         except FloatingPointError:
@@ -192,7 +200,8 @@ def test_the_scale_is_torchs(good: list[bool], interval: int) -> None:
     judge = torch.optim.SGD([q], 0.1)
     for fine in good:
         value = [1.0, 1.0 if fine else math.inf]
-        p.grad, q.grad = ts.tensor(value), torch.tensor(value)
+        scaled(ours, p, *value)
+        q.grad = torch.tensor(value)
         theirs.scale(torch.tensor(1.0))
         theirs.step(judge)
         theirs.update()
@@ -206,14 +215,42 @@ def test_the_scale_is_torchs(good: list[bool], interval: int) -> None:
 def test_no_gradient_is_no_overflow() -> None:
     """Frozen parameters, and a step in which nothing was computed."""
     p, scaler = ts.ones(2, requires_grad=True), optim.LossScaler()
-    assert scaler.unscale_([p, ts.ones(3)]) and scaler.scale == 2.0**16 and p.grad is None
+    for _ in range(2):
+        assert scaler.unscale_([p, ts.ones(3)]) and scaler.scale == 2.0**16 and p.grad is None
+    assert scaler.steps == scaler.good == 0
+
+
+def test_gradients_are_divided_once() -> None:
+    """Twice, and of one model after another, is refused: nothing changes."""
+    (p, q), scaler = (ts.ones(2, requires_grad=True) for _ in range(2)), optim.LossScaler()
+    for fine in (True, False):
+        p.grad = q.grad = None
+        scaler.backward(ts.sum(p + q))
+        p.grad = p.grad if fine else ts.full(2, math.inf)
+        assert scaler.unscale_([p]) == fine
+        before = scaler.state_dict()
+        for some in ([p, q], [q]):
+            with pytest.raises(RuntimeError, match=r"LossScaler\.unscale_: .* once a step, .* of all models: unscale_"):
+                scaler.unscale_(some)
+            assert scaler.state_dict() == before and q.grad.tolist() == [2.0**16] * 2
+            assert (p.grad.tolist() == [1.0] * 2) if fine else p.grad is None
+
+
+def test_a_small_scale_is_no_error_of_a_finite_step() -> None:
+    p, scaler = ts.ones(2, requires_grad=True), optim.LossScaler(1e-5)
+    scaler.backward(ts.sum(p))
+    assert scaler.unscale_([p]) and scaler.scale == 1e-5 and (scaler.steps, scaler.skipped) == (1, 0)
+    scaled(scaler, p, math.inf)
+    with pytest.raises(FloatingPointError, match="with a scale of 5e-06 too"):
+        scaler.unscale_([p])
 
 
 def test_numbers_that_fit_are_no_overflow() -> None:
     """Neither their squares nor their sum decide."""
     p, q = ts.ones(2, requires_grad=True), ts.ones(3, "float16", requires_grad=True)
-    p.grad, q.grad = ts.full(2, 2e38), ts.full(3, 65504.0, "float16")
     scaler = optim.LossScaler(1.0)
+    scaled(scaler, p, 2e38, 2e38)
+    q.grad = ts.full(3, 65504.0, "float16")
     assert scaler.unscale_([p, q]) and p.grad.tolist() == ts.full(2, 2e38).tolist()
 
 
@@ -221,7 +258,7 @@ def test_a_model_that_overflows_by_itself_ends_with_an_error() -> None:
     p, scaler = ts.ones(2, requires_grad=True), optim.LossScaler()
     with pytest.raises(FloatingPointError, match=r"with a scale of .* too: the model or its loss overflows by itself"):
         for _ in range(100):
-            p.grad = ts.tensor([math.nan, 1.0])
+            scaled(scaler, p, math.nan, 1.0)
             assert not scaler.unscale_([p])
     assert p.grad is None and 25 < scaler.skipped == scaler.steps < 50
 
@@ -242,12 +279,12 @@ def test_a_scaler_goes_on_from_its_state(tmp_path: Any) -> None:
     again = optim.LossScaler()
     p = ts.ones(1, requires_grad=True)
     for value in (1.0, math.inf, 1.0, 1.0):
-        p.grad = ts.tensor([value])
+        scaled(saved, p, value)
         saved.unscale_([p])
     checkpoint.save(tmp_path / "a.safetensors", {"scaler": saved.state_dict()})
     again.load_state_dict(checkpoint.load(tmp_path / "a.safetensors")["scaler"])
     for scaler in (saved, again):
-        p.grad = ts.tensor([1.0])
+        scaled(scaler, p, 1.0)
         scaler.unscale_([p])
         assert scaler.state_dict() == {
             "scaler": "LossScaler", "scale": 2.0**10, "growth_factor": 4.0, "backoff_factor": 0.25,

@@ -109,6 +109,20 @@ def test_a_plateau_is_torchs(figures: list[float], cut: int, **options: Any) -> 
     assert found == pytest.approx(wanted)
 
 
+@given(figures=st.lists(st.floats(-2, 2) | st.just(math.nan), min_size=1, max_size=40),
+       threshold=st.sampled_from([0.0, 1e-4, 0.3]), mode=st.sampled_from(["min", "max"]))
+def test_better_is_better_by_a_part_of_the_bests_size(figures: list[float], threshold: float, mode: str) -> None:
+    """Of negative figures too: none is the best that is worse, and both modes mirror each other."""
+    plateau, mirror = (schedules.Plateau(0.1, mode=m, threshold=threshold, patience=1)
+                       for m in (mode, {"min": "max", "max": "min"}[mode]))
+    sign = 1 if mode == "max" else -1
+    for figure in figures:
+        best = plateau.best
+        assert plateau.update(figure) == mirror.update(-figure) and plateau.best == -mirror.best
+        if plateau.best != best and math.isfinite(best):
+            assert sign * (figure - best) >= 0.999 * threshold * abs(best) and sign * (figure - best) > 0
+
+
 def test_a_plateau_is_saved_and_refuses_what_is_none(tmp_path: Any) -> None:
     plateau = schedules.Plateau(0.1, mode="max")        # whose best is -inf
     checkpoint.save(tmp_path / "a.safetensors", plateau.state_dict())

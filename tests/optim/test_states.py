@@ -152,6 +152,7 @@ def test_groups_go_on_with_their_own_values(own: list[set[str]], seed: int) -> N
         optimizer.lr, optimizer.momentum, optimizer.weight_decay = 0.05, 0.5, 0.25
     for one, two, names in zip(saved.param_groups, other.param_groups, own, strict=True):
         assert {k: v for k, v in one.items() if k != "params"} == {k: v for k, v in two.items() if k != "params"}
+        names = names - {"lr"} if len(own) == 1 else names        # the only one's is the optimizer's
         assert one.own == two.own == names and ("momentum" in names or two["momentum"] == 0.5)
 
 

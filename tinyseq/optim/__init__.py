@@ -1,7 +1,8 @@
 """Optimizers and schedules; gradients clipped, divided and scaled; averages of weights.
 
-Each step is one kernel over all parameters, in place. A learning rate is an attribute, so a schedule is a line of the
-training loop: `optimizer.lr = schedule(step)`.
+Each step is in place; on CuPy those of SGD and of both Adams are one kernel over all parameters, those of the others
+some ten a parameter. A learning rate is an attribute, so a schedule is a line of the training loop:
+`optimizer.lr = schedule(step)`.
 """
 
 from tinyseq import check as _check

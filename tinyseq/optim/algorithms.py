@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tinyseq import backends, check
 from tinyseq.engine.tensor import Array
-from tinyseq.optim.groups import Group, Parameters
+from tinyseq.optim.groups import Parameters
 from tinyseq.optim.optimizer import Optimizer
 
 Values = Mapping[str, Any]
@@ -25,7 +25,7 @@ class SGD(Optimizer):
     >>> p.tolist()
     [0.0, 0.0]
 
-    Raises ValueError for `nesterov` without momentum.
+    Raises ValueError for `nesterov` without momentum: where it is made, stepped and loaded.
     """
 
     slots = ("momentum",)
@@ -37,12 +37,12 @@ class SGD(Optimizer):
                  weight_decay: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(parameters, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
-    def _agree(self, group: Group) -> None:
-        if group["nesterov"] and not group["momentum"]:
-            raise ValueError(f"SGD: nesterov needs momentum > 0, got {group['momentum']}")
-
     def _used(self, values: Values) -> set[str]:
-        return {"momentum"} if values["momentum"] else set()
+        if values["momentum"]:
+            return {"momentum"}
+        if values["nesterov"]:
+            raise ValueError(f"SGD: nesterov needs momentum > 0, got {values['momentum']}")
+        return set()
 
     def _update(self, values: Values, steps: int, data: Arrays, grads: Arrays, *slots: Arrays) -> None:
         backends.of(data[0]).sgd_step(data, grads, *slots or ([],), **values)
@@ -142,7 +142,8 @@ class Adafactor(Optimizer):
 
     in step t, from 1. The last two axes are factored, whatever others there are. p shrinks first by lr weight_decay p.
     `lr` is the largest step relative to the size of p; `eps[0]` None is the rounding error of p's dtype, of float16 of
-    float32.
+    float32. With the paper's eps, (1e-30, 1e-3), a first gradient of 0 in float32 changes nothing, where PyTorch's
+    makes the parameter NaN.
 
     >>> p = nn.Parameter(ts.ones((300, 200)))
     >>> optimizer = ts.optim.Adafactor([p], lr=0.01)

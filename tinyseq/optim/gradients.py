@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.check import describe
 from tinyseq.engine.autograd import watching
-from tinyseq.engine.tensor import Array, Tensor
+from tinyseq.engine.tensor import Array, Tensor, namespace
 from tinyseq.interrupts import together, uninterrupted
 from tinyseq.optim.groups import Parameters
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def told(function: Callable[P, R]) -> Callable[P, R]:
+    """A public function: arguments that it does not have, or that are missing, are an error with all that it takes."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next:  # from within
+                raise
+            raise TypeError(check.misfit(error, function.__name__, function, kwargs)) from None
+
+    return call
+
+
+@told
 def clip_grad_norm_(parameters: Parameters, max_norm: float) -> Tensor:
     """Scale all gradients by max_norm / norm where their common Euclidean norm is larger than `max_norm`, >= 0.
 
     Returns the norm before, a 0-dimensional Tensor that stays on the device (Pascanu et al. 2013), of float16 gradients
     in float32. The factor is max_norm / (norm + 1e-6), at most 1, as PyTorch's. A gradient of NaN or inf makes all of
     them NaN, or 0 and NaN; on a GPU the squares of float64 come to inf above 1e308. Look at it. An interrupt (Ctrl-C)
-    waits for the end. Raises ValueError for a max_norm below 0 and where there is no gradient, TypeError for gradients
-    that are no Tensors or live on several backends.
+    waits for the end. Without a gradient the norm is 0. Raises ValueError for a max_norm below 0 and for no parameters,
+    TypeError for gradients that are no Tensors or live on several backends.
 
     >>> p = nn.Parameter([1.5, 2.0])
     >>> ts.sum(p * p).backward()                              # the gradient is (3, 4)
@@ -36,8 +55,10 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> Tensor:
     parameters = leaves("clip_grad_norm_", parameters)
     given = [p.grad for p in parameters if p.grad is not None]
     grads = [g._data for g in given if isinstance(g, Tensor)]
+    if not parameters:
+        raise ValueError("clip_grad_norm_: no parameters were given; a generator is empty the second time")
     if not given:
-        raise ValueError("clip_grad_norm_: no parameter has a gradient")
+        return Tensor(namespace(parameters[0]._data).zeros((), wide(parameters[0])))
     if len(grads) < len(given) or len(set(map(type, grads))) > 1:
         for i, p in enumerate(parameters):
             gradient("clip_grad_norm_", i, p)  # says which is no Tensor, or not where its parameter is
@@ -46,6 +67,7 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> Tensor:
         return Tensor(in_place("clip_grad_norm_", _clip, grads, max_norm))
 
 
+@told
 def clip_grad_value_(parameters: Parameters, clip_value: float) -> None:
     """Clip each entry of all gradients to the range from -clip_value to clip_value, >= 0, in place.
 
@@ -68,6 +90,7 @@ def clip_grad_value_(parameters: Parameters, clip_value: float) -> None:
                 in_place("clip_grad_value_", partial(_kernel, "clip_entries"), [g], clip_value)
 
 
+@told
 def divide_grad_(parameters: Parameters, count: float) -> None:
     """Divide all gradients by `count`, > 0: of a sum over several batches by how many were counted in all of them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Self
 
 from tinyseq import check
@@ -17,9 +17,10 @@ Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Mapping[
 def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """The parameters of a module in two groups, for an optimizer: weights that decay, and what does not.
 
-    Biases and the weights of norms, all parameters of fewer than two axes, do not decay: nothing is gained where they
-    are small. Matrices do, embeddings among them, as in the training of BERT, GPT-2 and their like. Names come along, a
-    shared parameter comes once. The groups are dictionaries, to be changed or added to.
+    Biases and norms do not decay: what has fewer than two axes or "bias" in its own name, and all that a class holds
+    whose name, or that of its base, ends with Norm. Nothing is gained where they are small. Matrices do, embeddings
+    among them, as in the training of BERT, GPT-2 and their like. Names come along, a shared parameter comes once. The
+    groups are dictionaries, to be changed or added to.
 
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
     >>> groups = ts.optim.decay_groups(model, 0.1)
@@ -29,12 +30,20 @@ def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 
     Raises TypeError for what is no module, ValueError for a weight_decay below 0.
     """
-    if isinstance(model, type) or not hasattr(model, "named_parameters"):
+    if isinstance(model, type) or not hasattr(model, "named_modules"):
         raise TypeError(f"decay_groups: expected model to be a module, got {describe(model)}")
     weight_decay = check.numbers("decay_groups", least=0, weight_decay=weight_decay)
-    pairs = list(model.named_parameters())
-    return [{"params": [(name, p) for name, p in pairs if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [(name, p) for name, p in pairs if p.ndim < 2], "weight_decay": 0.0}]
+    pairs, decayed = list(model.named_parameters()), set[str]()
+    modules = {"": model, **dict(model.named_modules())}
+    for name, p in pairs:
+        place, _, own = name.rpartition(".")
+        while place not in modules:  # in a list of parameters
+            place, _, own = place.rpartition(".")
+        norm = any(kind.__name__.endswith("Norm") for kind in type(modules[place]).__mro__)
+        if p.ndim > 1 and "bias" not in own and not norm:
+            decayed.add(name)
+    return [{"params": [(name, p) for name, p in pairs if name in decayed], "weight_decay": weight_decay},
+            {"params": [(name, p) for name, p in pairs if name not in decayed], "weight_decay": 0.0}]
 
 
 class Group(dict[str, Any]):
@@ -82,6 +91,10 @@ class Group(dict[str, Any]):
         elif name not in self.own:
             super().__setitem__(name, value)
 
+    def joins(self) -> None:
+        """Its learning rate is the optimizer's from now on."""
+        self.own -= {"lr"}
+
     def update(self, *args: Any, **values: Any) -> None:
         for name, value in dict(*args, **values).items():
             self[name] = value
@@ -99,6 +112,12 @@ class Group(dict[str, Any]):
         """What is saved: how many parameters it has, and its own values."""
         values = {name: self[name] for name in self.kind.hyperparameters if name in self.own}
         return {"parameters": len(self["params"])} | values | ({"ratio": self.ratio} if "lr" in values else {})
+
+
+def common_lr(groups: Sequence[Group]) -> list[Any]:
+    """The learning rate that all groups were given alike, or none: a schedule makes other ones alike for a while."""
+    given = {group.ratio if "lr" in group.own else None for group in groups}
+    return [groups[0]["lr"]] if len(given) == 1 and None not in given else []
 
 
 def _again(entries: dict[str, Any], slots: dict[str, Any]) -> Group:

@@ -13,7 +13,7 @@ from tinyseq import backends, check
 from tinyseq.engine.tensor import Array, Tensor, namespace
 from tinyseq.interrupts import together, uninterrupted
 from tinyseq.optim.gradients import gradient, groups, in_place, named, wide
-from tinyseq.optim.groups import Group, Parameters
+from tinyseq.optim.groups import Group, Parameters, common_lr
 from tinyseq.optim.states import loaded
 
 
@@ -26,7 +26,7 @@ class Optimizer:
     nothing else is said.
 
     >>> model = nn.Linear(3, 1)
-    >>> optimizer = ts.optim.AdamW(model.parameters(), lr=0.01)
+    >>> optimizer = ts.optim.AdamW(model.named_parameters(), lr=0.01)
     >>> for step in range(10):
     ...     optimizer.lr = 0.01 * min(1, (step + 1) / 5)      # a schedule: a warm-up of five steps
     ...     loss = ts.mean(model(ts.ones((2, 3))) ** 2)
@@ -34,15 +34,19 @@ class Optimizer:
     ...     loss.backward()
     ...     optimizer.step()
     >>> saved = optimizer.state_dict()                        # `checkpoint.save` writes it
-    >>> again = ts.optim.AdamW(model.parameters())
+    >>> again = ts.optim.AdamW(model.named_parameters())
     >>> again.load_state_dict(saved)
     >>> again.lr, again.state[0]["steps"]
     (0.01, 10)
 
+    Names tell a state over parameters in another order, of which the shapes alone say nothing where they are equal: of
+    `model.parameters()`, which have no names, such a state loads.
+
     `param_groups` has the groups as dictionaries with all values, to be read and changed. What was set in a group is
     its own; an attribute of the optimizer holds for the groups without a value of their own. `lr` reaches all of them:
     a group's own learning rate keeps its ratio to the optimizer's, so that one schedule drives all groups, as
-    PyTorch's LambdaLR does. One that is set while the optimizer's is 0 has no ratio, and stays.
+    PyTorch's LambdaLR does. One that is set while the optimizer's is 0 has no ratio, and stays. Where all groups are
+    set to one learning rate, or the only one is, it is the optimizer's.
 
     >>> optimizer = ts.optim.SGD([{"params": [model.weight]}, {"params": [model.bias], "lr": 0.01}], lr=0.1)
     >>> optimizer.lr, optimizer.momentum = 0.05, 0.9
@@ -53,7 +57,7 @@ class Optimizer:
     rounded, so that steps too small for float16 add up. What others write to a parameter is what the next step begins
     with. Whatever else is kept is float32 too.
 
-    Threads that step over the same parameters take turns by a lock of their own.
+    There is no lock here: threads that step over the same parameters must bring one, and hold it in each step.
 
     A new optimizer is a subclass with `slots`, `hyperparameters` (given to this constructor by name) and `_update`.
 
@@ -82,9 +86,21 @@ class Optimizer:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.hyperparameters:
             value = self.checked(name, value)
-            for group in vars(self).get("param_groups", ()):  # not before there are any
+            found = vars(self).get("param_groups", ())  # not before there are any
+            for group in found if name == "lr" and common_lr(found) else ():
+                group.joins()
+            for group in found:
                 group.follow(name, value)
         super().__setattr__(name, value)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate, or the one that those of the groups are relative to."""
+        return next(iter(common_lr(self.param_groups)), vars(self)["lr"])  # type: ignore[no-any-return]
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        vars(self)["lr"] = value
 
     @classmethod
     def checked(cls, name: str, value: Any) -> Any:
@@ -108,6 +124,7 @@ class Optimizer:
         """
         where = f"{type(self).__name__}.add_param_group"
         check.mapping(where, group=group)
+        self.lr = self.lr  # what the others have in common
         for label, found in groups(where, [group]):
             self._add(label, found)
 
@@ -120,18 +137,15 @@ class Optimizer:
                                  f"{place[id(p)]} too; leave it out of one group")
         values = {k: v for k, v in group.items() if k != "params"}
         names, tensors = [name for name, _ in pairs], [p for _, p in pairs]
-        made = Group(type(self), {k: getattr(self, k) for k in self.hyperparameters}, tensors, values)
-        self._agree(made)
+        made = Group(type(self), {k: vars(self)[k] for k in self.hyperparameters}, tensors, values)
+        self._used(made)
         together((self, "parameters", self.parameters + tensors), (self, "names", self.names + names),
                  (self, "state", self.state + [{} for _ in pairs]), (self, "param_groups", [*self.param_groups, made]))
-
-    def _agree(self, group: Group) -> None:
-        """Refuse values that do not go together."""
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyperparameters)
         lines = [f"{type(self).__name__}({len(self.parameters)} parameter{'s' * (len(self.parameters) > 1)}, {options}"]
-        for group in self.param_groups if len(self.param_groups) > 1 else ():
+        for group in self.param_groups if len(self.param_groups) > 1 or self.param_groups[0].own - {"lr"} else ():
             own = [f"{name}={group[name]!r}" for name in self.hyperparameters if name in group.own]
             lines.append(", ".join([f"{len(group['params'])} of them", *own]))
         return "\n  ".join(lines) + ")"
@@ -142,7 +156,7 @@ class Optimizer:
         for p in self.parameters:
             p.grad = None
 
-    def step(self) -> None:
+    def step(self, closure: None = None) -> None:
         """Change every parameter that has a gradient, in place; the others stand still, their state too.
 
         An interrupt (Ctrl-C) waits for the end of the update. Gradients that somebody assigned and that are not like
@@ -150,7 +164,12 @@ class Optimizer:
 
         A graph made before the step refuses to be differentiated after it. The engine sees no use of the array
         through `p.detach()`, or while p was frozen: such a graph goes on, with the new values.
+
+        A `closure`, which PyTorch's optimizers call, is a TypeError.
         """
+        if closure is not None:
+            raise TypeError(f"{type(self).__name__}.step: no closure is called: loss.backward() comes before, and step "
+                            "takes nothing")
         where, first = f"{type(self).__name__}.step", 0
         launches: dict[tuple[Any, ...], list[tuple[int, Tensor, Array, dict[str, Any]]]] = {}
         for k, group in enumerate(self.param_groups):
@@ -180,7 +199,7 @@ class Optimizer:
                     state["steps"] = steps
 
     def _used(self, values: Mapping[str, Any]) -> set[str]:
-        """The slots that a step with these hyperparameters needs."""
+        """The slots that a step with these hyperparameters needs, or an error for those that do not go together."""
         return set(self.slots)
 
     def _shape(self, slot: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -36,9 +36,9 @@ class LossScaler:
     >>> scaler
     LossScaler(scale=65536.0, steps=3, skipped=0)
 
-    A skipped step leaves weights and optimizer as they are, bit for bit, without the `if` too: its gradients are None.
-    `skipped` of `steps` were; of it a loop makes a line for its log, and nobody warns. The first steps find the scale:
-    a sum over 4,096 tokens (see `divide_grad_`) begins with some ten that are skipped.
+    A skipped step leaves weights and optimizer as they are, bit for bit, without the `if` too: its gradients are None,
+    whose norm is 0. `skipped` of `steps` were; of it a loop makes a line for its log, and nobody warns. The first steps
+    find the scale: a sum over 4,096 tokens (see `divide_grad_`) begins with some ten that are skipped.
 
     What runs in float16:
 
@@ -69,6 +69,7 @@ class LossScaler:
         self.backoff_factor = check.numbers("LossScaler", above=0, below=1, backoff_factor=backoff_factor)
         self.growth_interval = check.integers("LossScaler", 1, growth_interval=growth_interval)
         self.steps = self.skipped = self.good = 0  # good steps since the scale last changed
+        self.waiting = False  # gradients, to be divided
 
     def __repr__(self) -> str:
         return f"LossScaler(scale={self.scale}, steps={self.steps}, skipped={self.skipped})"
@@ -80,6 +81,7 @@ class LossScaler:
         """
         if not isinstance(loss, Tensor) or loss.size != 1:
             raise TypeError(f"LossScaler.backward: expected a loss, a Tensor of one number, got {check.describe(loss)}")
+        self.waiting = True  # before it, as an interrupt may leave some
         with np.errstate(over="ignore", invalid="ignore"):
             loss.backward(ops.full_like(loss.detach(), self.scale))
 
@@ -87,20 +89,27 @@ class LossScaler:
         """Divide all gradients by `scale` and, as `divide_grad_` does, by `count`; True if all are finite.
 
         Once a step, before clipping, with the parameters of all optimizers. Gradients of float16 become float32. If one
-        number is inf or NaN, or all gradients are None, they all become None and it is False: the step is to be
-        skipped, and the scale is smaller from now on. One number for all gradients is waited for.
+        number is inf or NaN, they all become None and it is False: the step is to be skipped, and the scale is smaller
+        from now on. Where all gradients are None it is True, and no step. One number for all gradients is waited for.
 
-        Raises FloatingPointError where the scale has shrunk below 1e-4, as then it is not the scale that overflows;
-        ValueError and TypeError as `divide_grad_`.
+        Raises RuntimeError where no `backward` of this scaler came since the last time, as gradients would be divided
+        twice; FloatingPointError where the scale has shrunk below 1e-4, as then it is not the scale that overflows;
+        ValueError and TypeError as `divide_grad_`. None but the second changes anything.
         """
         count = check.numbers("LossScaler.unscale_", least=0, below=math.inf, count=count)
         listed = leaves("LossScaler.unscale_", parameters)
+        if all([p.grad is None for p in listed]):
+            return True
+        if not self.waiting:
+            raise RuntimeError("LossScaler.unscale_: no scaler.backward(loss) came since gradients were last divided: "
+                               "call it once a step, with the parameters of all models: unscale_([*a.parameters(), "
+                               "*b.parameters()])")
         found = divide("LossScaler.unscale_", listed, self.scale * (count or 1.0))
         with np.errstate(over="ignore", invalid="ignore"):
             finite = all([math.isfinite(backend.global_norm(grads)) for backend, grads in found.items()])
         change = self._after(finite)
         together(*((p, "grad", None) for p in listed if not finite), *((self, k, v) for k, v in change.items()))
-        if self.scale < self.least:
+        if not finite and self.scale < self.least:
             raise FloatingPointError(
                 f"LossScaler: gradients are not finite, with a scale of {self.scale:.3g} too: the model or its loss "
                 "overflows by itself. Look at the loss, lower the learning rate, clip the gradients; float16 holds "
@@ -111,10 +120,10 @@ class LossScaler:
         """What changes with a step."""
         if not finite:
             return {"steps": self.steps + 1, "skipped": self.skipped + 1, "good": 0,
-                    "scale": self.scale * self.backoff_factor}
+                    "scale": self.scale * self.backoff_factor, "waiting": False}
         grows = self.good + 1 == self.growth_interval
         scale = min(self.scale * self.growth_factor, self.most) if grows else self.scale
-        return {"steps": self.steps + 1, "good": 0 if grows else self.good + 1, "scale": scale}
+        return {"steps": self.steps + 1, "good": 0 if grows else self.good + 1, "scale": scale, "waiting": False}
 
     def state_dict(self) -> dict[str, Any]:
         """Scale, settings and counts, for `load_state_dict`; `checkpoint.save` takes it as it is."""

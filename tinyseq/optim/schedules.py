@@ -118,7 +118,8 @@ class Plateau:
 
     `update` takes the figure, such as the loss on held-out data, as often as it is known. Better is lower ("min") or
     higher ("max") than the best by more than the part `threshold` of it. After a cut `cooldown` figures do not count
-    as bad. The value never falls below `floor`; NaN is no better. By default PyTorch's ReduceLROnPlateau.
+    as bad. The value never falls below `floor`; NaN is no better. By default PyTorch's ReduceLROnPlateau, but of
+    figures below 0, of which that takes slightly worse ones for better.
 
     It is a schedule too, whose value is the same in every step, so that `warmup` takes it.
 
@@ -158,8 +159,10 @@ class Plateau:
         if not hasattr(figure, "__float__"):
             raise TypeError(f"Plateau.update: expected figure to be a number, got {check.describe(figure)}")
         found = float(figure)
-        better = (found < self.best * (1 - self.threshold) if self.mode == "min" else
-                  found > self.best * (1 + self.threshold))
+        up, limit = 1 if self.mode == "max" else -1, self.best
+        if math.isfinite(limit):
+            limit *= 1 + up * math.copysign(self.threshold, limit)
+        better = found * up > limit * up
         best, bad, cooling, value = self.best, self.bad + 1, self.cooling, self.value
         if better:
             best, bad = found, 0
