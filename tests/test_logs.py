@@ -10,12 +10,13 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tinyseq as ts
@@ -84,25 +85,34 @@ def test_a_run_that_was_killed_and_resumed_has_the_file_of_one_that_was_not(tmp_
     assert path.read_bytes() == (folder / "undisturbed.csv").read_bytes()
 
 
-def test_by_itself_a_resumed_run_writes_over_what_comes_at_or_after_its_first_row(tmp_path: Path) -> None:
+def test_rows_of_an_older_run_are_neither_mixed_nor_dropped_unasked(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "log.csv"
     rows: list[Row] = [(10, {"loss": 3.0}), (20, {"loss": 2.0}), (20, {"dev": 1.5}), (30, {"loss": 1.0, "late": 1.0})]
     write(path, rows)
-    write(path, rows[1:3])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"^CSV: .*log.csv has 4 rows, from step 10 to 30; expected a new .*start=ST"):
+        CSV(path)
+    CSV(path, start=0)                                                              # nothing before its first row
+    assert path.read_bytes() == before
+    write(path, rows[1:3], start=20)
     assert path.read_text() == "step,loss,dev\n10,3.0,\n20,2.0,\n20,,1.5\n"       # "late" is gone with its rows
-    write(path, [(25, {"loss": 9.0}), (5, {"loss": 8.0})])                          # in one run steps may go back
+    write(path, [(25, {"loss": 9.0}), (5, {"loss": 8.0})], start=22)                # in one run steps may go back
     assert path.read_text() == "step,loss,dev\n10,3.0,\n20,2.0,\n20,,1.5\n25,9.0,\n5,8.0,\n"
-    write(path, [(0, {"loss": 4.0}), *rows])                                        # a new run begins anew
-    assert path.read_text().startswith("step,loss,dev,late\n0,4.0,,\n10,3.0,,\n20,2.0,,\n20,,1.5,\n30,1.0,,1.0\n")
-    write(path, [(40, {"loss": 0.5})], start=20)
-    assert path.read_text() == "step,loss\n0,4.0\n10,3.0\n40,0.5\n"
+    write(path, [(50, {"loss": 4.0}), *rows[3:]], start=0)                          # anew, wherever its first row is
+    assert path.read_text() == "step,loss,late\n50,4.0,\n30,1.0,1.0\n"
+    write(path, [(40, {"loss": 0.5})], start=31)
+    assert path.read_text() == "step,loss,late\n30,1.0,1.0\n40,0.5,\n"
+    write(tmp_path / "rows.csv", [])
+    (tmp_path / "rows.csv").write_text("step,loss\n10,")                            # nothing but a torn line
+    write(tmp_path / "rows.csv", [(7, {"dev": 1.0})])
+    assert (tmp_path / "rows.csv").read_text() == "step,dev\n7,1.0\n"
 
 
 def test_a_killed_process_leaves_all_rows_that_it_wrote(tmp_path: Path) -> None:
     program = """
 import sys
 from tinyseq import logs
-log = logs.CSV("log.csv")
+log = logs.CSV("log.csv", start=0)
 for step in range(10**9):
     log(step, {"loss": 1 / (step + 1), f"late {step // 50}": 1.0} if step < 500 else {"loss": 1.0})
     print(step, flush=True)
@@ -117,7 +127,7 @@ for step in range(10**9):
         steps, losses = read(tmp_path / "log.csv")["loss"]
         assert steps.tolist() == [*range(len(steps))] and len(steps) >= int(said[-1] if said else seen) + 1
         assert losses[0] == 1
-        write(tmp_path / "log.csv", [(2, {"loss": 7.0})])
+        write(tmp_path / "log.csv", [(2, {"loss": 7.0})], start=2)
         assert read(tmp_path / "log.csv")["loss"][0].tolist() == [*range(min(2, len(steps))), 2]
 
 
@@ -171,6 +181,30 @@ def test_other_files_stay_as_they_are(tmp_path: Path) -> None:
         CSV(tmp_path)
 
 
+@pytest.mark.parametrize("make", [CSV, Terminal, TensorBoard])
+def test_a_sink_that_is_called_by_itself_takes_what_a_log_takes(make: Any, tmp_path: Path) -> None:
+    """Above all a CSV file stays one: what `repr` makes of other libraries' numbers is nothing that reads back."""
+    if make is TensorBoard:
+        pytest.importorskip("tensorboardX", reason="tensorboardX is not installed (pip install 'tinyseq[tensorboard]')")
+    path = tmp_path / "log"
+    sink = Terminal(file := io.StringIO()) if make is Terminal else make(path)
+    sink(np.int64(1), {"loss": np.float64(2.5), "dev": ts.tensor(0.25), "n": True, "half": np.array([0.5], "float16")})
+    for step, found, error in ((-1, {}, ValueError), (1.5, {}, TypeError), (2, {"loss": "low"}, TypeError),
+                               (2, {"loss": ts.ones(2)}, TypeError), (2, {"a\nb": 1.0}, ValueError),
+                               (2, {"step": 1.0}, ValueError), (2, {3: 1.0}, TypeError)):
+        with pytest.raises(error, match=rf"^{make.__name__}: expected"):
+            sink(step, found)
+    if make is CSV:
+        assert path.read_text() == "step,loss,dev,n,half\n1,2.5,0.25,1.0,0.5\n"
+        assert {name: found.tolist() for name, (_, found) in read(path).items()} == {
+            "loss": [2.5], "dev": [0.25], "n": [1.0], "half": [0.5]}
+    elif make is Terminal:
+        assert file.getvalue().split() == "step 1 loss 2.5 dev 0.25 n 1 half 0.5".split()
+    else:
+        sink.close()
+        assert shown(path) == {"loss": [(1, 2.5)], "dev": [(1, 0.25)], "n": [(1, 1.0)], "half": [(1, 0.5)]}
+
+
 # --- Log and Terminal --------------------------------------------------------------------------------------------
 def test_a_sink_is_whatever_is_called_with_a_step_and_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
@@ -216,16 +250,23 @@ def test_what_is_no_figure_is_told_and_no_sink_is_called() -> None:
 
 
 @given(st.integers(0, 10**9), st.dictionaries(names, values, max_size=4))
+@example(0, {".": 0.0, "1,5": 2.5, "ste": sys.float_info.max, " ": math.nan})
 def test_a_line_of_the_terminal_is_one_line_with_four_digits_of_all(step: int, found: dict[str, float]) -> None:
     file = io.StringIO()
     Terminal(file)(step, found)
     line = file.getvalue()
-    assert line.endswith("\n") and len(line.splitlines()) == 1 and line.startswith(f"step {step:,}")
-    for name, value in found.items():
-        shown = line[line.index(f"{name} ") + len(name) + 1:] if name in line else ""
-        told = [float(word.replace(",", "")) for word in re.findall(r"-?[\d.,]+(?:e[+-]\d+)?|-?inf|nan", line)]
-        assert shown and any(t == value or math.isclose(t, value, rel_tol=6e-4) or t != t != value != value
-                             or (math.isnan(t) and math.isnan(value)) for t in told), (line, name, value)
+    begin = f"step {step:<8,}" if found else f"step {step:,}"
+    assert line.endswith("\n") and len(line.splitlines()) == 1 and line.startswith(begin)
+    rest = line[len(begin):-1]
+    for name, value in found.items():                       # one after the other, as a name may look like a figure
+        assert rest.startswith(f"  {name} "), (line, name)
+        rest = rest[len(name) + 3:]
+        told = re.match(r"-?\d[\d.,]*(?:e[+-]\d+)?|-?inf|nan", rest)
+        assert told, (line, name)
+        shown, most = float(told[0].replace(",", "")), abs(value) > 1.797e308     # whose four digits may be infinity
+        assert math.isclose(shown, value, rel_tol=6e-4) or math.isnan(value) or most, (line, name)
+        rest = rest[max(10, len(told[0])):]
+    assert not rest
 
 
 # --- TensorBoard -------------------------------------------------------------------------------------------------
@@ -310,6 +351,23 @@ def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere() -> None:
     assert re.search(r"\r *0% +\? left.*\r100% \S{20} 00:00 left, loss 2", shown, re.DOTALL), shown
 
 
+def test_lines_count_what_has_no_length_and_nest_without_escapes() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[progress]')")
+    program = ("from tinyseq.logs import progress\n"
+               "for n in progress(iter('abc'), desc='words'): pass\n"
+               "bar = progress(); bar.update(2000); bar.set_postfix_str('loss 1'); bar.close()\n"
+               "for n in progress(range(2), desc='epoch'):\n"
+               "    for n in progress(range(2), desc='batch '): pass")
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    lines = re.sub(r"[\d.]+/s", "9/s", said).splitlines()
+    assert lines[:5] == ["words 0 in 00:00, ?/s", "words 3 in 00:00, 9/s", "0 in 00:00, ?/s",
+                         "2000 in 00:00, 9/s, loss 1", "2000 in 00:00, 9/s, loss 1"]
+    assert lines[5:] == ["epoch   0%, ? left", *["batch   0%, ? left", "batch 100%, 00:00 left"] * 2,
+                         "epoch 100%, 00:00 left"]
+    shown = in_a_terminal(program)
+    assert re.search(r"\rwords 3 in 00:00, +[\d.]+/s.*\repoch   0% .*batch 100%", shown, re.DOTALL), shown
+
+
 def test_lines_of_a_log_stand_above_the_bar() -> None:
     pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[progress]')")
     program = ("from tinyseq.logs import Log, Terminal, progress\n"
@@ -375,6 +433,73 @@ def test_a_disabled_bar_shows_nothing_and_hears_ctrl_c() -> None:
                "print(n, bar.n, bar.stopped)")
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert (said.stdout, said.stderr) == ("3 3 True\n", "")
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Any]:
+    """A function that presses it, where it raises KeyboardInterrupt without bars; and after it nothing was pressed."""
+    pytest.importorskip("tqdm", reason="tqdm is not installed (pip install 'tinyseq[progress]')")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    logs.progress.stopped = False
+
+
+def test_a_bar_that_begins_after_ctrl_c_is_a_new_one(ctrl_c: Any) -> None:
+    for _ in range(2):                                      # as cells of a notebook are run one after the other
+        seen = []
+        for n in (bar := logs.progress(range(5))):
+            seen.append(n)
+            if n == 1:
+                ctrl_c()
+        assert seen == [0, 1] and bar.stopped and logs.progress.stopped
+        assert [*(bar := logs.progress(range(5)))] == [*range(5)] and not bar.stopped and logs.progress.stopped
+    with pytest.raises(KeyboardInterrupt):                  # held, with its bar, by the error
+        for _ in logs.progress(range(5)):
+            ctrl_c()
+            ctrl_c()
+    assert [*logs.progress(range(5))] == [*range(5)]
+
+
+def test_one_ctrl_c_ends_all_bars_that_are_open(ctrl_c: Any) -> None:
+    seen, saves = [], []
+    for epoch in logs.progress(range(3), save=lambda: saves.append("outer")):
+        for n in logs.progress(range(4), save=lambda: saves.append("inner")):
+            seen.append((epoch, n))
+            if seen[-1] == (1, 2):
+                ctrl_c()
+    assert seen == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2)] and sorted(saves) == ["inner", "outer"]
+    with logs.progress(total=3) as one:
+        with logs.progress(total=3) as other:
+            ctrl_c()
+            with pytest.raises(KeyboardInterrupt):
+                ctrl_c()
+        assert one.stopped and other.stopped
+
+
+def test_a_bar_that_an_error_left_takes_no_ctrl_c(ctrl_c: Any) -> None:
+    with pytest.raises(ZeroDivisionError), logs.progress(total=3) as bar:
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    bar = logs.progress(total=3)
+    del bar
+    with pytest.raises(KeyboardInterrupt):
+        ctrl_c()
+    bar = logs.progress(total=3)
+    del bar
+    with logs.progress(total=3) as bar:                     # after one that was dropped
+        ctrl_c()
+        assert bar.stopped
+
+
+def test_who_sets_another_handler_meanwhile_keeps_it(ctrl_c: Any) -> None:
+    for save in (None, lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)):
+        with logs.progress(total=3, save=save):
+            if save:
+                ctrl_c()
+            else:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert signal.signal(signal.SIGINT, signal.default_int_handler) is signal.SIG_IGN
 
 
 def test_ctrl_c_saves_and_ends_and_is_told() -> None:

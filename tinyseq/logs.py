@@ -20,10 +20,11 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, ClassVar, Self, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,11 +64,8 @@ class Log:
         NaN and infinity are told as they are. Raises TypeError for what is no number, ValueError for a name that is no
         single line of text, or is "step"; then nothing is told.
         """
-        step = check.integers("Log", 0, step=step)
         check.mapping("Log", figures={} if figures is None else figures)
-        if not self.sinks:
-            return
-        found = {_name(name): _figure(name, value) for name, value in {**(figures or {}), **named}.items()}
+        step, found = _told("Log", step, {**(figures or {}), **named} if self.sinks else {})
         for sink in self.sinks:
             sink(step, dict(found))
 
@@ -102,6 +100,7 @@ class Terminal:
 
     def __call__(self, step: int, figures: Mapping[str, float]) -> None:
         """Write the line."""
+        step, figures = _told("Terminal", step, figures)
         shown = [f"{name} {_short(value):<10}" for name, value in figures.items()]
         line, file = "  ".join([f"step {step:<8,}", *shown]).rstrip(), self.file or sys.stdout
         if "tqdm" in sys.modules:
@@ -119,13 +118,13 @@ class CSV:
     pandas.read_csv say, and numbers read back as the very floats that they were. A row is on its way to the disk when
     the call returns; a line that a kill tore is cut off by who writes next.
 
-    A run that goes on writes over what it had written of later steps before it was killed: from its first row on, so
-    that the file becomes that of a run which nothing disturbed. A new run on an old file begins it anew in this way.
+    A run that goes on says from which step, as that of its checkpoint: what was written of later steps before it was
+    killed goes, so that the file becomes that of a run which nothing disturbed.
 
     Args:
         path: the file. Folders are made.
-        start: the step at which the run goes on, where that is not always that of its first row: rows from this step
-            on are dropped.
+        start: the step at which the run goes on: with its first row, rows from this step on are dropped; all of an old
+            file with 0. If None, a file that has rows is refused, so that a new run does not spoil that of another.
 
     >>> log = ts.logs.CSV("runs/a/log.csv")
     >>> log(10, {"loss": 2.5}); log(20, {"loss": 1.5}); log(20, {"dev_loss": 2.0}); log(30, {"loss": float("nan")})
@@ -138,22 +137,27 @@ class CSV:
     20,,2.0
     30,0.75,
 
-    Raises ValueError for a file that is there and is no such log, OSError for one that cannot be written.
+    Raises ValueError for a file that is there and is no such log, or has rows and no `start` is given; OSError for one
+    that cannot be written.
     """
 
     @check.constructor
     def __init__(self, path: str | os.PathLike[str], start: int | None = None) -> None:
         self.path = _path("CSV", path=path)
         self.start = start if start is None else check.integers("CSV", 0, start=start)
-        _table(self.path)  # so that a file that is no log is told before anything is learnt
+        _, rows = _table(self.path)  # so that what is wrong with it is told before anything is learnt
+        if rows and start is None:
+            raise ValueError(f"CSV: {self.path} has {len(rows)} rows, from step {rows[0][0]} to {rows[-1][0]}; "
+                             "expected a new file, or start=STEP of a run that goes on (start=0 begins the file anew)")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._columns: list[str] | None = None  # of a file that is known to be whole
 
     def __call__(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write the row."""
+        """Write the row. Raises what `Log` raises, and then nothing is written; OSError if it cannot be."""
+        step, figures = _told("CSV", step, figures)
         columns, self._columns = self._columns, None  # should this be interrupted, the next call looks at the file
         if columns is None:
-            columns = self._mended(step if self.start is None else self.start)
+            columns = self._mended(sys.maxsize if self.start is None else self.start)
             self.start = sys.maxsize  # what this run has written stays
         if new := [name for name in figures if name not in columns]:
             self._widen(columns := columns + new)
@@ -179,8 +183,9 @@ class CSV:
 class TensorBoard:
     """A folder for TensorBoard, with tensorboardX: a scalar for each figure, by its name; "a/b" stands under "a" there.
 
-    As with `CSV`, what is given is written when the call returns, and a run that goes on says from which step on
-    TensorBoard forgets what was written before: that of its first figures, or `start`. TensorBoard keeps float32.
+    As with `CSV`, what is given is written when the call returns. A run that goes on says from which step on
+    TensorBoard forgets what was written before: that of its first figures, or `start`. A new run in an old folder would
+    be shown with what is left of the old one. TensorBoard keeps float32.
 
     Args:
         folder: the folder, which is made; one for each run.
@@ -211,6 +216,7 @@ class TensorBoard:
 
     def __call__(self, step: int, figures: Mapping[str, float]) -> None:
         """Write the scalars."""
+        step, figures = _told("TensorBoard", step, figures)
         if not self._begun:
             session = {"status": self._proto.SessionLog.START}
             self._write(step=step if self.start is None else self.start, session_log=session)
@@ -256,13 +262,16 @@ class progress:
             ...
             bar.set_postfix_str(f"loss {loss:.2f}", refresh=False)
 
-    Ctrl-C ends learning, not the program, which goes on with what was learnt: the update that is under way is finished,
-    and bars that begin later end after one; `progress.stopped` tells a program of several models to go on to no other.
-    A second Ctrl-C does what it did before there was a bar. In other threads than the main one Ctrl-C is left alone.
+    Ctrl-C ends learning, not the program, which goes on with what was learnt: all bars that are open end when the
+    update that is under way is finished, and their `stopped` says so. A second Ctrl-C does what it did before there was
+    a bar. Bars that begin later are new ones; that of the class, `progress.stopped`, stays True until a program sets it
+    to False, and tells one of several models to go on to no other. In other threads than the main one Ctrl-C is left
+    alone. A loop with `update` is best in a `with progress(total=...) as bar:`, which ends the bar on an error too.
 
     Args:
         iterable: what is gone through, or None where `update` says how far it is.
-        total: how much there is, if `len(iterable)` does not say so.
+        total: how much there is, if `len(iterable)` does not say so. Where nobody knows, the bar counts, and tells how
+            many there are in a second.
         desc: what stands in front.
         save: what to call at the first Ctrl-C, between two updates or within one.
         initial: how much is done before, of a run that goes on; with `range(step, steps)` it is `step`.
@@ -277,6 +286,8 @@ class progress:
     """
 
     stopped = False
+    _open: ClassVar[weakref.WeakSet[progress]] = weakref.WeakSet()  # those that listen; one that is dropped does not
+    _before: ClassVar[Any] = None  # what Ctrl-C did before there was a bar
 
     @check.constructor
     def __init__(self, iterable: Iterable[Any] | None = None, total: float | None = None, desc: str = "",
@@ -294,18 +305,20 @@ class progress:
             check.function("progress", save=save)
         check.numbers("progress", least=0, initial=initial)
         check.choice("progress", (True, False), disable=disable)
-        self.save, self.disable, self._heard, self._closed = save, disable, False, False
-        self._listens = threading.current_thread() is threading.main_thread()
-        if self._listens:
-            self._before = signal.signal(signal.SIGINT, self._stop)
-        if sys.stderr.isatty() and not disable:
-            options: dict[str, Any] = {"bar_format": "{desc}{percentage:3.0f}% {bar:20} {remaining} left{postfix}"}
-        else:
-            options = {"bar_format": "{desc}{percentage:3.0f}%, {remaining} left{postfix}", "file": _Lines(disable),
-                       "mininterval": 5, "miniters": 0}
         if total is None and isinstance(iterable, Sized):
             total = initial + len(iterable)
-        self._bar: Any = tqdm(iterable, desc or None, total, initial=initial, **options)
+        self.save, self.disable, self.stopped, self._closed = save, disable, False, False
+        if threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGINT) is not _stop:
+                progress._before = signal.signal(signal.SIGINT, _stop)
+            self._open.add(self)
+        bar, options = " {bar:20} ", {}
+        if disable or not sys.stderr.isatty():
+            bar, options = ", ", {"file": _Lines(disable), "mininterval": 5, "miniters": 0, "position": 0}
+        known = f"{{percentage:3.0f}}%{bar}{{remaining}} left"
+        form = f"{{desc}}{'{n_fmt} in {elapsed}, {rate_noinv_fmt}' if total is None else known}{{postfix}}"
+        front = f"{desc} " if desc[-1:].strip() else desc
+        self._bar: Any = tqdm(iterable, front or None, total, initial=initial, bar_format=form, unit="", **options)
 
     @property
     def n(self) -> float:
@@ -351,18 +364,33 @@ class progress:
             return
         self._closed = True
         self._bar.close()
-        if self._listens:
-            signal.signal(signal.SIGINT, self._before)
-        if self._heard:
+        if self in self._open:
+            self._open.remove(self)
+            if not self._open and signal.getsignal(signal.SIGINT) is _stop:
+                signal.signal(signal.SIGINT, self._before)
+        if self.stopped:
             kept = "saved, and used on" if self.save else "used on, and not saved"
             self.write(f"stopped; what was learnt is {kept}; Ctrl-C again ends the script")
 
-    def _stop(self, *_: object) -> None:
-        progress.stopped = self._heard = True
-        signal.signal(signal.SIGINT, self._before)
-        if self.save:
-            self.save()
-            self._before = signal.getsignal(signal.SIGINT)  # which says what is saved
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+                 ) -> None:
+        self.close()
+
+
+def _stop(*_: object) -> None:
+    """What Ctrl-C does while bars are open."""
+    signal.signal(signal.SIGINT, progress._before)
+    if not (heard := [*progress._open]):  # all were dropped
+        signal.raise_signal(signal.SIGINT)
+        return
+    for bar in heard:
+        progress.stopped = bar.stopped = True
+    for bar in heard:
+        if bar.save:
+            bar.save()
 
 
 class _Lines:
@@ -379,19 +407,18 @@ class _Lines:
         sys.stderr.flush()
 
 
-def _name(name: Any) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"Log: expected names of figures as text, got {name!r}")
-    if name in ("", "step") or not name.isprintable():
-        raise ValueError(f"Log: expected a name of a figure as a line of text that is not 'step', got {name!r}")
-    return name
-
-
-def _figure(name: str, value: Any) -> float:
-    """Its number, NaN and infinity too."""
-    if not hasattr(value, "__float__") or getattr(value, "size", 1) != 1:
-        raise TypeError(f"Log: expected {name} to be a number, got {check.describe(value)}")
-    return float(value.item() if hasattr(value, "item") else value)
+def _told(where: str, step: int, figures: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
+    """A step and its figures as Python's numbers, NaN and infinity too."""
+    step, found = check.integers(where, 0, step=step), {}
+    for name, value in figures.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{where}: expected names of figures as text, got {name!r}")
+        if name in ("", "step") or not name.isprintable():
+            raise ValueError(f"{where}: expected a name of a figure as a line of text that is not 'step', got {name!r}")
+        if not hasattr(value, "__float__") or getattr(value, "size", 1) != 1:
+            raise TypeError(f"{where}: expected {name} to be a number, got {check.describe(value)}")
+        found[name] = float(value.item() if hasattr(value, "item") else value)
+    return step, found
 
 
 def _short(value: float) -> str:

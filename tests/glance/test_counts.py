@@ -1,5 +1,7 @@
 """Multiply-adds by formula are those by hand, and those that PyTorch counts."""
 
+import sys
+import types
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 import tinyseq as ts
 from tinyseq import functional, nn
+from tinyseq.engine import autograd
+from tinyseq.glance import counts
 from tinyseq.glance.calls import Calls
 from tinyseq.glance.counts import multiply_adds
 
@@ -81,6 +85,32 @@ def test_scans() -> None:
     assert count(functional.linear_scan, ts.ones(3), ts.ones((2, 5, 3))) == 2 * 5 * 3
     x, layer = ts.ones((2, 5, 3)), nn.MinGRU(3, 4)
     assert count(layer, x) == 2 * 5 * 3 * 2 * 4 + 2 * 5 * 4     # z and h~, then the scan
+    assert count(nn.LRU(3, 4), x) == 2 * 5 * (8 * 3 + 4 * 4 + 4 * 8 + 4 * 3)   # B x, 4 complex numbers, C h, D x
+
+
+def called(function: Any) -> set[str]:
+    """The names in a function, and in those of its module that are no ops and that it calls."""
+    found: set[str] = set()
+    pending = [function.__code__]
+    for code in pending:                                    # grows as it goes
+        pending += [part for part in code.co_consts if isinstance(part, types.CodeType)]
+        for name in {*code.co_names} - found:
+            other = function.__globals__.get(name)
+            if isinstance(other, types.FunctionType) and other.__module__ == function.__module__ \
+                    and not hasattr(other, "__wrapped__"):
+                pending.append(other.__code__)
+        found |= {*code.co_names}
+    return found
+
+
+def test_every_op_that_runs_a_kernel_of_products_has_a_formula() -> None:
+    """Found by their code: ops whose body, or what that calls in its module, names a kernel of products or scans."""
+    kernels = {"matmul", "matmul_arrays", "attention", "rnn_forward", "linear_scan"}
+    rooms = ("tinyseq.engine.", "tinyseq.functional.")
+    bodies = {op.__wrapped__ for name, m in sys.modules.items() if name.startswith(rooms) for op in vars(m).values()
+              if hasattr(op, "__wrapped__") and op.__code__.co_filename == autograd.__file__}
+    assert len(bodies) > 50
+    assert {body.__name__ for body in bodies if kernels & called(body)} == {body.__name__ for body in counts._OF_BODY}
 
 
 @pytest.mark.reference

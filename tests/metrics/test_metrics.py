@@ -134,7 +134,7 @@ def test_a_state_goes_on_where_it_was(name: str, data: st.DataObject, tmp_path_f
     checkpoint.save(path, first.state_dict())
     state = checkpoint.load(path)
     second.load_state_dict(state)
-    assert second.sums() == first.sums()
+    assert second.sums() == first.sums() and repr(second) == repr(first)    # whole numbers as such
     second.update(*batch(items[cut:]))
     assert same(second, whole)
     assert pickle.loads(pickle.dumps(first.state_dict()))["names"] == first.state_dict()["names"]
@@ -143,7 +143,7 @@ def test_a_state_goes_on_where_it_was(name: str, data: st.DataObject, tmp_path_f
     states = [first.state_dict(), other.state_dict()]
     if states[0]["names"] == states[1]["names"]:
         merged = make()
-        merged.load_state_dict(states[0] | {"sums": states[0]["sums"] + states[1]["sums"]})
+        merged.load_state_dict(states[0] | {key: states[0][key] + states[1][key] for key in ("counts", "sums")})
         assert same(merged, whole)
     whole.reset()
     assert whole.sums() == make().sums()
@@ -175,14 +175,22 @@ def test_another_metric_or_another_state_is_refused_and_changes_nothing(name: st
     good = metric.state_dict()
     for state, message in ((other.state_dict(), r"this is the state of Accuracy\(ignore_index=7\), expected that of"),
                            ({}, "without"), (good | {"sums": np.ones(99)}, r"got float64\[99\]"),
-                           (good | {"names": ("a",), "sums": ["a"]}, "expected sums"),
-                           (good | {"names": ("a", "b"), "sums": np.ones(1)}, "of a, b"),
-                           *[(good | {"names": metric.names[::-1]}, "expected sums")] * bool(metric.names)):
+                           (good | {"names": ("a",), "counts": ["a"]}, r"expected counts \(int\)"),
+                           (good | {"counts": good["counts"] + 0.5}, r"expected counts \(int\).*got float64"),
+                           (good | {"names": ("a", "b"), "counts": np.ones(1, int)}, "of a, b"),
+                           *[(good | {"names": metric.names[::-1]}, "expected counts")] * bool(metric.names)):
         with pytest.raises(ValueError, match=rf"^{name}.load_state_dict: .*{message}"):
             metric.load_state_dict(state)
     with pytest.raises(TypeError, match="dictionary"):
         metric.load_state_dict(3)
     assert metric.sums() == before
+
+
+def test_counts_above_the_whole_numbers_of_a_float_are_exact() -> None:
+    one, other = metrics.Mean(), metrics.Mean()
+    one.add(total=0.5, count=2**53 + 1)
+    other.load_state_dict(one.state_dict())
+    assert other.sums() == {"total": 0.5, "count": 2**53 + 1} and f"{2**53 + 1:,}" in repr(other)
 
 
 def test_a_class_of_ones_own_has_the_same_laws() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from tinyseq.engine.products import matmul
 from tinyseq.functional.attention import _attention
 from tinyseq.functional.layers import linear
-from tinyseq.functional.parallel import _linear_scan
+from tinyseq.functional.parallel import _linear_scan, turning_scan
 from tinyseq.functional.recurrence import GATES, _scan
 
 
@@ -34,6 +34,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
         query.shape[-1] + value.shape[-1]),
     _scan: _recurrence,
     _linear_scan: lambda a, b, *_: b.size,
+    turning_scan: lambda kept, angle, b, *_: 2 * b.size,  # complex ones: four of real numbers for two entries
 }
 _OF_BODY = {op.__wrapped__: formula for op, formula in _FORMULAS.items()}
 

@@ -12,6 +12,7 @@ import numpy as np
 from tinyseq import backends, check
 
 P = ParamSpec("P")
+_KINDS = {"counts": int, "sums": float}  # of a state's arrays
 
 
 class Metric:
@@ -78,12 +79,15 @@ class Metric:
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.options)})"
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted, for `load_state_dict`: the names of the sums, and an array of them.
+        """What was counted, for `load_state_dict`: the names of the sums, and two arrays as long, of the whole numbers
+        among them and of the others, each with 0 where the other has the sum.
 
         Where the names are the same in all processes (they are, of all but `SpanF1`), the arrays add up.
         """
         sums = self.sums()
-        return {"metric": self.settings(), "names": tuple(sums), "sums": np.array([*sums.values()] or np.zeros(0, int))}
+        return {"metric": self.settings(), "names": tuple(sums),
+                **{key: np.array([x if isinstance(x, kind) else 0 for x in sums.values()], kind)
+                   for key, kind in _KINDS.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what another of the same class and options had counted.
@@ -92,15 +96,17 @@ class Metric:
         """
         where = f"{type(self).__name__}.load_state_dict"
         check.mapping(where, state=state)
-        if lack := {"metric", "names", "sums"} - state.keys():
+        if lack := {"metric", "names", *_KINDS} - state.keys():
             raise ValueError(f"{where}: expected what state_dict() gave, got {sorted(state)}, without {sorted(lack)}")
         if state["metric"] != self.settings():
             raise ValueError(f"{where}: this is the state of {state['metric']}, expected that of {self.settings()}")
-        names, sums = tuple(state["names"]), np.asarray(state["sums"])
-        if sums.shape != (len(names),) or sums.dtype.kind not in "iuf" or (self.names and names != self.names):
-            raise ValueError(f"{where}: expected sums of {', '.join(self.names) or 'each name'}, got "
-                             f"{check.describe(sums)} of {', '.join(map(str, names)) or 'no name'}")
-        self._sums = dict(zip(names, sums.tolist(), strict=True))
+        names, found = tuple(state["names"]), [np.asarray(state[key]) for key in _KINDS]
+        for array, (key, kind) in zip(found, _KINDS.items(), strict=True):
+            if array.shape != (len(names),) or array.dtype != kind or (self.names and names != self.names):
+                raise ValueError(f"{where}: expected {key} ({kind.__name__}) of {', '.join(self.names) or 'each name'}, "
+                                 f"got {check.describe(array)} of {', '.join(map(str, names)) or 'no name'}")
+        counts, sums = (array.tolist() for array in found)
+        self._sums = {name: n + x if x else n for name, n, x in zip(names, counts, sums, strict=True)}
 
     def __repr__(self) -> str:
         try:
