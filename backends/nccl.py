@@ -29,12 +29,16 @@ def unique_id() -> Any:
     return binding().get_unique_id()
 
 
+def gpu() -> str:
+    """Which GPU of its machine this process uses, whatever number it has here."""
+    return str(cp.cuda.Device().pci_bus_id)
+
+
 class Communicator:
-    """This process's GPU among those of all: number `rank` modulo how many it sees."""
+    """This process's GPU among those of all."""
 
     def __init__(self, size: int, unique: Any, rank: int) -> None:
         self.nccl = binding()
-        cp.cuda.Device(rank % cp.cuda.runtime.getDeviceCount()).use()
         self.communicator = self.nccl.NcclCommunicator(size, unique, rank)
         self.stream = cp.cuda.Stream(non_blocking=True)  # so that sums go on beside the work that comes after
 

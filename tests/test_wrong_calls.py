@@ -286,7 +286,7 @@ GOOD = [
     # files
     "checkpoint.save(path=TMP / 'a.safetensors', state={'a': X})",
     "checkpoint.load(path=TMP / 'w.safetensors')",
-    "runs.Run(folder=TMP / 'run', keep=2, best='min', writes=True, model=MODEL)",
+    "runs.Run(folder=TMP / 'run', keep=2, best='min', writes=True, world=None, model=MODEL)",
     "checkpoint.rename(state={'a': X}, rules={'a': 'b'}, strict=True)",
     # the rest
     "lens.gradients_through_time(layer=nn.GRU(4, 3), x=S, loss=ts.sum, lengths=L)",
@@ -632,7 +632,7 @@ KINDS = {  # of arguments, by name, or by function and name
         cell attention decoder encoder W R
         embedding symbols items.source unknown sequences hypotheses references weights columns plot.attention.rows
         plot.words.rows plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target
-        plot.runs.figures""",
+        plot.runs.figures Run.world""",
     "path": "path paths pairs.source pairs.target",
     "folder": "folder",
     "seed": "seed",

@@ -118,7 +118,9 @@ class Run:
     function of the step needs no saving.
 
     Kept are the last `keep` saves and, where `best` is "min" or "max", that of the smallest or largest score. With
-    `writes=False`, for all ranks of several but the first, it resumes and saves nothing.
+    `writes=False` it resumes and saves nothing. Given the `world` of `ts.distributed.mpi()` only rank 0 writes; all
+    resume, from a folder that all see, and what is not the same on all of them is an error; and all of them hear, at
+    the same step, that one was interrupted.
 
     In `with run:` Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 or 2 (of Slurm: `#SBATCH --signal=USR1@120`, and `srun python
     train.py`), where nobody else handles them, do not end the process: they set `run.interrupted`, for the loop to save
@@ -154,9 +156,12 @@ class Run:
 
     @check.constructor
     def __init__(self, /, folder: str | os.PathLike[str], *, keep: int = 3, best: str | None = None,
-                 writes: bool = True, **parts: Any) -> None:
+                 writes: bool = True, world: Any = None, **parts: Any) -> None:
         check.instance("Run", str | os.PathLike, folder=folder)
-        self.folder, self.writes = Path(folder), writes
+        if not (world is None or hasattr(world, "gather")):    # whose room stands above
+            raise TypeError(f"Run: expected world to be that of ts.distributed.mpi(), got {check.describe(world)}")
+        self.folder, self.world = Path(folder), world
+        self.writes = writes and (world is None or world.rank == 0)
         self.keep: int = check.integers("Run", 1, keep=keep)
         check.choice("Run", (None, "min", "max"), best=best)
         if not parts or (taken := sorted(parts.keys() & {*_OWN})):
@@ -165,18 +170,24 @@ class Run:
                              "optimizer=optimizer)")
         self.best = best
         self.extra: dict[str, Any] = {}                     # of the file that was resumed
-        self.interrupted: signal.Signals | None = None
+        self._signal: signal.Signals | None = None
         self._parts = {name: _part(name, part) for name, part in parts.items()} | {"random": _Random()}
         self._step = -1                                     # saved or resumed last
         self._score: float | None = None                    # of the best file
         self._before: dict[int, Any] = {}
         self._lock: _Lock | None = None
-        if writes:
+        if self.writes:
             self._take()
 
     def __repr__(self) -> str:
         names = ", ".join(name for name in self._parts if name != "random")
         return f"Run({str(self.folder)!r}, step {max(self._step, 0)} of {names})"
+
+    @property
+    def interrupted(self) -> signal.Signals | None:
+        """The signal that has come; with a `world` to any rank, and all ask for it at the same places."""
+        signals = [self._signal] if self.world is None else self.world.gather(self._signal)
+        return next((number for number in signals if number), None)
 
     # --- saving
     def save(self, step: int, score: float | None = None, **extra: Any) -> None:
@@ -256,6 +267,11 @@ class Run:
         if self.writes:
             self._take()
         path, state, broken = self._newest()
+        found = [] if self.world is None else self.world.gather((state.get("step", 0), _checksum(state)))
+        if other := next((rank for rank, what in enumerate(found) if what != found[0]), 0):    # and would learn another
+            raise CheckpointError(f"Run.resume: folder {self.folder}: rank {other} finds step {found[other][0]} there, "
+                                  f"rank 0 another file, of step {found[0][0]}: give a folder that all ranks see, with "
+                                  "the same files")
         if path is None:
             return 0
         score = self._best_score(state, broken)
@@ -332,7 +348,7 @@ class Run:
             _writers[key] = self
 
     def __enter__(self) -> Self:
-        self.interrupted = None
+        self._signal = None
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 handler = signal.getsignal(number)
@@ -342,7 +358,7 @@ class Run:
         return self
 
     def _stop(self, number: int, _: object) -> None:
-        self.interrupted = signal.Signals(number)
+        self._signal = signal.Signals(number)
         if number == signal.SIGINT:     # who presses Ctrl-C again means it; schedulers send SIGTERM more than once
             signal.signal(number, self._before[number])
 

@@ -1,5 +1,6 @@
 """However one rank ends, the run ends for all, says why, and leaves whole files: under `mpiexec python train.py`."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -208,6 +209,64 @@ def test_a_launched_process_without_mpi4py_is_told_what_to_install() -> None:
                "ts.distributed.mpi()")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert "ImportError" in done.stderr and "pip install 'tinyseq[mpi]'" in done.stderr
+
+
+# What is in the environment, and how many processes that says there are.
+COUNTS = [({"OMPI_COMM_WORLD_SIZE": "2"}, 2), ({"PMI_SIZE": "3"}, 3),
+          ({"SLURM_STEP_NUM_TASKS": "64", "SLURM_NTASKS": "64", "SLURM_PROCID": "5"}, 64),      # srun, without PMI
+          ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, 2),                                      # a batch script
+          ({"SLURM_NTASKS": "2"}, 0),                                                           # salloc
+          ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, 1),         # srun -n 1
+          ({"PMI_SIZE": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, 1)]                     # mpiexec -n 1 in it
+
+
+@pytest.mark.parametrize(("told", "count"), COUNTS)
+def test_processes_that_do_not_find_each_other_are_told_so(told: dict[str, str], count: int) -> None:
+    """They would each be rank 0 of 1, and write the same files: as where the launcher is another MPI's."""
+    program = ("import os, sys\nfrom types import SimpleNamespace as N\nmpi = N(COMM_WORLD=N(size=1))\n"
+               "sys.modules['mpi4py'] = N(MPI=mpi)\nimport tinyseq as ts\nprint(ts.distributed.mpi().size)")
+    ours = {name: value for name, value in os.environ.items() if name.partition("_")[0] not in ("OMPI", "PMI", "SLURM")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=ours | told)
+    if count > 1:
+        assert done.returncode and f"{next(iter(told))} says {count} processes, this one finds 1: take" in done.stderr
+    else:
+        assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+@pytest.mark.parametrize(("seen", "local", "own"), [("0,1", 0, "0"), ("0,1", 3, "1"), ("GPU-aa,GPU-bb", 1, "GPU-bb"),
+                                                    ("3", 1, "3"), ("", 1, "")])
+def test_a_rank_sees_one_gpu_of_its_machine(monkeypatch: pytest.MonkeyPatch, seen: str, local: int, own: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    over_mpi._one_gpu(local)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == own
+
+
+def one_gpu_each(world: Any) -> None:
+    assert sorted(world.gather(os.environ["CUDA_VISIBLE_DEVICES"])) == ["4", "4", "7"]
+
+
+def test_ranks_of_one_machine_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    run(3, __file__, "one_gpu_each")
+
+
+def test_ranks_that_make_different_calls_are_told_which(tmp_path: Path) -> None:
+    program = tmp_path / "train.py"
+    program.write_text("""
+import sys, tinyseq as ts
+world = ts.distributed.mpi()
+model = ts.nn.Linear(3, 2)
+parallel = ts.distributed.DataParallel(world, model)
+calls = {"sum": lambda: world.sum(1), "gather": lambda: world.gather("x" * 1000), "barrier": world.barrier,
+         "broadcast": lambda: world.broadcast(3), "merge": lambda: world.merge(ts.metrics.Mean()),
+         "backward": lambda: parallel.backward(ts.sum(model(ts.ones((1, 3)))), 1),
+         "DataParallel": lambda: ts.distributed.DataParallel(world, model)}
+calls[sys.argv[1 + world.rank]]()
+""")
+    for first, second in [("sum", "backward"), ("backward", "gather"), ("barrier", "broadcast"), ("sum", "merge"),
+                          ("DataParallel", "gather")]:
+        done = end(start(2, program, first, second))
+        assert f"rank 1 calls {second} while rank 0 calls {first}" in done.stderr and done.returncode == 1, done.stderr
 
 
 def of_two(**more: Any) -> over_mpi.MPIWorld:

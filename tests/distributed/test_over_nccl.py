@@ -23,6 +23,9 @@ def test_nccl_sums_what_is_on_a_gpu_and_leaves_the_rest(monkeypatch: pytest.Monk
     communicator = SimpleNamespace(sum=lambda array: calls.append(("sum", array)) or "event",
                                    wait=lambda event: calls.append(("wait", event)))
     made = SimpleNamespace(unique_id=lambda: "id", Communicator=lambda *given: calls.append(given) or communicator)
+    bus = iter(["19", "3b", "19", "19"])
+    made.gpu = lambda: next(bus)
+    world.gather = lambda value: [value, f"{next(bus)} of {value.split()[-1]}"]         # type: ignore[method-assign]
     monkeypatch.setitem(sys.modules, "tinyseq.backends.nccl", made)
     monkeypatch.setattr(over_nccl.backends, "load", lambda name: None)
     gpus = ts.distributed.nccl(world)
@@ -36,6 +39,8 @@ def test_nccl_sums_what_is_on_a_gpu_and_leaves_the_rest(monkeypatch: pytest.Monk
     host = np.ones(2)
     assert gpus.start(host).array is host and gpus.test(gpus.start(host))
     gpus.wait(gpus.start(host))
+    with pytest.raises(RuntimeError, match=r"ranks \[0, 1\] share GPUs \(19 of .*call distributed.mpi\(\) before"):
+        ts.distributed.nccl(world)
     assert calls[2:] == [("sum", device), ("wait", "event")]
 
 

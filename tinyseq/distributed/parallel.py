@@ -15,6 +15,7 @@ import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.distributed.world import Exchange, World
+from tinyseq.engine import ops
 from tinyseq.engine.gradients import grown, pull_back
 from tinyseq.engine.graph import Leaf
 from tinyseq.engine.tensor import Array, Tensor
@@ -102,12 +103,14 @@ class DataParallel:
         self._learned = self._begun = False  # the order that gradients come in; a backward that has not ended
         self._fill(reversed(range(len(self._parameters))))
 
-    def backward(self, loss: Tensor | None, count: float) -> float:
+    def backward(self, loss: Tensor | None, count: float, *, earlier: float = 0.0, scale: float = 1.0) -> float:
         """Set every parameter's `.grad`, on all ranks, to that of the sum of all losses over the sum of all counts.
 
         `loss`, of one element, is a sum over this rank's rows, or None where it has none, and `count` what it sums
         over. To accumulate, call `loss.backward()` for the rows before and this for the last, with what all of them
-        counted; `.grad` must have been None at first. Returns the sum of the losses given here over that of the counts.
+        counted and, as `earlier`, the sum of the losses before; `.grad` must have been None at first. The gradients are
+        those times `scale`, that of a LossScaler, whose `unscale_` comes next. Returns the sum of all losses over that
+        of the counts, without the scale.
 
         Every rank calls it, once a step. A parameter that no rank's loss depends on has the gradient None. Raises
         ValueError, on all ranks, where nothing was counted, and RuntimeError for a parameter that the model did not
@@ -115,19 +118,24 @@ class DataParallel:
         """
         where = "DataParallel.backward"
         count = check.numbers(where, least=0, count=count)
+        earlier, scale = check.numbers(where, earlier=earlier), check.numbers(where, above=0, scale=scale)
         if loss is not None and (not isinstance(loss, Tensor) or loss.size != 1):
             raise ValueError(f"{where}: expected loss to be a Tensor of one element, a sum, got "
                              f"{check.describe(loss)}")
         if self._begun:
-            raise RuntimeError(f"{where}: an earlier one was interrupted, and the ranks have lost each other: begin "
-                               "again from a checkpoint")
+            raise RuntimeError(f"{where}: an earlier one was interrupted: begin again from a checkpoint")
         self._begun, self._came, self._sent = True, {}, 0
+        begun = self.world.begin("backward")
         for bucket in self._buckets:
             bucket.missing = len(bucket.places)
         if loss is not None:
-            pull_back([loss], [None], wanted=None, create_graph=False, retain_graph=False, into=Arrivals(self._take))
+            told: Any = None if scale == 1 else "ignore"  # what overflows of a scaled loss is for unscale_
+            with np.errstate(over=told, invalid=told):
+                pull_back([loss], [ops.full_like(loss.detach(), scale)], wanted=None, create_graph=False,
+                          retain_graph=False, into=Arrivals(self._take))
         has = self._rest()
-        said = np.array([count, 0.0 if loss is None else loss.item(), *has])
+        self.world.alike(begun)
+        said = np.array([count, earlier + (0.0 if loss is None else loss.item()), *has])
         self.world.wait(self.world.start(said))
         total = float(said[0])
         for bucket in self._buckets:
@@ -139,8 +147,7 @@ class DataParallel:
             self._learn()
         self._begun = False
         if not total:
-            raise ValueError(f"{where}: no rank counted anything (count is 0 on all of them): leave this step out, on "
-                             "all ranks")
+            raise ValueError(f"{where}: no rank counted anything (count is 0): leave this step out, on all ranks")
         return float(said[1]) / total
 
     # --- the way of a gradient
@@ -200,8 +207,7 @@ class DataParallel:
         with np.errstate(over="ignore"):  # of float16, which then is infinite, on all ranks
             for i, place in bucket.places.items():
                 p = self._parameters[i]
-                own = backends.of(p._data)
-                p.grad = Tensor(own.asarray(place / total, dtype=self._dtypes[i])) if has[i] else None
+                p.grad = Tensor(backends.of(p._data).asarray(place / total, dtype=self._dtypes[i])) if has[i] else None
 
     def _learn(self) -> None:
         """Buckets in the order in which gradients came: on the first of the ranks where most did."""
@@ -215,7 +221,7 @@ def _begin_alike(world: World, model: Module) -> None:
     tensors = {id(t): (name, t) for name, t in reversed([*model.named_tensors()])}  # each under its first name
     named = dict(reversed(tensors.values()))
     facts = {name: f"{t.dtype} {t.shape}{', trained' * t.requires_grad}" for name, t in named.items()}
-    first, *others = world.gather(facts)
+    first, *others = world.collect("DataParallel", facts)
     for rank, theirs in enumerate(others, 1):
         if differ := [name for name in first | theirs if first.get(name) != theirs.get(name)]:
             said = [f"{name} is {theirs.get(name, 'missing')} there, {first.get(name, 'missing')} on rank 0"

@@ -13,6 +13,7 @@ import numpy as np
 from tinyseq.engine.tensor import Array
 
 T = TypeVar("T")
+_CALLS = ("gather", "broadcast", "sum", "merge", "barrier", "DataParallel", "backward")
 
 
 class Exchange(NamedTuple):
@@ -53,31 +54,23 @@ class World:
 
     def gather(self, value: T) -> list[T]:
         """Every rank's `value`, in the order of ranks, on all of them: anything that pickle takes."""
-        own = np.frombuffer(pickle.dumps(value), np.uint8)
-        sizes = np.zeros(self.size, np.int64)
-        sizes[self.rank] = own.size
-        self.wait(self.start(sizes))
-        ends = np.cumsum(sizes)
-        text = np.zeros(ends[-1], np.uint8)
-        text[ends[self.rank] - own.size : ends[self.rank]] = own
-        self.wait(self.start(text))
-        return [pickle.loads(text[end - size : end].data) for end, size in zip(ends, sizes, strict=True)]
+        return self.collect("gather", value)
 
     def broadcast(self, value: T) -> T:
         """Rank 0's `value`, on all ranks: of a clock, a decision, what only rank 0 has read."""
-        return self.gather(value if self.rank == 0 else None)[0]  # type: ignore[return-value]
+        return self.collect("broadcast", value if self.rank == 0 else None)[0]  # type: ignore[return-value]
 
     def sum(self, value: T) -> T:
         """The sum of all ranks' values, on all of them, added in the order of ranks: numbers, arrays or Tensors.
 
         "Has any rank overflowed?" is `world.sum(int(overflowed)) > 0`. A maximum would lose a NaN, or not.
         """
-        return functools.reduce(operator.add, self.gather(value))
+        return functools.reduce(operator.add, self.collect("sum", value))
 
     def merge(self, metric: T) -> T:
         """A new metric that has counted what those of all ranks have: by its state_dict, load_state_dict and merge."""
         merged, *others = [deepcopy(metric) for _ in range(self.size)]
-        states = self.gather(metric.state_dict())  # type: ignore[attr-defined]
+        states = self.collect("merge", metric.state_dict())  # type: ignore[attr-defined]
         for part, state in zip([merged, *others], states, strict=True):
             part.load_state_dict(state)  # type: ignore[attr-defined]
         for other in others:
@@ -86,9 +79,33 @@ class World:
 
     def barrier(self) -> None:
         """Go on when all ranks have come here: as after rank 0 wrote what others read."""
-        self.wait(self.start(np.zeros(1, np.int64)))
+        self.alike(self.begin("barrier"))
 
     # --- what they are made of: of one process there is nothing to wait for
+    def collect(self, call: str, value: T) -> list[T]:
+        """`gather`, for the call of this name."""
+        own = np.frombuffer(pickle.dumps(value), np.uint8)
+        sizes = self.alike(self.begin(call, own.size))
+        text = np.zeros(sizes.sum(), np.uint8)
+        parts = np.split(text, np.cumsum(sizes)[:-1])
+        parts[self.rank][:] = own
+        self.wait(self.start(text))
+        return [pickle.loads(part.data) for part in parts]
+
+    def begin(self, call: str, size: int = 0) -> Exchange:
+        """Tell all ranks which call this one makes, and a size. It comes first in each: other calls would mix it up."""
+        said = np.zeros((2, self.size), np.int64)
+        said[:, self.rank] = _CALLS.index(call), size
+        return self.start(said)
+
+    def alike(self, begun: Exchange) -> Array:
+        """Every rank's size. A RuntimeError on all ranks where they do not make the same call."""
+        self.wait(begun)
+        calls, sizes = begun.array
+        if other := int(np.argmax(calls != calls[0])):
+            raise RuntimeError(f"rank {other} calls {_CALLS[calls[other]]} while rank 0 calls {_CALLS[calls[0]]}: each "
+                               "makes the same calls in the same order, so none stands under `if world.rank == 0:`")
+        return sizes
     def start(self, array: Array, broadcast: bool = False) -> Exchange:
         """Begin to put the sum over all ranks, or with `broadcast` rank 0's numbers, into a C-contiguous array."""
         return Exchange(array, None, 0)
