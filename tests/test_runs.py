@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.files import same
-from helpers.training import EVERY, Values, parts, step, train
+from helpers.training import EVERY, Values, learn, parts, step, train
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,19 +48,20 @@ def states(own: Any) -> Any:
 @pytest.mark.parametrize("at", [1, 6, 10])
 def test_a_training_goes_on_bit_by_bit(at: int, tmp_path: Path) -> None:
     once = parts()
-    for _ in range(12):
-        step(**once)
+    learn(once, 12)
     first = parts()
-    for _ in range(at):
-        step(**first)
-    Run(tmp_path, **first).save(at)
-    for _ in range(3):                      # lost
-        step(**first)
+    run = Run(tmp_path, **first)
+    for i, batch in enumerate(first["data"], 1):
+        step(batch, **first)
+        if i == at:                         # in the loop, where the stream has read ahead
+            run.save(at)
+        if i == at + 3:                     # lost
+            break
     second = parts(seed=5)
     assert Run(tmp_path, **second).resume() == at
-    for _ in range(12 - at):
-        step(**second)
+    learn(second, 12 - at)
     same(states(second), states(once))
+    assert once["scaler"].skipped and once["scaler"].steps == 12 and once["schedule"].value < 0.01
     for p, q in zip(second["model"].parameters(), once["model"].parameters(), strict=True):
         assert p.backend == q.backend and p.requires_grad
 
@@ -304,8 +305,7 @@ def test_a_file_that_cannot_be_read_now_is_not_passed_over(tmp_path: Path, monke
 def test_a_part_that_refuses_leaves_all_as_they_were(name: str, other: Any, says: str, tmp_path: Path) -> None:
     train(tmp_path, until=6)
     own = parts(seed=3)
-    for _ in range(2):
-        step(**own)
+    learn(own, 2)
     own[name] = other(own)
     before, drawn = states(own), states({"r": runs._Random()})
     with pytest.raises(CheckpointError, match=rf"Run.resume: \S*latest.safetensors: {says}"):

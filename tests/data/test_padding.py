@@ -45,6 +45,20 @@ def test_pad_keeps_an_integer_or_refuses_it(rows: list[list[int]], kind: str) ->
             pad(given)
 
 
+def test_pad_takes_arrays_of_integers_as_they_are() -> None:
+    """No number of them alone becomes one of Python."""
+    class Whole(np.ndarray[Any, Any]):
+        def tolist(self) -> Any:
+            raise AssertionError("number by number")
+
+    for dtype in ("int8", "uint32", "int64", ">i4"):
+        rows = [np.array(x, dtype).view(Whole) for x in ([1, 2], [], [100])]
+        ids, lengths = pad(rows)
+        assert ids.tolist() == [[1, 2], [0, 0], [100, 0]] and lengths.tolist() == [2, 0, 1] and ids.dtype == np.int64
+        ids[0, 0] = 9
+        assert rows[0][0] == 1
+
+
 def test_pad_refuses_what_is_not_integer() -> None:
     for wrong, message in (([[1, 2], [0.5]], "got 0.5 in one"), (["ab", "c"], "got 'a' in one; encode symbols first"),
                            ([[True, 5]], "got True in one"), ([np.array([[1, 2]])], r"got int64\[1, 2\] in row 0"),

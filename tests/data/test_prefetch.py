@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import tinyseq as ts
 from tinyseq import backends, data
+from tinyseq.engine.graph import grad_enabled
 
 
 def threads() -> list[str]:
@@ -116,7 +117,20 @@ def test_arrays_become_tensors_of_a_backend_but_lengths() -> None:
         data.items([1]).prefetch(to="gpu")
 
 
-def test_the_thread_makes_tensors_where_the_loop_would() -> None:
-    with ts.use_backend("numpy"):
-        [x] = data.items([[1.0]]).map(ts.tensor).prefetch()
-    assert x.backend == "numpy"
+def test_the_thread_makes_what_the_loop_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On its backend, with gradients where it has them; random numbers are the thread's own."""
+    class Other(type(backends.load("numpy"))):  # type: ignore[misc]
+        name = "other"
+
+    monkeypatch.setitem(backends._loaded, "other", Other())
+    stream = data.items([0]).map(lambda _: (backends.active().name, grad_enabled())).prefetch()
+    for name in ("other", "numpy"):
+        with ts.use_backend(name):
+            assert list(stream) == [(name, True)]
+            with ts.no_grad():
+                assert list(stream) == [(name, False)]
+                with ts.enable_grad():
+                    assert list(stream) == [(name, True)]
+    own = ts.random.Generator(3)
+    with own:
+        assert list(data.items([0]).map(lambda _: ts.random.current() is own).prefetch()) == [False]

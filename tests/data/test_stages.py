@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,8 +58,13 @@ def test_settings_along_a_chain() -> None:
 
 def test_lengths() -> None:
     assert stages.length("abc") == stages.length(("a", "abc", [1])) == 3 and stages.length(()) == 0
-    with pytest.raises(TypeError, match="give length="):
-        stages.measured(stages.length, 3)
+    assert stages.length(["a", "longer"]) == stages.length(np.ones((2, 80))) == stages.length([np.int64(1), 2]) == 2
+    assert stages.length([]) == 0 == stages.length(np.ones((0, 80)))
+    pair = [[1, 2, 3], [4]]
+    for item in (3, {"ids": [1, 2, 3]}, pair, [np.ones(3), np.ones(2)], ([1], pair), [{"id": 1}], [(1, 2), (3,)]):
+        with pytest.raises(TypeError, match=r"expected items with a length, .*: give length=, a function of an item"):
+            stages.measured(stages.length, item)    # whose len is not how many tokens it takes
+    assert stages.measured(len, pair) == 2 and stages.measured(stages.length, tuple(pair)) == 3
 
 
 def test_no_item_waits_for_a_whole_block() -> None:

@@ -68,6 +68,15 @@ def test_a_tokenizer_comes_back_from_its_file_and_from_a_checkpoint(kind: str, t
     assert tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab() == first.tokenizer.get_vocab()
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_white_space_of_any_kind_comes_back_as_one_space(kind: str) -> None:
+    tokenizer = LEARNED[kind]
+    for space in ("  ", "\n", "\t", "\r\n", "\u00a0", " \u3000 "):
+        text = f"{space}a{space}new{space}day{space}"
+        assert tokenizer.encode(text) == tokenizer.encode("a new day") and tokenizer.decode(tokenizer.encode(text)) == (
+            "a new day")
+
+
 def test_bpe_of_the_same_texts_is_the_same_in_every_process() -> None:
     program = f"from tinyseq.data import Tokenizer; print(Tokenizer.train('bpe', {TEXTS * 3!r}, 300).state_dict())"
     found = {subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
@@ -91,6 +100,44 @@ def test_released_tokenizers_are_taken_as_they_are(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
     assert tokenizer.encode("a b") == [2, 3] and tokenizer.batch(["a", "a b"])[1].tolist() == [1, 2]
     assert (tokenizer.pad, tokenizer.start, tokenizer.end) == (None, None, None) and tokenizer.decode([2, 2]) == "a a"
+
+
+def test_a_tokenizer_that_cuts_is_taken_without(tmp_path: Path) -> None:
+    """As `no_padding`: every text whole, and the library's object stays as the caller had it."""
+    theirs = tokenizers.Tokenizer.from_str(LEARNED["bpe"].tokenizer.to_str())
+    theirs.enable_truncation(4)
+    theirs.enable_padding(length=9)
+    theirs.encode_special_tokens = False
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    before = theirs.to_str()
+    for tokenizer in (Tokenizer(theirs), Tokenizer.load(tmp_path / "tokenizer.json")):
+        assert tokenizer.encode(TEXTS[0]) == LEARNED["bpe"].encode(TEXTS[0])
+        assert tokenizer.batch(TEXTS)[1].tolist() == [len(LEARNED["bpe"].encode(text)) for text in TEXTS]
+    assert theirs.to_str() == before and not theirs.encode_special_tokens and len(theirs.encode(TEXTS[0]).ids) == 9
+
+
+def test_a_batch_is_filled_up_with_the_tokenizers_own_pad() -> None:
+    theirs = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "<pad>": 1, "</s>": 2, "a": 3, "b": 4}, "a"))
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    ids, lengths = Tokenizer(theirs).batch(["a b a", "a"])
+    assert ids.tolist() == [[3, 4, 3], [3, 1, 1]] and lengths.tolist() == [3, 1]
+    assert Tokenizer(theirs).batch([])[0].shape == (0, 0)
+
+
+def test_a_save_that_fails_leaves_the_file_from_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tokenizer.json"
+    LEARNED["bpe"].save(path)
+    before = path.read_bytes()
+
+    def fails(_: int) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
+        patch.setattr("os.fsync", fails)
+        LEARNED["unigram"].save(path)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+    LEARNED["unigram"].save(path)
+    assert Tokenizer.load(path).encode("new") == LEARNED["unigram"].encode("new")
 
 
 def test_wrong_tokenizers_are_refused(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def test_vocabulary_errors_name_what_is_wrong() -> None:
         vocabulary.decode([-1])
     with pytest.raises(ValueError, match=r"occur more often: 'a'$"):
         Vocabulary("aba")
+    with pytest.raises(ValueError, match=r"occur more often: 'a' 'b'$"):
+        Vocabulary("bcabab")
     for call, message in ((lambda: Vocabulary([1, 2]), "Vocabulary: expected symbols that are strings, got 1"),
                           (lambda: Vocabulary(5), "Vocabulary: expected symbols, got 5"),
                           (lambda: vocabulary.encode(5), "Vocabulary.encode: expected a sequence of symbols, got 5"),
@@ -125,3 +127,14 @@ def test_a_vocabulary_refuses_what_is_none(tmp_path: Path) -> None:
             call()  # type: ignore[no-untyped-call]
     with pytest.raises(ValueError, match=r"expected an integer 4 <= size, got 3"):
         Vocabulary.count(["a"], size=3, unknown="?")
+
+
+def test_a_symbol_that_occurs_twice_is_told_without_counting_each_anew() -> None:
+    class Counted(list[str]):
+        def count(self, value: object) -> int:
+            raise AssertionError("a look through all symbols for each of them")
+
+    symbols = [*map(str, range(1000)), "7"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match=r"occur more often: '7'$"):
+        patch.setattr("tinyseq.data.vocabulary.as_list", lambda _, values: Counted(values))
+        Vocabulary(symbols)

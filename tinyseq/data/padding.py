@@ -44,7 +44,7 @@ def pad(sequences: Sequence[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """
     given = list(sequences) if getattr(sequences, "ndim", 0) > 1 else as_list("expected sequences", sequences)
     rows = [row if hasattr(row, "ndim") else as_list("expected sequences of integers", row) for row in given]
-    arrays = _frames(rows) if any(map(_deep, rows)) else [_ids(as_list("expected integers", row)) for row in rows]
+    arrays = _frames(rows) if any(map(_deep, rows)) else list(map(_ids, rows))
     lengths = np.array([len(x) for x in arrays], dtype=np.int64)
     kind = np.result_type(*arrays) if arrays else np.int64
     padded = np.full((len(arrays), lengths.max(initial=0), *(arrays[0].shape[1:] if arrays else ())),
@@ -78,7 +78,10 @@ def _frames(rows: list[Any]) -> list[NDArray[Any]]:
     return arrays
 
 
-def _ids(row: list[Any]) -> NDArray[np.int64]:
+def _ids(row: Any) -> NDArray[np.int64]:
+    if isinstance(row, np.ndarray) and row.ndim and row.dtype.kind in "iu" and row.dtype != np.uint64:
+        return row.astype(np.int64)
+    row = as_list("expected integers", row)
     if other := [x for x in row if isinstance(x, bool) or not hasattr(x, "__index__")]:
         raise TypeError(f"expected sequences of integers, got {other[0]!r} in one; encode symbols first, and "
                         "give floats as frames, (T, 1)")

@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyseq import backends
 from tinyseq.data.stages import END, Mark, Stage, Through
+from tinyseq.engine import graph
 from tinyseq.engine.tensor import Tensor
 
 
@@ -25,10 +26,11 @@ class Prefetch(Through):
 
     def next(self) -> Any:
         if self.running is None:
-            feed, put, name = self.feeds[0], self.put, backends.active().name
+            feed, put, name, modes = self.feeds[0], self.put, backends.active().name, graph.modes.get()
 
             def make() -> tuple[Any, Mark]:
-                with backends.use_backend(name):    # a thread has its own
+                graph.modes.set(modes)
+                with backends.use_backend(name):    # a thread has its own of both
                     item = feed.next()
                     return item if put is None else uploaded(item, put), feed.mark()
 

@@ -9,7 +9,7 @@ A stage is read after a `seek` alone: a stream does that when it takes a copy (`
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
 from operator import index
 from typing import Any
@@ -83,7 +83,10 @@ def along(stage: Stage) -> list[Stage]:
 
 
 def length(item: Any) -> int:
-    """Of a sequence; of a tuple of them, the longest's."""
+    """Of a sequence; of a tuple of them, the longest's. Rows of JSON, whose `len` says something else, have none."""
+    first = item[0] if isinstance(item, list) and item else None
+    if isinstance(item, Mapping) or isinstance(first, (list, tuple, Mapping)) or getattr(first, "ndim", 0) > 0:
+        raise TypeError("a dictionary, or a list of sequences")
     return max(map(length, item), default=0) if isinstance(item, tuple) else len(item)
 
 
@@ -91,8 +94,8 @@ def measured(function: Function, item: Any) -> int:
     try:
         return index(function(item))
     except TypeError as error:
-        raise TypeError(f"expected items with a length, sequences or tuples of them, got {check.describe(item)}: give "
-                        "length=, a function of an item") from error
+        raise TypeError("expected items with a length, sequences of symbols or tuples of such, got "
+                        f"{check.describe(item)}: give length=, a function of an item") from error
 
 
 class Items(Stage):

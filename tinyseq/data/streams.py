@@ -195,7 +195,8 @@ class Stream(Generic[T]):
         >>> mixed = words.bucket(4).batch(2).shuffle(100, seed=0)
 
         Args:
-            length: of an item; else it is `len(item)`, of a tuple (source and target) the longest's.
+            length: of an item; else it is `len(item)`, of a tuple (source and target) the longest's. Dictionaries and
+                lists of sequences, as rows of JSON are, need one: `length=lambda row: len(row["ids"])`.
         """
         check.function("Stream.bucket", length=length)
         return Stream(stages.Bucket(self._stage, check.integers("Stream.bucket", 1, buffer=buffer), length))
@@ -229,6 +230,9 @@ class Stream(Generic[T]):
         """Windows of `size` of all items joined (texts, lists or arrays of ids), each `step` after the one before; else
         `size`. The last of an epoch may be shorter. With `step=size - 1` each begins with the last symbol of the one
         before, so that every symbol but the first is once to be predicted.
+
+        Lines are joined as they come, without their newlines, "one" and "two" to "onetwo": for running text begin with
+        `text`, or end each line yourself, `.map(lambda ids: [*ids, end])`.
 
         >>> list(ts.data.items(["a long", " text"]).windows(5, step=4))
         ['a lon', 'ng te', 'ext']

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
-from typing import Any, SupportsIndex
+from typing import Any, BinaryIO, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Tokenizer:
     `train` learns one, in which ids 0, 1 and 2 are `pad`, `start` and `end`, as of a `Vocabulary`; `load` reads a
     `tokenizer.json`, of a released model too. `start` and `end` are None where it has no `<s>` and `</s>`. Neither is
     added to a text, and no text makes one: "</s>" in a text is four letters. What else the library can do, its object
-    does: `tokenizer.tokenizer`.
+    does: `tokenizer.tokenizer`, which neither cuts nor fills up, whatever the one given does.
 
     >>> tokenizer = ts.data.Tokenizer.train("bpe", ["a new day", "a new year"], size=270)
     >>> ids = tokenizer.encode("a new idea")
@@ -47,9 +48,10 @@ class Tokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         check.instance("Tokenizer", _library().Tokenizer, tokenizer=tokenizer)
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer = _parsed("Tokenizer", tokenizer.to_str())   # the caller's stays as it is
         tokenizer.encode_special_tokens = True      # as text
         tokenizer.no_padding()
+        tokenizer.no_truncation()
         self.pad, self.start, self.end = map(tokenizer.token_to_id, _SPECIAL)
 
     @classmethod
@@ -63,7 +65,7 @@ class Tokenizer:
         Args:
             kind: "bpe" of bytes, which knows every text and gives it back as it was; "wordpiece" of words and marks as
                 BERT's, or "unigram" of words, as SentencePiece's: these have an id 3, `<unk>`, for what they do not
-                know, and give single spaces back.
+                know, and give one space back for white space of any kind and length, at the ends none.
             texts: strings.
             size: `len(tokenizer)` is at most this; of "bpe" at least 259, for the bytes. "wordpiece" has all characters
                 of the texts, however many that are.
@@ -97,15 +99,18 @@ class Tokenizer:
             return cls(_parsed(f"Tokenizer.load: {os.fspath(path)}", file.read()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a `tokenizer.json`, which the library and what builds on it load too.
+        """Write a `tokenizer.json`, whole or not at all, which the library and what builds on it load too.
 
         >>> tokenizer = ts.data.Tokenizer.train("bpe", ["a new day"], size=265)
         >>> tokenizer.save("tokenizer.json")
         >>> len(ts.data.Tokenizer.load("tokenizer.json"))
         265
         """
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(self.tokenizer.to_str())
+        from tinyseq import checkpoint  # here, as few programs need it
+
+        def write(file: BinaryIO) -> None:
+            file.write(self.tokenizer.to_str().encode())
+        checkpoint._replace(Path(os.path.realpath(path)), write)
 
     def state_dict(self) -> dict[str, Any]:
         """The text of the `tokenizer.json`: an entry of a checkpoint."""
@@ -128,8 +133,8 @@ class Tokenizer:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def batch(self, texts: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The ids (B, T) of B texts and their lengths (B,), int64, as `pad` gives them. The library encodes them on
-        several threads.
+        """The ids (B, T) of B texts and their lengths (B,), int64, as `data.pad` gives them, but filled up with the
+        tokenizer's own `pad`; with 0 where it has none. The library encodes them on several threads.
 
         >>> tokenizer = ts.data.Tokenizer.train("bpe", ["a new day"], size=270)
         >>> ids, lengths = tokenizer.batch(["a new day", "day"])
@@ -137,7 +142,9 @@ class Tokenizer:
         True
         """
         rows = self.tokenizer.encode_batch(list(_strings("Tokenizer.batch", texts)), add_special_tokens=False)
-        return pad([row.ids for row in rows])
+        ids, lengths = pad([row.ids for row in rows])
+        ids[np.arange(ids.shape[1]) >= lengths[:, None]] = self.pad or 0
+        return ids, lengths
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text that ids stand for, up to the first `end`; `pad` and `start` stand for none.
@@ -182,7 +189,8 @@ def _untrained(kind: str, size: int) -> tuple[Any, Any]:
         tokenizer = library.Tokenizer(models.WordPiece(unk_token="<unk>"))
         tokenizer.pre_tokenizer, tokenizer.decoder = pre.BertPreTokenizer(), decoders.WordPiece()
         return tokenizer, trainers.WordPieceTrainer(**options)
-    tokenizer = library.Tokenizer(models.Unigram())
+    tokenizer, norms = library.Tokenizer(models.Unigram()), library.normalizers
+    tokenizer.normalizer = norms.Sequence([norms.Replace(library.Regex(r"\s+"), " "), norms.Strip()])
     apart = pre.Split("<", "isolated")  # the special ones are pieces like others to this model, and "</s>" would be one
     tokenizer.pre_tokenizer, tokenizer.decoder = pre.Sequence([pre.Metaspace(), apart]), decoders.Metaspace()
     return tokenizer, trainers.UnigramTrainer(**options, unk_token="<unk>")

@@ -50,7 +50,7 @@ class Vocabulary:
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols, start=3)}
         self.unknown: int | None = None if unknown is None else self._ids[unknown]
         if len(self._ids) != len(self.symbols):
-            twice = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
+            twice = sorted(symbol for symbol, n in Counter(self.symbols).items() if n > 1)
             raise ValueError(f"Vocabulary: expected symbols that occur once each, got {check.describe(symbols)}, where "
                              f"these occur more often: {some(twice)}")
 
