@@ -91,10 +91,6 @@ class Group(dict[str, Any]):
         elif name not in self.own:
             super().__setitem__(name, value)
 
-    def joins(self) -> None:
-        """Its learning rate is the optimizer's from now on."""
-        self.own -= {"lr"}
-
     def update(self, *args: Any, **values: Any) -> None:
         for name, value in dict(*args, **values).items():
             self[name] = value
@@ -116,8 +112,10 @@ class Group(dict[str, Any]):
 
 def common_lr(groups: Sequence[Group]) -> list[Any]:
     """The learning rate that all groups were given alike, or none: a schedule makes other ones alike for a while."""
+    if not groups or "lr" not in groups[0].own:
+        return []
     given = {group.ratio if "lr" in group.own else None for group in groups}
-    return [groups[0]["lr"]] if len(given) == 1 and None not in given else []
+    return [groups[0]["lr"]] if len(given) == 1 else []
 
 
 def _again(entries: dict[str, Any], slots: dict[str, Any]) -> Group:

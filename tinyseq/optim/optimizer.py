@@ -87,9 +87,10 @@ class Optimizer:
         if name in self.hyperparameters:
             value = self.checked(name, value)
             found = vars(self).get("param_groups", ())  # not before there are any
-            for group in found if name == "lr" and common_lr(found) else ():
-                group.joins()
+            joins = name == "lr" and common_lr(found)
             for group in found:
+                if joins:
+                    group.own -= {"lr"}
                 group.follow(name, value)
         super().__setattr__(name, value)
 
