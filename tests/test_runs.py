@@ -394,6 +394,36 @@ def test_a_folder_of_another_run_is_told(tmp_path: Path) -> None:
             Run(tmp_path, **other).resume()
 
 
+def test_a_part_that_is_new_begins_in_another_folder_as_the_error_says(tmp_path: Path) -> None:
+    number()(tmp_path / "a", 3).save(7)
+    x, scaler = Values(value=0), optim.LossScaler()
+    run = Run(tmp_path / "b", x=x, scaler=scaler)
+    with pytest.raises(CheckpointError, match=r"step = Run\(this one, .*, writes=False\).resume\(\), then save\("):
+        Run(tmp_path / "a", x=x, scaler=scaler).resume()
+    run.save(Run(tmp_path / "a", x=x, writes=False).resume())
+    again = Values(value=0)
+    assert Run(tmp_path / "b", x=again, scaler=scaler).resume() == 7 and again.value == 3
+
+
+def test_a_stream_that_nobody_reads_is_told_when_it_is_saved(tmp_path: Path) -> None:
+    """As where the loop is over one that a method made of it: a resume would begin it anew."""
+    stream = ts.data.items(range(9))
+    run = Run(tmp_path, data=stream)
+    run.save(0)
+    with pytest.warns(RuntimeWarning, match=r"Run.save: nothing of data is read: .*stream = stream.prefetch\(\)"):
+        for step, _ in enumerate(stream.prefetch(), 1):
+            run.save(step)
+            break
+    again = Run(tmp_path, data=stream)
+    assert again.resume() == 1
+    again.save(1)                               # where no step was made
+    with pytest.warns(RuntimeWarning, match="nothing of data is read"):
+        again.save(2)
+    for step, _ in enumerate(stream, again.resume()):
+        again.save(step + 1)
+    assert again.resume() == 2 + 9
+
+
 def test_scores_that_were_kept_otherwise_are_told(tmp_path: Path) -> None:
     number(best="min")(tmp_path).save(1, 0.5)
     with pytest.raises(CheckpointError, match="its scores were kept with best='min', got best='max'"):
@@ -543,18 +573,6 @@ def test_a_lock_of_another_is_told_and_one_that_is_left_is_not(tmp_path: Path) -
     with number()(tmp_path), pytest.raises(ValueError, match="writes to it"):
         runs._Lock(tmp_path / ".lock")
     runs._Lock(tmp_path / ".lock")
-
-
-def test_a_child_process_neither_writes_nor_holds_the_lock(tmp_path: Path) -> None:
-    run = number()(tmp_path)
-    try:
-        runs._forked()                              # what it does first
-        lock = runs._Lock(tmp_path / ".lock")       # nobody holds it
-        with pytest.raises(CheckpointError, match="writes to it"):
-            run.save(1)
-        del lock
-    finally:
-        run._take()
 
 
 def test_where_there_are_no_locks_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

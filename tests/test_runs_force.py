@@ -174,6 +174,30 @@ READS = FORCE + """
     assert not any([ended(child) for child in children])
     print(json.dumps({"saves": until // 3}))
 """
+FORKS = FORCE + """
+    from helpers.training import Values
+    from tinyseq.checkpoint import CheckpointError
+    run, ready, go = runs.Run(base / "run", x=Values(value=1)), os.pipe(), os.pipe()
+
+    def writes():
+        os.close(go[1])
+        os.write(ready[1], b".")
+        os.read(go[0], 1)       # or its parent has ended
+        try:
+            run.save(1)
+        except CheckpointError as error:
+            assert "writes to it" in str(error)
+        else:
+            raise AssertionError("a child wrote beside its parent")
+
+    with run:
+        child = forked(writes)
+        os.read(ready[0], 1)
+    other = runs._Lock(base / "run" / ".lock")      # which the child does not hold on to
+    os.write(go[1], b".")
+    ended(child)
+    print(json.dumps({"files": len(os.listdir(base / "run"))}))
+"""
 
 
 def force(program: str, folder: Path, *arguments: object) -> dict[str, int]:
@@ -198,6 +222,10 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(tmp_path: Path) -> None:
 
 def test_others_load_latest_and_best_while_they_are_replaced(tmp_path: Path) -> None:
     assert force(READS, tmp_path, 30 if THOROUGH else 10)["saves"] > 20
+
+
+def test_a_child_process_neither_writes_nor_holds_the_lock(tmp_path: Path) -> None:
+    assert force(FORKS, tmp_path, 0) == {"files": 1}
 
 
 HOLDS = """if True:

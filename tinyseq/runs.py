@@ -1,7 +1,7 @@
 """A training that is never lost: everything it goes on from in one file, written whole or not at all.
 
     run = ts.runs.Run("runs/a", model=model, optimizer=optimizer, data=stream, keep=3, best="min")
-    for step in range(run.resume(), 1000):
+    for step, batch in enumerate(stream, run.resume()):
         ...
         if (step + 1) % 100 == 0:
             run.save(step + 1, dev_loss)
@@ -29,6 +29,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -210,6 +211,10 @@ class Run:
                              f"got {step}")
         self._take()
         self._refuse_others()
+        unread = [name for name, part in self._parts.items() if getattr(part, "_unread", False)]
+        if unread and step > max(self._step, 0):
+            warnings.warn(f"Run.save: nothing of {', '.join(unread)} is read: is the loop over a stream made of it? "
+                          "Name that one: stream = stream.prefetch(), then Run(..., data=stream)", RuntimeWarning, 2)
         state = {"step": step, "score": score, **extra, **self._states(), "run": {
             "parts": [name for name in self._parts if name != "random"], "best": self.best}}
         state["run"]["checksum"] = _checksum(state)
@@ -245,10 +250,8 @@ class Run:
             _link(latest, self.folder / "best.safetensors")
             self._score = score
         for _, old in sorted(self._steps().items())[:-self.keep]:
-            try:
+            with suppress(PermissionError):     # of Windows, while it is read: the next save tries again
                 old.unlink(missing_ok=True)
-            except PermissionError:     # of Windows, while it is read: the next save tries again
-                continue
 
     def _steps(self) -> dict[int, Path]:
         """The files of single steps in the folder."""
@@ -320,7 +323,8 @@ class Run:
         here, there = [name for name in self._parts if name != "random"], state["run"]["parts"]
         if {*here} != {*there}:
             raise CheckpointError(f"Run.resume: {path}: expected the parts {', '.join(here)}, got {', '.join(there)}: "
-                                  "is this another run's folder?")
+                                  "is this another run's folder? With new parts go on in another: step = Run(this one, "
+                                  "its parts, writes=False).resume(), then save(step) of a Run of all parts there")
         before = copy.deepcopy(self._states())
         with uninterrupted():
             try:

@@ -43,6 +43,16 @@ class Stream(Generic[T]):
     >>> numbers.epoch
     10
 
+    And one of so many steps, `run` a `runs.Run`; there is no `next`, as the thread of `prefetch` and the block that
+    `shuffle` has read end with the loop, and would begin again with every step:
+
+    >>> stream = ts.data.items(range(6)).shuffle(6, seed=0).repeat().batch(4)
+    >>> run = ts.runs.Run("runs/steps", data=stream)
+    >>> for step, batch in enumerate(stream, run.resume()):
+    ...     if step == 10:
+    ...         break
+    ...     run.save(step + 1)
+
     A method makes a new stream, at its start, that shares nothing with the one it is called on. Functions given to
     `map`, `filter` and `length=` are called with one item after the other, in a thread where `prefetch` follows; an
     exact resume needs those that depend on their item alone. An error in one of them ends the loop, and the stream then
@@ -55,6 +65,7 @@ class Stream(Generic[T]):
     def __init__(self, stage: Stage) -> None:
         check.instance("Stream: lines, json_lines, pairs, text or items make one", Stage, stage=stage)
         self._stage, self._epoch = stage.fresh(), 0
+        self._unread = True             # since it was made or loaded: Run.save asks
 
     @property
     def epoch(self) -> int:
@@ -64,6 +75,7 @@ class Stream(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         try:
             while (item := self._next()) is not END:
+                self._unread = False
                 yield item
             self._epoch += 1
         finally:
@@ -125,7 +137,7 @@ class Stream(Generic[T]):
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: the position is broken: {error}") from error
         self._stage.seek(state["position"])
-        self._epoch = epoch
+        self._epoch, self._unread = epoch, True
 
     # --- other streams made of this one ------------------------------------------------------------------------------
 
@@ -176,8 +188,8 @@ class Stream(Generic[T]):
         return Stream(stages.Shuffle(self._stage, buffer, _seeds("Stream.shuffle", seed)))
 
     def repeat(self, times: int | None = None) -> Stream[T]:
-        """`times` epochs as one, or epochs without end. Call it last, or before `shuffle` and `batch` to let them mix
-        the end of an epoch with the start of the next.
+        """`times` epochs as one, or epochs without end, of which `epoch` counts none. Call it last, or before `shuffle`
+        and `batch` to let them mix the end of an epoch with the start of the next.
 
         >>> list(ts.data.items("ab").repeat(2))
         ['a', 'b', 'a', 'b']
