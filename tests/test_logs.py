@@ -232,6 +232,31 @@ def test_a_sink_is_whatever_is_called_with_a_step_and_floats(monkeypatch: pytest
     assert len(reads) == 1                                  # and never for none
 
 
+def test_what_a_sink_raises_keeps_no_other_from_its_figures() -> None:
+    seen: list[Any] = []
+
+    class Broken:
+        def __call__(self, step: int, figures: dict[str, float]) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            raise OSError(5, "not closed")
+
+    class Whole:
+        def __call__(self, step: int, figures: dict[str, float]) -> None:
+            seen.append(step)
+
+        def close(self) -> None:
+            seen.append("closed")
+
+    log = Log(Broken(), Whole(), Broken(), Whole())
+    with pytest.raises(OSError, match="No space"):
+        log(3, loss=1.0)
+    with pytest.raises(OSError, match="not closed"):
+        log.close()
+    assert seen == [3, 3, "closed", "closed"]
+
+
 def test_what_is_no_figure_is_told_and_no_sink_is_called() -> None:
     seen: list[Any] = []
     log: Any = Log(lambda *given: seen.append(given))

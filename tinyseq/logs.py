@@ -62,17 +62,27 @@ class Log:
         """Tell figures of a step: numbers, arrays or Tensors of one entry, each read from its device once.
 
         NaN and infinity are told as they are. Raises TypeError for what is no number, ValueError for a name that is no
-        single line of text, or is "step"; then nothing is told.
+        single line of text, or is "step"; then nothing is told. What a sink raises, as for a full disk, is raised when
+        all others were told; who wants to go on learning catches it.
         """
         check.mapping("Log", figures={} if figures is None else figures)
         step, found = _told("Log", step, {**(figures or {}), **named} if self.sinks else {})
-        for sink in self.sinks:
-            sink(step, dict(found))
+        self._each(lambda sink: sink(step, dict(found)))
 
     def close(self) -> None:
         """Close the sinks that have something to close. At the end of a `with log:` it is done."""
+        self._each(lambda sink: getattr(sink, "close", lambda: None)())
+
+    def _each(self, call: Callable[[Sink], object]) -> None:
+        """Call with all sinks; the first error is raised after the last of them."""
+        failed: list[Exception] = []
         for sink in self.sinks:
-            getattr(sink, "close", lambda: None)()
+            try:
+                call(sink)
+            except Exception as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def __enter__(self) -> Self:
         return self

@@ -214,6 +214,13 @@ def test_activations_are_what_the_memory_says(name: str) -> None:
 
 
 @given(st.integers(1, 4), st.integers(1, 4))
+def test_of_what_is_given_copies_count_alone(rows: int, size: int) -> None:
+    x, layer = np.ones((rows, size), np.float32), nn.Linear(size, 3)
+    assert ts.summary(layer, ts.tensor(x)).activation_bytes == 0
+    assert ts.summary(layer, x).activation_bytes == x.nbytes
+
+
+@given(st.integers(1, 4), st.integers(1, 4))
 def test_an_activation_counts_where_it_is_made_once(rows: int, size: int) -> None:
     model = nn.Sequential(nn.Linear(3, size), nn.Tanh(), nn.Linear(size, 2), nn.Linear(2, 1))
     found = ts.summary(model, ts.ones((rows, 3)))       # the input is not counted; tanh's output is, and linear's

@@ -27,6 +27,16 @@ def distance(a: Sequence[object], b: Sequence[object]) -> int:
     return min(distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + (a[0] != b[0]))
 
 
+@given(st.lists(st.tuples(*[st.text("ab c", min_size=1).filter(str.strip)] * 2), min_size=1, max_size=4))
+def test_of_texts_it_is_that_of_characters_and_of_split_ones_that_of_words(pairs: list[tuple[str, str]]) -> None:
+    jiwer = pytest.importorskip("jiwer", reason="jiwer is not installed (pip install 'tinyseq[test]')")
+    pairs = [(" ".join(said.split()), " ".join(right.split())) for said, right in pairs]
+    texts, right = zip(*pairs, strict=True)
+    assert token_error_rate(texts, [[text] for text in right]) == jiwer.cer([*right], [*texts])
+    words, right_words = [text.split() for text in texts], [[text.split()] for text in right]
+    assert token_error_rate(words, right_words) == jiwer.wer([*right], [*texts])
+
+
 @given(items)
 def test_token_error_rate_is_its_formula(pairs: list[Item]) -> None:
     hypotheses, references = [h for h, _ in pairs], [r for _, r in pairs]

@@ -48,6 +48,21 @@ def test_span_f1_by_hand() -> None:
             span_f1(wrong, [["B-X", "O"]])    # type: ignore[arg-type]
 
 
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")                       # of shares of nothing
+@given(st.lists(st.lists(st.tuples(*[st.sampled_from(["O", "B-X", "I-X", "B-Y", "I-Y"])] * 2), min_size=1, max_size=6),
+                min_size=1, max_size=4))
+def test_all_is_seqevals_micro_average_of_the_strict_mode(rows: list[list[tuple[str, str]]]) -> None:
+    seqeval = pytest.importorskip("seqeval.metrics", reason="seqeval is not installed ('tinyseq[reference]')")
+    from seqeval.scheme import IOB2
+    said, true = ([[pair[side] for pair in row] for row in rows] for side in (0, 1))
+    metric = SpanF1()
+    metric.update(said, true)
+    expected = seqeval.f1_score(true, said, mode="strict", scheme=IOB2, zero_division=0)
+    if any(tag.startswith("B-") for row in said + true for tag in row):
+        assert metric.compute() == pytest.approx(expected, rel=1e-12)
+
+
 @given(st.lists(st.lists(st.tuples(tags, tags), min_size=1, max_size=6), max_size=4))
 def test_by_kind_precision_and_recall_are_those_of_the_spans(rows: list[list[tuple[str, str]]]) -> None:
     said, true = ([[pair[side] for pair in row] for row in rows] for side in (0, 1))

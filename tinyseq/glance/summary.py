@@ -122,7 +122,8 @@ def summary(model: Module, *inputs: Any, **options: Any) -> Summary:
     called and has parameters has one without calls. Multiply-adds are those of matrix products, linear maps,
     attention, recurrences and scans (PyTorch's flop counter divided by 2, where it counts them), padding included;
     entry-wise functions, norms and losses do none. "kept" is what the arrays take that are held from the forward to
-    the backward pass, without parameters and the given inputs.
+    the backward pass, without parameters and the Tensors that are given. Copies of inputs count: an op that keeps
+    a NumPy array keeps one, as its owner may refill it.
 
     >>> model = nn.Sequential(nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 10))
     >>> ts.summary(model, ts.zeros((32, 64)))

@@ -16,6 +16,12 @@ Tokens = Any  # a sequence of what has ==
 class TokenErrorRate(Metric):
     """Edits per token of the reference over many batches, as `token_error_rate` counts them: PER, CER or WER.
 
+    Texts are sequences of characters. For the word error rate they are split, as jiwer does it by itself:
+
+    >>> cer = ts.metrics.TokenErrorRate()
+    >>> cer.update(["so it went"], [["so it goes"]])
+    >>> cer
+    TokenErrorRate 0.3 = edits 3 / tokens 10
     >>> wer = ts.metrics.TokenErrorRate()
     >>> wer.update(["so it goes".split()], [["so it goes".split(), "and so it goes".split()]])
     >>> wer.update(["poo tee weet".split()], [["poo-tee-weet?".split()]])
@@ -78,7 +84,7 @@ def token_error_rate(hypotheses: Sequence[Tokens], references: Sequence[Sequence
     the other (Levenshtein, 1966). Where references are equally near, r_i is the first of them.
 
     Args:
-        hypotheses: N sequences of tokens.
+        hypotheses: N sequences of tokens. A text is one of characters; of words it is `text.split()`, on both sides.
         references: for each hypothesis one or more right sequences, in a list or as the rows of an array.
 
     Returns:

@@ -103,8 +103,8 @@ class Metric:
         names, found = tuple(state["names"]), [np.asarray(state[key]) for key in _KINDS]
         for array, (key, kind) in zip(found, _KINDS.items(), strict=True):
             if array.shape != (len(names),) or array.dtype != kind or (self.names and names != self.names):
-                raise ValueError(f"{where}: expected {key} ({kind.__name__}) of {', '.join(self.names) or 'each name'}, "
-                                 f"got {check.describe(array)} of {', '.join(map(str, names)) or 'no name'}")
+                raise ValueError(f"{where}: expected {key} ({kind.__name__}) of {', '.join(self.names) or 'each name'},"
+                                 f" got {check.describe(array)} of {', '.join(map(str, names)) or 'no name'}")
         counts, sums = (array.tolist() for array in found)
         self._sums = {name: n + x if x else n for name, n, x in zip(names, counts, sums, strict=True)}
 
