@@ -212,6 +212,24 @@ def test_a_loss_scaler_with_ranks() -> None:
     run(2, __file__, "scaled")
 
 
+def of_cupy(world: Any) -> None:
+    import cupy_on_cpu
+
+    cupy_on_cpu.install()
+    with ts.use_backend("cupy"):
+        assert nn.Linear(2, 2).weight.backend == "cupy"
+        for seed in range(3):
+            compare(world, seed)
+        scaled(world)
+
+
+@needs_mpi
+def test_arrays_of_cupy_go_through_the_host() -> None:
+    """On the emulated device, whose kernels are compiled the first time."""
+    pytest.importorskip("cupy", reason="cupy is not installed")
+    run(2, __file__, "of_cupy", seconds=900)
+
+
 class Spy(ts.distributed.World):
     """A world of one that says what it is asked for, in turn."""
 

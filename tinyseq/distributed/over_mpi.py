@@ -144,12 +144,12 @@ class MPIWorld(World):
         """Of an exception that nobody caught: print it with the rank, and end all processes of the run."""
         if issubclass(kind, SystemExit):  # in a thread, whose end it is
             return
-        text = "".join(traceback.format_exception(kind, error, where))
+        said = f"rank {self.rank} of {self.size} ends the run for all:\n"
         try:
             with suppress(OSError, ValueError):  # a closed pipe
                 sys.stdout.flush()
-                sys.stderr.write(f"rank {self.rank} of {self.size} ends the run for all:\n{text}")
-                sys.stderr.flush()
+                print(said, *traceback.format_exception(kind, error, where), sep="", end="", file=sys.stderr, flush=True)
+                time.sleep(0.1)  # MPICH's launcher loses what it has not read by the abort
         finally:
             code = 130 if issubclass(kind, KeyboardInterrupt) else 1
             self.mpi.COMM_WORLD.Abort(code)
