@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.ranks import ALLOWED, MPIEXEC, end, needs_mpi, start
+from helpers.ranks import ALLOWED, MISSING, MPIEXEC, end, needs_mpi, start
 
 import tinyseq as ts
 
@@ -42,7 +42,7 @@ def named(code: str) -> str | None:
 
 def run_shell(code: str) -> None:
     """A block of a shell, in this folder: the last command has to succeed, and some before are killed."""
-    if ("mpiexec " in code and needs_mpi.args[0]) or ("timeout " in code and not shutil.which("timeout")):
+    if ("mpiexec " in code and MISSING) or ("timeout " in code and not shutil.which("timeout")):
         code = re.sub("^timeout .*|^mpiexec -n 2 ", "", code, flags=re.MULTILINE)
     path = {"PATH": os.pathsep.join([str(MPIEXEC.parent), os.environ["PATH"]])}
     done = subprocess.run(["sh", "-c", code], env=os.environ | ENVIRONMENT | path, timeout=300, capture_output=True,

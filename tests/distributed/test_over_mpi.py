@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.ranks import end, needs_mpi, run, start
+from helpers.ranks import MARKS, end, run, start
 
 import tinyseq as ts
 from tinyseq.distributed import over_mpi
 from tinyseq.distributed.world import Exchange
 
-pytestmark = needs_mpi
+pytestmark = MARKS
 
 # What a user's program does; in the second step one rank ends in some way while the others go on.
 PROGRAM = """

