@@ -15,9 +15,9 @@ import os
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from pathlib import Path
+from traceback import format_exception
 from types import TracebackType
 from typing import Any
 
@@ -144,11 +144,11 @@ class MPIWorld(World):
         """Of an exception that nobody caught: print it with the rank, and end all processes of the run."""
         if issubclass(kind, SystemExit):  # in a thread, whose end it is
             return
-        said = f"rank {self.rank} of {self.size} ends the run for all:\n"
+        text = [f"rank {self.rank} of {self.size} ends the run for all:\n", *format_exception(kind, error, where)]
         try:
             with suppress(OSError, ValueError):  # a closed pipe
                 sys.stdout.flush()
-                print(said, *traceback.format_exception(kind, error, where), sep="", end="", file=sys.stderr, flush=True)
+                print(*text, sep="", end="", file=sys.stderr, flush=True)
                 time.sleep(0.1)  # MPICH's launcher loses what it has not read by the abort
         finally:
             code = 130 if issubclass(kind, KeyboardInterrupt) else 1
