@@ -104,7 +104,7 @@ def train(models: dict, known: np.ndarray, held_out: np.ndarray, options: argpar
         if run:
             run.save(sum(updates.values()), spent=spent, updates=updates)
 
-    logged = {name: logs.Log(logs.CSV(f"{options.folder}/{name}.csv")) for name in models}
+    logged = {name: logs.Log(logs.CSV(f"{options.folder}/{name}.csv", start=updates[name] + 1)) for name in models}
     while min(spent.values()) < share and (few := min(updates.values())) < options.steps and not (few and bar.stopped):
         name = min(spent, key=spent.get)                        # whoever has computed least
         began, before, model, optimizer = time.perf_counter(), spent[name] / share, models[name], optimizers[name]

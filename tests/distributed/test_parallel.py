@@ -191,14 +191,14 @@ def scaled(world: Any) -> None:
     parallel = DataParallel(world, model)
     first, last = [loss(model, world.share(x)[i::2], world.share(targets)[i::2]) for i in (0, 1)]
     scaler.backward(first)
-    mean = parallel.backward(last, len(world.share(x)), earlier=first.item(), scale=scaler.scale)
+    mean = parallel.backward(last, len(world.share(x)), earlier=first.item(), scaler=scaler)
     assert np.isclose(mean, whole.item() / 8, rtol=1e-3)
     assert scaler.unscale_(model.parameters())
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         assert np.allclose(p.grad.numpy(), q.grad.numpy(), rtol=2e-2, atol=1e-4)
     model.zero_grad()
     big = loss(model, world.share(x), world.share(targets)) * (1e30 if world.rank == world.size - 1 else 1.0)
-    parallel.backward(big, 4, scale=scaler.scale)
+    parallel.backward(big, 4, scaler=scaler)
     assert not scaler.unscale_(model.parameters())
     assert world.gather(scaler.state_dict()) == [scaler.state_dict()] * world.size and scaler.scale == 512
 

@@ -21,8 +21,12 @@ def test_sums_are_added_to_all_or_to_none() -> None:
             signal.raise_signal(signal.SIGINT)
             return other + 1
 
-    with pytest.raises(KeyboardInterrupt):
-        metric.add(right=1, total=Interrupting())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            metric.add(right=1, total=Interrupting())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert metric.sums() == {"right": 1, "total": 2}
 
 

@@ -20,6 +20,7 @@ from tinyseq.engine.gradients import grown, pull_back
 from tinyseq.engine.graph import Leaf
 from tinyseq.engine.tensor import Array, Tensor
 from tinyseq.nn.module import Module, Parameter
+from tinyseq.optim import LossScaler
 
 _TRAVELS_AS = {"float16": "float32"}  # MPI and NCCL would round each partial sum
 
@@ -103,13 +104,14 @@ class DataParallel:
         self._learned = self._begun = False  # the order that gradients come in; a backward that has not ended
         self._fill(reversed(range(len(self._parameters))))
 
-    def backward(self, loss: Tensor | None, count: float, *, earlier: float = 0.0, scale: float = 1.0) -> float:
+    def backward(self, loss: Tensor | None, count: float, *, earlier: float = 0.0,
+                 scaler: LossScaler | None = None) -> float:
         """Set every parameter's `.grad`, on all ranks, to that of the sum of all losses over the sum of all counts.
 
         `loss`, of one element, is a sum over this rank's rows, or None where it has none, and `count` what it sums
         over. To accumulate, call `loss.backward()` for the rows before and this for the last, with what all of them
         counted and, as `earlier`, the sum of the losses before; `.grad` must have been None at first. The gradients are
-        those times `scale`, that of a LossScaler, whose `unscale_` comes next. Returns the sum of all losses over that
+        those times the scale of `scaler`, whose `unscale_` comes next. Returns the sum of all losses over that
         of the counts, without the scale.
 
         Every rank calls it, once a step. A parameter that no rank's loss depends on has the gradient None. Raises
@@ -118,7 +120,10 @@ class DataParallel:
         """
         where = "DataParallel.backward"
         count = check.numbers(where, least=0, count=count)
-        earlier, scale = check.numbers(where, earlier=earlier), check.numbers(where, above=0, scale=scale)
+        earlier, scale = check.numbers(where, earlier=earlier), 1.0
+        if scaler is not None:
+            check.instance(where, LossScaler, scaler=scaler)
+            scaler.waiting, scale = True, scaler.scale
         if loss is not None and (not isinstance(loss, Tensor) or loss.size != 1):
             raise ValueError(f"{where}: expected loss to be a Tensor of one element, a sum, got "
                              f"{check.describe(loss)}")

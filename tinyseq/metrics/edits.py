@@ -21,7 +21,7 @@ class TokenErrorRate(Metric):
     >>> cer = ts.metrics.TokenErrorRate()
     >>> cer.update(["so it went"], [["so it goes"]])
     >>> cer
-    TokenErrorRate 0.3 = edits 3 / tokens 10
+    TokenErrorRate 0.4 = edits 4 / tokens 10
     >>> wer = ts.metrics.TokenErrorRate()
     >>> wer.update(["so it goes".split()], [["so it goes".split(), "and so it goes".split()]])
     >>> wer.update(["poo tee weet".split()], [["poo-tee-weet?".split()]])
