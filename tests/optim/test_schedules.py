@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import tinyseq as ts
@@ -57,6 +57,7 @@ def test_cosine_is_torchs(start: float, end: float, steps: int) -> None:
 @pytest.mark.reference
 @given(peak=rates, steps=st.integers(2, 40), rise=st.floats(0.05, 0.95), start=st.floats(1, 100), end=st.floats(1, 1e4))
 def test_one_cycle_is_torchs(peak: float, steps: int, rise: float, start: float, end: float) -> None:
+    assume(float(rise * steps) != 1.0)      # where PyTorch divides by zero, as the peak is in step 0
     wanted = judged(lambda room, o: room.OneCycleLR(o, peak, steps, pct_start=rise, div_factor=start,
                                                     final_div_factor=end, cycle_momentum=False), steps)
     schedule = schedules.one_cycle(peak, steps, rise, peak / start, peak / start / end)
