@@ -276,7 +276,7 @@ GOOD = [
                                             "load_state_dict(state=metrics.Mean().state_dict())")],
     "logs.Log(print)", "logs.Terminal(file=None)", "logs.CSV(path=TMP / 'l.csv', start=3)",
     "logs.TensorBoard(folder=TMP / 'board', start=3)", "logs.read(path=TMP / 'log.csv')",
-    "logs.progress(iterable=[1], total=1, desc='learning', save=None)",
+    "logs.progress(iterable=[1], total=1, desc='learning', save=None, initial=0, disable=False)",
     "plot.attention(weights=[[[1.0]]], rows=[['a']], columns=[['b']], path=TMP / 'a.png')",
     "plot.curves(panels={'loss': {'train': ([1, 2], [3, 4])}}, x='seconds', path=TMP / 'a.png')",
     "plot.through_time(models={'gru': ([[1.0]], {})}, path=TMP / 'a.png')",
@@ -613,7 +613,8 @@ KINDS = {  # of arguments, by name, or by function and name
     "integer": """k shift repeats padding_idx ignore_index blank end random.integers.low random.integers.high sections
         argnums start_axis word_order""",
     "number": """beta2_decay fill_value correction ord negative_slope alpha stop step scale mean low high
-        constant_values init.constant_.value gain length_penalty ts.arange.start ts.linspace.start total""",
+        constant_values init.constant_.value gain length_penalty ts.arange.start ts.linspace.start total
+        progress.initial""",
     "at least 0": """eps layer_norm_eps rotary_base std lr momentum weight_decay delta max_norm temperature tolerance
         check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
         schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
@@ -636,7 +637,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "path": "path paths pairs.source pairs.target",
     "folder": "folder",
     "seed": "seed",
-    "flag": """keepdims requires_grad endpoint descending largest create_graph retain_graph allow_unused causal
+    "flag": """keepdims requires_grad endpoint disable descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
         norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes""",
     "passed on": """src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape

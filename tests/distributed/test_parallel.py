@@ -325,7 +325,7 @@ def test_wrong_calls_say_what_to_do() -> None:
         (lambda: parallel.backward(3.0, 1), ValueError, "a Tensor of one element, a sum"),
         (lambda: parallel.backward(loss, -1), ValueError, "count"),
         (lambda: parallel.backward(loss, True), TypeError, "count"),
-        (lambda: parallel.backward(loss, 1, scale=0), ValueError, "scale"),
+        (lambda: parallel.backward(loss, 1, scaler=2.0), TypeError, "scaler"),
         (lambda: parallel.backward(loss, 1, earlier="1"), TypeError, "earlier"),
     ]:
         with pytest.raises(kind, match=text):
