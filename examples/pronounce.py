@@ -69,7 +69,7 @@ def train(model: nn.EncoderDecoder, world: ts.distributed.World, parts: dict, op
         lambda rows: [data.pad(side) for side in zip(*rows)])
     optimizer, parallel = optim.Adam(model.parameters()), ts.distributed.DataParallel(world, model)
     schedule = optim.schedules.warmup(20, optim.schedules.cosine(options.peak, 980))
-    run = options.run and runs.Run(options.run, writes=world.rank == 0, model=model, optimizer=optimizer, data=stream)
+    run = options.run and runs.Run(options.run, world=world, model=model, optimizer=optimizer, data=stream)
     step, spent = (run.resume(), run.extra.get("spent", 0.0)) if run else (0, 0.0)
     sinks = [logs.CSV(options.csv, start=step + 1), logs.Terminal()] if world.rank == 0 else []
     log, tell, losses, stopped = logs.Log(*sinks[:1]), logs.Log(*sinks), [], False

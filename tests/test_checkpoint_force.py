@@ -5,19 +5,16 @@ profile takes the full counts; `-s` prints the figures.
 """
 
 import errno
-import json
 import os
 import resource
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
-from helpers.force import named, state, whole
+from helpers.force import force, named, state, whole
+from helpers.interrupts import Interrupt
 
 from tinyseq import checkpoint
 from tinyseq.checkpoint import CheckpointError
@@ -99,14 +96,6 @@ SAVERS = FORCE + """
 """
 
 
-def force(program: str, folder: Path, *arguments: object) -> dict[str, int]:
-    command = [sys.executable, "-c", program, str(Path(__file__).parent), str(folder), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TINYSEQ_BACKEND": "numpy"})
-    assert done.returncode == 0, done.stderr
-    print(arguments, done.stdout.strip())
-    return dict(json.loads(done.stdout))
-
-
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("size", [1000, 3_000_000], ids=["4 kB", "12 MB"])
 def test_a_killed_save_leaves_a_whole_file_and_the_next_one_tidies(size: int, how: str, tmp_path: Path) -> None:
@@ -154,27 +143,8 @@ def test_an_interrupt_at_any_line_of_save_leaves_nothing(
         path.unlink(missing_ok=True)
         if old:
             checkpoint.save(path, state(1))
-        at, lines = at + 1, 0
-
-        def trace(frame: FrameType, event: str, _: Any) -> Any:
-            nonlocal lines
-            if frame.f_code.co_filename != checkpoint.__file__:
-                return None
-            lines += event == "line"
-            if lines == at:  # noqa: B023
-                lines += 1
-                raise KeyboardInterrupt
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            checkpoint.save(path, state(2))
-            done = True
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
+        done = Interrupt(at, "tinyseq.checkpoint").run(lambda: checkpoint.save(path, state(2)))
+        at += 1
         assert os.listdir(tmp_path) in ([path.name], [] if not old else [path.name])
         assert not path.exists() or whole(path) in (1, 2)
         assert path.exists() or not old

@@ -4,7 +4,6 @@ import itertools
 import os
 import random
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.interrupts import stopped
 
 import tinyseq as ts
 from tinyseq import interrupts, nn, optim
@@ -31,33 +31,6 @@ def handlers_stay() -> Any:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
-
-
-def stopped(action: Callable[[], Any], at: int, stop: Callable[[], Any], opcodes: bool = False, but: str = "-") -> bool:
-    """Did `action` come to line (or opcode) `at` inside tinyseq, `but` one module? There `stop()` is called."""
-    count = 0
-
-    def trace(frame: Any, event: str, _: Any) -> Any:
-        nonlocal count
-        module = frame.f_globals.get("__name__", "")
-        if not module.startswith("tinyseq") or module == but:
-            return None
-        frame.f_trace_opcodes = opcodes
-        count += event == ("opcode" if opcodes else "line")
-        if count == at and event != "call":
-            count += 1
-            stop()
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        action()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    return count >= at
 
 
 def at_every_line(make: Callable[[], tuple[Callable[[], Any], Callable[[bool], Any]]], opcodes: bool = THOROUGH) -> int:

@@ -9,7 +9,6 @@ import random
 import re
 import resource
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.files import same
+from helpers.interrupts import Interrupt
 from helpers.training import EVERY, Values, learn, parts, step, train
 from hypothesis import given
 from hypothesis import strategies as st
@@ -333,29 +333,10 @@ def test_after_an_interrupt_at_any_line_of_a_save_the_next_one_mends_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    run, saved, done = number(keep=1, best="max")(tmp_path), 1, False
+    run, saved = number(keep=1, best="max")(tmp_path), 1
     run.save(saved, saved)
     for at in itertools.count(1, 1 if THOROUGH else 29):
-        lines = 0
-
-        def trace(frame: Any, event: str, _: Any) -> Any:
-            nonlocal lines
-            if frame.f_code.co_filename not in (runs.__file__, checkpoint.__file__):
-                return None
-            lines += event == "line"
-            if event == "line" and lines == at:     # noqa: B023
-                raise KeyboardInterrupt
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            run.save(saved + 1, saved + 1)
-            done = True
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
+        done = Interrupt(at - 1, "tinyseq.runs", "tinyseq.checkpoint").run(lambda: run.save(saved + 1, saved + 1))  # noqa: B023
         for name in ("latest", "best"):
             assert runs._read(tmp_path / f"{name}.safetensors")["step"] in (saved, saved + 1)
         if done:

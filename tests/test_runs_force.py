@@ -3,7 +3,6 @@
 The thorough profile takes ten times as many moments; `-s` prints the figures.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.force import force
 from helpers.training import train
 
 from tinyseq import runs
@@ -198,14 +198,6 @@ FORKS = FORCE + """
     ended(child)
     print(json.dumps({"files": len(os.listdir(base / "run"))}))
 """
-
-
-def force(program: str, folder: Path, *arguments: object) -> dict[str, int]:
-    command = [sys.executable, "-c", program, str(Path(__file__).parent), str(folder), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TINYSEQ_BACKEND": "numpy"})
-    assert done.returncode == 0, done.stderr
-    print(arguments, done.stdout.strip())
-    return dict(json.loads(done.stdout))
 
 
 def test_a_run_that_is_killed_at_any_moment_comes_to_the_same_bits(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """What a process that saves and dies shares with the test that started it."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +26,12 @@ def whole(path: Path, size: int = 1000) -> int:
     read = checkpoint.load(path)
     assert read["x"].shape == (size + read["i"] % 3,) and (read["x"] == read["i"]).all()
     return int(read["i"])
+
+
+def force(program: str, folder: Path, *arguments: object) -> dict[str, int]:
+    """What a program tells, a dictionary of JSON, which is given the folder of the tests, another and arguments."""
+    command = [sys.executable, "-c", program, str(Path(__file__).parents[1]), str(folder), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TINYSEQ_BACKEND": "numpy"})
+    assert done.returncode == 0, done.stderr
+    print(arguments, done.stdout.strip())
+    return dict(json.loads(done.stdout))

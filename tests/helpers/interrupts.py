@@ -40,13 +40,14 @@ def in_threads(*works: Callable[[], None], switch_in: str = "") -> None:
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the n-th line that runs inside tinyseq; `lines` are those that ran."""
+    """Raises KeyboardInterrupt at the n-th line that runs inside tinyseq, or some of its modules; `lines` are those
+    that ran."""
 
-    def __init__(self, n: int | None) -> None:
-        self.n, self.lines = n, 0
+    def __init__(self, n: int | None, *modules: str) -> None:
+        self.n, self.lines, self.modules = n, 0, modules or ("tinyseq",)
 
     def __call__(self, frame: Any, event: str, arg: Any) -> Any:
-        if not frame.f_globals.get("__name__", "").startswith("tinyseq"):
+        if not frame.f_globals.get("__name__", "").startswith(self.modules):
             return None
         if event == "line":
             self.lines += 1
@@ -56,11 +57,39 @@ class Interrupt:
 
     def run(self, fn: Callable[[], None]) -> bool:
         """Whether it ran to its end."""
+        before = sys.gettrace()
         sys.settrace(self)
         try:
             fn()
         except KeyboardInterrupt:
             return False
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
         return True
+
+
+def stopped(action: Callable[[], Any], at: int, stop: Callable[[], Any], opcodes: bool = False, but: str = "-") -> bool:
+    """Did `action` come to line (or opcode) `at` inside tinyseq, `but` one module? There `stop()` is called."""
+    count = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal count
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith("tinyseq") or module == but:
+            return None
+        frame.f_trace_opcodes = opcodes
+        count += event == ("opcode" if opcodes else "line")
+        if count == at and event != "call":
+            count += 1
+            stop()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return count >= at

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.interrupts import Interrupt
+from helpers.interrupts import Interrupt, stopped
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -176,8 +176,6 @@ def test_an_interrupt_at_any_line_leaves_the_models_own_weights(kind: str) -> No
 
 @pytest.mark.parametrize("act", ["update", "apply", "load"])
 def test_a_signal_at_any_line_is_before_or_after(act: str) -> None:
-    import sys
-
     def made() -> tuple[Model, Any, Any]:
         model = Model()
         average = optim.EMA(model, 0.5)
@@ -201,26 +199,9 @@ def test_a_signal_at_any_line_is_before_or_after(act: str) -> None:
     try:
         for at in range(1, 10**6, STRIDE):
             model, average, action = made()
-            lines = 0
-
-            def trace(frame: Any, event: str, _: Any, at: int = at) -> Any:
-                nonlocal lines
-                if not frame.f_globals.get("__name__", "").startswith("tinyseq"):
-                    return None
-                lines += event == "line"
-                if event == "line" and lines == at:
-                    signal.raise_signal(signal.SIGINT)
-                return trace
-
-            sys.settrace(trace)
-            try:
-                action()
-            except KeyboardInterrupt:
-                pass
-            finally:
-                sys.settrace(None)
+            came = stopped(action, at, lambda: signal.raise_signal(signal.SIGINT))
             assert same(now := everything(model, average), before) or same(now, after)
-            if lines < at:
+            if not came:
                 break
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -172,9 +172,10 @@ class Optimizer:
             raise TypeError(f"{type(self).__name__}.step: no closure is called: loss.backward() comes before, and step "
                             "takes nothing")
         where, first = f"{type(self).__name__}.step", 0
+        slots_of = [self._used(group) for group in self.param_groups]
         launches: dict[tuple[Any, ...], list[tuple[int, Tensor, Array, dict[str, Any]]]] = {}
         for k, group in enumerate(self.param_groups):
-            used = {"steps", *self._used(group)}
+            used = {"steps", *slots_of[k]}
             for i, p in enumerate(group["params"], first):
                 g = gradient(where, i, p)
                 if g is not None and p.requires_grad:
@@ -189,7 +190,7 @@ class Optimizer:
                 for p in ps:
                     p.written()
                 group = self.param_groups[k]
-                slots = [[state[s] for state in states] for s in self.slots if s in self._used(group)]
+                slots = [[state[s] for state in states] for s in self.slots if s in slots_of[k]]
                 update = functools.partial(self._update, {name: group[name] for name in self.hyperparameters})
                 if masters:
                     update = functools.partial(_in_float32, update)
