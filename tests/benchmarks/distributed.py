@@ -10,8 +10,7 @@ half a batch in each of two, whose gradients then are
 
 They take turns for some seconds (20) a model; the medians, and the median of each turn's ratio to one process. The last
 column is what buckets of 2 MB alone cost in processor time: the whole batch in one process, over plain backward.
-Aims: "2 MB" above 1.5
-times as fast as one process where two cores are free, the buckets alone below 5 %.
+Aims: "2 MB" above 1.5 times as fast as one process where two cores are free, the buckets alone below 5 %.
 """
 
 import os
