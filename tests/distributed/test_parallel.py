@@ -1,6 +1,7 @@
 """Steps of several processes are those of one on the joined batch: losses, weights and who has a gradient."""
 
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -392,3 +393,11 @@ def test_gradients_of_leaves_are_told_at_once_and_are_those_of_backward() -> Non
     x = ts.tensor(2.0, requires_grad=True)
     left = pull_back([x], [None], wanted=None, create_graph=False, retain_graph=False, into=Told())
     assert {node: float(g) for node, g in left.items()} == {x.node: 1.0}
+
+
+def test_a_profile_sees_the_walk_back_of_several_processes() -> None:
+    model = nn.Linear(3, 2)
+    parallel = DataParallel(ts.distributed.World(), model)
+    with ts.profile() as profile:
+        parallel.backward(ts.sum(model(ts.ones((4, 3)))), 4)
+    assert re.search(r"Python in the walk back +[\d.]+", str(profile)), str(profile)

@@ -15,8 +15,7 @@ import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.distributed.world import Exchange, World
-from tinyseq.engine import ops
-from tinyseq.engine.gradients import grown, pull_back
+from tinyseq.engine import gradients, ops
 from tinyseq.engine.graph import Leaf
 from tinyseq.engine.tensor import Array, Tensor
 from tinyseq.nn.module import Module, Parameter
@@ -37,9 +36,9 @@ class Bucket:
         self.missing = len(parameters)  # gradients that are not here yet
         self.exchange: Exchange | None = None
 
-    def put(self, i: int, *gradients: Array) -> None:
+    def put(self, i: int, *parts: Array) -> None:
         """Write the sum of gradients, of any layout, to the place of parameter i: 0 if there are none."""
-        own = [g if isinstance(g, self.backend.array_types) else backends.of(g).asnumpy(g) for g in gradients]
+        own = [g if isinstance(g, self.backend.array_types) else backends.of(g).asnumpy(g) for g in parts]
         self.places[i][...] = own[0] if own else 0
         for g in own[1:]:
             self.places[i][...] += g
@@ -136,8 +135,8 @@ class DataParallel:
         if loss is not None:
             told: Any = None if scale == 1 else "ignore"  # what overflows of a scaled loss is for unscale_
             with np.errstate(over=told, invalid=told):
-                pull_back([loss], [ops.full_like(loss.detach(), scale)], wanted=None, create_graph=False,
-                          retain_graph=False, into=Arrivals(self._take))
+                gradients.pull_back([loss], [ops.full_like(loss.detach(), scale)], wanted=None, create_graph=False,
+                                    retain_graph=False, into=Arrivals(self._take))
         has = self._rest()
         self.world.alike(begun)
         said = np.array([count, earlier + (0.0 if loss is None else loss.item()), *has])
@@ -180,7 +179,7 @@ class DataParallel:
                                "the model trained when it was made parallel: DataParallel(world, model) again, with "
                                "all that it trains")
         if i is None:
-            tensor.grad = grown(tensor.grad, g)
+            tensor.grad = gradients.grown(tensor.grad, g)
             return
         if tensor.dtype != self._dtypes[i]:
             raise RuntimeError(f"DataParallel.backward: a parameter of shape {tensor.shape} is {tensor.dtype}, and was "
