@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO, SupportsIndex
 
 import numpy as np
@@ -18,7 +17,7 @@ from tinyseq.data.padding import pad
 _SPECIAL = ["<pad>", "<s>", "</s>"]     # ids 0, 1, 2, as of a Vocabulary
 
 
-def _library() -> ModuleType:
+def _library() -> Any:
     try:
         import tokenizers
     except ImportError as error:
