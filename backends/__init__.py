@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 Array = Any  # an array of some backend: numpy.ndarray, cupy.ndarray, ...
 
-BUILT_IN = {"numpy": "NumpyBackend", "cupy": "CupyBackend"}  # module -> class
+BUILT_IN = {"numpy": "NumpyBackend", "cupy": "CupyBackend", "numba": "NumbaBackend"}  # module -> class
 
 
 class Backend(Protocol):

@@ -36,6 +36,7 @@ class Library(NamedTuple):
     name: str
     set: Callable[[int], Any]
     get: Callable[[], int]
+    opened: ctypes.CDLL
 
 
 # As NumPy's wheels name them, then as systems, MKL and BLIS do. Apple's Accelerate has none.
@@ -60,7 +61,7 @@ def library() -> Library | None:
         opened = ctypes.CDLL(str(file))
         for name, set_, get in CALLS:
             if hasattr(opened, set_) and hasattr(opened, get):
-                return Library(name, getattr(opened, set_), getattr(opened, get))
+                return Library(name, getattr(opened, set_), getattr(opened, get), opened)
     return None
 
 

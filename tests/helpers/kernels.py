@@ -1,5 +1,6 @@
 """What tests of kernels share: the NumPy backend whole and in pieces, plain comparisons, a central difference."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,12 @@ class Pieces(NumpyBackend):
     block = 7
 
 
-BACKENDS = (NumpyBackend(), Pieces())
-backends = pytest.mark.parametrize("backend", BACKENDS, ids=["whole", "pieces"])
+BACKENDS: tuple[NumpyBackend, ...] = (NumpyBackend(), Pieces())
+if find_spec("numba"):
+    from tinyseq.backends.numba import NumbaBackend
+
+    BACKENDS += NumbaBackend(),
+backends = pytest.mark.parametrize("backend", BACKENDS, ids=["whole", "pieces", "numba"][:len(BACKENDS)])
 
 dtypes = st.sampled_from([np.float32, np.float64])
 seeds = st.integers(0, 2**32 - 1)

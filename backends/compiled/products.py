@@ -1,0 +1,72 @@
+"""Matrix products inside compiled kernels, by the library that multiplies for NumPy, called without Python."""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from tinyseq.backends import threads
+from tinyseq.backends.compiled import inline, intrinsic
+
+NAMES = ("scipy_cblas_{}gemm64_", "scipy_cblas_{}gemm", "cblas_{}gemm64_", "cblas_{}gemm")
+ROWS, PLAIN, TURNED = 101, 111, 112  # of CBLAS: matrices by rows, an operand as it is, transposed
+
+
+@cache
+def gemm() -> tuple[int, int] | None:
+    """The addresses of float32's and float64's product, kernels' argument `blas`; None where the library has none."""
+    if (library := threads.library()) is not None:
+        for name in NAMES:
+            if hasattr(library.opened, name.format("s")):
+                found = (getattr(library.opened, name.format(kind)) for kind in "sd")
+                single, double = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found)
+                return single, double
+    return None
+
+
+@intrinsic
+def _call(context: Any, address: Any, turn_a: Any, turn_b: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any,
+          b: Any, ldb: Any, beta: Any, c: Any, ldc: Any) -> Any:
+    """cblas_?gemm. Integers are given in 64 bits, of which a library of 32 takes the lower half."""
+    i = types.intp
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, given = args[0], [ir.Constant(args[0].type, ROWS), *args[1:]]
+        kind = ir.FunctionType(ir.VoidType(), [a.type for a in given]).as_pointer()
+        builder.call(builder.inttoptr(address, kind), given)
+        return context.get_dummy_value()
+
+    return types.void(i, i, i, i, i, i, alpha, i, i, i, i, alpha, i, i), build
+
+
+@inline
+def _gemm(blas: Any, turn_a: Any, turn_b: Any, k: Any, a: Any, b: Any, c: Any, add: Any) -> None:
+    one = c.dtype.type(1)
+    lead_a = max(a.strides[0] // a.itemsize, a.shape[1], 1)  # strides of a single row say nothing
+    lead_b = max(b.strides[0] // b.itemsize, b.shape[1], 1)
+    lead_c = max(c.strides[0] // c.itemsize, c.shape[1], 1)
+    address = blas[0] if c.itemsize == 4 else blas[1]
+    _call(address, turn_a, turn_b, c.shape[0], c.shape[1], k, one, a.ctypes.data, lead_a, b.ctypes.data, lead_b,
+          one if add else one - one, c.ctypes.data, lead_c)
+
+
+# Of matrices whose rows are contiguous, of one dtype; with `add`, c grows by the product.
+
+
+@inline
+def multiply(blas: Any, a: Any, b: Any, c: Any, add: Any = False) -> None:
+    """c = a @ b."""
+    _gemm(blas, PLAIN, PLAIN, a.shape[1], a, b, c, add)
+
+
+@inline
+def multiply_turned(blas: Any, a: Any, b: Any, c: Any, add: Any = False) -> None:
+    """c = a @ b.T."""
+    _gemm(blas, PLAIN, TURNED, a.shape[1], a, b, c, add)
+
+
+@inline
+def turned_multiply(blas: Any, a: Any, b: Any, c: Any, add: Any = False) -> None:
+    """c = a.T @ b."""
+    _gemm(blas, TURNED, PLAIN, a.shape[0], a, b, c, add)
