@@ -244,7 +244,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, monk
     (npy("{'descr': '<f4', 'fortran_order': False, 'shape': ()}", bytes(4)), r"np.load\(path\)"),
     (pickle.dumps({"a": 1}), "a pickle, .* if you trust it"), (pickle.dumps(np.ones(2), 2), "a pickle, .*pickle.load"),
     (b"\x89HDF\r\n\x1a\n", "h5py.File"), (b"GGUF\3\0\0\0", "gguf.GGUFReader"),
-    (b"\x08\x0a\x12\x07pytorch", "onnx.load"), (b"\x08\x0b:\x80\1", "onnx.load"), (b"\x81\xa6params", "msgpack"),
+    (b"\x81\xa6params", "msgpack"),
     (b"\x1f\x8b\x08", "gunzip"), (b"\x28\xb5\x2f\xfd\0", "unzstd"), (b"x" * 257 + b"ustar", "tar archive"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256", "git lfs pull"), (b"\n<!DOCTYPE html>", "HTML"),
     (b"any thing", "begins with b'any thin'"), (b"", "begins with b''")])

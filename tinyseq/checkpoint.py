@@ -1,4 +1,4 @@
-"""Checkpoint files as dictionaries of NumPy arrays: safetensors, also in shards, `.npz`, and PyTorch's `.pt`.
+"""Checkpoint files as dictionaries of NumPy arrays: safetensors, also in shards, `.npz`, PyTorch's `.pt`, ONNX.
 
     state = checkpoint.load("pytorch_model.bin")                            # needs no PyTorch, and runs no code
     state = checkpoint.rename(state, {"h.{}.mlp.c_fc.{}.T": "layers.{}.linear1.{}"})
@@ -32,7 +32,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tinyseq import archives, check
+from tinyseq import archives, check, onnx_files
 from tinyseq.engine.tensor import Tensor
 
 __all__ = ["CheckpointError", "CheckpointNotFoundError", "CheckpointOSError", "load", "rename", "save"]
@@ -45,6 +45,7 @@ _SAFETENSORS = {"BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32",
                 "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
                 "F32": "float32", "F64": "float64"}
 _CODES = {np.dtype(name): code for code, name in _SAFETENSORS.items() if name != "bfloat16"}
+_ONNX = rb"\x08.[\x12\x1a\x22\x28\x32\x3a\x42]"    # a model's version, and a field that may follow it
 _DEPTH = 100            # of dictionaries and lists in each other
 _TAGS = ("__tuple__", "__numpy__")  # what JSON has not, in a file's metadata
 
@@ -56,7 +57,6 @@ _OTHERS = {
     rb"\x80[\x02-\x05]": "a pickle, which may run code: if you trust it, pickle.load it and np.savez its arrays",
     rb"\x89HDF\r\n": "HDF5 (.h5, of Keras or MATLAB): h5py.File(path) reads it; nn.convert takes Keras' layers",
     rb"GGUF": "GGUF: gguf.GGUFReader(path) reads it",
-    rb"\x08.[\x12\x1a\x22\x28\x32\x3a\x42]": "ONNX: onnx.load(path) reads it; nn.convert takes its recurrent layers",
     rb"[\x81-\x8f\xde\xdf]": "msgpack (of Flax): flax.serialization.msgpack_restore reads its bytes",
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd": "a compressed file: unpack it (gunzip, bunzip2, unxz, unzstd)",
     rb".{257}ustar": "a tar archive: unpack it",
@@ -130,9 +130,10 @@ def load(path: Name) -> dict[str, Any]:
     safetensors lie in the mapped file: what is not used is not read, and the file must not be written to meanwhile
     (`save` does not). NumPy has no bfloat16, so bfloat16 becomes float32 in memory, exactly.
 
-    Of PyTorch's files only tensors, dicts, lists, tuples, numbers and strings are read; anything else that a pickle
-    asks for, such as a class or a function, is refused by name. While `save` replaces the file, what is read is the old
-    one or the new one, whole. Raises CheckpointError, or OSError for no such file.
+    Of an ONNX file it gives the initialisers, those in other files of its folder too; `nn.convert.from_onnx_nodes`
+    makes its recurrent layers. Of PyTorch's files only tensors, dicts, lists, tuples, numbers and strings are read;
+    anything else that a pickle asks for, such as a class or a function, is refused by name. While `save` replaces the
+    file, what is read is the old one or the new one, whole. Raises CheckpointError, or OSError for no such file.
 
     >>> np.savez("weights.npz", weight=np.ones((2, 3)), bias=np.zeros(2))
     >>> {name: array.shape for name, array in ts.checkpoint.load("weights.npz").items()}
@@ -180,9 +181,11 @@ def _file(path: Path, room: archives.Room) -> dict[str, Any]:
         file.seek(0)
         if head[8:9] == b"{":
             return _safetensors(file, room)
+        if path.suffix == ".onnx" or re.match(_ONNX, head, re.DOTALL):
+            return onnx_files.read(file, room).arrays
         if head[:2] != b"PK":
             seems = (f"seems to be {text}" for start, text in _OTHERS.items() if re.match(start, head, re.DOTALL))
-            raise ValueError("expected safetensors, .npz or PyTorch's zip format, and this "
+            raise ValueError("expected safetensors, .npz, PyTorch's zip format or ONNX, and this "
                              f"{next(seems, f'begins with {head[:8]!r}')}")
         with archives.Archive(file, room) as archive:
             roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]

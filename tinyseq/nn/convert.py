@@ -9,6 +9,7 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,90 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
             _same(layer, f"{option}={attributes[option]!r} in place of {value!r}")
     parts = [(w, r, *np.split(b, 2)) for w, r, b in zip(W, R, B, strict=True)]
     return _state("from_onnx", layer, index, parts, {"RNN": None, "GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}[name])
+
+
+def from_onnx_nodes(path: Any) -> dict[str, Any]:
+    """The recurrent layers of an ONNX file, ready: name of its node (or of its first output) -> nn.RNN, GRU or LSTM.
+
+    Nodes that read one another's outputs, as a stack's do, through what moves axes alone, are one layer, under the name
+    of the first. A GRU whose linear_before_reset is 0 has `reset="before"`. Here x is (B, T, I), the batch first; what
+    the graph gives to sequence_lens and to the initial states is an argument of the call. A row of length 0 ends in
+    its initial state here, and in 0 in onnxruntime.
+
+    What a layer here cannot compute is a ValueError with the node's name, as are weights that other nodes compute, and
+    initial states that are stored and not 0.
+
+    >>> nn.convert.from_onnx_nodes("tagger.onnx")             # doctest: +SKIP
+    {'/gru/GRU': GRU(300, 128, num_layers=2, bidirectional=True)}
+    """
+    from tinyseq import archives, checkpoint, onnx_files
+
+    where = "convert.from_onnx_nodes"
+    with checkpoint._blame(f"{where}: path {path}"), archives.File(Path(path)) as file:
+        graph = onnx_files.read(file, archives.Room())
+    makers = {output: node for node in graph.nodes for output in node.outputs if output}
+    arrays = graph.arrays | {node.outputs[0]: node.attributes["value"] for node in graph.nodes
+                             if node.kind == "Constant" and "value" in node.attributes}
+    stacks: list[list[Any]] = []
+    for node in graph.nodes:
+        if node.kind not in ("RNN", "GRU", "LSTM"):
+            continue
+        source = makers.get(node.inputs[0])
+        while source and source.kind in ("Transpose", "Reshape", "Squeeze", "Identity", "Dropout"):
+            source = makers.get(source.inputs[0])
+        below = [stack for stack in stacks if stack[-1] is source and _stackable(stack[-1], node, arrays)]
+        below[0].append(node) if below else stacks.append([node])
+    if not stacks:
+        raise ValueError(f"{where}: {path} has no node RNN, GRU or LSTM among {sorted({n.kind for n in graph.nodes})}: "
+                         "some exporters unroll them (PyTorch's newer one nn.RNN: give it dynamo=False)")
+    return {_label(stack[0]): _layer(where, stack, arrays) for stack in stacks}
+
+
+def _label(node: Any) -> str:
+    return str(node.name or next(filter(None, node.outputs)))
+
+
+def _stackable(below: Any, node: Any, arrays: Mapping[str, Any]) -> bool:
+    """Whether a node is one more layer of the other's kind and sizes."""
+    w, r = (arrays.get(n.inputs[1]) for n in (node, below))
+    return (node.kind, node.attributes) == (below.kind, below.attributes) and w is not None and r is not None and (
+        w.shape[:2] == r.shape[:2] and w.shape[2] == len(w) * node.attributes["hidden_size"])
+
+
+def _layer(where: str, stack: Sequence[Any], arrays: Mapping[str, Any]) -> Any:
+    """A layer with the weights of the nodes of a stack."""
+    state: State = {}
+    for index, node in enumerate(stack):
+        name = f"{where}: node {_label(node)!r}"
+        inputs = dict(zip(("X", "W", "R", "B", "lengths", "h0", "c0", "P"), node.inputs, strict=False))
+        tensors = {key: arrays.get(inputs.get(key, "")) for key in "WRBP"}
+        if lost := [key for key, value in tensors.items() if value is None and inputs.get(key)]:
+            raise ValueError(f"{name}: {lost} are computed by other nodes: let the exporter fold constants, or "
+                             "give the tensors to convert.from_onnx")
+        if any(np.any(arrays.get(inputs.get(key, ""), 0)) for key in ("h0", "c0")):
+            raise ValueError(f"{name}: its initial state is stored and not 0: give the tensors to convert.from_onnx, "
+                             "and the state to the layer when it is called")
+        if not index:
+            layer = _empty(node, tensors["W"], len(stack), bias=any(len(n.inputs) > 3 and n.inputs[3] for n in stack))
+        try:
+            state |= from_onnx(layer, **tensors, index=index, **node.attributes)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    layer.load_state_dict(state)
+    return layer
+
+
+def _empty(node: Any, w: Any, layers: int, bias: bool) -> Any:
+    """A layer of a node's kind and sizes."""
+    kinds: dict[str, Any] = {"RNN": RNN, "GRU": GRU, "LSTM": LSTM}
+    options: dict[str, Any] = {}
+    if node.kind == "GRU":
+        options["reset"] = "after" if node.attributes.get("linear_before_reset") else "before"
+    if node.kind == "RNN" and node.attributes.get("activations", ["Tanh"])[0].lower() == "relu":
+        options["nonlinearity"] = "relu"
+    dtype = w.dtype if w.dtype.kind == "f" else np.float32
+    return kinds[node.kind](w.shape[2], node.attributes["hidden_size"], layers, bias=bias,
+                            bidirectional=len(w) == 2, dtype=dtype, **options)
 
 
 def _name(where: str, layer: Any) -> str:
