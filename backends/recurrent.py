@@ -55,7 +55,8 @@ class RecurrentKernels(RowKernels):
 
     def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
                     b_ih: Array | None, b_hh: Array | None, lengths: np.ndarray[Any, Any] | None = None,
-                    reverse: bool = False, h_mask: Array | None = None) -> tuple[Array, Array, Array | None, Any]:
+                    reverse: bool = False, h_mask: Array | None = None,
+                    keep: bool = True) -> tuple[Array, Array, Array | None, Any]:
         """One recurrent layer in one direction: (y (B, T, H), h_n (B, H), c_n (B, H) or None, saved).
 
         cell: a key of CELLS. x (B, T, I); h0 and, for an LSTM, c0 (B, H); weights w_ih (G H, I), w_hh (G H,
@@ -69,7 +70,7 @@ class RecurrentKernels(RowKernels):
 
         lengths (B,), integers from 0 to T in host memory: y is zero past the end and h_n is the state at the
         last real step. `reverse` runs from each sequence's last real step to its first. h_mask (B, H) multiplies
-        h, or r h, in every product U h.
+        h, or r h, in every product U h. Without `keep` nothing is kept for backward, and saved is None.
 
         Inside, the state is (H, n): the recurrent product U h is fastest so. One tanh serves all gates, since
         s(a) = tanh(a/2)/2 + 1/2 and the inner half is multiplied into the weights; into the products, where
@@ -108,7 +109,7 @@ class RecurrentKernels(RowKernels):
             state[..., :n], start = states[-1], stop  # what stands beyond has ended
         ends = self._from_columns(state, packing)
         saved = packing, packed, runs, w_ih, w_hh, mask
-        return self._unpack(y, packing), ends[0], None if c0 is None else ends[1], saved
+        return self._unpack(y, packing), ends[0], None if c0 is None else ends[1], saved if keep else None
 
     def rnn_backward(self, cell: str, saved: Any, gy: Array | None, gh: Array | None, gc: Array | None,
                      needs: Sequence[bool]) -> tuple[Array | None, ...]:

@@ -63,9 +63,9 @@ def scans(draw: Any, cell: str) -> Any:
     return arrays, lengths, draw(st.booleans()), rng
 
 
-def forward(backend: NumpyBackend, cell: str, arrays: Any, lengths: Any, reverse: bool) -> Any:
+def forward(backend: NumpyBackend, cell: str, arrays: Any, lengths: Any, reverse: bool, keep: bool = True) -> Any:
     x, h0, c0, *weights = arrays
-    return backend.rnn_forward(cell, x, h0, c0 if cell == "lstm" else None, *weights, lengths, reverse)
+    return backend.rnn_forward(cell, x, h0, c0 if cell == "lstm" else None, *weights, lengths, reverse, None, keep)
 
 
 @backends
@@ -112,6 +112,18 @@ def test_a_scan_of_few_rows_is_that_of_many(backend: NumpyBackend, cell: str, st
     few = forward(backend, cell, [x[:1], h0[:1], c0[:1], *weights], None, False)
     for one, nine in zip(few[:3], many[:3], strict=True):
         assert one is nine is None or close(one, nine[:1]) is None
+
+
+@backends
+@cells
+@given(data=st.data())
+def test_a_scan_that_keeps_nothing_gives_the_same(backend: NumpyBackend, cell: str, data: Any) -> None:
+    arrays, lengths, reverse, _ = data.draw(scans(cell))
+    expected = forward(backend, cell, arrays, lengths, reverse)[:3]
+    *got, saved = forward(backend, cell, arrays, lengths, reverse, keep=False)
+    assert saved is None
+    for a, b in zip(got, expected, strict=True):
+        assert a is b is None or close(a, b) is None
 
 
 @cells
