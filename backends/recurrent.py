@@ -34,6 +34,11 @@ CELLS = {
 }
 
 
+def _steps(k: int, *arrays: Array) -> list[list[Array]]:
+    """Views of a step of each array, k of them: those with one step give it again and again."""
+    return [list(a) * (k // len(a)) for a in arrays]
+
+
 def _last_first(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     """Views of a step of each array after the other, from the last step to the first."""
     return zip(*(a[::-1] for a in arrays), strict=True)
@@ -85,18 +90,18 @@ class RecurrentKernels(RowKernels):
         """
         xp, spec, hidden = self.xp, CELLS[cell], w_hh.shape[1]
         packing = self._pack_plan(x.shape[0], x.shape[1], hidden, lengths, reverse)
-        packed = self._pack(x, packing)
-        few = 8 * packed.shape[0] <= hidden and cell != "gru_before"
+        total = sum(k * n for k, n in packing.runs)
+        few = 12 * total <= hidden and cell in ("gru", "lstm")
         w_in, w_rec = (w_ih, w_hh) if few else (self._arrange(w_ih, spec), self._arrange(w_hh, spec))
         bias, d_n = self._biases(b_ih, b_hh, cell, hidden)
         advance = getattr(self, f"_{cell}_advance")
         state = self._to_columns([h0] if c0 is None else [h0, c0], packing)
         mask = None if h_mask is None else self._to_columns([h_mask], packing)[0]
-        y = xp.empty((packed.shape[0], hidden), dtype=x.dtype)
+        y = xp.empty((total, hidden), dtype=x.dtype)
         runs, start = [], 0  # (states, kept activations) of each run
         for k, n in packing.runs:
             stop = start + k * n
-            rows = packed[start:stop].reshape(k, n, -1)
+            rows = self._pack(x, packing, start, stop).reshape(k, n, x.shape[2])
             z = xp.matmul(rows[:, 0], w_in.T)[..., None] if n == 1 else xp.matmul(w_in, rows.swapaxes(1, 2))
             z = self._arrange(z, spec) if few else z
             z += bias + xp.zeros(z.shape[1:], dtype=x.dtype)  # without strides of 0
@@ -111,7 +116,7 @@ class RecurrentKernels(RowKernels):
             if keep:
                 runs.append((states, kept))
         ends = self._from_columns(state, packing)
-        saved = (packing, packed, runs, w_ih, w_hh, mask) if keep else None
+        saved = (packing, x, runs, w_ih, w_hh, mask) if keep else None
         return self._unpack(y, packing), ends[0], None if c0 is None else ends[1], saved
 
     def rnn_backward(self, cell: str, saved: Any, gy: Array | None, gh: Array | None, gc: Array | None,
@@ -123,8 +128,8 @@ class RecurrentKernels(RowKernels):
         product after the scan.
         """
         xp, spec = self.xp, CELLS[cell]
-        packing, packed, runs, w_ih, w_hh, mask = saved
-        hidden, total, dtype = w_hh.shape[1], packed.shape[0], packed.dtype
+        packing, x, runs, w_ih, w_hh, mask = saved
+        hidden, total, dtype = w_hh.shape[1], sum(k * n for k, n in packing.runs), x.dtype
         before = cell == "gru_before"
         ends = [xp.zeros((packing.batch, hidden), dtype=dtype) if g is None else g for g in (gh, gc)]
         ends = ends if spec.kept else ends[:1]  # a plain RNN has one state and keeps nothing
@@ -132,7 +137,7 @@ class RecurrentKernels(RowKernels):
         retreat = getattr(self, f"_{cell}_retreat")
         first = hidden if cell == "gru" else 0  # rows of slopes before those of the recurrent weights
         parts = [xp.ascontiguousarray(w.T) for w in ((w_hh[:2 * hidden], w_hh[2 * hidden:]) if before else (w_hh,))]
-        gy_rows = xp.zeros((total, hidden), dtype=dtype) if gy is None else self._pack(gy, packing)
+        gy = xp.zeros((packing.batch, packing.steps, hidden), dtype=dtype) if gy is None else gy
         slopes = xp.empty((spec.slopes * hidden, total), dtype=dtype)
         old_h = xp.empty((hidden, total), dtype=dtype)
         reset_h = xp.empty((hidden, total if before else 0), dtype=dtype)
@@ -140,9 +145,9 @@ class RecurrentKernels(RowKernels):
         for (k, n), (states, kept) in zip(reversed(packing.runs), reversed(runs), strict=True):
             start = stop - k * n
             gradient = xp.ascontiguousarray(state[..., :n])
-            gy_steps = xp.ascontiguousarray(gy_rows[start:stop].reshape(k, n, hidden).swapaxes(1, 2))
+            gy_steps = self._pack(gy, packing, start, stop).reshape(k, n, hidden).swapaxes(1, 2)
             dz = xp.empty((k, spec.slopes, hidden, n), dtype=dtype)
-            retreat([self._back(w, n, mask) for w in parts], gradient, gy_steps, states, kept, dz)
+            retreat([self._back(w, n, mask) for w in parts], gradient, xp.ascontiguousarray(gy_steps), states, kept, dz)
             state[..., :n] = gradient
             self._steps_of(slopes, start, stop, k)[...] = dz.reshape(k, -1, n).swapaxes(0, 1)
             self._steps_of(old_h, start, stop, k)[...] = self._masked(states[:-1], mask).swapaxes(0, 1)
@@ -156,8 +161,10 @@ class RecurrentKernels(RowKernels):
         d_in = d_rec = slopes[:w_ih.shape[0]]
         if first:  # slopes are stacked n, r, z, r n: the first three belong to W, the last three to U
             w_ih, d_rec = xp.roll(w_ih, hidden, axis=0), slopes[first:]
+        of_w, of_u = self._of_weights(d_in, d_rec, needs, self._pack(x, packing), old_h.T,
+                                      *([reset_h.T] if before else []))
+        del old_h  # before as much comes
         dx = self._unpack(xp.matmul(d_in.T, w_ih), packing) if needs[0] else None
-        of_w, of_u = self._of_weights(d_in, d_rec, needs, packed, old_h.T, *([reset_h.T] if before else []))
         if first:
             of_w = [None if g is None else xp.roll(g, -first, axis=0) for g in of_w]
         dc0 = starts[1] if needs[2] and cell == "lstm" else None
@@ -184,7 +191,7 @@ class RecurrentKernels(RowKernels):
 
     # Runs of the cells. Advance, k steps forward: `recur` are the recurrent products, of h (H, n) into an array; z
     # (k, G H, n) is the input's share with biases, both with the half of the sigmoid inside; states (k + 1, H, n) are
-    # h, the first of them given; kept (k, kept, H, n), or (1, ...) where each step may overwrite what the last one kept.
+    # h, the first of them given; kept (k, kept, H, n), or (1, ...) where a step may overwrite what the last one kept.
     # Retreat, k steps backward: gradient[0] (H, n) holds dL/dh' from the steps that follow, gy (k, H, n) is that of y;
     # dz (k, slopes, H, n) receives dL/dz of the pre-activations z; factors are the derivatives that a step multiplies
     # into a gradient, for k steps at once; `back` are the transposed products.
@@ -211,7 +218,7 @@ class RecurrentKernels(RowKernels):
 
     def _plain_retreat(self, back: Any, dh: Array, gy: Array, factors: Array, dz: Array) -> None:
         for g, f, d in _last_first(gy, factors, dz):
-            dh += g
+            self.xp.add(dh, g, dh)
             self.xp.multiply(dh, f, d)
             back(d, dh)
 
@@ -220,11 +227,11 @@ class RecurrentKernels(RowKernels):
         add, multiply, tanh, half = self.xp.add, self.xp.multiply, self.xp.tanh, self._half(z)
         both = self.xp.empty_like(kept[0, :2])
         ig, fc = both
-        gates, c_old, *views = (list(a) * (len(z) // len(a)) for a in (
-            kept[:, :4].reshape(len(kept), *z.shape[1:]), kept[:, 4], kept[:, :3], kept[:, :2], kept[:, 3:5],
-            kept[:, 2], kept[:, 5]))
+        gates = kept[:, :4].reshape(len(kept), *z.shape[1:])
+        parts = kept[:, 4], gates, kept[:, :3], kept[:, :2], kept[:, 3:5], kept[:, 2], kept[:, 5]
+        c_old, *views = _steps(len(z), *parts)
         c_old[0][...] = c
-        steps = zip(z, itertools.pairwise(states), gates, *views, [*c_old[1:], c], strict=True)
+        steps = zip(z, itertools.pairwise(states), *views, [*c_old[1:], c], strict=True)
         for x, (h, new), a, sigmoids, i_f, g_c, o, tanh_c, c_new in steps:
             recur[0](h, a)
             add(a, x, a)
@@ -258,26 +265,30 @@ class RecurrentKernels(RowKernels):
 
     def _gru_advance(self, recur: Any, z: Array, states: Array, kept: Array, c: Array, d: Array) -> None:
         """A step keeps r, z, q = U_n h + d_n, and n."""
-        add, multiply, tanh, half = self.xp.add, self.xp.multiply, self.xp.tanh, self._half(z)
+        add, multiply, half = self.xp.add, self.xp.multiply, self._half(z)
         hidden, n = states.shape[1:]
         d = d + self.xp.zeros((hidden, n), dtype=z.dtype)
-        products, *views = (list(a) * (len(z) // len(a)) for a in (
-            kept[:, :3].reshape(len(kept), -1, n), kept[:, :2].reshape(len(kept), -1, n), *kept.swapaxes(0, 1)))
-        steps = zip(z[:, :2 * hidden], z[:, 2 * hidden:], itertools.pairwise(states), products, *views, strict=True)
+        products = kept[:, :3].reshape(len(kept), -1, n)
+        views = _steps(len(z), products, products[:, :2 * hidden], *kept.swapaxes(0, 1))
+        steps = zip(z[:, :2 * hidden], z[:, 2 * hidden:], itertools.pairwise(states), *views, strict=True)
         for x, x_n, (h, new), product, gates, r, z_, q, n_ in steps:
             recur[0](h, product)
-            add(gates, x, gates)
-            tanh(gates, gates)
-            multiply(gates, half, gates)
-            add(gates, half, gates)
+            self._sigmoid(gates, x, half)
             add(q, d, q)
             multiply(r, q, n_)
-            add(n_, x_n, n_)
-            tanh(n_, n_)
-            self._mix(h, z_, n_, new)
+            self._mix(h, z_, n_, x_n, new)
 
-    def _mix(self, h: Array, z: Array, n: Array, new: Array) -> None:
-        """h' = n + z (h - n)"""
+    def _sigmoid(self, a: Array, x: Array, half: Array) -> None:
+        """s(a + x) into a, where both come with the inner half."""
+        self.xp.add(a, x, a)
+        self.xp.tanh(a, a)
+        self.xp.multiply(a, half, a)
+        self.xp.add(a, half, a)
+
+    def _mix(self, h: Array, z: Array, n: Array, x: Array, new: Array) -> None:
+        """n = tanh(n + x), and h' = n + z (h - n)."""
+        self.xp.add(n, x, n)
+        self.xp.tanh(n, n)
         self.xp.subtract(h, n, new)
         self.xp.multiply(new, z, new)
         self.xp.add(new, n, new)
@@ -299,22 +310,15 @@ class RecurrentKernels(RowKernels):
 
     def _gru_before_advance(self, recur: Any, z: Array, states: Array, kept: Array, c: Array, d: Array) -> None:
         """A step keeps r, z and n."""
-        add, multiply, tanh, half = self.xp.add, self.xp.multiply, self.xp.tanh, self._half(z)
-        hidden, n = states.shape[1:]
-        rh = self.xp.empty_like(states[0])
-        views = (list(a) * (len(z) // len(a)) for a in (kept[:, :2].reshape(len(kept), -1, n), *kept.swapaxes(0, 1)))
+        half, (hidden, n), rh = self._half(z), states.shape[1:], self.xp.empty_like(states[0])
+        views = _steps(len(z), kept[:, :2].reshape(len(kept), -1, n), *kept.swapaxes(0, 1))
         steps = zip(z[:, :2 * hidden], z[:, 2 * hidden:], itertools.pairwise(states), *views, strict=True)
         for x, x_n, (h, new), gates, r, z_, n_ in steps:
             recur[0](h, gates)
-            add(gates, x, gates)
-            tanh(gates, gates)
-            multiply(gates, half, gates)
-            add(gates, half, gates)
-            multiply(r, h, rh)
+            self._sigmoid(gates, x, half)
+            self.xp.multiply(r, h, rh)
             recur[1](rh, n_)
-            add(n_, x_n, n_)
-            tanh(n_, n_)
-            self._mix(h, z_, n_, new)
+            self._mix(h, z_, n_, x_n, new)
 
     def _gru_before_retreat(self, back: Any, gradient: Array, gy: Array, states: Array, kept: Array, dz: Array) -> None:
         """Factors from dL/d(r h) to a_r; from dL/dh' to a_z and a_n. gradient[1] is what z and r h carry back."""
@@ -384,8 +388,8 @@ class RecurrentKernels(RowKernels):
 
     def _pack_plan(self, batch: int, steps: int, hidden: int, lengths: np.ndarray[Any, Any] | None,
                    reverse: bool) -> Packing:
-        """Where each step's rows stand, and runs of steps on equally many sequences, `self.block` states at
-        most."""
+        """Where each step's rows stand, and runs of steps on equally many sequences, `self.block` states or two steps
+        at most: each run has a state of its own to begin with."""
         xp, places, counts = self.xp, None, [batch] * steps
         order: Any = slice(None)
         if lengths is not None:
@@ -399,16 +403,17 @@ class RecurrentKernels(RowKernels):
             order = xp.asarray(order)
         runs = []
         for n, same in itertools.groupby(filter(None, counts)):
-            k, most = len(list(same)), max(1, self.block // max(1, n * hidden))
+            k, most = len(list(same)), max(2, self.block // max(1, n * hidden))
             runs += [(min(most, k - done), n) for done in range(0, k, most)]
         return Packing(batch, steps, reverse, runs, places, order)
 
-    def _pack(self, x: Array, packing: Packing) -> Array:
-        """(B, T, F) to packed rows (N, F)."""
+    def _pack(self, x: Array, packing: Packing, start: int = 0, stop: int | None = None) -> Array:
+        """(B, T, F) to packed rows (N, F), or some of them, of whole steps."""
         if packing.places is not None:
-            return x[packing.places]
+            return x[packing.places[0][start:stop], packing.places[1][start:stop]]
         x = x[:, ::-1] if packing.reverse else x
-        return self.xp.ascontiguousarray(x.swapaxes(0, 1)).reshape(packing.batch * packing.steps, x.shape[2])
+        x = x.swapaxes(0, 1)[start and start // packing.batch:stop and stop // packing.batch]
+        return self.xp.ascontiguousarray(x).reshape(x.shape[0] * x.shape[1], x.shape[2])
 
     def _unpack(self, packed: Array, packing: Packing) -> Array:
         """Packed rows (N, F) to (B, T, F), zero past the end."""

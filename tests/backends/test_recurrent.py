@@ -172,6 +172,27 @@ def test_scan_never_sees_the_padding(backend: NumpyBackend, cell: str, data: Any
             close(two, one)
 
 
+CALLS = {"rnn_tanh": (3, 3), "rnn_relu": (3, 3), "gru": (12, 5), "gru_before": (12, 5), "lstm": (9, 7)}
+
+
+@cells
+def test_calls_on_arrays_a_step(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of few rows costs its calls, and none of them converts or strides."""
+    backend, calls, rng = NumpyBackend(), [], np.random.default_rng(0)
+    for name in ("add", "subtract", "multiply", "tanh", "maximum", "dot", "matmul", "take", "empty", "zeros"):
+        kernel = getattr(np, name)
+        monkeypatch.setattr(backend.xp, name, lambda *a, f=kernel, **b: calls.append(f.__name__) or f(*a, **b))
+    rows, counts = len(CELLS[cell].order) * 8, []
+    for steps in 3, 13:
+        shapes = (2, steps, 4), (2, 8), (2, 8), (rows, 4), (rows, 8), (rows,), (rows,)
+        calls.clear()
+        *_, saved = forward(backend, cell, [rng.standard_normal(shape) for shape in shapes], None, False)
+        there = len(calls)
+        backend.rnn_backward(cell, saved, np.ones((2, steps, 8)), None, None, [True] * 7)
+        counts.append((there, len(calls) - there))
+    assert CALLS[cell] == tuple((b - a) / 10 for a, b in zip(*counts, strict=True))
+
+
 @pytest.mark.reference
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("lengths", [None, [4, 7, 1, 7, 2]])
