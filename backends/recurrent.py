@@ -109,7 +109,7 @@ class RecurrentKernels(RowKernels):
             states[0] = state[0, :, :n]
             kept = xp.empty((k if keep else 1, spec.kept, hidden, n), dtype=x.dtype)
             parts = (w_rec[:2 * hidden], w_rec[2 * hidden:]) if cell == "gru_before" else (w_rec,)
-            recur = [self._product(w, n, mask, spec if few else None) for w in parts]
+            recur = [self._recurrent_product(w, n, mask, spec if few else None) for w in parts]
             advance(recur, z, states, kept, state[-1, :, :n], d_n)
             y[start:stop].reshape(k, n, hidden)[...] = states[1:].swapaxes(1, 2)
             state[0, :, :n], start = states[-1], stop  # what stands beyond has ended
@@ -344,7 +344,8 @@ class RecurrentKernels(RowKernels):
         """h (..., H, n) as it enters the recurrent product, under the mask (H, B)."""
         return h if mask is None else h * mask[:, :h.shape[-1]]
 
-    def _product(self, w: Array, n: int, mask: Array | None, few: Cell | None = None) -> Callable[[Array, Array], Any]:
+    def _recurrent_product(self, w: Array, n: int, mask: Array | None,
+                           few: Cell | None = None) -> Callable[[Array, Array], Any]:
         """The recurrent product of h (H, n) into an array; weights for `few` rows are in PyTorch's order."""
         multiply = self.xp.dot if w.size * n < 1 << 24 else self.xp.matmul  # `dot` begins sooner, on one thread
         if few:
@@ -360,7 +361,7 @@ class RecurrentKernels(RowKernels):
 
     def _back(self, w: Array, n: int, mask: Array | None) -> Callable[[Array, Array], Any]:
         """The transposed product of slopes (G H, n) into an array: from W h back to h."""
-        multiply = self._product(w, n, None)
+        multiply = self._recurrent_product(w, n, None)
         return multiply if mask is None else lambda d, out: self.xp.multiply(multiply(d, out), mask[:, :n], out)
 
     def _half(self, z: Array) -> Array:
