@@ -500,7 +500,8 @@ class CupyBackend(NumpyBackend):
     @in_float32
     def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
                     b_ih: Array | None, b_hh: Array | None, lengths: Any = None,
-                    reverse: bool = False, h_mask: Array | None = None) -> tuple[Array, Array, Array | None, Any]:
+                    reverse: bool = False, h_mask: Array | None = None,
+                    keep: bool = True) -> tuple[Array, Array, Array | None, Any]:
         """NumpyBackend's; `lengths` may lie on the device, where nobody looks at them.
 
         All rows of the batch take every step, and the kernel of the step leaves alone those that have ended: so
@@ -535,7 +536,7 @@ class CupyBackend(NumpyBackend):
                     cp.multiply(state[:, t], h_mask, out=used[:, t])
                 recur(t * of_h, t * of_z)
                 launch(name, dtype, batch * size, *args)
-        return y, h, c, (x, lengths, order, z, hs, masked, extra, w_ih, w_hh, h_mask)
+        return y, h, c, (x, lengths, order, z, hs, masked, extra, w_ih, w_hh, h_mask) if keep else None
 
     @in_float32
     def rnn_backward(self, cell: str, saved: Any, gy: Array | None, gh: Array | None, gc: Array | None,

@@ -4,8 +4,9 @@ The time loop, the matrix products and the packing of sequences of unequal lengt
 small methods (a step forward, the factors of its activations, a step backward), which a backend may override.
 """
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +30,18 @@ CELLS = {
     "rnn_relu": Cell((0,), 0, 1),
     "gru": Cell((0, 1, 2), 4, 4),
     "gru_before": Cell((0, 1, 2), 3, 3),
-    "lstm": Cell((3, 0, 1, 2), 5, 4),
+    "lstm": Cell((0, 1, 3, 2), 6, 4),
 }
+
+
+def _steps(k: int, *arrays: Array) -> list[list[Array]]:
+    """Views of a step of each array, k of them: those with one step give it again and again."""
+    return [list(a) * (k // len(a)) for a in arrays]
+
+
+def _last_first(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Views of a step of each array after the other, from the last step to the first."""
+    return zip(*(a[::-1] for a in arrays), strict=True)
 
 
 class Packing(NamedTuple):
@@ -55,7 +66,8 @@ class RecurrentKernels(RowKernels):
 
     def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
                     b_ih: Array | None, b_hh: Array | None, lengths: np.ndarray[Any, Any] | None = None,
-                    reverse: bool = False, h_mask: Array | None = None) -> tuple[Array, Array, Array | None, Any]:
+                    reverse: bool = False, h_mask: Array | None = None,
+                    keep: bool = True) -> tuple[Array, Array, Array | None, Any]:
         """One recurrent layer in one direction: (y (B, T, H), h_n (B, H), c_n (B, H) or None, saved).
 
         cell: a key of CELLS. x (B, T, I); h0 and, for an LSTM, c0 (B, H); weights w_ih (G H, I), w_hh (G H,
@@ -69,45 +81,42 @@ class RecurrentKernels(RowKernels):
 
         lengths (B,), integers from 0 to T in host memory: y is zero past the end and h_n is the state at the
         last real step. `reverse` runs from each sequence's last real step to its first. h_mask (B, H) multiplies
-        h, or r h, in every product U h.
+        h, or r h, in every product U h. Without `keep` nothing is kept for backward, and saved is None.
 
         Inside, the state is (H, n): the recurrent product U h is fastest so. One tanh serves all gates, since
         s(a) = tanh(a/2)/2 + 1/2 and the inner half is multiplied into the weights; into the products, where
-        these are few.
+        these are few. A step is a product and calls on whole arrays without strides, into views made before: at most
+        widths a call costs more than its arithmetic.
         """
-        xp, spec = self.xp, CELLS[cell]
-        packing = self._pack_plan(x.shape[0], x.shape[1], w_hh.shape[1], lengths, reverse)
-        packed, hidden = self._pack(x, packing), w_hh.shape[1]
-        few = 8 * packed.shape[0] <= hidden
+        xp, spec, hidden = self.xp, CELLS[cell], w_hh.shape[1]
+        packing = self._pack_plan(x.shape[0], x.shape[1], hidden, lengths, reverse)
+        total = sum(k * n for k, n in packing.runs)
+        few = 12 * total <= hidden and cell in ("gru", "lstm")
         w_in, w_rec = (w_ih, w_hh) if few else (self._arrange(w_ih, spec), self._arrange(w_hh, spec))
         bias, d_n = self._biases(b_ih, b_hh, cell, hidden)
-        split = 2 * hidden if cell == "gru_before" else w_rec.shape[0]
         advance = getattr(self, f"_{cell}_advance")
         state = self._to_columns([h0] if c0 is None else [h0, c0], packing)
         mask = None if h_mask is None else self._to_columns([h_mask], packing)[0]
-        y = xp.empty((packed.shape[0], hidden), dtype=x.dtype)
+        y = xp.empty((total, hidden), dtype=x.dtype)
         runs, start = [], 0  # (states, kept activations) of each run
         for k, n in packing.runs:
             stop = start + k * n
-            z = xp.matmul(w_in, packed[start:stop].T)
-            z = (self._arrange(z, spec) if few else z).reshape(-1, k, n).swapaxes(0, 1)
-            z = xp.add(z, bias, order="C")  # a step's share in one piece: (k, G H, n)
-            states = xp.empty((k + 1, len(state), hidden, n), dtype=x.dtype)
-            states[0] = state[..., :n]
-            kept = xp.empty((k, spec.kept, hidden, n), dtype=x.dtype)
-            u = xp.empty((w_rec.shape[0], n), dtype=x.dtype)
-            for t in range(k):
-                xp.matmul(w_rec[:split], self._masked(states[t, 0], mask), out=u[:split])
-                u = self._arrange(u, spec) if few else u
-                if cell == "gru_before":
-                    reset_h = self._gru_before_reset(u, z[t], states[t], kept[t])
-                    xp.matmul(w_rec[split:], self._masked(reset_h, mask), out=u[split:])
-                advance(u, z[t], states[t], states[t + 1], kept[t], d_n)
-            y[start:stop].reshape(k, n, hidden)[...] = states[1:, 0].swapaxes(1, 2)
-            runs.append((states, kept))
-            state[..., :n], start = states[-1], stop  # what stands beyond has ended
+            rows = self._pack(x, packing, start, stop).reshape(k, n, x.shape[2])
+            z = xp.matmul(rows[:, 0], w_in.T)[..., None] if n == 1 else xp.matmul(w_in, rows.swapaxes(1, 2))
+            z = self._arrange(z, spec) if few else z
+            z += bias + xp.zeros(z.shape[1:], dtype=x.dtype)  # without strides of 0
+            states = xp.empty((k + 1, hidden, n), dtype=x.dtype)
+            states[0] = state[0, :, :n]
+            kept = xp.empty((k if keep else 1, spec.kept, hidden, n), dtype=x.dtype)
+            parts = (w_rec[:2 * hidden], w_rec[2 * hidden:]) if cell == "gru_before" else (w_rec,)
+            recur = [self._recurrent_product(w, n, mask, spec if few else None) for w in parts]
+            advance(recur, z, states, kept, state[-1, :, :n], d_n)
+            y[start:stop].reshape(k, n, hidden)[...] = states[1:].swapaxes(1, 2)
+            state[0, :, :n], start = states[-1], stop  # what stands beyond has ended
+            if keep:
+                runs.append((states, kept))
         ends = self._from_columns(state, packing)
-        saved = packing, packed, runs, w_ih, w_hh, mask
+        saved = (packing, x, runs, w_ih, w_hh, mask) if keep else None
         return self._unpack(y, packing), ends[0], None if c0 is None else ends[1], saved
 
     def rnn_backward(self, cell: str, saved: Any, gy: Array | None, gh: Array | None, gc: Array | None,
@@ -119,17 +128,16 @@ class RecurrentKernels(RowKernels):
         product after the scan.
         """
         xp, spec = self.xp, CELLS[cell]
-        packing, packed, runs, w_ih, w_hh, mask = saved
-        hidden, total, dtype = w_hh.shape[1], packed.shape[0], packed.dtype
+        packing, x, runs, w_ih, w_hh, mask = saved
+        hidden, total, dtype = w_hh.shape[1], sum(k * n for k, n in packing.runs), x.dtype
         before = cell == "gru_before"
         ends = [xp.zeros((packing.batch, hidden), dtype=dtype) if g is None else g for g in (gh, gc)]
         ends = ends if spec.kept else ends[:1]  # a plain RNN has one state and keeps nothing
         state = self._to_columns(ends, packing)  # its gradient, (1 or 2, H, B)
-        factors_of, retreat = getattr(self, f"_{cell}_factors"), getattr(self, f"_{cell}_retreat")
+        retreat = getattr(self, f"_{cell}_retreat")
         first = hidden if cell == "gru" else 0  # rows of slopes before those of the recurrent weights
-        split = 2 * hidden if before else w_hh.shape[0]
-        w_back, w_back_n = xp.ascontiguousarray(w_hh[:split].T), xp.ascontiguousarray(w_hh[split:].T)
-        gy_rows = xp.zeros((total, hidden), dtype=dtype) if gy is None else self._pack(gy, packing)
+        parts = [xp.ascontiguousarray(w.T) for w in ((w_hh[:2 * hidden], w_hh[2 * hidden:]) if before else (w_hh,))]
+        gy = xp.zeros((packing.batch, packing.steps, hidden), dtype=dtype) if gy is None else gy
         slopes = xp.empty((spec.slopes * hidden, total), dtype=dtype)
         old_h = xp.empty((hidden, total), dtype=dtype)
         reset_h = xp.empty((hidden, total if before else 0), dtype=dtype)
@@ -137,23 +145,14 @@ class RecurrentKernels(RowKernels):
         for (k, n), (states, kept) in zip(reversed(packing.runs), reversed(runs), strict=True):
             start = stop - k * n
             gradient = xp.ascontiguousarray(state[..., :n])
-            gy_steps = xp.ascontiguousarray(gy_rows[start:stop].reshape(k, n, hidden).swapaxes(1, 2))
-            factors = factors_of(states, kept)
+            gy_steps = self._pack(gy, packing, start, stop).reshape(k, n, hidden).swapaxes(1, 2)
             dz = xp.empty((k, spec.slopes, hidden, n), dtype=dtype)
-            for t in range(k - 1, -1, -1):
-                retreat(gradient, gy_steps[t], factors[t], kept[t], dz[t])
-                if before:
-                    d_rh = self._masked(w_back_n @ dz[t, 2], mask)
-                    self._gru_before_unreset(gradient, d_rh, factors[t], kept[t], dz[t])
-                d = dz[t].reshape(-1, n)[first:first + split]
-                xp.matmul(w_back, d, out=gradient[0])
-                if mask is not None:
-                    gradient[0] *= mask[:, :n]
+            retreat([self._back(w, n, mask) for w in parts], gradient, xp.ascontiguousarray(gy_steps), states, kept, dz)
             state[..., :n] = gradient
             self._steps_of(slopes, start, stop, k)[...] = dz.reshape(k, -1, n).swapaxes(0, 1)
-            self._steps_of(old_h, start, stop, k)[...] = self._masked(states[:-1, 0], mask).swapaxes(0, 1)
+            self._steps_of(old_h, start, stop, k)[...] = self._masked(states[:-1], mask).swapaxes(0, 1)
             if before:
-                reset = self._masked(states[:-1, 0] * kept[:, 0], mask)
+                reset = self._masked(states[:-1] * kept[:, 0], mask)
                 self._steps_of(reset_h, start, stop, k)[...] = reset.swapaxes(0, 1)
             stop = start
         if cell.startswith("gru"):
@@ -162,8 +161,10 @@ class RecurrentKernels(RowKernels):
         d_in = d_rec = slopes[:w_ih.shape[0]]
         if first:  # slopes are stacked n, r, z, r n: the first three belong to W, the last three to U
             w_ih, d_rec = xp.roll(w_ih, hidden, axis=0), slopes[first:]
+        of_w, of_u = self._of_weights(d_in, d_rec, needs, self._pack(x, packing), old_h.T,
+                                      *([reset_h.T] if before else []))
+        del old_h  # before as much comes
         dx = self._unpack(xp.matmul(d_in.T, w_ih), packing) if needs[0] else None
-        of_w, of_u = self._of_weights(d_in, d_rec, needs, packed, old_h.T, *([reset_h.T] if before else []))
         if first:
             of_w = [None if g is None else xp.roll(g, -first, axis=0) for g in of_w]
         dc0 = starts[1] if needs[2] and cell == "lstm" else None
@@ -188,124 +189,154 @@ class RecurrentKernels(RowKernels):
             db_hh = db_ih if needs[5] and d_rec is d_in else xp.sum(d_rec, axis=1)
         return [dw_ih, db_ih], [dw_hh, db_hh]
 
-    # Steps of the cells. Advance, a step forward: u (G H, n) recurrent products, free to be overwritten; x
-    # (G H, n) the input's share with biases; old and new (states, H, n); kept (kept, H, n). Both u and x come
-    # with the half of the sigmoid inside. Factors: for k steps at once, the derivatives that a step multiplies into a
-    # gradient, (k, F, H, n). Retreat, a step backward: gradient[0] (H, n) holds dL/dh' from the steps that
-    # follow, gy (H, n) that of y; dz (slopes, H, n) receives the slopes, dL/dz of the pre-activations z.
-    # gradient[1] is dL/dc of an LSTM, and of a GRU what z carries back.
+    # Runs of the cells. Advance, k steps forward: `recur` are the recurrent products, of h (H, n) into an array; z
+    # (k, G H, n) is the input's share with biases, both with the half of the sigmoid inside; states (k + 1, H, n) are
+    # h, the first of them given; kept (k, kept, H, n), or (1, ...) where a step may overwrite what the last one kept.
+    # Retreat, k steps backward: gradient[0] (H, n) holds dL/dh' from the steps that follow, gy (k, H, n) is that of y;
+    # dz (k, slopes, H, n) receives dL/dz of the pre-activations z; factors are the derivatives that a step multiplies
+    # into a gradient, for k steps at once; `back` are the transposed products.
 
-    def _rnn_tanh_advance(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
-        self.xp.add(u, x, out=u)
-        self.xp.tanh(u, out=new[0])
+    def _rnn_tanh_advance(self, recur: Any, z: Array, states: Array, kept: Array, c: Array, d: Array) -> None:
+        add, tanh = self.xp.add, self.xp.tanh
+        for x, (h, new) in zip(z, itertools.pairwise(states), strict=True):
+            recur[0](h, new)
+            add(new, x, new)
+            tanh(new, new)
 
-    def _rnn_relu_advance(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
-        self.xp.add(u, x, out=u)
-        self.xp.maximum(u, 0, out=new[0])
+    def _rnn_relu_advance(self, recur: Any, z: Array, states: Array, kept: Array, c: Array, d: Array) -> None:
+        add, maximum, zero = self.xp.add, self.xp.maximum, self.xp.zeros((), dtype=z.dtype)
+        for x, (h, new) in zip(z, itertools.pairwise(states), strict=True):
+            recur[0](h, new)
+            add(new, x, new)
+            maximum(new, zero, out=new)
 
-    def _rnn_tanh_factors(self, states: Array, kept: Array) -> Array:
-        return 1 - self.xp.square(states[1:])
+    def _rnn_tanh_retreat(self, back: Any, gradient: Array, gy: Array, states: Array, kept: Array, dz: Array) -> None:
+        self._plain_retreat(back[0], gradient[0], gy, 1 - self.xp.square(states[1:]), dz[:, 0])
 
-    def _rnn_relu_factors(self, states: Array, kept: Array) -> Array:
-        return (states[1:] > 0).astype(states.dtype)
+    def _rnn_relu_retreat(self, back: Any, gradient: Array, gy: Array, states: Array, kept: Array, dz: Array) -> None:
+        self._plain_retreat(back[0], gradient[0], gy, (states[1:] > 0).astype(gy.dtype), dz[:, 0])
 
-    def _plain_retreat(self, gradient: Array, gy: Array, factors: Array, kept: Array, dz: Array) -> None:
-        dh = gradient[0]
-        dh += gy
-        self.xp.multiply(dh, factors[0], out=dz[0])
+    def _plain_retreat(self, back: Any, dh: Array, gy: Array, factors: Array, dz: Array) -> None:
+        for g, f, d in _last_first(gy, factors, dz):
+            self.xp.add(dh, g, dh)
+            self.xp.multiply(dh, f, d)
+            back(d, dh)
 
-    _rnn_tanh_retreat = _rnn_relu_retreat = _plain_retreat
+    def _lstm_advance(self, recur: Any, z: Array, states: Array, kept: Array, c: Array, d: Array) -> None:
+        """c (H, n) is overwritten. A step keeps i, f, o, g, the old c, and tanh(c')."""
+        add, multiply, tanh, half = self.xp.add, self.xp.multiply, self.xp.tanh, self._half(z)
+        both = self.xp.empty_like(kept[0, :2])
+        ig, fc = both
+        gates = kept[:, :4].reshape(len(kept), *z.shape[1:])
+        parts = kept[:, 4], gates, kept[:, :3], kept[:, :2], kept[:, 3:5], kept[:, 2], kept[:, 5]
+        c_old, *views = _steps(len(z), *parts)
+        c_old[0][...] = c
+        steps = zip(z, itertools.pairwise(states), *views, [*c_old[1:], c], strict=True)
+        for x, (h, new), a, sigmoids, i_f, g_c, o, tanh_c, c_new in steps:
+            recur[0](h, a)
+            add(a, x, a)
+            tanh(a, a)
+            multiply(sigmoids, half, sigmoids)
+            add(sigmoids, half, sigmoids)
+            multiply(i_f, g_c, both)
+            add(ig, fc, c_new)
+            tanh(c_new, tanh_c)
+            multiply(o, tanh_c, new)
 
-    def _lstm_advance(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
-        xp = self.xp
-        gates, sigmoids = kept[:4].reshape(u.shape), kept[:3]
-        xp.add(u, x, out=u)
-        xp.tanh(u, out=gates)
-        sigmoids *= 0.5
-        sigmoids += 0.5
-        o, i, f, g, tanh_c = kept
-        h, c = new
-        xp.multiply(f, old[1], out=c)
-        xp.multiply(i, g, out=tanh_c)
-        c += tanh_c
-        xp.tanh(c, out=tanh_c)
-        xp.multiply(o, tanh_c, out=h)
+    def _lstm_retreat(self, back: Any, gradient: Array, gy: Array, states: Array, kept: Array, dz: Array) -> None:
+        """Factors from dL/dc' to a_i, a_f, a_g; from dL/dh' to a_o and to c'. dz is in PyTorch's order, i, f, g, o."""
+        add, multiply, square = self.xp.add, self.xp.multiply, self.xp.square
+        sigmoids, f = kept[:, :3], self.xp.empty((len(gy), 5, *gy.shape[1:]), dtype=gy.dtype)
+        slope = sigmoids - square(sigmoids)
+        multiply(slope[:, :2], kept[:, 3:5], f[:, :2])
+        multiply(slope[:, 2], kept[:, 5], f[:, 3])
+        multiply(1 - square(kept[:, 3::2]), kept[:, 0:3:2], f[:, 2::2])
+        (dh, dc), more = gradient, self.xp.empty_like(gradient[0])
+        slopes = dz[:, :3], dz[:, 3], dz.reshape(len(gy), -1, gy.shape[2])
+        steps = _last_first(gy, f[:, :3], f[:, 3], f[:, 4], kept[:, 1], *slopes)
+        for g, to_ifg, to_o, to_c, forget, d_ifg, d_o, d in steps:
+            add(dh, g, dh)
+            multiply(dh, to_o, d_o)
+            multiply(dh, to_c, more)
+            add(dc, more, dc)
+            multiply(dc, to_ifg, d_ifg)
+            multiply(dc, forget, dc)
+            back[0](d, dh)
 
-    def _lstm_factors(self, states: Array, kept: Array) -> Array:
-        """From dL/dh' to a_o; from dL/dc' to a_i, a_f, a_g; from dL/dh' to c'."""
-        o, i, f, g, tanh_c = kept.swapaxes(0, 1)
-        return self.xp.stack(((o - o * o) * tanh_c, (i - i * i) * g, (f - f * f) * states[:-1, 1], (1 - g * g) * i,
-                              (1 - tanh_c * tanh_c) * o), axis=1)
+    def _gru_advance(self, recur: Any, z: Array, states: Array, kept: Array, c: Array, d: Array) -> None:
+        """A step keeps r, z, q = U_n h + d_n, and n."""
+        add, multiply, half = self.xp.add, self.xp.multiply, self._half(z)
+        hidden, n = states.shape[1:]
+        d = d + self.xp.zeros((hidden, n), dtype=z.dtype)
+        products = kept[:, :3].reshape(len(kept), -1, n)
+        views = _steps(len(z), products, products[:, :2 * hidden], *kept.swapaxes(0, 1))
+        steps = zip(z[:, :2 * hidden], z[:, 2 * hidden:], itertools.pairwise(states), *views, strict=True)
+        for x, x_n, (h, new), product, gates, r, z_, q, n_ in steps:
+            recur[0](h, product)
+            self._sigmoid(gates, x, half)
+            add(q, d, q)
+            multiply(r, q, n_)
+            self._mix(h, z_, n_, x_n, new)
 
-    def _lstm_retreat(self, gradient: Array, gy: Array, factors: Array, kept: Array, dz: Array) -> None:
-        xp = self.xp  # dz is in PyTorch's order i, f, g, o; kept in the scan's, o, i, f, g
-        dh, dc = gradient
-        dh += gy
-        xp.multiply(dh, factors[0], out=dz[3])
-        dh *= factors[4]
-        dc += dh
-        xp.multiply(dc, factors[1:4], out=dz[:3])
-        dc *= kept[2]
+    def _sigmoid(self, a: Array, x: Array, half: Array) -> None:
+        """s(a + x) into a, where both come with the inner half."""
+        self.xp.add(a, x, a)
+        self.xp.tanh(a, a)
+        self.xp.multiply(a, half, a)
+        self.xp.add(a, half, a)
 
-    def _gru_gates(self, u: Array, x: Array, kept: Array) -> None:
-        """r and z from their pre-activations, into kept[:2]."""
-        xp = self.xp
-        gates = kept[:2].reshape(-1, u.shape[1])
-        xp.add(u[:gates.shape[0]], x[:gates.shape[0]], out=gates)
-        xp.tanh(gates, out=gates)
-        gates *= 0.5
-        gates += 0.5
+    def _mix(self, h: Array, z: Array, n: Array, x: Array, new: Array) -> None:
+        """n = tanh(n + x), and h' = n + z (h - n)."""
+        self.xp.add(n, x, n)
+        self.xp.tanh(n, n)
+        self.xp.subtract(h, n, new)
+        self.xp.multiply(new, z, new)
+        self.xp.add(new, n, new)
 
-    def _gru_mix(self, a: Array, x: Array, kept: Array, old: Array, new: Array) -> None:
-        """n from what is added to the input's share of its pre-activation, into kept[2], and h'."""
-        xp, z, n, h = self.xp, kept[1], kept[2], new[0]
-        xp.add(a, x[2 * n.shape[0]:], out=n)
-        xp.tanh(n, out=n)
-        xp.subtract(old[0], n, out=h)
-        h *= z
-        h += n
-
-    def _gru_advance(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
-        self._gru_gates(u, x, kept)
-        r, _, n, q = kept
-        self.xp.add(u[2 * q.shape[0]:], d, out=q)
-        self.xp.multiply(r, q, out=n)
-        self._gru_mix(n, x, kept, old, new)
-
-    def _gru_factors(self, states: Array, kept: Array) -> Array:
-        """From dL/dh' to a_n, a_r, a_z and U_n h + d_n."""
-        r, z, n, q = kept.swapaxes(0, 1)
+    def _gru_retreat(self, back: Any, gradient: Array, gy: Array, states: Array, kept: Array, dz: Array) -> None:
+        """Factors from dL/dh' to a_n, a_r, a_z and U_n h + d_n. gradient[1] is what z carries back."""
+        r, z, q, n = kept.swapaxes(0, 1)
         to_n = (1 - z) * (1 - n * n)
         to_q = to_n * r
-        return self.xp.stack((to_n, to_q * q * (1 - r), (states[:-1, 0] - n) * (z - z * z), to_q), axis=1)
+        factors = self.xp.stack((to_n, to_q * q * (1 - r), (states[:-1] - n) * (z - z * z), to_q), axis=1)
+        (dh, carried), add, multiply = gradient, self.xp.add, self.xp.multiply
+        steps = _last_first(gy, factors, z, dz, dz[:, 1:].reshape(len(gy), -1, gy.shape[2]))
+        for g, f, z_, d, d_rec in steps:
+            add(dh, g, dh)
+            add(dh, carried, dh)
+            multiply(dh, f, d)
+            multiply(dh, z_, carried)
+            back[0](d_rec, dh)
 
-    def _gru_retreat(self, gradient: Array, gy: Array, factors: Array, kept: Array, dz: Array) -> None:
-        dh, carried = gradient
-        dh += gy
-        dh += carried
-        self.xp.multiply(dh, factors, out=dz)
-        self.xp.multiply(dh, kept[1], out=carried)
+    def _gru_before_advance(self, recur: Any, z: Array, states: Array, kept: Array, c: Array, d: Array) -> None:
+        """A step keeps r, z and n."""
+        half, (hidden, n), rh = self._half(z), states.shape[1:], self.xp.empty_like(states[0])
+        views = _steps(len(z), kept[:, :2].reshape(len(kept), -1, n), *kept.swapaxes(0, 1))
+        steps = zip(z[:, :2 * hidden], z[:, 2 * hidden:], itertools.pairwise(states), *views, strict=True)
+        for x, x_n, (h, new), gates, r, z_, n_ in steps:
+            recur[0](h, gates)
+            self._sigmoid(gates, x, half)
+            self.xp.multiply(r, h, rh)
+            recur[1](rh, n_)
+            self._mix(h, z_, n_, x_n, new)
 
-    def _gru_before_reset(self, u: Array, x: Array, old: Array, kept: Array) -> Array:
-        """The gates, then r h, which the weights of n multiply."""
-        self._gru_gates(u, x, kept)
-        return kept[0] * old[0]
-
-    def _gru_before_advance(self, u: Array, x: Array, old: Array, new: Array, kept: Array, d: Array) -> None:
-        self._gru_mix(u[2 * kept.shape[1]:], x, kept, old, new)
-
-    def _gru_before_factors(self, states: Array, kept: Array) -> Array:
-        """From dL/d(r h) to a_r; from dL/dh' to a_z and a_n."""
-        (r, z, n), h = kept.swapaxes(0, 1), states[:-1, 0]
-        return self.xp.stack((h * (r - r * r), (h - n) * (z - z * z), (1 - z) * (1 - n * n)), axis=1)
-
-    _gru_before_retreat = _gru_retreat  # its slope of a_r is overwritten once d_rh is known
-
-    def _gru_before_unreset(self, gradient: Array, d_rh: Array, factors: Array, kept: Array, dz: Array) -> None:
-        """Take d_rh = dL/d(r h) on to a_r and to h."""
-        self.xp.multiply(d_rh, factors[0], out=dz[0])
-        d_rh *= kept[0]
-        gradient[1] += d_rh
+    def _gru_before_retreat(self, back: Any, gradient: Array, gy: Array, states: Array, kept: Array, dz: Array) -> None:
+        """Factors from dL/d(r h) to a_r; from dL/dh' to a_z and a_n. gradient[1] is what z and r h carry back."""
+        (r, z, n), h = kept.swapaxes(0, 1), states[:-1]
+        factors = self.xp.stack((h * (r - r * r), (h - n) * (z - z * z), (1 - z) * (1 - n * n)), axis=1)
+        (dh, carried), multiply = gradient, self.xp.multiply
+        d_rh = self.xp.empty_like(dh)
+        steps = _last_first(gy, factors, r, z, dz, dz[:, :2].reshape(len(gy), -1, gy.shape[2]))
+        for g, f, r_, z_, d, d_gates in steps:
+            dh += g
+            dh += carried
+            multiply(dh, f, d)  # but that of a_r
+            multiply(dh, z_, carried)
+            back[1](d[2], d_rh)
+            multiply(d_rh, f[0], d[0])
+            d_rh *= r_
+            carried += d_rh
+            back[0](d_gates, dh)
 
     # Layouts of the scan.
 
@@ -313,10 +344,36 @@ class RecurrentKernels(RowKernels):
         """h (..., H, n) as it enters the recurrent product, under the mask (H, B)."""
         return h if mask is None else h * mask[:, :h.shape[-1]]
 
+    def _recurrent_product(self, w: Array, n: int, mask: Array | None,
+                           few: Cell | None = None) -> Callable[[Array, Array], Any]:
+        """The recurrent product of h (H, n) into an array; weights for `few` rows are in PyTorch's order."""
+        multiply = self.xp.dot if w.size * n < 1 << 24 else self.xp.matmul  # `dot` begins sooner, on one thread
+        if few:
+            u, blocks = self.xp.empty((w.shape[0], n), dtype=w.dtype), (len(few.order), w.shape[1], n)
+
+            def product(h: Array, out: Array) -> None:
+                multiply(w, self._masked(h, mask), u)
+                self.xp.take(u.reshape(blocks), few.order, 0, out.reshape(blocks), "clip")
+                out[:-w.shape[1]] *= 0.5
+
+            return product
+        return functools.partial(multiply, w) if mask is None else lambda h, out: multiply(w, h * mask[:, :n], out)
+
+    def _back(self, w: Array, n: int, mask: Array | None) -> Callable[[Array, Array], Any]:
+        """The transposed product of slopes (G H, n) into an array: from W h back to h."""
+        multiply = self._recurrent_product(w, n, None)
+        return multiply if mask is None else lambda d, out: self.xp.multiply(multiply(d, out), mask[:, :n], out)
+
+    def _half(self, z: Array) -> Array:
+        return self.xp.full((), 0.5, dtype=z.dtype)  # an array: a number costs a conversion a call
+
     def _arrange(self, w: Array, spec: Cell) -> Array:
-        """Weight rows (G H, ...) in the scan's order, those of sigmoid gates halved: a contiguous copy."""
-        parts = w.reshape(len(spec.order), w.shape[0] // len(spec.order), *w.shape[1:]).take(spec.order, 0)
-        parts[:-1] *= 0.5
+        """Rows (..., G H, n) of weights or pre-activations in the scan's order, those of sigmoid gates halved: a
+        contiguous copy, but of a plain RNN."""
+        if len(spec.order) == 1:
+            return w
+        parts = w.reshape(*w.shape[:-2], len(spec.order), -1, w.shape[-1]).take(spec.order, -3)
+        parts[..., :-1, :, :] *= 0.5
         return parts.reshape(w.shape)
 
     def _biases(self, b_ih: Array | None, b_hh: Array | None, cell: str, hidden: int) -> tuple[Any, Any]:
@@ -328,12 +385,12 @@ class RecurrentKernels(RowKernels):
                 d_n, b_hh = b_hh[2 * hidden:, None], b_hh.copy()
                 b_hh[2 * hidden:] = 0
             total = b_hh if b_ih is None else b_ih + b_hh
-        return 0 if total is None else self._arrange(total, CELLS[cell])[:, None], d_n
+        return 0 if total is None else self._arrange(total[:, None], CELLS[cell]), d_n
 
     def _pack_plan(self, batch: int, steps: int, hidden: int, lengths: np.ndarray[Any, Any] | None,
                    reverse: bool) -> Packing:
-        """Where each step's rows stand, and runs of steps on equally many sequences, `self.block` states at
-        most."""
+        """Where each step's rows stand, and runs of steps on equally many sequences, `self.block` states or two steps
+        at most: each run has a state of its own to begin with."""
         xp, places, counts = self.xp, None, [batch] * steps
         order: Any = slice(None)
         if lengths is not None:
@@ -347,16 +404,17 @@ class RecurrentKernels(RowKernels):
             order = xp.asarray(order)
         runs = []
         for n, same in itertools.groupby(filter(None, counts)):
-            k, most = len(list(same)), max(1, self.block // max(1, n * hidden))
+            k, most = len(list(same)), max(2, self.block // max(1, n * hidden))
             runs += [(min(most, k - done), n) for done in range(0, k, most)]
         return Packing(batch, steps, reverse, runs, places, order)
 
-    def _pack(self, x: Array, packing: Packing) -> Array:
-        """(B, T, F) to packed rows (N, F)."""
+    def _pack(self, x: Array, packing: Packing, start: int = 0, stop: int | None = None) -> Array:
+        """(B, T, F) to packed rows (N, F), or some of them, of whole steps."""
         if packing.places is not None:
-            return x[packing.places]
+            return x[packing.places[0][start:stop], packing.places[1][start:stop]]
         x = x[:, ::-1] if packing.reverse else x
-        return self.xp.ascontiguousarray(x.swapaxes(0, 1)).reshape(packing.batch * packing.steps, x.shape[2])
+        x = x.swapaxes(0, 1)[start and start // packing.batch:stop and stop // packing.batch]
+        return self.xp.ascontiguousarray(x).reshape(x.shape[0] * x.shape[1], x.shape[2])
 
     def _unpack(self, packed: Array, packing: Packing) -> Array:
         """Packed rows (N, F) to (B, T, F), zero past the end."""

@@ -63,9 +63,9 @@ def scans(draw: Any, cell: str) -> Any:
     return arrays, lengths, draw(st.booleans()), rng
 
 
-def forward(backend: NumpyBackend, cell: str, arrays: Any, lengths: Any, reverse: bool) -> Any:
+def forward(backend: NumpyBackend, cell: str, arrays: Any, lengths: Any, reverse: bool, keep: bool = True) -> Any:
     x, h0, c0, *weights = arrays
-    return backend.rnn_forward(cell, x, h0, c0 if cell == "lstm" else None, *weights, lengths, reverse)
+    return backend.rnn_forward(cell, x, h0, c0 if cell == "lstm" else None, *weights, lengths, reverse, None, keep)
 
 
 @backends
@@ -114,6 +114,18 @@ def test_a_scan_of_few_rows_is_that_of_many(backend: NumpyBackend, cell: str, st
         assert one is nine is None or close(one, nine[:1]) is None
 
 
+@backends
+@cells
+@given(data=st.data())
+def test_a_scan_that_keeps_nothing_gives_the_same(backend: NumpyBackend, cell: str, data: Any) -> None:
+    arrays, lengths, reverse, _ = data.draw(scans(cell))
+    expected = forward(backend, cell, arrays, lengths, reverse)[:3]
+    *got, saved = forward(backend, cell, arrays, lengths, reverse, keep=False)
+    assert saved is None
+    for a, b in zip(got, expected, strict=True):
+        assert a is b is None or close(a, b) is None
+
+
 @cells
 @given(data=st.data(), needs=st.lists(st.booleans(), min_size=7, max_size=7))
 def test_scan_gives_what_is_needed_and_takes_none_for_zero(cell: str, data: Any, needs: list[bool]) -> None:
@@ -158,6 +170,27 @@ def test_scan_never_sees_the_padding(backend: NumpyBackend, cell: str, data: Any
             two = two[:, :x.shape[1]]
         if needs[k]:
             close(two, one)
+
+
+CALLS = {"rnn_tanh": (3, 3), "rnn_relu": (3, 3), "gru": (12, 5), "gru_before": (12, 5), "lstm": (9, 7)}
+
+
+@cells
+def test_calls_on_arrays_a_step(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of few rows costs its calls, and none of them converts or strides."""
+    backend, calls, rng = NumpyBackend(), [], np.random.default_rng(0)
+    for name in ("add", "subtract", "multiply", "tanh", "maximum", "dot", "matmul", "take", "empty", "zeros"):
+        kernel = getattr(np, name)
+        monkeypatch.setattr(backend.xp, name, lambda *a, f=kernel, **b: calls.append(f.__name__) or f(*a, **b))
+    rows, counts = len(CELLS[cell].order) * 8, []
+    for steps in 3, 13:
+        shapes = (2, steps, 4), (2, 8), (2, 8), (rows, 4), (rows, 8), (rows,), (rows,)
+        calls.clear()
+        *_, saved = forward(backend, cell, [rng.standard_normal(shape) for shape in shapes], None, False)
+        there = len(calls)
+        backend.rnn_backward(cell, saved, np.ones((2, steps, 8)), None, None, [True] * 7)
+        counts.append((there, len(calls) - there))
+    assert CALLS[cell] == tuple((b - a) / 10 for a, b in zip(*counts, strict=True))
 
 
 @pytest.mark.reference

@@ -9,6 +9,7 @@ from tinyseq import backends, check
 from tinyseq.check import describe, explained
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op, wide
+from tinyseq.engine.graph import grad_enabled
 from tinyseq.engine.tensor import Like, Tensor
 from tinyseq.functional.activations import relu
 from tinyseq.functional.arguments import lengths_of, matched, one_dtype, real_steps
@@ -167,14 +168,14 @@ def _scan(cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_h
         if a is not None and a.shape != shape:
             raise ValueError(f"expected {name} of shape {shape}, as x has shape {x.shape} and h0 has {h0.shape}")
     one_dtype(x=x, h0=h0, c0=c0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
-    backend = backends.of(x)
-    y, h, c, saved = backend.rnn_forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, h_mask)
+    backend, keep = backends.of(x), grad_enabled()
+    y, h, c, saved = backend.rnn_forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, h_mask, keep)
 
     def pull(g: Any, needs: tuple[bool, ...]) -> Any:
         gy, gh, gc = (*g, None)[:3]
         return [None, *backend.rnn_backward(cell, saved, gy, gh, gc, needs[1:8])]
 
-    return ((y, h) if c is None else (y, h, c)), pull
+    return ((y, h) if c is None else (y, h, c)), pull if keep else None
 
 
 @explained

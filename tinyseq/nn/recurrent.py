@@ -52,9 +52,10 @@ def weights_of(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
 
 
 def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """x and the initial state, zeros unless given, of shapes (*lead, B, size); what does not fit is refused by name."""
+    """x and the initial state, of shapes (*lead, B, size), or where none is given zeros (B, size) for all of `lead`;
+    what does not fit is refused by name."""
     name = type(module).__name__
-    if hasattr(x, "batch_sizes") and not isinstance(x, Tensor):  # PyTorch's
+    if not isinstance(x, Tensor) and hasattr(x, "batch_sizes"):  # PyTorch's
         raise TypeError(f"{name}: expected x as an array, got a {type(x).__name__}: give what was packed, (batch, "
                         "time, features), and its lengths=")
     x = numbers(name, "x as a Tensor", x)
@@ -63,10 +64,11 @@ def _begin(module: Any, x: Like, state: Any, sizes: Sequence[int], *lead: int) -
         raise TypeError(f"{name}: expected the initial state as a tuple of {len(sizes)} Tensors, got "
                         f"{'one tensor, ' * hasattr(state, 'shape')}{check.describe(state)}"
                         f"{BY_NAME * (getattr(state, 'ndim', 0) == 1)}")
-    if state is None:
-        state = [Tensor(namespace(x._data).zeros(shape, dtype=x.dtype)) for shape in shapes]
-    given = tuple([numbers(name, "the initial state as Tensors", part, x) for part in state])
+    given = tuple([numbers(name, "the initial state as Tensors", part, x) for part in state or ()])
     fits, found = x.ndim == 2 + len(lead) and x.shape[-1] == module.input_size, [part.shape for part in given]
+    if state is None:
+        given = tuple([Tensor(namespace(x._data).zeros(shape[len(lead):], dtype=x.dtype)) for shape in shapes])
+        found = shapes
     if not fits or found != shapes:
         axes, state_axes = ("batch, time", "layers x directions, batch") if lead else ("batch", "batch")
         raise ValueError(f"{name}: expected x ({axes}, {module.input_size}) and an initial state of "
@@ -105,14 +107,15 @@ class _Recurrent(Module):
 
     def _run(self, x: Like, state: Sequence[Like] | None, lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         """y (B, T, directions H) and the final states, each (layers directions, B, H)."""
-        x, state = _begin(self, x, state, self.sizes, self.num_layers * self.directions)
+        x, begun = _begin(self, x, state, self.sizes, self.num_layers * self.directions)
         if lengths is not None:
             lengths = checked_lengths(lengths, x.shape[1], x.shape[0], type(self).__name__)
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
             for k in range(len(finals), len(finals) + self.directions):
-                y, final = self._pass(k, x, tuple(s[k] for s in state), lengths)
+                start = begun if state is None else tuple(s[k] for s in begun)
+                y, final = self._pass(k, x, start, lengths)
                 outputs.append(y)
                 finals.append(final)
             x = outputs[0] if len(outputs) == 1 else ops.concat(outputs, -1)
