@@ -1,9 +1,11 @@
 """Large arrays a few rows at a time, so that a chain of small steps stays in the processor's cache; sums of rows."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
+
+from tinyseq.backends.pool import share
 
 Array = Any
 Index = tuple[Any, ...]
@@ -65,3 +67,15 @@ class RowKernels:
         if moved[0].size:
             for i in blocks(moved[0].shape, self.block, whole=axis is not None):
                 yield [a[i] for a in moved]
+
+    def _by_pieces(self, work: Callable[..., Any], axis: int | None, *arrays: Array) -> list[Any]:
+        """work(*piece) of each of `_pieces`, shared out to threads: what it returns, in the order of the pieces."""
+        pieces = list(self._pieces(axis, *arrays))
+        done = [None] * len(pieces)
+
+        def some(start: int, stop: int) -> None:
+            for i in range(start, stop):
+                done[i] = work(*pieces[i])
+
+        share(some, len(pieces), 16 * arrays[0].size)
+        return done

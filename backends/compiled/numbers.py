@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from tinyseq.backends.activations import ERF32
 from tinyseq.backends.compiled import by_dtype, inline, intrinsic
 
 F = np.float32
@@ -45,6 +46,17 @@ def pow2(context: Any, n: Any) -> Any:
         return builder.bitcast(builder.shl(exponent, ir.Constant(kind, mantissa)), args[0].type)
 
     return n(n), build
+
+
+@intrinsic
+def maximum(context: Any, a: Any, b: Any) -> Any:
+    """The larger of two, NaN if one is: the largest of many is found several at a time, as by comparing it is not."""
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        both = ir.FunctionType(kind, [kind, kind])
+        return builder.call(builder.module.declare_intrinsic("llvm.maximum", [kind], both), args)
+
+    return a(a, a), build
 
 
 # exp(x) = 2^n exp(r), |r| <= log(2) / 2, log(2) in two parts: a fit in float32, Taylor's series in float64
@@ -107,3 +119,19 @@ tanh = by_dtype(tanh32, tanh64)
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x)), within rounding of 1: the small ones have few digits."""
     return HALF * tanh(HALF * x) + HALF
+
+
+T0, T1, T2, T3, T4, T5, T6, T7 = map(F, ERF32)
+
+
+def erf32(x: Any) -> Any:
+    x = F(-4) if x < F(-4) else F(4) if x > F(4) else x  # erf(4) rounds to 1
+    q = x * x
+    return tanh(x * (((((((T7 * q + T6) * q + T5) * q + T4) * q + T3) * q + T2) * q + T1) * q + T0))
+
+
+def erf64(x: Any) -> Any:
+    return math.erf(x)  # a call for each x
+
+
+erf = by_dtype(erf32, erf64)
