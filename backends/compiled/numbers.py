@@ -68,7 +68,7 @@ LEAST, MOST, INFINITE = F(-87.3), F(88.3), F(math.inf)
 
 
 def exp32(x: Any) -> Any:
-    n = rint((LEAST if x < LEAST else MOST if x > MOST else x) * LOG2E)
+    n = rint(x * LOG2E)  # of x out of bounds anything, which is not taken
     r = fma(n, -LOG2_LOW, fma(n, -LOG2_HIGH, x))
     p = ((((E7 * r + E6) * r + E5) * r + E4) * r + E3) * r + E2
     y = (p * r * r + r + ONE) * pow2(n)
@@ -76,7 +76,7 @@ def exp32(x: Any) -> Any:
 
 
 def exp64(x: Any) -> Any:
-    n = rint((-708.3 if x < -708.3 else 709.4 if x > 709.4 else x) * 1.4426950408889634)
+    n = rint(x * 1.4426950408889634)
     r = fma(n, -1.42860682030941723e-6, fma(n, -0.693145751953125, x))
     p = ((((D13 * r + D12) * r + D11) * r + D10) * r + D9) * r + D8
     p = (((((p * r + D7) * r + D6) * r + D5) * r + D4) * r + D3) * r + D2
