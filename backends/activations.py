@@ -9,6 +9,8 @@ from tinyseq.backends.rows import Array, RowKernels
 # place. Lowest power first.
 ERF32 = (1.12837925, 0.102769864, -1.95287967e-4, -6.14838436e-4, 8.45966704e-5, -4.79462386e-6,
          2.75779685e-8, 5.42153201e-9)
+GELU32 = tuple(a * math.sqrt(0.5) / 2**k for k, a in enumerate(ERF32))  # Phi(x) = (1 + erf(x / sqrt(2))) / 2
+GELU_TANH = (math.sqrt(2 / math.pi), 0.044715 * math.sqrt(2 / math.pi))
 
 
 class ActivationKernels(RowKernels):
@@ -21,15 +23,7 @@ class ActivationKernels(RowKernels):
         x = x.astype(xp.result_type(x, xp.float32), copy=False)
         if x.dtype != xp.float32:
             return xp.asarray(np.fromiter(map(math.erf, x.reshape(-1).tolist()), x.dtype).reshape(x.shape))
-        bounded = xp.clip(x, -4.0, 4.0)  # erf(4) rounds to 1
-        square = bounded * bounded
-        y = square * ERF32[-1]
-        for a in ERF32[-2:0:-1]:
-            y += a
-            y *= square
-        y += ERF32[0]
-        y *= bounded
-        return xp.tanh(y)
+        return self._odd_tanh(xp.clip(x, -4.0, 4.0), ERF32)  # erf(4) rounds to 1
 
     def sigmoid(self, x: Array) -> Array:
         """1 / (1 + exp(-x)), elementwise, with full relative precision in both tails."""
@@ -42,22 +36,26 @@ class ActivationKernels(RowKernels):
         2016)."""
         xp = self.xp
         y = xp.empty(x.shape, dtype=x.dtype)
-        for a, out in self._pieces(None, x, y):
-            part = xp.maximum(a, -100)  # -100 Phi(-100) is 0, and so is not -inf times 0
-            xp.multiply(part, self._gelu_phi(part, tanh), out=out)
+
+        def work(a: Array, out: Array) -> None:
+            phi = self._gelu_phi(xp.clip(a, -100.0, 100.0), tanh)
+            xp.multiply(xp.clip(a, -100.0, math.inf), phi, out=out)  # -100 Phi(-100) is 0, and so is not -inf times 0
+
+        self._by_pieces(work, None, x, y)
         return y
 
     def gelu_backward(self, g: Array, x: Array, tanh: bool = False) -> Array:
         """dx = g (Phi(x) + x phi(x)), phi the derivative of Phi."""
         xp = self.xp
         dx = xp.empty(x.shape, dtype=x.dtype)
-        for h, a, d in self._pieces(None, g, x, dx):
-            part = xp.clip(a, -100, 100)
+
+        def work(h: Array, a: Array, d: Array) -> None:
+            part = xp.clip(a, -100.0, 100.0)
             phi = self._gelu_phi(part, tanh)
             square = part * part
             if tanh:  # Phi = (1 + tanh u)/2, and (1 - tanh(u)^2)/2 = 2 Phi (1 - Phi)
-                square *= 6 * 0.044715 * math.sqrt(2 / math.pi)
-                square += 2 * math.sqrt(2 / math.pi)
+                square *= 6 * GELU_TANH[1]
+                square += 2 * GELU_TANH[0]
                 square *= phi * (1 - phi)
             else:
                 square *= -0.5
@@ -66,17 +64,25 @@ class ActivationKernels(RowKernels):
             square *= part
             square += phi
             xp.multiply(h, square, out=d)
+
+        self._by_pieces(work, None, g, x, dx)
         return dx
 
     def _gelu_phi(self, x: Array, tanh: bool) -> Array:
-        if tanh:
-            u = x * x
-            u *= 0.044715 * math.sqrt(2 / math.pi)
-            u += math.sqrt(2 / math.pi)
-            u *= x
-            y = self.xp.tanh(u)
-        else:
-            y = self.erf(x * math.sqrt(0.5))
+        """Phi(x) of |x| <= 100."""
+        y = self._odd_tanh(x, GELU_TANH if tanh else GELU32) if tanh or x.dtype == self.xp.float32 else self.erf(
+            x * math.sqrt(0.5))
         y += 1
         y *= 0.5
         return y
+
+    def _odd_tanh(self, x: Array, powers: tuple[float, ...]) -> Array:
+        """tanh(x P(x^2)), the coefficients of P with the lowest power first."""
+        square = x * x
+        y = square * powers[-1]
+        for a in powers[-2:0:-1]:
+            y += a
+            y *= square
+        y += powers[0]
+        y *= x
+        return self.xp.tanh(y)

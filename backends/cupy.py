@@ -397,14 +397,14 @@ class CupyBackend(NumpyBackend):
         rows = dense(x).reshape(math.prod(x.shape[:x.ndim - ndim]), math.prod(shape))
         y, moments = cp.empty_like(rows), cp.empty((rows.shape[0], 2), dtype=x.dtype)
         launch_rows("layer_norm", rows, rows, dense(weight), dense(bias), eps, centred, rows.shape[1], y, moments)
-        return y.reshape(x.shape), (rows, moments, shape)
+        return y.reshape(x.shape), (rows, moments, shape, centred)
 
     @in_float32
     def layer_norm_backward(self, g: Array, saved: Any, weight: Array | None) -> tuple[Array, Array, Array]:
-        x, moments, shape = saved
+        x, moments, shape, centred = saved
         rows, n = x.shape
         flat, dx = dense(g).reshape(x.shape), cp.empty_like(x)
-        launch_rows("layer_norm_backward", dx, flat, x, dense(weight), moments, n, dx)
+        launch_rows("layer_norm_backward", dx, flat, x, dense(weight), moments, centred, n, dx)
         stretch = max(128, (rows + 63) // 64)  # rows summed by one block: 64 of them at most
         stretches = max(1, (rows + stretch - 1) // stretch)
         sums = cp.empty((2, stretches, n), dtype=x.dtype)

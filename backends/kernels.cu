@@ -156,7 +156,7 @@ extern "C" __global__ void tinyseq_layer_norm(const T* x, const T* weight, const
 }
 
 extern "C" __global__ void tinyseq_layer_norm_backward(const T* g, const T* x, const T* weight, const T* moments,
-                                                       I n, T* dx) {
+                                                       I centred, I n, T* dx) {
   const I r = blockIdx.x;
   const T mean = moments[2 * r], scale = moments[2 * r + 1];
   x += r * n;
@@ -167,7 +167,7 @@ extern "C" __global__ void tinyseq_layer_norm_backward(const T* g, const T* x, c
     sum += d;
     along += d * (x[i] - mean) * scale;
   }
-  sum = over_block<false>(sum) / n;
+  sum = centred ? over_block<false>(sum) / n : (T)0;
   along = over_block<false>(along) / n;
   ROW(i) dx[r * n + i] = (g[i] * (weight ? weight[i] : (T)1) - sum - (x[i] - mean) * scale * along) * scale;
 }

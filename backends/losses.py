@@ -26,7 +26,8 @@ class LossKernels(RowKernels):
         spread = xp.ones(classes, dtype=dtype) if weight is None else weight.astype(dtype, copy=False)
         weights = kept * spread[targets]
         top, sums, losses = (xp.empty(kept.shape, dtype=dtype) for _ in range(3))
-        for x, t, keep, w, m, s, loss in self._pieces(-1, logits, targets, kept, weights, top, sums, losses):
+
+        def work(x: Array, t: Array, keep: Array, w: Array, m: Array, s: Array, loss: Array) -> None:
             m[...] = self._row_max(x)[:, 0]
             z = x - m[:, None]
             at_target = xp.take_along_axis(z, t[:, None], axis=1)[:, 0]
@@ -37,6 +38,8 @@ class LossKernels(RowKernels):
             if smoothing:
                 loss += (smoothing / classes) * (spread.sum() * log_s - total)
             xp.copyto(loss, 0, where=~keep)
+
+        self._by_pieces(work, -1, logits, targets, kept, weights, top, sums, losses)
         return losses, weights, (logits, targets, kept, weights, spread, smoothing, top, sums)
 
     def cross_entropy_backward(self, g: Array, saved: Any) -> Array:
@@ -48,7 +51,8 @@ class LossKernels(RowKernels):
         flat = g * (smoothing / max(logits.shape[1], 1))
         hit = g * weights * (1 - smoothing)
         scale = (hit + flat * spread.sum()) / xp.maximum(sums, 1)
-        for d, x, t, keep, m, a, b, c in self._pieces(-1, dx, logits, targets, kept, top, scale, flat, hit):
+
+        def work(d: Array, x: Array, t: Array, keep: Array, m: Array, a: Array, b: Array, c: Array) -> None:
             xp.subtract(x, m[:, None], out=d)
             xp.exp(d, out=d)
             d *= a[:, None]
@@ -56,4 +60,6 @@ class LossKernels(RowKernels):
                 d -= b[:, None] * spread
             d[xp.arange(d.shape[0]), t] -= c
             xp.copyto(d, 0, where=~keep[:, None])
+
+        self._by_pieces(work, -1, dx, logits, targets, kept, top, scale, flat, hit)
         return dx

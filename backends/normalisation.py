@@ -18,8 +18,8 @@ class NormalisationKernels(SumKernels):
         """
         xp = self.xp
         y = xp.empty(x.shape, dtype=x.dtype)
-        masks = () if mask is None else (xp.broadcast_to(mask, x.shape),)
-        for a, e, *taking in self._pieces(axis, x, y, *masks):
+
+        def work(a: Array, e: Array, *taking: Array) -> None:
             if taking:
                 e[...] = -math.inf
                 xp.copyto(e, a, where=taking[0])
@@ -30,14 +30,17 @@ class NormalisationKernels(SumKernels):
                 e -= xp.log(xp.maximum(self._row_sum(xp.exp(e)), 1))
             else:
                 xp.exp(e, out=e)
-                e /= xp.maximum(self._row_sum(e), 1)
+                e *= 1 / xp.maximum(self._row_sum(e), 1)
+
+        self._by_pieces(work, axis, x, y, *(() if mask is None else (xp.broadcast_to(mask, x.shape),)))
         return y
 
     def softmax_backward(self, g: Array, y: Array, axis: int = -1, log: bool = False) -> Array:
         """dx = y (g - sum(g y)) over `axis`, y the softmax; g - exp(y) sum(g) if it is its logarithm."""
         xp = self.xp
         dx = xp.empty(y.shape, dtype=y.dtype)
-        for h, p, d in self._pieces(axis, g, y, dx):
+
+        def work(h: Array, p: Array, d: Array) -> None:
             if log:
                 xp.exp(p, out=d)
                 d *= self._row_sum(h)
@@ -45,29 +48,37 @@ class NormalisationKernels(SumKernels):
             else:
                 xp.subtract(h, self._row_dot(h, p), out=d)
                 d *= p
+
+        self._by_pieces(work, axis, g, y, dx)
         return dx
 
-    def layer_norm(self, x: Array, weight: Array | None, bias: Array | None, ndim: int = 1,
-                   eps: float = 1e-5) -> tuple[Array, Any]:
+    def layer_norm(self, x: Array, weight: Array | None, bias: Array | None, ndim: int = 1, eps: float = 1e-5,
+                   centred: bool = True) -> tuple[Array, Any]:
         """(x - mean) / sqrt(var + eps) * weight + bias over the last `ndim` axes (Ba et al. 2016): (y,
         saved).
 
-        weight and bias have the shape of those axes, or are None.
+        weight and bias have the shape of those axes, or are None. Not `centred` the mean counts as 0: RMS norm (Zhang
+        and Sennrich 2019). Saved are x and, of each row, how far its mean is from its first entry, and 1 / std.
         """
         xp = self.xp
         size = math.prod(x.shape[x.ndim - ndim:])
         rows = x.reshape(math.prod(x.shape[:x.ndim - ndim]), size)
-        normal, y = xp.empty(rows.shape, dtype=x.dtype), xp.empty(rows.shape, dtype=x.dtype)
-        scale = xp.empty((rows.shape[0], 1), dtype=x.dtype)
-        for a, z, b, c in self._pieces(-1, rows, normal, y, scale):
-            xp.subtract(a, a[:, :1], out=z)  # so that a row of one value is exactly 0, as from its mean it is not
-            z -= self._row_sum(z) / size
-            c[...] = 1 / xp.sqrt(self._row_dot(z, z) / size + eps)
-            z *= c
-            xp.multiply(z, 1 if weight is None else weight.reshape(-1), out=b)
+        y, moments = xp.empty(rows.shape, dtype=x.dtype), xp.zeros((rows.shape[0], 2), dtype=x.dtype)
+
+        def work(a: Array, b: Array, moment: Array) -> None:
+            if centred:
+                a = xp.subtract(a, a[:, :1], out=b)  # so that a row of one value is exactly 0, as from its mean it is not
+                moment[:, :1] = self._row_sum(a) / size
+                a -= moment[:, :1]
+            moment[:, 1:] = 1 / xp.sqrt(self._row_dot(a, a) / size + eps)
+            xp.multiply(a, moment[:, 1:], out=b)
+            if weight is not None:
+                b *= weight.reshape(-1)
             if bias is not None:
                 b += bias.reshape(-1)
-        return y.reshape(x.shape), (normal, scale, x.shape[x.ndim - ndim:])
+
+        self._by_pieces(work, -1, rows, y, moments)
+        return y.reshape(x.shape), (rows, moments, x.shape[x.ndim - ndim:], centred)
 
     def layer_norm_backward(self, g: Array, saved: Any, weight: Array | None) -> tuple[Array, Array, Array]:
         """(dx, dweight, dbias) of layer norm; the last two are the gradients for a weight of ones where it is
@@ -76,20 +87,27 @@ class NormalisationKernels(SumKernels):
         With n = (x - mean) / std and d = g weight: dx = (d - mean(d) - n mean(d n)) / std.
         """
         xp = self.xp
-        normal, scale, shape = saved
-        size = normal.shape[1]
-        rows = g.reshape(normal.shape)
-        dx = xp.empty(normal.shape, dtype=normal.dtype)
-        w = xp.ones(size, dtype=normal.dtype) if weight is None else weight.reshape(-1)
-        dweight, dbias = np.zeros(size), np.zeros(size)  # float64
-        for h, d, n, c in self._pieces(-1, rows, dx, normal, scale):
-            t = h * n
-            dweight += self._sum_axis(t, 0)[0]
-            dbias += self._sum_axis(h, 0)[0]
-            xp.multiply(n, xp.matmul(t, w[:, None]) / size, out=t)
-            t += xp.matmul(h, w[:, None]) / size
+        rows, moments, shape, centred = saved
+        size = rows.shape[1]
+        dx = xp.empty(rows.shape, dtype=rows.dtype)
+        w = xp.ones(size, dtype=rows.dtype) if weight is None else weight.reshape(-1)
+
+        def work(a: Array, h: Array, d: Array, moment: Array) -> Array:
+            n = a
+            if centred:
+                n = a - a[:, :1]
+                n -= moment[:, :1]
+            n = n * moment[:, 1:]
+            xp.multiply(h, n, out=d)
+            sums = xp.concat([self._sum_axis(d, 0), self._sum_axis(h, 0)])
+            n *= xp.matmul(d, w[:, None]) / size
+            if centred:
+                n += xp.matmul(h, w[:, None]) / size
             xp.multiply(h, w, out=d)
-            d -= t
-            d *= c
-        dweight, dbias = (a.astype(normal.dtype).reshape(shape) for a in (dweight, dbias))
-        return dx.reshape(g.shape), dweight, dbias
+            d -= n
+            d *= moment[:, 1:]
+            return sums
+
+        parts = self._by_pieces(work, -1, rows, g.reshape(rows.shape), dx, moments)
+        dweight, dbias = sum(parts, np.zeros((2, size))).astype(rows.dtype)  # in float64
+        return dx.reshape(g.shape), dweight.reshape(shape), dbias.reshape(shape)

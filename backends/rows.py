@@ -1,9 +1,11 @@
 """Large arrays a few rows at a time, so that a chain of small steps stays in the processor's cache; sums of rows."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
+
+from tinyseq.backends.pool import share
 
 Array = Any
 Index = tuple[Any, ...]
@@ -28,7 +30,8 @@ class RowKernels:
     """What all kernels are built on. A backend adds `xp`, the parts of it that inherit from this one add kernels."""
 
     xp: ModuleType
-    block = 1 << 15  # elements a piece: a few float32 arrays of 128 KiB stay in the second-level cache
+    block = 1 << 15  # elements of a few steps at a time: float32 arrays of 128 KiB stay in the second-level cache
+    piece = 1 << 18  # elements a piece: of smaller ones threads wait for the interpreter more than they work
     long = 1 << 9  # numbers that a matrix product sums at a time, in several sums side by side
 
     def _row_max(self, x: Array) -> Array:
@@ -63,5 +66,17 @@ class RowKernels:
         """
         moved = [self.xp.moveaxis(a, axis, -1) for a in arrays] if axis not in (None, -1) else arrays
         if moved[0].size:
-            for i in blocks(moved[0].shape, self.block, whole=axis is not None):
+            for i in blocks(moved[0].shape, self.piece, whole=axis is not None):
                 yield [a[i] for a in moved]
+
+    def _by_pieces(self, work: Callable[..., Any], axis: int | None, *arrays: Array) -> list[Any]:
+        """work(*piece) of each of `_pieces`, shared out to threads: what it returns, in the order of the pieces."""
+        pieces = list(self._pieces(axis, *arrays))
+        done = [None] * len(pieces)
+
+        def some(start: int, stop: int) -> None:
+            for i in range(start, stop):
+                done[i] = work(*pieces[i])
+
+        share(some, len(pieces), 16 * arrays[0].size)
+        return done

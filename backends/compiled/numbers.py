@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from tinyseq.backends.activations import ERF32
 from tinyseq.backends.compiled import by_dtype, inline, intrinsic
 
 F = np.float32
@@ -47,6 +48,17 @@ def pow2(context: Any, n: Any) -> Any:
     return n(n), build
 
 
+@intrinsic
+def maximum(context: Any, a: Any, b: Any) -> Any:
+    """The larger of two, NaN if one is: the largest of many is found several at a time, as by comparing it is not."""
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        both = ir.FunctionType(kind, [kind, kind])
+        return builder.call(builder.module.declare_intrinsic("llvm.maximum", [kind], both), args)
+
+    return a(a, a), build
+
+
 # exp(x) = 2^n exp(r), |r| <= log(2) / 2, log(2) in two parts: a fit in float32, Taylor's series in float64
 E2, E3, E4, E5, E6, E7 = map(F, (5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3,
                                  1.9875691500e-4))
@@ -56,7 +68,7 @@ LEAST, MOST, INFINITE = F(-87.3), F(88.3), F(math.inf)
 
 
 def exp32(x: Any) -> Any:
-    n = rint((LEAST if x < LEAST else MOST if x > MOST else x) * LOG2E)
+    n = rint(x * LOG2E)  # of x out of bounds anything, which is not taken
     r = fma(n, -LOG2_LOW, fma(n, -LOG2_HIGH, x))
     p = ((((E7 * r + E6) * r + E5) * r + E4) * r + E3) * r + E2
     y = (p * r * r + r + ONE) * pow2(n)
@@ -64,7 +76,7 @@ def exp32(x: Any) -> Any:
 
 
 def exp64(x: Any) -> Any:
-    n = rint((-708.3 if x < -708.3 else 709.4 if x > 709.4 else x) * 1.4426950408889634)
+    n = rint(x * 1.4426950408889634)
     r = fma(n, -1.42860682030941723e-6, fma(n, -0.693145751953125, x))
     p = ((((D13 * r + D12) * r + D11) * r + D10) * r + D9) * r + D8
     p = (((((p * r + D7) * r + D6) * r + D5) * r + D4) * r + D3) * r + D2
@@ -107,3 +119,19 @@ tanh = by_dtype(tanh32, tanh64)
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x)), within rounding of 1: the small ones have few digits."""
     return HALF * tanh(HALF * x) + HALF
+
+
+T0, T1, T2, T3, T4, T5, T6, T7 = map(F, ERF32)
+
+
+def erf32(x: Any) -> Any:
+    x = F(-4) if x < F(-4) else F(4) if x > F(4) else x  # erf(4) rounds to 1
+    q = x * x
+    return tanh(x * (((((((T7 * q + T6) * q + T5) * q + T4) * q + T3) * q + T2) * q + T1) * q + T0))
+
+
+def erf64(x: Any) -> Any:
+    return math.erf(x)  # a call for each x
+
+
+erf = by_dtype(erf32, erf64)

@@ -12,7 +12,7 @@ from tinyseq.backends.numpy import NumpyBackend
 
 
 class Pieces(NumpyBackend):
-    block = 7
+    block = piece = 7
 
 
 BACKENDS: tuple[NumpyBackend, ...] = (NumpyBackend(), Pieces())

@@ -12,7 +12,7 @@ from tinyseq import backends
 from tinyseq.check import explained, no_flag
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op
-from tinyseq.engine.tensor import Like, Out, Tensor, namespace
+from tinyseq.engine.tensor import Like, Out, Tensor
 from tinyseq.functional.arguments import float_backend, one_dtype
 
 
@@ -114,18 +114,17 @@ def layer_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor 
     return _layer_norm(x, weight, bias, ndim, eps)
 
 
-@op(wide=True)
-def _rms_norm(x: Tensor, weight: Tensor | None, axes: tuple[int, ...], eps: float) -> Out:
+def _rms_norm_definition(x: Tensor, weight: Tensor | None, ndim: int, eps: float) -> Tensor:
+    y = x / ops.sqrt(ops.mean(x * x, tuple(range(-ndim, 0)), keepdims=True) + eps)
+    return y if weight is None else y * weight
+
+
+@op(definition=_rms_norm_definition, wide=True)
+def _rms_norm(x: Tensor, weight: Tensor | None, ndim: int, eps: float) -> Out:
     one_dtype(x=x, weight=weight)
-    xp = namespace(x)
-    scale = 1 / xp.sqrt(xp.mean(x * x, axis=axes, keepdims=True) + eps)
-    normal = x * scale
-
-    def pull_x(g: Tensor) -> Any:
-        d = g if weight is None else g * weight
-        return scale * (d - normal * xp.mean(d * normal, axis=axes, keepdims=True))
-
-    return normal if weight is None else normal * weight, (pull_x, lambda g: g * normal)
+    backend = backends.of(x)
+    y, saved = backend.layer_norm(x, weight, None, ndim, eps, False)
+    return y, lambda g, needs: backend.layer_norm_backward(g, saved, weight)[:2]
 
 
 @explained
@@ -140,4 +139,4 @@ def rms_norm(x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | 
     x, weight = ops.operand(x), weight if weight is None else ops.operand(weight)
     ndim = _trailing(x, normalized_shape, 0 if eps is None else eps, weight=weight)
     eps = float(np.finfo(np.promote_types(x.dtype, np.float32)).eps) if eps is None else eps
-    return _rms_norm(x, weight, tuple(range(-ndim, 0)), eps)
+    return _rms_norm(x, weight, ndim, eps)
