@@ -18,22 +18,23 @@ Arrays = Sequence[Array]
 class OptimKernels(SumKernels):
     """The part of a backend that trains; a backend adds `xp`."""
 
-    def _on_each(self, step: Callable[..., Any], *lists: Arrays) -> None:
+    def _on_each(self, step: Callable[..., Any], *lists: Arrays, block: int = 0) -> None:
         """step(*arrays) of those at each place of the lists, in stretches, which threads share. Of an empty list it
         gets None."""
+        block = block or self.block
         pieces: list[Sequence[Array | None]] = []
         for arrays in zip(*[some or [None] * len(lists[0]) for some in lists], strict=True):
-            if arrays[0].size <= self.block:
+            if arrays[0].size <= block:
                 pieces.append(arrays)
             else:
-                pieces += [[a if a is None else a[i] for a in arrays] for i in blocks(arrays[0].shape, self.block)]
+                pieces += [[a if a is None else a[i] for a in arrays] for i in blocks(arrays[0].shape, block)]
         n = sum([p.size for p in lists[0]])
 
         def some(start: int, stop: int) -> None:
             for piece in pieces[start:stop]:
                 step(*piece)
 
-        share(some, len(pieces), len(lists) * n if n > self.block else 0)
+        share(some, len(pieces), len(lists) * n if n > block else 0)
 
     def sgd_step(self, params: Arrays, grads: Arrays, buffers: Arrays, lr: float,
                  momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
