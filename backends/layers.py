@@ -34,3 +34,12 @@ class LayerKernels(SumKernels):
         skip, n = start % 8, math.prod(shape)
         bits = self.random_raw(seed, stream, (skip + n + 1) // 2, start // 8).view(self.xp.uint32)[skip:skip + n]
         return (bits >= round(p * 2**32)).reshape(shape)  # 2**32, where p is 1, is reached by no 32 bits
+
+    def dropout(self, x: Array, p: float, seed: int, stream: int) -> tuple[Array, Array]:
+        """x, each entry by 1 / (1 - p) where `dropout_mask` keeps it and by 0 elsewhere, and that mask."""
+        keep = self.dropout_mask(x.shape, p, seed, stream)
+        return self.dropout_backward(x, keep, p), keep
+
+    def dropout_backward(self, g: Array, keep: Array, p: float) -> Array:
+        """The same of a gradient."""
+        return g * keep * (1 / (1 - p))

@@ -4,31 +4,55 @@ A step's arrays are float32 or float64. What is float16 is stepped as its float3
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from tinyseq.backends.pool import share
+from tinyseq.backends.rows import blocks
 from tinyseq.backends.sums import Array, SumKernels
+
+Arrays = Sequence[Array]
 
 
 class OptimKernels(SumKernels):
     """The part of a backend that trains; a backend adds `xp`."""
 
-    def sgd_step(self, params: Sequence[Array], grads: Sequence[Array], buffers: Sequence[Array], lr: float,
+    def _on_each(self, step: Callable[..., Any], *lists: Arrays, block: int = 0) -> None:
+        """step(*arrays) of those at each place of the lists, in stretches, which threads share. Of an empty list it
+        gets None."""
+        block = block or self.block
+        pieces: list[Sequence[Array | None]] = []
+        for arrays in zip(*[some or [None] * len(lists[0]) for some in lists], strict=True):
+            if arrays[0].size <= block:
+                pieces.append(arrays)
+            else:
+                pieces += [[a if a is None else a[i] for a in arrays] for i in blocks(arrays[0].shape, block)]
+        n = sum([p.size for p in lists[0]])
+
+        def some(start: int, stop: int) -> None:
+            for piece in pieces[start:stop]:
+                step(*piece)
+
+        share(some, len(pieces), len(lists) * n if n > block else 0)
+
+    def sgd_step(self, params: Arrays, grads: Arrays, buffers: Arrays, lr: float,
                  momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
         """One step of torch.optim.SGD: d = g + weight_decay p; b = momentum b + d, with b zero at first;
         p -= lr b, or lr (d + momentum b) with `nesterov`. `buffers` may be empty without momentum."""
-        for arrays in zip(params, grads, buffers if momentum else grads, strict=True):
-            for p, d, b in self._pieces(None, *arrays):
-                if weight_decay:
-                    d = d + weight_decay * p
-                if momentum:
-                    b *= momentum
-                    b += d
-                    d = d + momentum * b if nesterov else b
-                p -= lr * d
+        def step(p: Array, d: Array, b: Array) -> None:
+            if weight_decay:
+                d = d + weight_decay * p
+            if momentum:
+                b *= momentum
+                b += d
+                d = d + momentum * b if nesterov else b
+            p -= lr * d
 
-    def adam_step(self, params: Sequence[Array], grads: Sequence[Array], m: Sequence[Array],
-                  v: Sequence[Array], step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999,
+        self._on_each(step, params, grads, buffers)
+
+    def adam_step(self, params: Arrays, grads: Arrays, m: Arrays,
+                  v: Arrays, step: int, lr: float, beta1: float = 0.9, beta2: float = 0.999,
                   eps: float = 1e-8, weight_decay: float = 0.0, decoupled: bool = False) -> None:
         """Step number `step` (from 1) of Adam (Kingma and Ba 2015), or AdamW (Loshchilov and Hutter 2019) if
         `decoupled`; `m` and `v` are the running means of the gradient and its square.
@@ -38,56 +62,60 @@ class OptimKernels(SumKernels):
         """
         root = math.sqrt(1 - beta2**step)
         rate = lr * root / (1 - beta1**step)
-        for arrays in zip(params, grads, m, v, strict=True):
-            for p, d, mean, square in self._pieces(None, *arrays):
-                if weight_decay and decoupled:
-                    p *= 1 - lr * weight_decay
-                elif weight_decay:
-                    d = d + weight_decay * p
-                mean *= beta1
-                mean += d * (1 - beta1)
-                square *= beta2
-                square += d * d * (1 - beta2)
-                t = mean / (self.xp.sqrt(square) + eps * root)
-                t *= rate
-                p -= t
 
-    def rmsprop_step(self, params: Sequence[Array], grads: Sequence[Array], squares: Sequence[Array],
-                     means: Sequence[Array], buffers: Sequence[Array], lr: float, alpha: float = 0.99,
+        def update(p: Array, d: Array, mean: Array, square: Array) -> None:
+            if weight_decay and decoupled:
+                p *= 1 - lr * weight_decay
+            elif weight_decay:
+                d = d + weight_decay * p
+            mean *= beta1
+            mean += d * (1 - beta1)
+            square *= beta2
+            square += d * d * (1 - beta2)
+            t = mean / (self.xp.sqrt(square) + eps * root)
+            t *= rate
+            p -= t
+
+        self._on_each(update, params, grads, m, v)
+
+    def rmsprop_step(self, params: Arrays, grads: Arrays, squares: Arrays,
+                     means: Arrays, buffers: Arrays, lr: float, alpha: float = 0.99,
                      eps: float = 1e-8, weight_decay: float = 0.0, momentum: float = 0.0) -> None:
         """One step of torch.optim.RMSprop: d = g + weight_decay p; s = alpha s + (1 - alpha) d^2;
         u = d / (sqrt(s) + eps); b = momentum b + u; p -= lr b. With `means` it is centered: they are running means m of
         d, and s - m^2, at least 0, is in the place of s. Without `buffers` there is no momentum."""
-        for arrays in zip(params, grads, squares, means or grads, buffers or grads, strict=True):
-            for p, d, square, mean, b in self._pieces(None, *arrays):
-                if weight_decay:
-                    d = d + weight_decay * p
-                square *= alpha
-                square += d * d * (1 - alpha)
-                if means:
-                    mean *= alpha
-                    mean += d * (1 - alpha)
-                t = self.xp.sqrt(self.xp.maximum(square - mean * mean, 0.0) if means else square)
-                t = d / (t + eps)
-                if buffers:
-                    b *= momentum
-                    b += t
-                p -= lr * (b if buffers else t)
+        def step(p: Array, d: Array, square: Array, mean: Array | None, b: Array | None) -> None:
+            if weight_decay:
+                d = d + weight_decay * p
+            square *= alpha
+            square += d * d * (1 - alpha)
+            if mean is not None:
+                mean *= alpha
+                mean += d * (1 - alpha)
+            t = self.xp.sqrt(square if mean is None else self.xp.maximum(square - mean * mean, 0.0))
+            t = d / (t + eps)
+            if b is not None:
+                b *= momentum
+                b += t
+            p -= lr * (t if b is None else b)
 
-    def lion_step(self, params: Sequence[Array], grads: Sequence[Array], m: Sequence[Array], lr: float,
+        self._on_each(step, params, grads, squares, means, buffers)
+
+    def lion_step(self, params: Arrays, grads: Arrays, m: Arrays, lr: float,
                   beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 0.0) -> None:
         """One step of Lion (Chen et al. 2023, algorithm 2): c = beta1 m + (1 - beta1) g;
         p -= lr (sign(c) + weight_decay p); m = beta2 m + (1 - beta2) g."""
-        for arrays in zip(params, grads, m, strict=True):
-            for p, g, mean in self._pieces(None, *arrays):
-                if weight_decay:
-                    p *= 1 - lr * weight_decay
-                p -= lr * self.xp.sign(mean * beta1 + g * (1 - beta1))
-                mean *= beta2
-                mean += g * (1 - beta2)
+        def step(p: Array, g: Array, mean: Array) -> None:
+            if weight_decay:
+                p *= 1 - lr * weight_decay
+            p -= lr * self.xp.sign(mean * beta1 + g * (1 - beta1))
+            mean *= beta2
+            mean += g * (1 - beta2)
 
-    def adafactor_step(self, params: Sequence[Array], grads: Sequence[Array], rows: Sequence[Array],
-                       columns: Sequence[Array], step: int, lr: float, beta2_decay: float = -0.8,
+        self._on_each(step, params, grads, m)
+
+    def adafactor_step(self, params: Arrays, grads: Arrays, rows: Arrays,
+                       columns: Arrays, step: int, lr: float, beta2_decay: float = -0.8,
                        eps: tuple[float | None, float] = (None, 1e-3), d: float = 1.0,
                        weight_decay: float = 0.0) -> None:
         """Step number `step` (from 1) of torch.optim.Adafactor (Shazeer and Stern 2018, algorithms 4 and 5).
@@ -117,17 +145,17 @@ class OptimKernels(SumKernels):
         """The root of the mean square of x, of any shape."""
         return self.xp.sqrt(self._squares(x.reshape(-1)) / x.size)
 
-    def follow(self, masters: Sequence[Array], halves: Sequence[Array]) -> None:
+    def follow(self, masters: Arrays, halves: Arrays) -> None:
         """Masters, float32, of which the float16 arrays are not what they were rounded to become what those are."""
         for master, half in zip(masters, halves, strict=True):
             self.xp.copyto(master, half, where=master.astype(half.dtype) != half)
 
-    def round_to(self, halves: Sequence[Array], masters: Sequence[Array]) -> None:
+    def round_to(self, halves: Arrays, masters: Arrays) -> None:
         """The float16 arrays become their rounded masters."""
         for half, master in zip(halves, masters, strict=True):
             half[...] = master
 
-    def global_norm(self, grads: Sequence[Array]) -> Array:
+    def global_norm(self, grads: Arrays) -> Array:
         """The Euclidean norm of all gradients (at least one) together, a scalar that stays on the device, of float16
         in float32. Where squares overflow, multiples of the largest entry are squared."""
         flat = [self._wide(g.reshape(-1)) for g in grads]
@@ -146,7 +174,7 @@ class OptimKernels(SumKernels):
             total, x = xp.sum(xp.vecdot(rows, rows)), x[rows.size:]
         return total + xp.vdot(x, x)
 
-    def scale(self, arrays: Sequence[Array], factor: Array) -> None:
+    def scale(self, arrays: Arrays, factor: Array) -> None:
         """Multiply each array by `factor` (a scalar on the device), in place; float16 by it in float32."""
         for a in arrays if factor != 1 else ():
             if a.dtype == np.float16:  # the factor may be too small for it
@@ -154,7 +182,7 @@ class OptimKernels(SumKernels):
             else:
                 a *= self.xp.asarray(factor, dtype=a.dtype)
 
-    def clip_entries(self, arrays: Sequence[Array], most: float) -> None:
+    def clip_entries(self, arrays: Arrays, most: float) -> None:
         """Entries above `most` become it, those below -`most` that, in place; of a float16 array as far as it goes."""
         for a in arrays:
             if most <= float(np.finfo(a.dtype).max):  # inf is above it, and has no other number to become

@@ -29,7 +29,7 @@ class _Job:
     def __init__(self, work: Work, n: int, pieces: int) -> None:
         bounds = [n * i // pieces for i in range(pieces + 1)]
         self.work, self.left = work, deque(itertools.pairwise(bounds))
-        self.unfinished, self.lock, self.finished = pieces, threading.Lock(), threading.Event()
+        self.helpers: list[threading.Event] = []  # each set when that thread has ended
         self.error: BaseException | None = None
 
     def take(self) -> None:
@@ -43,10 +43,20 @@ class _Job:
                 self.work(*piece)
             except BaseException as error:
                 self.error = error
-            with self.lock:
-                self.unfinished -= 1
-            if not self.unfinished:
-                self.finished.set()
+                self.left.clear()
+
+    def help(self) -> None:
+        """The same in a thread that the caller waits for: known before it takes a piece."""
+        ended = threading.Event()
+        self.helpers.append(ended)
+        self.take()
+        ended.set()
+
+    def end(self) -> None:
+        """Nobody begins a piece from here on, and those that were begun end."""
+        self.left.clear()
+        for ended in self.helpers:
+            ended.wait()
 
 
 _jobs: SimpleQueue[tuple[contextvars.Context, _Job]] = SimpleQueue()
@@ -68,7 +78,7 @@ if hasattr(os, "register_at_fork"):
 def _serve(jobs: SimpleQueue[tuple[contextvars.Context, _Job]]) -> None:
     while True:
         context, job = jobs.get()
-        context.run(job.take)
+        context.run(job.help)
         del context, job  # and the arrays that they hold
 
 
@@ -82,7 +92,8 @@ def _grow(n: int) -> None:
 
 def share(work: Work, n: int, cost: int) -> None:
     """work(start, stop) for stretches that make up range(n), in any order and on several threads where `cost`, in
-    elements of a simple kernel, is worth it. An error of one is raised when all have ended."""
+    elements of a simple kernel, is worth it. An error of one, or an interrupt (Ctrl-C), is raised when those that were
+    begun have ended, and the others are not: no thread writes to an array any more."""
     threads = min(get_num_threads(), cost // LEAST, n) if cost >= 2 * LEAST else 1
     if threads < 2:
         if n:
@@ -91,9 +102,14 @@ def share(work: Work, n: int, cost: int) -> None:
     job = _Job(work, n, min(n, EACH * threads))
     if len(_threads) < threads - 1:
         _grow(threads - 1)
-    for _ in range(threads - 1):
-        _jobs.put((contextvars.copy_context(), job))  # a context each, for NumPy's errstate: no two can enter one
-    job.take()
-    job.finished.wait()
+    try:
+        try:
+            for _ in range(threads - 1):
+                _jobs.put((contextvars.copy_context(), job))  # a context each, for NumPy's errstate: no two enter one
+            job.take()
+        finally:
+            job.end()
+    finally:
+        job.end()  # once more, should an interrupt have come in the midst of the other one
     if job.error is not None:
         raise job.error

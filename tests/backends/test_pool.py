@@ -1,10 +1,14 @@
 """The threads that share pieces of a kernel: each stretch once, errors raised, several callers, forks."""
 
+import itertools
 import os
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
+from helpers.interrupts import stopped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tinyseq.backends import pool
@@ -36,17 +40,45 @@ def test_small_work_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stretches == [((0, 100), threading.get_ident())]
 
 
-def test_an_error_is_raised_when_all_have_ended(three: None) -> None:
-    ended = []
+def test_an_error_is_raised_when_all_that_began_have_ended(three: None) -> None:
+    began, ended = [], []
 
     def work(start: int, stop: int) -> None:
-        ended.append(start)
+        began.append(start)
         if start == 0:
             raise ArithmeticError("of a piece")
+        time.sleep(0.01)
+        ended.append(start)
 
     with pytest.raises(ArithmeticError, match="of a piece"):
         pool.share(work, 12, 100)
-    assert len(ended) == 12
+    assert sorted(began) == sorted([0, *ended])
+
+
+def test_no_thread_works_on_when_an_interrupt_is_raised_whatever_line_it_comes_at(three: None) -> None:
+    """Ctrl-C, which the main thread alone hears."""
+    pool.share(lambda start, stop: None, 12, 100)  # there are threads
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for at in itertools.count(1):
+            began, ended = [], []
+
+            def work(start: int, stop: int, began: list[int] = began, ended: list[int] = ended) -> None:
+                began.append(start)
+                time.sleep(0.002)
+                if threading.current_thread() is not threading.main_thread():
+                    ended.append(start)
+
+            came = stopped(lambda work=work: pool.share(work, 12, 100), at,  # type: ignore[misc]
+                           lambda: signal.raise_signal(signal.SIGINT))
+            own = len(began) - len(ended)
+            time.sleep(0.005)
+            assert len(began) - len(ended) == own
+            if not came:
+                break
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert at > 30 and len(began) == 12
 
 
 def test_a_thread_has_the_callers_errstate(three: None) -> None:

@@ -71,10 +71,15 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
     return _embedding(weight, ops.like(weight, ops.check_ids("embedding", ids, height))._data, padding_idx)
 
 
-@op(wide=True)
+def _dropout_definition(x: Tensor, p: float, seed: int, stream: int) -> Tensor:
+    return x * backends.of(x._data).dropout_mask(x.shape, p, seed, stream) * (1 / (1 - p))
+
+
+@op(definition=_dropout_definition, wide=True)
 def _dropout(x: Tensor, p: float, seed: int, stream: int) -> Out:
-    keep = backends.of(x._data if isinstance(x, Tensor) else x).dropout_mask(x.shape, p, seed, stream)
-    return x * keep * (1 / (1 - p)), (lambda g: g * keep * (1 / (1 - p)),)
+    backend = backends.of(x)
+    y, keep = backend.dropout(x, p, seed, stream)
+    return y, (lambda g: backend.dropout_backward(g, keep, p),)
 
 
 @explained

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -173,7 +174,7 @@ class Optimizer:
                             "takes nothing")
         where, first = f"{type(self).__name__}.step", 0
         slots_of = [self._used(group) for group in self.param_groups]
-        launches: dict[tuple[Any, ...], list[tuple[int, Tensor, Array, dict[str, Any]]]] = {}
+        launches: dict[tuple[Any, ...], list[tuple[int, Tensor, Array, dict[str, Any]]]] = defaultdict(list)
         for k, group in enumerate(self.param_groups):
             used = {"steps", *slots_of[k]}
             for i, p in enumerate(group["params"], first):
@@ -181,14 +182,12 @@ class Optimizer:
                 if g is not None and p.requires_grad:
                     state = self.state[i]
                     whole = state if state.keys() >= used else self._whole(p, state, used)
-                    key = k, backends.of(g), whole["steps"] + 1, "master" in whole
-                    launches.setdefault(key, []).append((i, p, g, whole))
+                    launches[k, type(g), whole["steps"] + 1, "master" in whole].append((i, p, g, whole))
             first += len(group["params"])
         with uninterrupted():
             for (k, _, steps, masters), members in launches.items():
                 places, ps, grads, states = zip(*members, strict=True)
-                for p in ps:
-                    p.written()
+                together(*[change for p in ps for change in p._holds(p._data)])  # as p.written() of each
                 group = self.param_groups[k]
                 slots = [[state[s] for state in states] for s in self.slots if s in slots_of[k]]
                 update = functools.partial(self._update, {name: group[name] for name in self.hyperparameters})
