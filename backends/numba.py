@@ -11,11 +11,12 @@ except ImportError as error:
                       ) from error
 
 from tinyseq.backends.compiled.activations import CompiledActivations
+from tinyseq.backends.compiled.cells import CompiledCells
 from tinyseq.backends.compiled.steps import CompiledSteps
 from tinyseq.backends.numpy import NumpyBackend
 
 
-class NumbaBackend(CompiledActivations, CompiledSteps, NumpyBackend):
+class NumbaBackend(CompiledActivations, CompiledCells, CompiledSteps, NumpyBackend):
     """NumPy arrays; kernels of float32 and float64 compiled, of float16 the portable ones."""
 
     name = "numba"

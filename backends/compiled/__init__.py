@@ -50,7 +50,7 @@ def compiled(function: Function) -> Function:
 
 def inline(function: Function) -> Function:
     """The function as a part of the kernels that call it."""
-    return numba.njit(inline="always", fastmath=FAST, error_model="numpy")(function)  # type: ignore[no-any-return]
+    return numba.njit(forceinline=True, fastmath=FAST, error_model="numpy")(function)  # type: ignore[no-any-return]
 
 
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,7 +72,8 @@ def by_dtype(float32: Function, float64: Function) -> Function:
     def function(x: Any) -> Any:
         raise NotImplementedError("for compiled kernels")
 
-    @numba.extending.overload(function, inline="always", jit_options={"fastmath": FAST})  # type: ignore[untyped-decorator]
+    @numba.extending.overload(  # type: ignore[untyped-decorator]
+        function, jit_options={"fastmath": FAST, "forceinline": True})
     def choose(x: Any) -> Any:
         return float32 if x == numba.types.float32 else float64
 
