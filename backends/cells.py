@@ -9,7 +9,7 @@ Array = Any
 
 
 class CellKernels:
-    """A mix-in of NumpyBackend, which adds `xp`."""
+    """The part of a backend that runs cells, beside what steps of generation need."""
 
     xp: Any
 

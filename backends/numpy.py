@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from tinyseq.backends.activations import ActivationKernels
 from tinyseq.backends.attention import AttentionKernels
-from tinyseq.backends.cells import CellKernels
 from tinyseq.backends.layers import LayerKernels
 from tinyseq.backends.linear import LinearKernels
 from tinyseq.backends.losses import LossKernels
@@ -54,7 +53,7 @@ def keep_memory() -> None:
 
 
 class NumpyBackend(ActivationKernels, NormalisationKernels, LossKernels, LayerKernels, OptimKernels, AttentionKernels,
-                   LinearKernels, PathKernels, ProductKernels, RecurrentKernels, CellKernels, StepKernels, SumKernels):
+                   LinearKernels, PathKernels, ProductKernels, RecurrentKernels, StepKernels, SumKernels):
     """NumPy arrays, and the portable version of every kernel."""
 
     name = "numpy"
