@@ -120,7 +120,8 @@ class CompiledSteps(StepKernels):
         bias = NONE[kind] if bias is None else bias
         rows = np.ascontiguousarray(x.T).reshape(-1, width)
         y = np.empty((len(rows), height), kind)
-        share(lambda start, stop: products(rows, weight, bias, y, start, stop), height, weight.size)
+        share(lambda start, stop: products(rows, weight, bias, y, start, stop), height,
+              weight.size // 4)  # as long as a simple kernel takes over so many
         return y[0] if x.ndim == 1 else y.T
 
     def norm_few(self, x: Array, weight: Array | None, bias: Array | None, eps: float | None,
@@ -146,5 +147,5 @@ class CompiledSteps(StepKernels):
         y, weights = np.empty_like(q), np.empty((*q.shape[:3], steps), kind)
         mask = NO_MASK if mask is None else np.ascontiguousarray(mask)
         share(lambda start, stop: attentions(q, k, v, mask, y, weights, start, stop), batch * few,
-              2 * weights.size * wide)
+              weights.size * wide)
         return y, weights
