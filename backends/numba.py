@@ -11,15 +11,17 @@ except ImportError as error:
                       ) from error
 
 from tinyseq.backends.compiled.activations import CompiledActivations
+from tinyseq.backends.compiled.cells import CompiledCells
 from tinyseq.backends.compiled.layers import CompiledLayers
 from tinyseq.backends.compiled.losses import CompiledLosses
 from tinyseq.backends.compiled.normalisation import CompiledNormalisation
 from tinyseq.backends.compiled.optim import CompiledOptim
+from tinyseq.backends.compiled.steps import CompiledSteps
 from tinyseq.backends.numpy import NumpyBackend
 
 
-class NumbaBackend(CompiledActivations, CompiledLayers, CompiledLosses, CompiledNormalisation, CompiledOptim,
-                   NumpyBackend):
+class NumbaBackend(CompiledActivations, CompiledCells, CompiledLayers, CompiledLosses, CompiledNormalisation,
+                   CompiledOptim, CompiledSteps, NumpyBackend):
     """NumPy arrays; kernels of float32 and float64 compiled, of float16 the portable ones."""
 
     name = "numba"

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
+from tinyseq.backends.cells import CellKernels
 
 Array = Any
 ROOT = math.sqrt(2 / math.pi)
@@ -26,7 +27,7 @@ def average(n: int, dtype: Any) -> Array:
     return np.full(n, 1 / n, dtype=dtype)
 
 
-class StepKernels:
+class StepKernels(CellKernels):
     """A mix-in of NumpyBackend."""
 
     softmax: Any

@@ -21,6 +21,7 @@ import numba
 import numba.extending
 from numba.core import event
 from numba.core.caching import FunctionCache
+from numba.core.imputils import impl_ret_borrowed
 
 FAST = {"contract", "nsz", "arcp", "afn", "reassoc"}  # not nnan, ninf: a NaN and a mask's -inf stay what they are
 
@@ -55,6 +56,15 @@ def inline(function: Function) -> Function:
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of instructions for LLVM: `function` gives its signature and what builds it."""
     return numba.extending.intrinsic(function)  # type: ignore[no-any-return]
+
+
+@intrinsic
+def contiguous(context: Any, a: Any) -> Any:
+    """The array, of which only the caller knows that its entries stand side by side."""
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return impl_ret_borrowed(context, builder, signature.return_type, args[0])
+
+    return a.copy(layout="C")(a), build
 
 
 def by_dtype(float32: Function, float64: Function) -> Function:

@@ -3,6 +3,8 @@
 from typing import Any
 
 import numpy as np
+import pytest
+from helpers.kernels import BACKENDS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,17 +30,23 @@ def drawn(seed: int, dtype: str, *shapes: tuple[int, ...]) -> list[Any]:
     return [ts.asarray(rng.standard_normal(shape).astype(dtype)).data for shape in shapes]
 
 
+def kernels(x: Any) -> list[Any]:
+    """The backend of an array, and of NumPy's the others too."""
+    return [*BACKENDS] if isinstance(x, np.ndarray) else [backends.of(x)]
+
+
 def columns(batch: int, size: int) -> tuple[int, ...]:
     return (size, batch) if batch else (size,)
 
 
 @given(seed=seeds, dtype=dtypes, batch=batches, bias=st.booleans(),
-       sizes=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+       sizes=st.tuples(st.integers(1, 90), st.integers(1, 9)))
 def test_linear(seed: int, dtype: str, batch: int, sizes: tuple[int, int], bias: bool) -> None:
     x, weight, b = drawn(seed, dtype, columns(batch, sizes[0]), (sizes[1], sizes[0]), (sizes[1],))
     before, given_bias = x.copy(), b if bias else None
-    y = backends.of(x).linear_few(x, weight, given_bias)
-    close(y.T, F.linear(ts.Tensor(x.T), ts.Tensor(weight), None if given_bias is None else ts.Tensor(b)))
+    for backend in kernels(x):
+        y = backend.linear_few(x, weight, given_bias)
+        close(y.T, F.linear(ts.Tensor(x.T), ts.Tensor(weight), None if given_bias is None else ts.Tensor(b)))
     close(x, ts.Tensor(before))
 
 
@@ -51,10 +59,11 @@ def test_norms(seed: int, dtype: str, batch: int, size: int, centred: bool, weig
     x = x[:1] + 0 * x if alike else x
     x = (x * scale).astype(dtype)
     before, bias = x.copy(), bias and centred
-    y = backends.of(x).norm_few(x, w if weight else None, b if bias else None, eps, centred)
-    given_w, eps = ts.Tensor(w) if weight else None, eps or float(np.finfo(np.promote_types(dtype, "f")).eps)
-    close(y.T, F.layer_norm(ts.Tensor(x.T), size, given_w, ts.Tensor(b) if bias else None, eps) if centred else
-          F.rms_norm(ts.Tensor(x.T), size, given_w, eps))
+    given_w, given_eps = ts.Tensor(w) if weight else None, eps or float(np.finfo(np.promote_types(dtype, "f")).eps)
+    for backend in kernels(x):
+        y = backend.norm_few(x, w if weight else None, b if bias else None, eps, centred)
+        close(y.T, F.rms_norm(ts.Tensor(x.T), size, given_w, given_eps) if not centred else
+              F.layer_norm(ts.Tensor(x.T), size, given_w, ts.Tensor(b) if bias else None, given_eps))
     close(x, ts.Tensor(before))
 
 
@@ -62,7 +71,8 @@ def test_norms(seed: int, dtype: str, batch: int, size: int, centred: bool, weig
 def test_gelu(seed: int, dtype: str, batch: int, size: int, scale: float) -> None:
     x = (drawn(seed, dtype, columns(batch, size))[0] * scale).astype(dtype)
     before = x.copy()
-    close(backends.of(x).gelu_few(x), F.gelu(ts.Tensor(x), "tanh"))
+    for backend in kernels(x):
+        close(backend.gelu_few(x), F.gelu(ts.Tensor(x), "tanh"))
     close(x, ts.Tensor(before))
 
 
@@ -75,10 +85,31 @@ def test_attention(seed: int, dtype: str, batch: int, few: int, shared: int, ste
     k, v = (k[:, :, :steps], v[:, :, 3:]) if sliced else (k[:, :, :steps].copy(), v[:, :, :steps].copy())
     mask = ts.asarray(np.random.default_rng(seed).random((batch, steps)) < 0.6).data if masked else None
     before = q.copy(), k.copy(), v.copy()
-    y, weights = backends.of(q).attention_few(q, k, v, mask)
     one = [ts.Tensor(q[:, :, None]), ts.Tensor(k)]
     taking = None if mask is None else ts.Tensor(mask)[:, None, None]
-    close(y.reshape(q.shape), F.attention(*one, ts.Tensor(v), taking)[:, :, 0])
-    close(weights.reshape(batch, few * shared, steps), F.attention_weights(*one, taking)[:, :, 0])
+    for backend in kernels(q):
+        y, weights = backend.attention_few(q, k, v, mask)
+        close(y.reshape(q.shape), F.attention(*one, ts.Tensor(v), taking)[:, :, 0])
+        close(weights.reshape(batch, few * shared, steps), F.attention_weights(*one, taking)[:, :, 0])
     for now, then in zip((q, k, v), before, strict=True):
         close(now, ts.Tensor(then))
+
+
+@given(seed=seeds, dtype=st.sampled_from(["float32", "float64"]), batch=st.integers(1, 4))
+def test_a_nan_stays_in_its_row(seed: int, dtype: str, batch: int) -> None:
+    x, weight, keys = drawn(seed, dtype, (5, batch), (3, 5), (batch, 1, 4, 5))
+    x[2, 0] = np.nan
+    for backend in kernels(x):
+        q = x.T[:, None]
+        for y in (backend.linear_few(x, weight, None).T, backend.norm_few(x, weight[0], None, None).T,
+                  backend.attention_few(q, keys, keys)[0].reshape(batch, -1)):
+            nan = np.isnan(ts.Tensor(y).numpy())
+            assert nan[0].all() and not nan[1:].any()
+
+
+@pytest.mark.parametrize("rows", [(3, 4), (4, 1)])
+def test_weights_that_do_not_fit_are_refused(rows: tuple[int, int]) -> None:
+    x, weight = drawn(0, "float32", (5,), rows)
+    for backend in kernels(x):
+        with pytest.raises(ValueError, match=r"dim|shape|align"):
+            backend.linear_few(x, weight, None)

@@ -40,6 +40,29 @@ def rnn_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     return (relu if nonlinearity == "relu" else ops.tanh)(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh))
 
 
+def _alike(u: Tensor, v: Tensor, state: Tensor) -> bool:
+    """Whether kernels take them: all of one dtype, and no batch to be broadcast."""
+    return u.shape == v.shape and u.shape[:-1] == state.shape[:-1] and u.dtype == v.dtype == state.dtype
+
+
+def _lstm_definition(u: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    i, f, g, o = ops.split(u + v, 4, -1)
+    c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
+    return ops.sigmoid(o) * ops.tanh(c), c
+
+
+@op(definition=_lstm_definition)
+def _lstm_gates(u: Tensor, v: Tensor, c: Tensor) -> tuple[Any, Any]:
+    backend = backends.of(c)
+    h, new, gates = backend.lstm_gates(u, v, c)
+
+    def pull(g: Any, needs: tuple[bool, ...]) -> Any:
+        d, dc = backend.lstm_gates_backward(*g, gates, c, new)
+        return d, d, dc
+
+    return (h, new), pull
+
+
 @wide
 def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
               b_hh: Any = None) -> tuple[Tensor, Tensor]:
@@ -58,9 +81,23 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih:
     if c.shape != h.shape:
         raise ValueError(f"expected h and c of one shape (B, H), got {h.shape} and {c.shape}")
     _same_size(h, w_hh, 4)
-    i, f, g, o = ops.split(linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh), 4, -1)
-    c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
-    return ops.sigmoid(o) * ops.tanh(c), c
+    u, v = linear(x, w_ih, b_ih), linear(h, w_hh, b_hh)
+    return (_lstm_gates if _alike(u, v, c) else _lstm_definition)(u, v, c)
+
+
+def _gru_definition(u: Tensor, v: Tensor, h: Tensor, before: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """`before` makes of r what is added to u_n, in the place of r v_n."""
+    (u_r, u_z, u_n), (v_r, v_z, *v_n) = ops.split(u, 3, -1), ops.split(v, 3 if before is None else 2, -1)
+    r, z = ops.sigmoid(u_r + v_r), ops.sigmoid(u_z + v_z)
+    n = ops.tanh(u_n + (r * v_n[0] if before is None else before(r)))
+    return n + z * (h - n)
+
+
+@op(definition=_gru_definition)
+def _gru_gates(u: Tensor, v: Tensor, h: Tensor) -> tuple[Any, Any]:
+    backend = backends.of(h)
+    new, gates = backend.gru_gates(u, v, h)
+    return new, lambda g, needs: backend.gru_gates_backward(g, gates, v, h)
 
 
 @wide
@@ -82,14 +119,14 @@ def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
         raise ValueError(f"reset must be 'after' or 'before' (the recurrent product), got {reset!r}")
     h, w_hh, b_hh = ops.operand(h), ops.operand(w_hh), b_hh if b_hh is None else ops.operand(b_hh)
     dropped = h if dropped is None else ops.operand(dropped)
-    x_r, x_z, x_n = ops.split(linear(x, w_ih, b_ih), 3, -1)
+    u = linear(x, w_ih, b_ih)
     n_rows = slice(2 * h.shape[-1], None)
     _same_size(h, w_hh, 3)
-    h_r, h_z, h_n = ops.split(linear(dropped, w_hh, b_hh), 3, -1)
-    r, z = ops.sigmoid(x_r + h_r), ops.sigmoid(x_z + h_z)
-    h_n = r * h_n if reset == "after" else linear(r * dropped, w_hh[n_rows], None if b_hh is None else b_hh[n_rows])
-    n = ops.tanh(x_n + h_n)
-    return n + z * (h - n)
+    if reset == "after":
+        v = linear(dropped, w_hh, b_hh)
+        return (_gru_gates if _alike(u, v, h) else _gru_definition)(u, v, h)
+    return _gru_definition(u, linear(dropped, w_hh[:n_rows.start], None if b_hh is None else b_hh[:n_rows.start]), h,
+                           lambda r: linear(r * dropped, w_hh[n_rows], None if b_hh is None else b_hh[n_rows]))
 
 
 def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: Tensor, state: tuple[Tensor, ...],
