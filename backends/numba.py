@@ -11,10 +11,12 @@ except ImportError as error:
                       ) from error
 
 from tinyseq.backends.compiled.activations import CompiledActivations
+from tinyseq.backends.compiled.linear import CompiledLinear
+from tinyseq.backends.compiled.recurrent import CompiledRecurrence
 from tinyseq.backends.numpy import NumpyBackend
 
 
-class NumbaBackend(CompiledActivations, NumpyBackend):
+class NumbaBackend(CompiledActivations, CompiledLinear, CompiledRecurrence, NumpyBackend):
     """NumPy arrays; kernels of float32 and float64 compiled, of float16 the portable ones."""
 
     name = "numba"
