@@ -52,6 +52,11 @@ def inline(function: Function) -> Function:
     return numba.njit(forceinline=True, fastmath=FAST, error_model="numpy")(function)  # type: ignore[no-any-return]
 
 
+def exact(function: Function) -> Function:
+    """The same for arithmetic that is rounded as it is written."""
+    return numba.njit(forceinline=True, fastmath=False, error_model="numpy")(function)  # type: ignore[no-any-return]
+
+
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of instructions for LLVM: `function` gives its signature and what builds it."""
     return numba.extending.intrinsic(function)  # type: ignore[no-any-return]
@@ -59,7 +64,7 @@ def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @intrinsic
 def apart(context: Any) -> Any:
-    """In an `inline` function: its arrays do not overlap, but that some are read alone. So many are no hindrance to LLVM."""
+    """Says in an `inline` function that its arrays do not overlap, which LLVM cannot make sure of where they are many."""
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         for argument in builder.function.args:
             if argument.name.endswith(".4"):  # the data of an array

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from tinyseq.backends.compiled import apart, compiled, inline
+from tinyseq.backends.compiled import apart, compiled, exact
 from tinyseq.backends.linear import LinearKernels
 from tinyseq.backends.pool import share
 
@@ -11,7 +11,7 @@ Array = Any
 LANES = 256  # numbers side by side that go through all steps at once
 
 
-@inline
+@exact
 def advance(a: Array, b: Array, old: Array, new: Array) -> None:
     apart()
     for i in range(new.size):

@@ -19,22 +19,50 @@ from tinyseq.backends.threads import get_num_threads
 
 Array = Any
 ROWS, WIDTH, SMALL = 32, 64, 1_000_000  # a piece of a product: rows and columns, multiplications at most
+SMALL_SIDES = 1 << 16  # numbers in a product of two tall matrices below which pieces pay
+TILE = 16
 FEW = 64  # rows below which it does not pay to cut weights
 TANH, RELU, GRU, BEFORE, LSTM = range(5)
 KINDS = {"rnn_tanh": TANH, "rnn_relu": RELU, "gru": GRU, "gru_before": BEFORE, "lstm": LSTM}
-multiply, multiply_turned = products.multiply, products.multiply_turned
+multiply, multiply_turned, turned_multiply = products.multiply, products.multiply_turned, products.turned_multiply
+
+
+@inline
+def copy(a: Array, b: Array) -> None:
+    apart()
+    for j in range(b.size):
+        b[j] = a[j]
+
+
+@inline
+def turn(a: Array, b: Array) -> None:
+    """b (m, n) = a.T, in full vectors where a is TILE by TILE."""
+    apart()
+    if a.shape[0] == TILE and a.shape[1] == TILE:
+        for i in range(TILE):
+            for j in range(TILE):
+                b[i, j] = a[j, i]
+    else:
+        for i in range(b.shape[0]):
+            for j in range(b.shape[1]):
+                b[i, j] = a[j, i]
 
 
 @compiled
-def cut(w: Array, pieces: Array) -> None:
-    """w (K, M) into pieces of WIDTH columns, one after the other in the memory of `pieces` (K, M)."""
-    flat, inner = pieces.reshape(-1), w.shape[0]
-    for left in range(0, w.shape[1], WIDTH):
-        right = min(left + WIDTH, w.shape[1])
+def cut(w: Array, turned: bool, pieces: Array) -> None:
+    """w (K, M), or turned, w.T of w (M, K), into pieces of WIDTH columns, one after the other in the memory of `pieces`
+    (K, M)."""
+    flat, (inner, outer) = pieces.reshape(-1), pieces.shape
+    for left in range(0, outer, WIDTH):
+        right = min(left + WIDTH, outer)
         piece = flat[inner * left:inner * right].reshape(inner, right - left)
-        for k in range(inner):
-            for j in range(left, right):
-                piece[k, j - left] = w[k, j]
+        if turned:
+            for top in range(0, inner, TILE):
+                for near in range(left, right, TILE):
+                    turn(w[near:near + TILE, top:top + TILE], piece[top:top + TILE, near - left:near - left + TILE])
+        else:
+            for k in range(inner):
+                copy(w[k, left:right], piece[k])
 
 
 @compiled
@@ -57,11 +85,23 @@ def product(blas: Any, a: Array, w: Array, width: int, c: Array, add: bool) -> N
 
 
 @compiled
+def turned_product(blas: Any, a: Array, b: Array, c: Array) -> None:
+    """c (M, K) = a.T @ b of a (N, M) and b (N, K), in pieces."""
+    deep = SMALL // (WIDTH * WIDTH)
+    for top in range(0, c.shape[0], WIDTH):
+        for k in range(0, a.shape[0], deep):
+            for left in range(0, c.shape[1], WIDTH):
+                turned_multiply(blas, a[k:k + deep, top:top + WIDTH], b[k:k + deep, left:left + WIDTH],
+                                c[top:top + WIDTH, left:left + WIDTH], k > 0)
+
+
+@compiled
 def affine(blas: Any, x: Array, w: Array, width: int, bias: Array, z: Array) -> None:
     """z (N, M) = x (N, K) @ w + bias (M,), a few rows at a time."""
     for top in range(0, x.shape[0], ROWS):
         rows = z[top:top + ROWS]
-        rows[:] = bias
+        for r in range(rows.shape[0]):
+            copy(bias, rows[r])
         product(blas, x[top:top + ROWS], w, width, rows, True)
 
 
@@ -139,7 +179,8 @@ def forward(blas: Any, kind: int, plan: Array, way: int, z: Array, kept: Array, 
     fed = np.empty((n, size), z.dtype) if masked or kind == BEFORE else h
     split = 2 * size if kind == BEFORE else z.shape[1]
     for r in range(n):
-        h[r], c[r] = h0[plan[r, 0]], c0[plan[r, 0]]
+        copy(h0[plan[r, 0]], h[r])
+        copy(c0[plan[r, 0]], c[r])
     for t in range(plan[0, 1]):
         while plan[n - 1, 1] <= t:
             n -= 1
@@ -167,7 +208,8 @@ def forward(blas: Any, kind: int, plan: Array, way: int, z: Array, kept: Array, 
             else:
                 rnn_advance(u[r], gates, kind == RELU, h[r], out)
     for r in range(plan.shape[0]):
-        h_n[plan[r, 0]], c_n[plan[r, 0]] = h[r], c[r]
+        copy(h[r], h_n[plan[r, 0]])
+        copy(c[r], c_n[plan[r, 0]])
 
 
 # Backward: dh (H,) holds dL/dh' from the steps that follow, and receives what does not go through the weights; gy is
@@ -248,7 +290,8 @@ def backward(blas: Any, kind: int, plan: Array, way: int, z: Array, kept: Array,
     dh, dc, v = np.empty((count, size), z.dtype), np.empty((count, size), z.dtype), np.empty((count, size), z.dtype)
     d = np.empty((count, split), z.dtype)  # slopes of one step
     for r in range(count):
-        dh[r], dc[r] = dh0[plan[r, 0]], dc0[plan[r, 0]]
+        copy(dh0[plan[r, 0]], dh[r])
+        copy(dc0[plan[r, 0]], dc[r])
     n = 0
     for t in range(plan[0, 1] - 1, -1, -1):
         while n < count and plan[n, 1] > t:
@@ -260,20 +303,22 @@ def backward(blas: Any, kind: int, plan: Array, way: int, z: Array, kept: Array,
             if kind == LSTM:
                 lstm_retreat(dh[r], gy[out], gates, kept[at - way] if t else c0[plan[r, 0]], kept[at], dc[r], s[:size],
                              s[size:2 * size], s[2 * size:3 * size], s[3 * size:])
-                d[r] = s
+                copy(s, d[r])
             elif kind == GRU:
                 gru_retreat(dh[r], gy[out], gates, kept[at], old, s[:size], s[size:2 * size], s[2 * size:3 * size],
                             s[3 * size:])
-                d[r, :2 * size], d[r, 2 * size:] = s[:2 * size], s[3 * size:]
+                copy(s[:2 * size], d[r, :2 * size])
+                copy(s[3 * size:], d[r, 2 * size:])
             elif kind == BEFORE:
                 mix_retreat(dh[r], gy[out], gates, old, reset_h[at], s[size:split], s[split:])
-                d[r, :size] = s[split:]
+                copy(s[split:], d[r, :size])
             else:
                 rnn_retreat(dh[r], gy[out], y[out], kind == RELU, s)
-                d[r] = s
-            old_h[at] = old
+                copy(s, d[r])
             if masked:
                 times(old, mask[plan[r, 0]], old_h[at])
+            else:
+                copy(old, old_h[at])
         if kind == BEFORE:
             product(blas, d[:n, :size], w_new, width, v[:n], False)
             for r in range(n):
@@ -283,7 +328,7 @@ def backward(blas: Any, kind: int, plan: Array, way: int, z: Array, kept: Array,
                     times(v[r], mask[plan[r, 0]], v[r])
                     times(reset_h[at], mask[plan[r, 0]], reset_h[at])
                 gates_retreat(dh[r], v[r], z[at, :size], old, slopes[at, :size])
-                d[r] = slopes[at, :split]
+                copy(slopes[at, :split], d[r])
         if masked:
             product(blas, d[:n], w, width, v[:n], False)
             for r in range(n):
@@ -293,7 +338,8 @@ def backward(blas: Any, kind: int, plan: Array, way: int, z: Array, kept: Array,
         else:
             product(blas, d[:n], w, width, dh[:n], True)
     for r in range(count):
-        dh0[plan[r, 0]], dc0[plan[r, 0]] = dh[r], dc[r]
+        copy(dh[r], dh0[plan[r, 0]])
+        copy(dc[r], dc0[plan[r, 0]])
 
 
 class Saved(NamedTuple):
@@ -352,7 +398,7 @@ class CompiledRecurrence(RecurrentKernels):
             w, w_new = w_hh[:2 * size], w_hh[2 * size:]
         self._affine(blas, x, w_ih, bias, z)
         if total >= FEW:
-            w, w_new, cut_to = self._cut(w.T), self._cut(w_new.T) if kind == BEFORE else w, WIDTH
+            w, w_new, cut_to = self._cut(w, True), self._cut(w_new, True) if kind == BEFORE else w, WIDTH
         y = (np.empty if real is None else np.zeros)((batch, steps, size), dtype)
         flat = y.reshape(-1, size)
         kept = np.empty((total, size) if kind in (GRU, LSTM) else (0, size), dtype)
@@ -383,13 +429,13 @@ class CompiledRecurrence(RecurrentKernels):
         ones = np.ones(total, dtype)
         db = ones @ slopes if needs[5] or needs[6] else slopes[0]
         last = slopes.shape[1] - size  # of "gru" and "gru_before", the slopes of U_n stand apart, here
-        dw_ih = slopes[:, :rows].T @ x if needs[3] else None
+        dw_ih = self._turned_product(blas, slopes[:, :rows], x, np.empty_like(w_ih)) if needs[3] else None
         dw_hh, db_hh = None, None
         if needs[4]:
             dw_hh, split = np.empty_like(w_hh), rows if kind not in (GRU, BEFORE) else 2 * size
-            np.matmul(slopes[:, :split].T, old_h, out=dw_hh[:split])
+            self._turned_product(blas, slopes[:, :split], old_h, dw_hh[:split])
             if split < rows:
-                np.matmul(slopes[:, last:].T, reset_h, out=dw_hh[split:])
+                self._turned_product(blas, slopes[:, last:], reset_h, dw_hh[split:])
         if needs[6]:
             db_hh = np.concatenate((db[:2 * size], db[last:])) if kind == GRU else db.copy()
         return (dx, dh0 if needs[1] else None, dc0 if needs[2] and kind == LSTM else None, dw_ih, dw_hh,
@@ -422,9 +468,9 @@ class CompiledRecurrence(RecurrentKernels):
             d[:rows - stop] += b_hh[stop:]
         return bias, d
 
-    def _cut(self, w: Array) -> Array:
-        pieces = np.empty(w.shape, w.dtype)
-        cut(w, pieces)
+    def _cut(self, w: Array, turned: bool = False) -> Array:
+        pieces = np.empty(w.shape[::-1] if turned else w.shape, w.dtype)
+        cut(w, turned, pieces)
         return pieces
 
     def _affine(self, blas: Any, x: Array, w_ih: Array, bias: Array, z: Array) -> None:
@@ -432,9 +478,17 @@ class CompiledRecurrence(RecurrentKernels):
         if x.shape[0] < FEW:
             affine(blas, x, w_ih, 0, bias, z)
         else:
-            w = self._cut(w_ih.T)
+            w = self._cut(w_ih, True)
             share(lambda start, stop: affine(blas, x[start:stop], w, WIDTH, bias, z[start:stop]), x.shape[0],
                   z.size * x.shape[1] // 16)
+
+    def _turned_product(self, blas: Any, d: Array, x: Array, c: Array) -> Array:
+        """c (M, K) = d.T @ x."""
+        if c.size > SMALL_SIDES:
+            return np.matmul(d.T, x, out=c)
+        share(lambda start, stop: turned_product(blas, d[:, start:stop], x, c[start:stop]), c.shape[0],
+              d.size * x.shape[1] // 16)
+        return c
 
     def _of_input(self, blas: Any, d: Array, w_ih: Array, real: Array | None, shape: tuple[int, ...]
                   ) -> Array:
