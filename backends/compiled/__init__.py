@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numba
 import numba.extending
+import numpy as np
 from numba.core import event
 from numba.core.caching import FunctionCache
 
@@ -64,7 +65,7 @@ def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @intrinsic
 def apart(context: Any) -> Any:
-    """Says in an `inline` function that its arrays do not overlap, which LLVM cannot make sure of where they are many."""
+    """Says in an `inline` function that its arrays do not overlap, which LLVM cannot check where they are many."""
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         for argument in builder.function.args:
             if argument.name.endswith(".4"):  # the data of an array
@@ -84,6 +85,11 @@ def by_dtype(float32: Function, float64: Function) -> Function:
         return float32 if x == numba.types.float32 else float64
 
     return function  # type: ignore[return-value]
+
+
+def usable(a: Any) -> Any:
+    """The array, or a copy, as kernels take it: those that cannot be written to are another type for Numba."""
+    return a if a.flags.c_contiguous and a.flags.writeable else np.array(a, order="C")
 
 
 class _Progress(event.Listener):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tinyseq.backends.compiled import apart, compiled, inline, products
+from tinyseq.backends.compiled import apart, compiled, inline, products, usable
 from tinyseq.backends.compiled.numbers import ONE, ZERO, sigmoid, tanh
 from tinyseq.backends.pool import LEAST, share
 from tinyseq.backends.recurrent import RecurrentKernels
@@ -358,11 +358,6 @@ class Saved(NamedTuple):
     z: Array
     kept: Array
     y: Array  # (B, T, H)
-
-
-def usable(a: Array) -> Array:
-    """The array, or a copy, as kernels take it: those that cannot be written to are another type for Numba."""
-    return a if a.flags.c_contiguous and a.flags.writeable else np.array(a, order="C")
 
 
 def side_by_side(work: Callable[[Array], None], plans: list[Array], cost: int) -> None:
