@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numba
 import numba.extending
+import numpy as np
 from numba.core import event
 from numba.core.caching import FunctionCache
 from numba.core.imputils import impl_ret_borrowed
@@ -53,6 +54,11 @@ def inline(function: Function) -> Function:
     return numba.njit(forceinline=True, fastmath=FAST, error_model="numpy")(function)  # type: ignore[no-any-return]
 
 
+def exact(function: Function) -> Function:
+    """The same for arithmetic that is rounded as it is written."""
+    return numba.njit(forceinline=True, fastmath=False, error_model="numpy")(function)  # type: ignore[no-any-return]
+
+
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of instructions for LLVM: `function` gives its signature and what builds it."""
     return numba.extending.intrinsic(function)  # type: ignore[no-any-return]
@@ -67,6 +73,18 @@ def contiguous(context: Any, a: Any) -> Any:
     return a.copy(layout="C")(a), build
 
 
+@intrinsic
+def apart(context: Any) -> Any:
+    """Says in an `inline` function that its arrays do not overlap, which LLVM cannot check where they are many."""
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        for argument in builder.function.args:
+            if argument.name.endswith(".4"):  # the data of an array
+                argument.add_attribute("noalias")
+        return context.get_dummy_value()
+
+    return numba.types.void(), build
+
+
 def by_dtype(float32: Function, float64: Function) -> Function:
     """One function of two of a number x, which a kernel of either dtype calls."""
     def function(x: Any) -> Any:
@@ -78,6 +96,11 @@ def by_dtype(float32: Function, float64: Function) -> Function:
         return float32 if x == numba.types.float32 else float64
 
     return function  # type: ignore[return-value]
+
+
+def usable(a: Any) -> Any:
+    """The array, or a copy, as kernels take it: those that cannot be written to are another type for Numba."""
+    return a if a.flags.c_contiguous and a.flags.writeable else np.array(a, order="C")
 
 
 class _Progress(event.Listener):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.kernels import BACKENDS, backends, close, dtypes, seeds, slope
+from helpers.kernels import backends, close, dtypes, seeds, slope
 from helpers.rows import layout
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,20 +126,22 @@ def test_a_scan_that_keeps_nothing_gives_the_same(backend: NumpyBackend, cell: s
         assert a is b is None or close(a, b) is None
 
 
+@backends
 @cells
 @given(data=st.data(), needs=st.lists(st.booleans(), min_size=7, max_size=7))
-def test_scan_gives_what_is_needed_and_takes_none_for_zero(cell: str, data: Any, needs: list[bool]) -> None:
+def test_scan_gives_what_is_needed_and_takes_none_for_zero(backend: NumpyBackend, cell: str, data: Any,
+                                                             needs: list[bool]) -> None:
     arrays, lengths, reverse, rng = data.draw(scans(cell))
-    y, h_n, _, saved = forward(BACKENDS[0], cell, arrays, lengths, reverse)
+    y, h_n, _, saved = forward(backend, cell, arrays, lengths, reverse)
     gy = rng.standard_normal(y.shape).astype(y.dtype)
-    everything = BACKENDS[0].rnn_backward(cell, saved, gy, np.zeros_like(h_n), np.zeros_like(h_n), [True] * 7)
-    some = BACKENDS[0].rnn_backward(cell, saved, gy, None, None, needs)
+    everything = backend.rnn_backward(cell, saved, gy, np.zeros_like(h_n), np.zeros_like(h_n), [True] * 7)
+    some = backend.rnn_backward(cell, saved, gy, None, None, needs)
     for wanted, one, two in zip(needs, some, everything, strict=True):
         assert wanted or one is None
         if wanted and two is not None:
             assert np.array_equal(one, two)
-    only_end = BACKENDS[0].rnn_backward(cell, saved, None, np.ones_like(h_n), None, [True] * 7)
-    same = BACKENDS[0].rnn_backward(cell, saved, np.zeros_like(y), np.ones_like(h_n), None, [True] * 7)
+    only_end = backend.rnn_backward(cell, saved, None, np.ones_like(h_n), None, [True] * 7)
+    same = backend.rnn_backward(cell, saved, np.zeros_like(y), np.ones_like(h_n), None, [True] * 7)
     for one, two in zip(only_end, same, strict=True):
         assert (one is None and two is None) or np.array_equal(one, two)
 
@@ -193,12 +195,13 @@ def test_calls_on_arrays_a_step(cell: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert CALLS[cell] == tuple((b - a) / 10 for a, b in zip(*counts, strict=True))
 
 
+@backends
 @pytest.mark.reference
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("lengths", [None, [4, 7, 1, 7, 2]])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "gru", "lstm"])
-def test_scan_is_torchs(cell: str, bias: bool, lengths: Any, dtype: Any) -> None:
+def test_scan_is_torchs(backend: NumpyBackend, cell: str, bias: bool, lengths: Any, dtype: Any) -> None:
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     x, h0, c0 = (rng.standard_normal(s).astype(dtype) for s in ((5, 7, 3), (2, 5, 6), (2, 5, 6)))
@@ -222,7 +225,7 @@ def test_scan_is_torchs(cell: str, bias: bool, lengths: Any, dtype: Any) -> None
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[:4 if bias else 2]
         weights = [getattr(net, f"{n}_l0{suffix}") for n in names]
         arrays = [w.detach().numpy() for w in weights] + [None] * (0 if bias else 2)
-        y, h_n, c_n, saved = BACKENDS[0].rnn_forward(
+        y, h_n, c_n, saved = backend.rnn_forward(
             cell, x, h0[k], c0[k] if cell == "lstm" else None, *arrays,
             None if lengths is None else np.array(lengths), reverse=k == 1)
         close(y, out[..., 6 * k:6 * k + 6].detach().numpy(), dtype)
@@ -230,7 +233,7 @@ def test_scan_is_torchs(cell: str, bias: bool, lengths: Any, dtype: Any) -> None
         g_end = [g[k] for g in gradients[1:]]
         if cell == "lstm":
             close(c_n, outputs[2][k].detach().numpy(), dtype)
-        pulled = BACKENDS[0].rnn_backward(cell, saved, gradients[0][..., 6 * k:6 * k + 6], g_end[0],
+        pulled = backend.rnn_backward(cell, saved, gradients[0][..., 6 * k:6 * k + 6], g_end[0],
                                           g_end[1] if cell == "lstm" else None, [True] * 5 + [bias] * 2)
         dx = dx + pulled[0]
         close(pulled[1], leaves[1].grad[k].numpy(), dtype)
