@@ -1,40 +1,15 @@
-"""What makes the NumPy backend: memory, its namespace, indexing."""
+"""What makes the NumPy backend: its namespace, indexing."""
 
-import ctypes
 import math
 from typing import Any
 
 import numpy as np
-import pytest
 from helpers.kernels import BACKENDS, close, dtypes, rows, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tinyseq.backends.numpy import keep_memory
 
 import tinyseq as ts
-
-
-def test_memory_is_kept_unless_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    class Library:
-        def mallopt(self, option: int, value: int) -> int:
-            calls.append(option)
-            return 1
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setattr("os.confstr", lambda name: "glibc 2.36", raising=False)
-    monkeypatch.setenv("TINYSEQ_KEEP_MEMORY", "0")
-    keep_memory()
-    assert not calls
-    monkeypatch.delenv("TINYSEQ_KEEP_MEMORY")
-    keep_memory()
-    assert calls == [-3, -1, -2]
-    monkeypatch.setattr("os.confstr", lambda name: None, raising=False)
-    keep_memory()
-    assert len(calls) == 3
 
 
 @given(rows(min_side=1))
