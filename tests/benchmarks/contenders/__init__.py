@@ -32,7 +32,7 @@ def _rows(work: str, *cases: tuple[Any, ...], against: str = "PyTorch", title: s
     return rows
 
 
-ROWS = [
+STEPS = [                                                       # of training
     *_rows("recurrent", ("LSTM", 8, 50, 32, 32), ("LSTM", 16, 32, 64, 64), ("LSTM", 32, 64, 256, 256),
            ("LSTM", 64, 100, 512, 512), ("LSTM", 128, 20, 128, 256), ("GRU", 16, 32, 64, 64), ("GRU", 32, 64, 256, 256),
            ("RNN", 16, 32, 64, 64), ("RNN", 32, 64, 256, 256)),
@@ -47,15 +47,18 @@ ROWS = [
     *_rows("dropout", (8192, 512), title="dropout"),
     *_rows("adamw", (100, 64), (5, 1024), title="clip, AdamW"),
     *_rows("ctc", (16, 200, 64, 30), title="CTC"),
-    *_rows("generation", (4, 128), (6, 384), (12, 768), title="8 tokens"),
-    *_rows("beam", (4, 128, 4), title="8 tokens, beam"),
+]
+ROWS = [
+    *STEPS,
+    *_rows("generation", (4, 128), (6, 384), (12, 768), title="generation"),
+    *_rows("beam", (4, 128, 4), title="beam search"),
     *_rows("one_row", ("RNN", 15, 128), ("GRU", 15, 128), ("LSTM", 15, 128), against="by hand", title="one row:"),
     *_rows("decode", (15, 60), against="by hand", title="one row: CRF.decode"),
     *_rows("one_row_both_ways", (15, 128), against="onnxruntime", title="one row: GRU, 2 layers, both ways"),
     *_rows("tagger", (15, 128, 60), against="onnxruntime", title="one row: BiGRU-CRF tagger"),
     *_rows("first_result", (), title="import and first result"),
 ]
-FEATURES = {"LSTM": 4, "GRU": 3, "RNN": 1}                      # gates of each cell
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}                      # of each cell
 VOCABULARY, PROMPT, TOKENS = 1000, 64, 8                        # of generation
 WORDS = 5000                                                    # that the tagger knows
 
@@ -75,17 +78,29 @@ def weight(name: str, shape: Sequence[int]) -> Array:
     return (values + ("norm" in name and "weight" in name)).astype(np.float32)
 
 
-def weights(shapes: Mapping[str, Any]) -> dict[str, Array]:
-    """Parameters by name, from their shapes or from what has shapes."""
-    return {name: weight(name, tuple(getattr(shape, "shape", shape))) for name, shape in shapes.items()}
+def weights(shapes: Mapping[str, Any], prefix: str = "") -> dict[str, Array]:
+    """Parameters by name, from their shapes or from what has shapes; the prefix tells layers of like names apart."""
+    return {name: weight(prefix + name, getattr(shape, "shape", shape)) for name, shape in shapes.items()}
 
 
-def cell_weights(cell: str, features: int, hidden: int, suffixes: Sequence[str] = ("_l0",)) -> dict[str, Array]:
-    """PyTorch's names of a recurrent layer's weights; a suffix of a later layer reads both directions' outputs."""
-    n = FEATURES[cell] * hidden
-    return weights({f"{name}{suffix}": shape for suffix in suffixes for name, shape in (
-        ("weight_ih", (n, features if suffix.startswith("_l0") else 2 * hidden)), ("weight_hh", (n, hidden)),
-        ("bias_ih", (n,)), ("bias_hh", (n,)))})
+def recurrent_weights(cell: str, features: int, hidden: int, layers: int = 1, both: bool = False) -> dict[str, Array]:
+    """Those of a recurrent layer, under PyTorch's names."""
+    n, shapes = GATES[cell] * hidden, {}
+    for end in (f"_l{k}{way}" for k in range(layers) for way in ("", "_reverse")[: 1 + both]):
+        width = features if end.startswith("_l0") else hidden * (1 + both)
+        shapes |= {f"weight_ih{end}": (n, width), f"weight_hh{end}": (n, hidden), f"bias_ih{end}": (n,),
+                   f"bias_hh{end}": (n,)}
+    return weights(shapes)
+
+
+def transformer_weights(layers: int, width: int) -> dict[str, Array]:
+    """Those of a TransformerEncoder, under PyTorch's names."""
+    shapes = {"self_attn.in_proj_weight": (3 * width, width), "self_attn.in_proj_bias": (3 * width,),
+              "self_attn.out_proj.weight": (width, width), "self_attn.out_proj.bias": (width,),
+              "linear1.weight": (4 * width, width), "linear1.bias": (4 * width,), "linear2.weight": (width, 4 * width),
+              "linear2.bias": (width,), "norm1.weight": (width,), "norm1.bias": (width,), "norm2.weight": (width,),
+              "norm2.bias": (width,)}
+    return weights({f"layers.{k}.{name}": shape for k in range(layers) for name, shape in shapes.items()})
 
 
 def optimizer_arrays(count: int, width: int) -> tuple[list[Array], list[Array]]:

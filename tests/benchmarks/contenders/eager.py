@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import (
-    PROMPT, TOKENS, VOCABULARY, ctc_arrays, integers, numbers, optimizer_arrays, weights,
-)
 from torch import nn
 from torch.nn import functional as F
+
+import contenders as given
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 Call = Callable[[], Any]
@@ -22,8 +21,9 @@ FIRST = "import torch; print(torch.nn.GRU(32, 32)(torch.ones(5, 1, 32))[0].sum()
 
 def filled(module: Any, prefix: str = "") -> Any:
     with torch.no_grad():
-        for name, p in module.named_parameters():
-            p.copy_(torch.from_numpy(weights({prefix + name: p})[prefix + name]))
+        named = dict(module.named_parameters())
+        for name, value in given.weights(named, prefix).items():
+            named[name].copy_(torch.from_numpy(value))
     return module
 
 
@@ -39,18 +39,19 @@ def gradients(f: Callable[[Any], Any], x: Any, g: Any, module: Any = None) -> Ca
 
 def recurrent(cell: str, batch: int, steps: int, width: int, hidden: int) -> Call:
     layer = filled(getattr(nn, cell)(width, hidden, batch_first=True))
-    return gradients(lambda x: layer(x)[0], numbers("x", batch, steps, width), numbers("g", batch, steps, hidden), layer)
+    x, g = given.numbers("x", batch, steps, width), given.numbers("g", batch, steps, hidden)
+    return gradients(lambda x: layer(x)[0], x, g, layer)
 
 
 def ragged(batch: int, steps: int, width: int, hidden: int) -> Call:
     layer = filled(nn.LSTM(width, hidden, 2, bidirectional=True, batch_first=True))
-    lengths = torch.from_numpy(integers("lengths", steps, batch) + 1)
+    lengths = torch.from_numpy(given.integers("lengths", steps, batch) + 1)
 
     def run(x: Any) -> Any:
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         return nn.utils.rnn.pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=steps)[0]
 
-    return gradients(run, numbers("x", batch, steps, width), numbers("g", batch, steps, 2 * hidden), layer)
+    return gradients(run, given.numbers("x", batch, steps, width), given.numbers("g", batch, steps, 2 * hidden), layer)
 
 
 def cell_loop(batch: int, steps: int, width: int) -> Call:
@@ -63,45 +64,45 @@ def cell_loop(batch: int, steps: int, width: int) -> Call:
             outputs.append(h[0])
         return torch.stack(outputs, 1)
 
-    return gradients(loop, numbers("x", batch, steps, width), numbers("g", batch, steps, width), cell)
+    return gradients(loop, given.numbers("x", batch, steps, width), given.numbers("g", batch, steps, width), cell)
 
 
 def layer_norm(*shape: int) -> Call:
     layer = filled(nn.LayerNorm(shape[-1]), "norm.")
-    return gradients(layer, numbers("x", *shape), numbers("g", *shape), layer)
+    return gradients(layer, given.numbers("x", *shape), given.numbers("g", *shape), layer)
 
 
 def gelu(*shape: int) -> Call:
-    return gradients(F.gelu, numbers("x", *shape), numbers("g", *shape))
+    return gradients(F.gelu, given.numbers("x", *shape), given.numbers("g", *shape))
 
 
 def softmax(*shape: int) -> Call:
-    return gradients(lambda x: F.softmax(x, -1), numbers("x", *shape), numbers("g", *shape))
+    return gradients(lambda x: F.softmax(x, -1), given.numbers("x", *shape), given.numbers("g", *shape))
 
 
 def transformer(batch: int, steps: int, width: int, heads: int) -> Call:
     layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, batch_first=True)
     model = filled(nn.TransformerEncoder(layer, 2))
-    return gradients(model, numbers("x", batch, steps, width), numbers("g", batch, steps, width), model)
+    return gradients(model, given.numbers("x", batch, steps, width), given.numbers("g", batch, steps, width), model)
 
 
 def cross_entropy(rows: int, classes: int) -> Call:
-    ids = torch.from_numpy(integers("ids", classes, rows))
-    return gradients(lambda x: F.cross_entropy(x, ids), numbers("x", rows, classes), np.float32(1))
+    ids = torch.from_numpy(given.integers("ids", classes, rows))
+    return gradients(lambda x: F.cross_entropy(x, ids), given.numbers("x", rows, classes), np.float32(1))
 
 
 def embedding(count: int, vocabulary: int, width: int) -> Call:
-    ids, g = torch.from_numpy(integers("ids", vocabulary, count)), numbers("g", count, width)
-    return gradients(lambda w: F.embedding(ids, w), numbers("x", vocabulary, width), g)
+    ids, g = torch.from_numpy(given.integers("ids", vocabulary, count)), given.numbers("g", count, width)
+    return gradients(lambda w: F.embedding(ids, w), given.numbers("x", vocabulary, width), g)
 
 
 def dropout(*shape: int) -> Call:
-    return gradients(lambda x: F.dropout(x, 0.5), numbers("x", *shape), numbers("g", *shape))
+    return gradients(lambda x: F.dropout(x, 0.5), given.numbers("x", *shape), given.numbers("g", *shape))
 
 
 def adamw(count: int, width: int) -> Call:
     parameters = []
-    for p, g in zip(*optimizer_arrays(count, width), strict=True):
+    for p, g in zip(*given.optimizer_arrays(count, width), strict=True):
         parameters.append(leaf(p))
         parameters[-1].grad = torch.from_numpy(g)
     optimizer, limits = torch.optim.AdamW(parameters, 1e-4), (0.999**n for n in itertools.count())
@@ -115,7 +116,7 @@ def adamw(count: int, width: int) -> Call:
 
 
 def ctc(batch: int, steps: int, classes: int, labels: int) -> Call:
-    logits, targets = ctc_arrays(batch, steps, classes, labels)
+    logits, targets = given.ctc_arrays(batch, steps, classes, labels)
     lengths = torch.full((batch,), steps), torch.full((batch,), labels)
     targets = torch.from_numpy(targets)
     return gradients(lambda x: F.ctc_loss(F.log_softmax(x, -1), targets, *lengths),
@@ -148,11 +149,11 @@ class LanguageModel(nn.Module):
     def __init__(self, layers: int, width: int) -> None:
         super().__init__()
         heads = width // 32 if width < 768 else 12
-        self.embedding, self.positions = nn.Embedding(VOCABULARY, width), nn.Embedding(1024, width)
+        self.embedding, self.positions = nn.Embedding(given.VOCABULARY, width), nn.Embedding(1024, width)
         self.layers, self.norm = nn.ModuleList(Layer(width, heads) for _ in range(layers)), nn.LayerNorm(width)
 
     def caches(self, batch: int) -> Any:
-        return [[torch.zeros(batch, layer.heads, PROMPT + TOKENS, layer.norm1.weight.numel() // layer.heads)
+        return [[torch.zeros(batch, layer.heads, given.PROMPT + given.TOKENS, layer.norm1.weight.numel() // layer.heads)
                  for _ in range(2)] for layer in self.layers]
 
     def forward(self, ids: Any, caches: Any, n: int) -> Any:
@@ -163,14 +164,14 @@ class LanguageModel(nn.Module):
 
 
 def generation(layers: int, width: int) -> Call:
-    model, prompt = filled(LanguageModel(layers, width)).eval(), torch.arange(PROMPT + 1)[None]
+    model, prompt = filled(LanguageModel(layers, width)).eval(), torch.arange(given.PROMPT + 1)[None]
     caches = model.caches(1)
     torch.inference_mode()(model)(prompt[:, :-1], caches, 0)
 
     @torch.inference_mode()
     def generate() -> Any:
         last, tokens = prompt[:, -1:], []
-        for n in range(PROMPT, PROMPT + TOKENS):
+        for n in range(given.PROMPT, given.PROMPT + given.TOKENS):
             last = model(last, caches, n).argmax(-1, keepdim=True)
             tokens.append(last.item())
         return [tokens]
@@ -179,7 +180,7 @@ def generation(layers: int, width: int) -> Call:
 
 
 def beam(layers: int, width: int, beams: int) -> Call:
-    model, prompt = filled(LanguageModel(layers, width)).eval(), torch.arange(PROMPT + 1)[None]
+    model, prompt = filled(LanguageModel(layers, width)).eval(), torch.arange(given.PROMPT + 1)[None]
     first = model.caches(1)
     torch.inference_mode()(model)(prompt[:, :-1], first, 0)
 
@@ -187,10 +188,10 @@ def beam(layers: int, width: int, beams: int) -> Call:
     def generate() -> Any:
         caches = [[a.clone() for a in pair] for pair in first]
         last, scores, tokens = prompt[:, -1:], torch.zeros(1, 1), torch.zeros(1, 0, dtype=torch.long)
-        for n in range(PROMPT, PROMPT + TOKENS):
+        for n in range(given.PROMPT, given.PROMPT + given.TOKENS):
             totals = (scores + F.log_softmax(model(last, caches, n), -1)).flatten()
             values, places = totals.topk(beams)
-            parents, last = places // VOCABULARY, (places % VOCABULARY)[:, None]
+            parents, last = places // given.VOCABULARY, (places % given.VOCABULARY)[:, None]
             scores, tokens = values[:, None], torch.cat([tokens[parents], last], 1)
             caches = [[a[parents] for a in pair] for pair in caches]
         return [tokens[0]]
@@ -200,13 +201,13 @@ def beam(layers: int, width: int, beams: int) -> Call:
 
 def one_row(cell: str, steps: int, width: int) -> Call:
     layer = filled(getattr(nn, cell)(width, width, batch_first=True))
-    x = torch.from_numpy(numbers("x", 1, steps, width))
+    x = torch.from_numpy(given.numbers("x", 1, steps, width))
     return torch.no_grad()(lambda: [layer(x)[0]])
 
 
 def one_row_both_ways(steps: int, width: int) -> Call:
     layer = filled(nn.GRU(width, width, 2, bidirectional=True, batch_first=True))
-    x = torch.from_numpy(numbers("x", 1, steps, width))
+    x = torch.from_numpy(given.numbers("x", 1, steps, width))
     return torch.no_grad()(lambda: [layer(x)[0]])
 
 
