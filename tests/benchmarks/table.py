@@ -83,10 +83,9 @@ def work(module: str) -> None:
 
 
 def milliseconds(make: Callable[..., Any], arguments: Iterable[Any]) -> tuple[float, list[float]]:
-    """The median of some calls, after one that compiles and one that warms up."""
+    """The median of some calls, after one that compiles and warms up."""
     call = make(*arguments)
     out = sizes(call())
-    call()
     began, times = time.perf_counter(), list[float]()
     while not times or time.perf_counter() - began < SECONDS:
         start = time.perf_counter()

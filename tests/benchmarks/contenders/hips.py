@@ -27,7 +27,7 @@ def scan(step: Callable[..., Any], state: Any, xs: Any) -> Any:
     return anp.array(states)
 
 
-def softmax(x: Any) -> Any:
+def _softmax(x: Any) -> Any:
     e = anp.exp(x - anp.max(x, axis=-1, keepdims=True))
     return e / anp.sum(e, axis=-1, keepdims=True)
 
@@ -37,4 +37,4 @@ def recurrent(*arguments: Any) -> Callable[[], Any]:
 
 
 def transformer(*arguments: Any) -> Callable[[], Any]:
-    return gradients(*plain.transformer(anp, softmax, *arguments))
+    return gradients(*plain.transformer(anp, _softmax, *arguments))
