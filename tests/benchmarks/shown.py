@@ -108,9 +108,10 @@ def draw(found: Found, unit: str, file: Path) -> None:
         shown = [text.get_text() for text in axes.get_legend().get_texts()]
         axes.legend(axes.lines, shown, loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False, fontsize=9,
                     handletextpad=0, columnspacing=1, borderaxespad=0.2)
+        axes.set_title(axes.get_title("left"), loc="left", pad=24)
         axes.axvline(1, color="#333333", linewidth=1, zorder=0)
         axes.set(xscale="log", ylim=(len(rows) - 0.5, -0.5))
-        axes.set_xticks(ticks := [0.1, 0.2, 0.5, 1, 2, 5, 10], map(str, ticks))
+        axes.set_xticks(ticks := [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50], map(str, ticks))
         axes.minorticks_off()
         axes.set_yticks(range(len(rows)), [])
     labels = [row.title + f", to {row.against}" * (row.against != "PyTorch") for row in rows]

@@ -96,7 +96,7 @@ def milliseconds(make: Callable[..., Any], arguments: Iterable[Any]) -> tuple[fl
 
 def megabytes(make: Callable[..., Any], arguments: Iterable[Any]) -> tuple[float, list[float]]:
     """The peak of three calls beyond what was there before; a small one has loaded and compiled what they need."""
-    small = make(*(min(a, 8) if isinstance(a, int) else a for a in arguments))
+    small = make(*(min(a, 12) if isinstance(a, int) else a for a in arguments))
     small(), small()
     del small
     call = make(*arguments)
