@@ -373,12 +373,13 @@ class CompiledRecurrence(RecurrentKernels):
 
     def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
                     b_ih: Array | None, b_hh: Array | None, lengths: np.ndarray[Any, Any] | None = None,
-                    reverse: bool = False, h_mask: Array | None = None) -> tuple[Array, Array, Array | None, Any]:
+                    reverse: bool = False, h_mask: Array | None = None,
+                    keep: bool = True) -> tuple[Array, Array, Array | None, Any]:
         blas, (batch, steps, width), size = products.gemm(), x.shape, w_hh.shape[1]
         real = None if lengths is None else np.arange(steps) < lengths[:, None]
         total = batch * steps if real is None else int(np.count_nonzero(real))
         if blas is None or x.dtype.char not in "fd" or not total * width * size:
-            return super().rnn_forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, h_mask)
+            return super().rnn_forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, h_mask, keep)
         kind, dtype, rows = KINDS[cell], x.dtype, w_hh.shape[0]
         x = usable(x).reshape(-1, width) if real is None else x[real]
         h0, w_ih, w_hh = usable(h0), usable(w_ih), usable(w_hh)
@@ -400,7 +401,7 @@ class CompiledRecurrence(RecurrentKernels):
         h_n, c_n = np.empty((batch, size), dtype), np.empty((batch, size), dtype)
         side_by_side(lambda plan: forward(blas, kind, plan, way, z, kept, h0, begin, mask, d, w, w_new, cut_to, flat,
                                           h_n, c_n), plans, total * rows * size // 16)
-        saved = Saved(kind, plans, way, real, x, h0, begin, mask, w_ih, w_hh, z, kept, y)
+        saved = Saved(kind, plans, way, real, x, h0, begin, mask, w_ih, w_hh, z, kept, y) if keep else None
         return y, h_n, None if c0 is None else c_n, saved
 
     def rnn_backward(self, cell: str, saved: Any, gy: Array | None, gh: Array | None, gc: Array | None,

@@ -185,7 +185,7 @@ class Tensor(Methods):
         notes = [np.array2string(self._host(), separator=", ", prefix="tensor(")]
         notes += [f"shape={self.shape}"] if not self.size else []
         notes += [f"dtype={self.dtype}"] if self.dtype.name not in ("float32", "int64", "bool") else []
-        notes += [f"backend={self.backend!r}"] if self.backend != "numpy" else []
+        notes += [] if backends.on_host(self._data) else [f"backend={self.backend!r}"]
         notes += [] if self.node is None else ["requires_grad=True" if self.is_leaf else f"op={name_of(self.node)}"]
         return f"tensor({', '.join(notes)})"
 
@@ -210,7 +210,7 @@ class Tensor(Methods):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         self._refuse_silent_detach("np.array or np.asarray, which NumPy's functions call,")
-        if self.backend != "numpy":
+        if not backends.on_host(self._data):
             raise TypeError(f"this tensor lives on {self.backend!r}: call .numpy() to copy it to the host")
         return np.array(self._data, dtype=dtype, copy=copy)
 
