@@ -19,8 +19,9 @@ from tinyseq.backends.threads import get_num_threads
 
 Array = Any
 ROWS, WIDTH, SMALL = 32, 64, 1_000_000  # a piece of a product: rows and columns, multiplications at most
-SMALL_SIDES = 1 << 16  # numbers in a product of two tall matrices below which pieces pay
+WIDE = 1 << 16  # numbers in a product of two tall matrices from which they are
 TILE = 16
+COST = 64  # multiplications that take as long as a simple step of another kernel
 FEW = 64  # rows below which it does not pay to cut weights
 TANH, RELU, GRU, BEFORE, LSTM = range(5)
 KINDS = {"rnn_tanh": TANH, "rnn_relu": RELU, "gru": GRU, "gru_before": BEFORE, "lstm": LSTM}
@@ -30,8 +31,15 @@ multiply, multiply_turned, turned_multiply = products.multiply, products.multipl
 @inline
 def copy(a: Array, b: Array) -> None:
     apart()
-    for j in range(b.size):
+    for j in range(a.size):
         b[j] = a[j]
+
+
+@inline
+def grow(a: Array, b: Array) -> None:
+    apart()
+    for j in range(a.size):
+        b[j] += a[j]
 
 
 @inline
@@ -86,13 +94,41 @@ def product(blas: Any, a: Array, w: Array, width: int, c: Array, add: bool) -> N
 
 @compiled
 def turned_product(blas: Any, a: Array, b: Array, c: Array) -> None:
-    """c (M, K) = a.T @ b of a (N, M) and b (N, K), in pieces."""
-    deep = SMALL // (WIDTH * WIDTH)
-    for top in range(0, c.shape[0], WIDTH):
-        for k in range(0, a.shape[0], deep):
-            for left in range(0, c.shape[1], WIDTH):
-                turned_multiply(blas, a[k:k + deep, top:top + WIDTH], b[k:k + deep, left:left + WIDTH],
-                                c[top:top + WIDTH, left:left + WIDTH], k > 0)
+    """c (M, K) = a.T @ b of a (N, M) and b (N, K) in pieces; of wide ones, whose rows stand on as many pages of memory,
+    copies of the pieces."""
+    (height, outer), deep, wide = c.shape, SMALL // (WIDTH * WIDTH), c.size > WIDE
+    room_a, room_b = np.empty(deep * WIDTH, c.dtype), np.empty(deep * outer if wide else 0, c.dtype)
+    for k in range(0, a.shape[0], deep):
+        n = min(deep, a.shape[0] - k)
+        if wide:
+            for left in range(0, outer, WIDTH):
+                right = min(left + WIDTH, outer)
+                for i in range(n):
+                    copy(b[k + i, left:right], room_b[n * left + i * (right - left):])
+        for top in range(0, height, WIDTH):
+            high = min(WIDTH, height - top)
+            if wide:
+                for i in range(n):
+                    copy(a[k + i, top:top + high], room_a[i * high:])
+            for left in range(0, outer, WIDTH):
+                right, out = min(left + WIDTH, outer), c[top:top + WIDTH, left:left + WIDTH]
+                if wide:
+                    turned_multiply(blas, room_a[:n * high].reshape(n, high),
+                                    room_b[n * left:n * right].reshape(n, right - left), out, k > 0)
+                else:
+                    turned_multiply(blas, a[k:k + n, top:top + high], b[k:k + n, left:right], out, k > 0)
+
+
+@compiled
+def column_sums(a: Array, total: Array) -> None:
+    """total (M,) of a (N, M), ROWS at a time, so that the error grows slowly."""
+    some = np.empty_like(total)
+    total[:] = 0
+    for top in range(0, a.shape[0], ROWS):
+        some[:] = 0
+        for i in range(top, min(top + ROWS, a.shape[0])):
+            grow(a[i], some)
+        grow(some, total)
 
 
 @compiled
@@ -333,8 +369,7 @@ def backward(blas: Any, kind: int, plan: Array, way: int, z: Array, kept: Array,
             product(blas, d[:n], w, width, v[:n], False)
             for r in range(n):
                 times(v[r], mask[plan[r, 0]], v[r])
-                for j in range(size):
-                    dh[r, j] += v[r, j]
+                grow(v[r], dh[r])
         else:
             product(blas, d[:n], w, width, dh[:n], True)
     for r in range(count):
@@ -385,7 +420,7 @@ class CompiledRecurrence(RecurrentKernels):
         begin = h0 if c0 is None else usable(c0)
         mask = np.empty((0, size), dtype) if h_mask is None else usable(h_mask)
         way = -1 if reverse else 1
-        plans = self._plans(batch, steps, lengths, way, total * rows * (size + width) // 16)
+        plans = self._plans(batch, steps, lengths, way, total * rows * (size + width) // COST)
         bias, d = self._added(b_ih, b_hh, kind, size, rows, dtype)
         z = np.empty((total, rows), dtype)
         w, w_new, cut_to = w_hh, w_hh, 0
@@ -399,7 +434,7 @@ class CompiledRecurrence(RecurrentKernels):
         kept = np.empty((total, size) if kind in (GRU, LSTM) else (0, size), dtype)
         h_n, c_n = np.empty((batch, size), dtype), np.empty((batch, size), dtype)
         side_by_side(lambda plan: forward(blas, kind, plan, way, z, kept, h0, begin, mask, d, w, w_new, cut_to, flat,
-                                          h_n, c_n), plans, total * rows * size // 16)
+                                          h_n, c_n), plans, total * rows * size // COST)
         saved = Saved(kind, plans, way, real, x, h0, begin, mask, w_ih, w_hh, z, kept, y)
         return y, h_n, None if c0 is None else c_n, saved
 
@@ -419,10 +454,11 @@ class CompiledRecurrence(RecurrentKernels):
         if total >= FEW:
             w, w_new, cut_to = self._cut(w), self._cut(w_new) if kind == BEFORE else w, WIDTH
         side_by_side(lambda plan: backward(blas, kind, plan, way, z, kept, h0, c0, mask, w, w_new, cut_to, flat, gy,
-                                           slopes, old_h, reset_h, dh0, dc0), plans, total * rows * size // 16)
+                                           slopes, old_h, reset_h, dh0, dc0), plans, total * rows * size // COST)
         dx = self._of_input(blas, slopes[:, :rows], w_ih, real, y.shape) if needs[0] else None
-        ones = np.ones(total, dtype)
-        db = ones @ slopes if needs[5] or needs[6] else slopes[0]
+        db = np.empty(slopes.shape[1], dtype)
+        if needs[5] or needs[6]:
+            share(lambda start, stop: column_sums(slopes[:, start:stop], db[start:stop]), db.size, slopes.size)
         last = slopes.shape[1] - size  # of "gru" and "gru_before", the slopes of U_n stand apart, here
         dw_ih = self._turned_product(blas, slopes[:, :rows], x, np.empty_like(w_ih)) if needs[3] else None
         dw_hh, db_hh = None, None
@@ -475,14 +511,13 @@ class CompiledRecurrence(RecurrentKernels):
         else:
             w = self._cut(w_ih, True)
             share(lambda start, stop: affine(blas, x[start:stop], w, WIDTH, bias, z[start:stop]), x.shape[0],
-                  z.size * x.shape[1] // 16)
+                  z.size * x.shape[1] // COST)
 
     def _turned_product(self, blas: Any, d: Array, x: Array, c: Array) -> Array:
         """c (M, K) = d.T @ x."""
-        if c.size > SMALL_SIDES:
-            return np.matmul(d.T, x, out=c)
-        share(lambda start, stop: turned_product(blas, d[:, start:stop], x, c[start:stop]), c.shape[0],
-              d.size * x.shape[1] // 16)
+        each = -(-c.shape[0] // get_num_threads())  # rows for a thread: each copies all of x
+        share(lambda start, stop: turned_product(blas, d[:, start * each:stop * each], x, c[start * each:stop * each]),
+              -(-c.shape[0] // each), d.size * x.shape[1] // COST)
         return c
 
     def _of_input(self, blas: Any, d: Array, w_ih: Array, real: Array | None, shape: tuple[int, ...]
@@ -491,7 +526,7 @@ class CompiledRecurrence(RecurrentKernels):
         dx = np.empty((d.shape[0], w_ih.shape[1]), d.dtype)
         w, cut_to = (w_ih, w_ih.shape[1]) if d.shape[0] < FEW else (self._cut(w_ih), WIDTH)
         share(lambda start, stop: product(blas, d[start:stop], w, cut_to, dx[start:stop], False), d.shape[0],
-              dx.size * d.shape[1] // 16)
+              dx.size * d.shape[1] // COST)
         if real is None:
             return dx.reshape(*shape[:2], -1)
         padded = np.zeros((*shape[:2], dx.shape[1]), dx.dtype)
