@@ -8,6 +8,7 @@ half faster than a whole product of few rows, for which it copies all weights at
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,12 +74,38 @@ def cut(w: Array, turned: bool, pieces: Array) -> None:
                 copy(w[k, left:right], piece[k])
 
 
+@inline
+def two_by_four(x: Array, y: Array, w: Array, out_x: Array, out_y: Array) -> None:
+    """x and y (K,) times the four rows of w (4, K): few enough sums at once to stay in registers."""
+    apart()
+    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
+    x0 = x1 = x2 = x3 = y0 = y1 = y2 = y3 = x.dtype.type(0)
+    for k in range(x.size):
+        x0, x1, x2, x3 = x0 + w0[k] * x[k], x1 + w1[k] * x[k], x2 + w2[k] * x[k], x3 + w3[k] * x[k]
+        y0, y1, y2, y3 = y0 + w0[k] * y[k], y1 + w1[k] * y[k], y2 + w2[k] * y[k], y3 + w3[k] * y[k]
+    out_x[0], out_x[1], out_x[2], out_x[3] = x0, x1, x2, x3
+    out_y[0], out_y[1], out_y[2], out_y[3] = y0, y1, y2, y3
+
+
+@compiled
+def dots(blas: Any, a: Array, w: Array, c: Array) -> None:
+    """c (n, M) = a (n, K) @ w.T of w (M, K) as it is: few rows are not worth a copy, which the library would make."""
+    n, rest = a.shape[0], c.shape[1] % 4
+    last = np.empty(4, c.dtype)
+    for j in range(0, c.shape[1] - rest, 4):
+        for i in range(0, n, 2):
+            odd = i + 1 == n
+            two_by_four(a[i], a[i if odd else i + 1], w[j:j + 4], c[i, j:j + 4], last if odd else c[i + 1, j:j + 4])
+    if rest:
+        multiply_turned(blas, a, w[w.shape[0] - rest:], c[:, c.shape[1] - rest:], False)
+
+
 @compiled
 def product(blas: Any, a: Array, w: Array, width: int, c: Array, add: bool) -> None:
     """c (n, M) = a (n, K) @ w in pieces, of w (K, M) cut to `width`; width 0: c = a @ w.T with w (M, K) as it is."""
     n, inner, outer = a.shape[0], a.shape[1], c.shape[1]
     if width == 0:
-        multiply_turned(blas, a, w, c, add)
+        dots(blas, a, w, c)
         return
     flat = w.reshape(-1)
     high = -(-n // max(1, -(-n // ROWS)))
@@ -136,9 +163,9 @@ def affine(blas: Any, x: Array, w: Array, width: int, bias: Array, z: Array) -> 
     """z (N, M) = x (N, K) @ w + bias (M,), a few rows at a time."""
     for top in range(0, x.shape[0], ROWS):
         rows = z[top:top + ROWS]
+        product(blas, x[top:top + ROWS], w, width, rows, False)
         for r in range(rows.shape[0]):
-            copy(bias, rows[r])
-        product(blas, x[top:top + ROWS], w, width, rows, True)
+            grow(bias, rows[r])
 
 
 # A step of one sequence, (H,) each. Forward: u the recurrent products, (G H,); the gates' arrays hold the input's
@@ -403,6 +430,24 @@ def side_by_side(work: Callable[[Array], None], plans: list[Array], cost: int) -
     share(some, len(plans), cost)
 
 
+def plans_of(batch: int, steps: int, lengths: Array | None, way: int, threads: int) -> list[Array]:
+    """Of sequences that go together, as `forward` takes them: ROWS at most, and some for each thread."""
+    plan = np.empty((batch, 4), np.int64)
+    plan[:, 0] = np.arange(batch)
+    plan[:, 1] = steps if lengths is None else lengths
+    plan[:, 2] = np.cumsum(plan[:, 1]) - plan[:, 1]
+    plan[:, 3] = plan[:, 0] * steps
+    if way < 0:
+        plan[:, 2:] += plan[:, 1:2] - 1
+    if lengths is not None:
+        plan = plan[np.argsort(-plan[:, 1], kind="stable")]
+    parts = -(-max(threads, -(-batch // ROWS)) // threads) * threads
+    return [usable(plan[k::parts]) for k in range(min(parts, batch))]
+
+
+plans_of_full = lru_cache(maxsize=64)(plans_of)  # those without lengths, for small models that are called often
+
+
 class CompiledRecurrence(RecurrentKernels):
     """What replaces the portable kernels; they run what is empty, float16, or without the library's products."""
 
@@ -420,7 +465,8 @@ class CompiledRecurrence(RecurrentKernels):
         begin = h0 if c0 is None else usable(c0)
         mask = np.empty((0, size), dtype) if h_mask is None else usable(h_mask)
         way = -1 if reverse else 1
-        plans = self._plans(batch, steps, lengths, way, total * rows * (size + width) // COST)
+        threads = min(get_num_threads(), batch) if total * rows * (size + width) // COST >= 2 * LEAST else 1
+        plans = (plans_of_full if lengths is None else plans_of)(batch, steps, lengths, way, threads)
         bias, d = self._added(b_ih, b_hh, kind, size, rows, dtype)
         z = np.empty((total, rows), dtype)
         w, w_new, cut_to = w_hh, w_hh, 0
@@ -471,21 +517,6 @@ class CompiledRecurrence(RecurrentKernels):
             db_hh = np.concatenate((db[:2 * size], db[last:])) if kind == GRU else db.copy()
         return (dx, dh0 if needs[1] else None, dc0 if needs[2] and kind == LSTM else None, dw_ih, dw_hh,
                 db[:rows] if needs[5] else None, db_hh)
-
-    def _plans(self, batch: int, steps: int, lengths: Array | None, way: int, cost: int) -> list[Array]:
-        """Of sequences that go together, as `forward` takes them: ROWS at most, and some for each thread."""
-        plan = np.empty((batch, 4), np.int64)
-        plan[:, 0] = np.arange(batch)
-        plan[:, 1] = steps if lengths is None else lengths
-        plan[:, 2] = np.cumsum(plan[:, 1]) - plan[:, 1]
-        plan[:, 3] = plan[:, 0] * steps
-        if way < 0:
-            plan[:, 2:] += plan[:, 1:2] - 1
-        if lengths is not None:
-            plan = plan[np.argsort(-plan[:, 1], kind="stable")]
-        threads = min(get_num_threads(), batch) if cost >= 2 * LEAST else 1
-        parts = -(-max(threads, -(-batch // ROWS)) // threads) * threads
-        return [usable(plan[k::parts]) for k in range(min(parts, batch))]
 
     def _added(self, b_ih: Array | None, b_hh: Array | None, kind: int, size: int, rows: int, dtype: Any
                ) -> tuple[Array, Array]:
