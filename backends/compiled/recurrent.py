@@ -466,7 +466,8 @@ class CompiledRecurrence(RecurrentKernels):
         mask = np.empty((0, size), dtype) if h_mask is None else usable(h_mask)
         way = -1 if reverse else 1
         threads = min(get_num_threads(), batch) if total * rows * (size + width) // COST >= 2 * LEAST else 1
-        plans = (plans_of_full if lengths is None else plans_of)(batch, steps, lengths, way, threads)
+        plans = (plans_of_full(batch, steps, None, way, threads) if lengths is None else
+                 plans_of(batch, steps, lengths, way, threads))
         bias, d = self._added(b_ih, b_hh, kind, size, rows, dtype)
         z = np.empty((total, rows), dtype)
         w, w_new, cut_to = w_hh, w_hh, 0

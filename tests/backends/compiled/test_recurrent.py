@@ -1,4 +1,4 @@
-"""Compiled scans that are wide enough for pieces of products, on one thread and on several, against the portable ones."""
+"""Compiled scans wide enough for pieces of products, on one thread and on several, against the portable ones."""
 
 from typing import Any
 
