@@ -8,6 +8,7 @@ half faster than a whole product of few rows, for which it copies all weights at
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +20,9 @@ from tinyseq.backends.threads import get_num_threads
 
 Array = Any
 ROWS, WIDTH, SMALL = 32, 64, 1_000_000  # a piece of a product: rows and columns, multiplications at most
-SMALL_SIDES = 1 << 16  # numbers in a product of two tall matrices below which pieces pay
+WIDE = 1 << 16  # numbers in a product of two tall matrices from which they are
 TILE = 16
+COST = 64  # multiplications that take as long as a simple step of another kernel
 FEW = 64  # rows below which it does not pay to cut weights
 TANH, RELU, GRU, BEFORE, LSTM = range(5)
 KINDS = {"rnn_tanh": TANH, "rnn_relu": RELU, "gru": GRU, "gru_before": BEFORE, "lstm": LSTM}
@@ -30,8 +32,15 @@ multiply, multiply_turned, turned_multiply = products.multiply, products.multipl
 @inline
 def copy(a: Array, b: Array) -> None:
     apart()
-    for j in range(b.size):
+    for j in range(a.size):
         b[j] = a[j]
+
+
+@inline
+def grow(a: Array, b: Array) -> None:
+    apart()
+    for j in range(a.size):
+        b[j] += a[j]
 
 
 @inline
@@ -65,12 +74,38 @@ def cut(w: Array, turned: bool, pieces: Array) -> None:
                 copy(w[k, left:right], piece[k])
 
 
+@inline
+def two_by_four(x: Array, y: Array, w: Array, out_x: Array, out_y: Array) -> None:
+    """x and y (K,) times the four rows of w (4, K): few enough sums at once to stay in registers."""
+    apart()
+    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
+    x0 = x1 = x2 = x3 = y0 = y1 = y2 = y3 = x.dtype.type(0)
+    for k in range(x.size):
+        x0, x1, x2, x3 = x0 + w0[k] * x[k], x1 + w1[k] * x[k], x2 + w2[k] * x[k], x3 + w3[k] * x[k]
+        y0, y1, y2, y3 = y0 + w0[k] * y[k], y1 + w1[k] * y[k], y2 + w2[k] * y[k], y3 + w3[k] * y[k]
+    out_x[0], out_x[1], out_x[2], out_x[3] = x0, x1, x2, x3
+    out_y[0], out_y[1], out_y[2], out_y[3] = y0, y1, y2, y3
+
+
+@compiled
+def dots(blas: Any, a: Array, w: Array, c: Array) -> None:
+    """c (n, M) = a (n, K) @ w.T of w (M, K) as it is: few rows are not worth a copy, which the library would make."""
+    n, rest = a.shape[0], c.shape[1] % 4
+    last = np.empty(4, c.dtype)
+    for j in range(0, c.shape[1] - rest, 4):
+        for i in range(0, n, 2):
+            odd = i + 1 == n
+            two_by_four(a[i], a[i if odd else i + 1], w[j:j + 4], c[i, j:j + 4], last if odd else c[i + 1, j:j + 4])
+    if rest:
+        multiply_turned(blas, a, w[w.shape[0] - rest:], c[:, c.shape[1] - rest:], False)
+
+
 @compiled
 def product(blas: Any, a: Array, w: Array, width: int, c: Array, add: bool) -> None:
     """c (n, M) = a (n, K) @ w in pieces, of w (K, M) cut to `width`; width 0: c = a @ w.T with w (M, K) as it is."""
     n, inner, outer = a.shape[0], a.shape[1], c.shape[1]
     if width == 0:
-        multiply_turned(blas, a, w, c, add)
+        dots(blas, a, w, c)
         return
     flat = w.reshape(-1)
     high = -(-n // max(1, -(-n // ROWS)))
@@ -86,13 +121,41 @@ def product(blas: Any, a: Array, w: Array, width: int, c: Array, add: bool) -> N
 
 @compiled
 def turned_product(blas: Any, a: Array, b: Array, c: Array) -> None:
-    """c (M, K) = a.T @ b of a (N, M) and b (N, K), in pieces."""
-    deep = SMALL // (WIDTH * WIDTH)
-    for top in range(0, c.shape[0], WIDTH):
-        for k in range(0, a.shape[0], deep):
-            for left in range(0, c.shape[1], WIDTH):
-                turned_multiply(blas, a[k:k + deep, top:top + WIDTH], b[k:k + deep, left:left + WIDTH],
-                                c[top:top + WIDTH, left:left + WIDTH], k > 0)
+    """c (M, K) = a.T @ b of a (N, M) and b (N, K) in pieces; of wide ones, whose rows stand on as many pages of memory,
+    copies of the pieces."""
+    (height, outer), deep, wide = c.shape, SMALL // (WIDTH * WIDTH), c.size > WIDE
+    room_a, room_b = np.empty(deep * WIDTH, c.dtype), np.empty(deep * outer if wide else 0, c.dtype)
+    for k in range(0, a.shape[0], deep):
+        n = min(deep, a.shape[0] - k)
+        if wide:
+            for left in range(0, outer, WIDTH):
+                right = min(left + WIDTH, outer)
+                for i in range(n):
+                    copy(b[k + i, left:right], room_b[n * left + i * (right - left):])
+        for top in range(0, height, WIDTH):
+            high = min(WIDTH, height - top)
+            if wide:
+                for i in range(n):
+                    copy(a[k + i, top:top + high], room_a[i * high:])
+            for left in range(0, outer, WIDTH):
+                right, out = min(left + WIDTH, outer), c[top:top + WIDTH, left:left + WIDTH]
+                if wide:
+                    turned_multiply(blas, room_a[:n * high].reshape(n, high),
+                                    room_b[n * left:n * right].reshape(n, right - left), out, k > 0)
+                else:
+                    turned_multiply(blas, a[k:k + n, top:top + high], b[k:k + n, left:right], out, k > 0)
+
+
+@compiled
+def column_sums(a: Array, total: Array) -> None:
+    """total (M,) of a (N, M), ROWS at a time, so that the error grows slowly."""
+    some = np.empty_like(total)
+    total[:] = 0
+    for top in range(0, a.shape[0], ROWS):
+        some[:] = 0
+        for i in range(top, min(top + ROWS, a.shape[0])):
+            grow(a[i], some)
+        grow(some, total)
 
 
 @compiled
@@ -100,9 +163,9 @@ def affine(blas: Any, x: Array, w: Array, width: int, bias: Array, z: Array) -> 
     """z (N, M) = x (N, K) @ w + bias (M,), a few rows at a time."""
     for top in range(0, x.shape[0], ROWS):
         rows = z[top:top + ROWS]
+        product(blas, x[top:top + ROWS], w, width, rows, False)
         for r in range(rows.shape[0]):
-            copy(bias, rows[r])
-        product(blas, x[top:top + ROWS], w, width, rows, True)
+            grow(bias, rows[r])
 
 
 # A step of one sequence, (H,) each. Forward: u the recurrent products, (G H,); the gates' arrays hold the input's
@@ -333,8 +396,7 @@ def backward(blas: Any, kind: int, plan: Array, way: int, z: Array, kept: Array,
             product(blas, d[:n], w, width, v[:n], False)
             for r in range(n):
                 times(v[r], mask[plan[r, 0]], v[r])
-                for j in range(size):
-                    dh[r, j] += v[r, j]
+                grow(v[r], dh[r])
         else:
             product(blas, d[:n], w, width, dh[:n], True)
     for r in range(count):
@@ -368,6 +430,24 @@ def side_by_side(work: Callable[[Array], None], plans: list[Array], cost: int) -
     share(some, len(plans), cost)
 
 
+def plans_of(batch: int, steps: int, lengths: Array | None, way: int, threads: int) -> list[Array]:
+    """Of sequences that go together, as `forward` takes them: ROWS at most, and some for each thread."""
+    plan = np.empty((batch, 4), np.int64)
+    plan[:, 0] = np.arange(batch)
+    plan[:, 1] = steps if lengths is None else lengths
+    plan[:, 2] = np.cumsum(plan[:, 1]) - plan[:, 1]
+    plan[:, 3] = plan[:, 0] * steps
+    if way < 0:
+        plan[:, 2:] += plan[:, 1:2] - 1
+    if lengths is not None:
+        plan = plan[np.argsort(-plan[:, 1], kind="stable")]
+    parts = -(-max(threads, -(-batch // ROWS)) // threads) * threads
+    return [usable(plan[k::parts]) for k in range(min(parts, batch))]
+
+
+plans_of_full = lru_cache(maxsize=64)(plans_of)  # those without lengths, for small models that are called often
+
+
 class CompiledRecurrence(RecurrentKernels):
     """What replaces the portable kernels; they run what is empty, float16, or without the library's products."""
 
@@ -386,7 +466,9 @@ class CompiledRecurrence(RecurrentKernels):
         begin = h0 if c0 is None else usable(c0)
         mask = np.empty((0, size), dtype) if h_mask is None else usable(h_mask)
         way = -1 if reverse else 1
-        plans = self._plans(batch, steps, lengths, way, total * rows * (size + width) // 16)
+        threads = min(get_num_threads(), batch) if total * rows * (size + width) // COST >= 2 * LEAST else 1
+        plans = (plans_of_full(batch, steps, None, way, threads) if lengths is None else
+                 plans_of(batch, steps, lengths, way, threads))
         bias, d = self._added(b_ih, b_hh, kind, size, rows, dtype)
         z = np.empty((total, rows), dtype)
         w, w_new, cut_to = w_hh, w_hh, 0
@@ -400,7 +482,7 @@ class CompiledRecurrence(RecurrentKernels):
         kept = np.empty((total, size) if kind in (GRU, LSTM) else (0, size), dtype)
         h_n, c_n = np.empty((batch, size), dtype), np.empty((batch, size), dtype)
         side_by_side(lambda plan: forward(blas, kind, plan, way, z, kept, h0, begin, mask, d, w, w_new, cut_to, flat,
-                                          h_n, c_n), plans, total * rows * size // 16)
+                                          h_n, c_n), plans, total * rows * size // COST)
         saved = Saved(kind, plans, way, real, x, h0, begin, mask, w_ih, w_hh, z, kept, y) if keep else None
         return y, h_n, None if c0 is None else c_n, saved
 
@@ -420,10 +502,11 @@ class CompiledRecurrence(RecurrentKernels):
         if total >= FEW:
             w, w_new, cut_to = self._cut(w), self._cut(w_new) if kind == BEFORE else w, WIDTH
         side_by_side(lambda plan: backward(blas, kind, plan, way, z, kept, h0, c0, mask, w, w_new, cut_to, flat, gy,
-                                           slopes, old_h, reset_h, dh0, dc0), plans, total * rows * size // 16)
+                                           slopes, old_h, reset_h, dh0, dc0), plans, total * rows * size // COST)
         dx = self._of_input(blas, slopes[:, :rows], w_ih, real, y.shape) if needs[0] else None
-        ones = np.ones(total, dtype)
-        db = ones @ slopes if needs[5] or needs[6] else slopes[0]
+        db = np.empty(slopes.shape[1], dtype)
+        if needs[5] or needs[6]:
+            share(lambda start, stop: column_sums(slopes[:, start:stop], db[start:stop]), db.size, slopes.size)
         last = slopes.shape[1] - size  # of "gru" and "gru_before", the slopes of U_n stand apart, here
         dw_ih = self._turned_product(blas, slopes[:, :rows], x, np.empty_like(w_ih)) if needs[3] else None
         dw_hh, db_hh = None, None
@@ -436,21 +519,6 @@ class CompiledRecurrence(RecurrentKernels):
             db_hh = np.concatenate((db[:2 * size], db[last:])) if kind == GRU else db.copy()
         return (dx, dh0 if needs[1] else None, dc0 if needs[2] and kind == LSTM else None, dw_ih, dw_hh,
                 db[:rows] if needs[5] else None, db_hh)
-
-    def _plans(self, batch: int, steps: int, lengths: Array | None, way: int, cost: int) -> list[Array]:
-        """Of sequences that go together, as `forward` takes them: ROWS at most, and some for each thread."""
-        plan = np.empty((batch, 4), np.int64)
-        plan[:, 0] = np.arange(batch)
-        plan[:, 1] = steps if lengths is None else lengths
-        plan[:, 2] = np.cumsum(plan[:, 1]) - plan[:, 1]
-        plan[:, 3] = plan[:, 0] * steps
-        if way < 0:
-            plan[:, 2:] += plan[:, 1:2] - 1
-        if lengths is not None:
-            plan = plan[np.argsort(-plan[:, 1], kind="stable")]
-        threads = min(get_num_threads(), batch) if cost >= 2 * LEAST else 1
-        parts = -(-max(threads, -(-batch // ROWS)) // threads) * threads
-        return [usable(plan[k::parts]) for k in range(min(parts, batch))]
 
     def _added(self, b_ih: Array | None, b_hh: Array | None, kind: int, size: int, rows: int, dtype: Any
                ) -> tuple[Array, Array]:
@@ -476,14 +544,13 @@ class CompiledRecurrence(RecurrentKernels):
         else:
             w = self._cut(w_ih, True)
             share(lambda start, stop: affine(blas, x[start:stop], w, WIDTH, bias, z[start:stop]), x.shape[0],
-                  z.size * x.shape[1] // 16)
+                  z.size * x.shape[1] // COST)
 
     def _turned_product(self, blas: Any, d: Array, x: Array, c: Array) -> Array:
         """c (M, K) = d.T @ x."""
-        if c.size > SMALL_SIDES:
-            return np.matmul(d.T, x, out=c)
-        share(lambda start, stop: turned_product(blas, d[:, start:stop], x, c[start:stop]), c.shape[0],
-              d.size * x.shape[1] // 16)
+        each = -(-c.shape[0] // get_num_threads())  # rows for a thread: each copies all of x
+        share(lambda start, stop: turned_product(blas, d[:, start * each:stop * each], x, c[start * each:stop * each]),
+              -(-c.shape[0] // each), d.size * x.shape[1] // COST)
         return c
 
     def _of_input(self, blas: Any, d: Array, w_ih: Array, real: Array | None, shape: tuple[int, ...]
@@ -492,7 +559,7 @@ class CompiledRecurrence(RecurrentKernels):
         dx = np.empty((d.shape[0], w_ih.shape[1]), d.dtype)
         w, cut_to = (w_ih, w_ih.shape[1]) if d.shape[0] < FEW else (self._cut(w_ih), WIDTH)
         share(lambda start, stop: product(blas, d[start:stop], w, cut_to, dx[start:stop], False), d.shape[0],
-              dx.size * d.shape[1] // 16)
+              dx.size * d.shape[1] // COST)
         if real is None:
             return dx.reshape(*shape[:2], -1)
         padded = np.zeros((*shape[:2], dx.shape[1]), dx.dtype)

@@ -1,4 +1,4 @@
-"""Compiled scans that are wide enough for pieces of products, on one thread and on several, against the portable ones."""
+"""Compiled scans wide enough for pieces of products, on one thread and on several, against the portable ones."""
 
 from typing import Any
 
@@ -23,9 +23,9 @@ def test_pieces_make_up_a_product(n: int, inner: int, outer: int, dtype: Any, se
     rng = np.random.default_rng(seed)
     a, w, c = (rng.standard_normal(shape).astype(dtype) for shape in ((n, inner), (inner, outer), (n, outer)))
     expected = a @ w + c if add else a @ w
-    for given, turned in (w, False), (np.ascontiguousarray(w.T), True):
+    for source, turned in (w, False), (np.ascontiguousarray(w.T), True):
         pieces, found = np.empty_like(w), c.copy()
-        recurrent.cut(given, turned, pieces)
+        recurrent.cut(source, turned, pieces)
         recurrent.product(products.gemm(), a, pieces, recurrent.WIDTH, found, add)
         close(found, expected, dtype)
     found = np.empty((inner, outer), dtype)
@@ -49,10 +49,10 @@ def test_as_the_portable_kernels(batch: int, steps: int, width: int, hidden: int
     lengths[0] = steps
     set_num_threads(threads)
     try:
-        for given in (None, False, None), (lengths, True, mask):
+        for options in (None, False, None), (lengths, True, mask):
             found, expected = [], []
             for backend, results in (NumbaBackend(), found), (NumpyBackend(), expected):
-                *outputs, saved = backend.rnn_forward(cell, x, h0, c0, *weights, *given)
+                *outputs, saved = backend.rnn_forward(cell, x, h0, c0, *weights, *options)
                 for _ in range(2):  # what is saved stays as it is
                     pulled = backend.rnn_backward(cell, saved, *gradients, [True, True, cell == "lstm", *[True] * 4])
                     results += [*outputs, *pulled]
