@@ -141,7 +141,8 @@ class CompiledNormalisation(NormalisationKernels):
         rows, moments, shape, centred = saved
         if rows.dtype.char not in "fd" or not rows.size:
             return super().layer_norm_backward(g, saved, weight)
-        h, dx, w = dense(g, rows.dtype).reshape(rows.shape), np.empty_like(rows), _weight(weight, *rows.shape[1:], rows.dtype)
+        h, dx = dense(g, rows.dtype).reshape(rows.shape), np.empty_like(rows)
+        w = _weight(weight, rows.shape[1], rows.dtype)
         stretch = min(64, len(rows) // 4 + 1)  # sums of many more would not be right in float32
         parts = np.empty((-(-len(rows) // stretch), 2, rows.shape[1]), rows.dtype)
 
