@@ -58,6 +58,8 @@ def test_softmax_extremes(backend: NumpyBackend, dtype: Any) -> None:
     half = -math.log(2)
     close(z[[0, 1, 3]], [[half, half - 2e4, half], [-inf, 0, -inf], [half, half, -inf]])
     assert (z[2] == -inf).all()
+    far = backend.softmax(np.full((1, 3), 1e4, dtype), log=True)  # no digits of 1e4 are in it
+    close(far, np.full((1, 3), -math.log(3)), dtype)
     assert np.isfinite(backend.softmax_backward(np.ones_like(x), z, log=True)).all()
 
 
@@ -116,11 +118,11 @@ def test_layer_norm_far_from_zero_of_one_value_and_of_many_rows(backend: NumpyBa
     assert not y[7].any()
     exact = x.astype(np.float64)
     exact = (exact - exact.mean(1, keepdims=True)) / np.sqrt(exact.var(1, keepdims=True) + 1e-5)
-    assert abs(y - exact).max() < 1e-3  # the mean is rounded to a float32, at most
+    assert abs(y - exact).max() < 1e-5
     g = np.full_like(x, 0.1)
     _, dweight, dbias = backend.layer_norm_backward(g, saved, None)
     assert (abs(dbias - 3000 * np.float64(g[0, 0])) <= 4e-4).all()
-    assert abs(dweight - (g * exact).sum(0)).max() < 1e-1
+    assert abs(dweight - (g * exact).sum(0)).max() < 1e-4
 
 
 @backends
