@@ -38,8 +38,9 @@ class ActivationKernels(RowKernels):
         y = xp.empty(x.shape, dtype=x.dtype)
 
         def work(a: Array, out: Array) -> None:
-            phi = self._gelu_phi(xp.clip(a, -100.0, 100.0), tanh)
-            xp.multiply(xp.clip(a, -100.0, math.inf), phi, out=out)  # -100 Phi(-100) is 0, and so is not -inf times 0
+            a = xp.clip(a, -100.0, math.inf)  # -100 Phi(-100) is 0, and so is not -inf times 0
+            with np.errstate(over="ignore"):
+                xp.multiply(a, self._gelu_phi(a, tanh), out=out)
 
         self._by_pieces(work, None, x, y)
         return y
@@ -52,28 +53,23 @@ class ActivationKernels(RowKernels):
         def work(h: Array, a: Array, d: Array) -> None:
             part = xp.clip(a, -100.0, 100.0)
             phi = self._gelu_phi(part, tanh)
-            square = part * part
             if tanh:  # Phi = (1 + tanh u)/2, and (1 - tanh(u)^2)/2 = 2 Phi (1 - Phi)
-                square *= 6 * GELU_TANH[1]
-                square += 2 * GELU_TANH[0]
-                square *= phi * (1 - phi)
+                slope = (part * part * (6 * GELU_TANH[1]) + 2 * GELU_TANH[0]) * (phi * (1 - phi))
             else:
-                square *= -0.5
-                square = xp.exp(square)
-                square *= 1 / math.sqrt(2 * math.pi)
-            square *= part
-            square += phi
-            xp.multiply(h, square, out=d)
+                slope = xp.exp(part * part * -0.5 - 0.5 * math.log(2 * math.pi))
+            slope *= part
+            slope += phi
+            xp.multiply(h, slope, out=d)
 
         self._by_pieces(work, None, g, x, dx)
         return dx
 
     def _gelu_phi(self, x: Array, tanh: bool) -> Array:
-        """Phi(x) of |x| <= 100."""
-        y = self._odd_tanh(x, GELU_TANH if tanh else GELU32) if tanh or x.dtype == self.xp.float32 else self.erf(
-            x * math.sqrt(0.5))
-        y += 1
+        """Phi(x) of x >= -100."""
+        exact = not tanh and x.dtype != self.xp.float32
+        y = self.erf(x * math.sqrt(0.5)) if exact else self._odd_tanh(x, GELU_TANH if tanh else GELU32)
         y *= 0.5
+        y += 0.5
         return y
 
     def _odd_tanh(self, x: Array, powers: tuple[float, ...]) -> Array:

@@ -67,7 +67,7 @@ class NormalisationKernels(SumKernels):
 
         def work(a: Array, b: Array, moment: Array) -> None:
             if centred:
-                a = xp.subtract(a, a[:, :1], out=b)  # so that a row of one value is exactly 0, as from its mean it is not
+                a = xp.subtract(a, a[:, :1], out=b)  # a row of one value is exactly 0 then, as from its mean it is not
                 moment[:, :1] = self._row_sum(a) / size
                 a -= moment[:, :1]
             moment[:, 1:] = 1 / xp.sqrt(self._row_dot(a, a) / size + eps)
@@ -84,7 +84,8 @@ class NormalisationKernels(SumKernels):
         """(dx, dweight, dbias) of layer norm; the last two are the gradients for a weight of ones where it is
         None.
 
-        With n = (x - mean) / std and d = g weight: dx = (d - mean(d) - n mean(d n)) / std.
+        With n = (x - mean) / std and d = g weight: dx = (d - mean(d) - n mean(d n)) / std; without mean(d) if not
+        centred.
         """
         xp = self.xp
         rows, moments, shape, centred = saved
@@ -93,19 +94,14 @@ class NormalisationKernels(SumKernels):
         w = xp.ones(size, dtype=rows.dtype) if weight is None else weight.reshape(-1)
 
         def work(a: Array, h: Array, d: Array, moment: Array) -> Array:
-            n = a
+            z, scale = a - a[:, :1] - moment[:, :1] if centred else a, moment[:, 1:]  # n = z scale
+            xp.multiply(h, scale, out=d)
+            along = d * z
+            sums = xp.concat([self._sum_axis(along, 0), self._sum_axis(h, 0)])
+            d *= w
+            d -= z * (scale * scale * xp.matmul(along, w[:, None]) / size)
             if centred:
-                n = a - a[:, :1]
-                n -= moment[:, :1]
-            n = n * moment[:, 1:]
-            xp.multiply(h, n, out=d)
-            sums = xp.concat([self._sum_axis(d, 0), self._sum_axis(h, 0)])
-            n *= xp.matmul(d, w[:, None]) / size
-            if centred:
-                n += xp.matmul(h, w[:, None]) / size
-            xp.multiply(h, w, out=d)
-            d -= n
-            d *= moment[:, 1:]
+                d -= scale * xp.matmul(h, w[:, None]) / size
             return sums
 
         parts = self._by_pieces(work, -1, rows, g.reshape(rows.shape), dx, moments)

@@ -75,8 +75,7 @@ class RowKernels:
         done = [None] * len(pieces)
 
         def some(start: int, stop: int) -> None:
-            for i in range(start, stop):
-                done[i] = work(*pieces[i])
+            done[start:stop] = [work(*piece) for piece in pieces[start:stop]]
 
         share(some, len(pieces), 16 * arrays[0].size)
         return done

@@ -14,7 +14,7 @@ Array = Any
 
 
 @compiled
-def cross_entropy(x: Array, targets: Array, weights: Array, kept: Array, spread: Array, smoothing: Any, whole: Any,
+def cross_entropy(spread: Array, smoothing: Any, whole: Any, x: Array, targets: Array, weights: Array, kept: Array,
                   losses: Array, top: Array, sums: Array) -> None:
     """x (rows, classes), spread (classes,), of which `whole` is the sum, the others (rows,)."""
     for r in range(x.shape[0]):
@@ -34,8 +34,8 @@ def cross_entropy(x: Array, targets: Array, weights: Array, kept: Array, spread:
 
 
 @compiled
-def cross_entropy_backward(g: Array, x: Array, targets: Array, weights: Array, kept: Array, spread: Array,
-                           smoothing: Any, whole: Any, top: Array, sums: Array, dx: Array) -> None:
+def cross_entropy_backward(spread: Array, smoothing: Any, whole: Any, g: Array, x: Array, targets: Array,
+                           weights: Array, kept: Array, top: Array, sums: Array, dx: Array) -> None:
     """dx and x (rows, classes), spread (classes,), the others (rows,)."""
     for r in range(x.shape[0]):
         a, d, m = x[r], dx[r], top[r]
@@ -68,8 +68,8 @@ class CompiledLosses(LossKernels):
         losses, top, sums = (np.empty(len(x), dtype) for _ in range(3))
 
         def work(start: int, stop: int) -> None:
-            of = [a[start:stop] for a in (x, targets, weights, kept, losses, top, sums)]
-            cross_entropy(*of[:4], spread, smoothing, whole, *of[4:])
+            of_rows = [a[start:stop] for a in (x, targets, weights, kept, losses, top, sums)]
+            cross_entropy(spread, smoothing, whole, *of_rows)
 
         share(work, len(x), 4 * x.size)
         return losses, weights, (x, targets, kept, weights, spread, smoothing, top, sums)
@@ -81,8 +81,8 @@ class CompiledLosses(LossKernels):
         g, dx, whole = dense(g, x.dtype), np.empty_like(x), spread.sum()
 
         def work(start: int, stop: int) -> None:
-            of = [a[start:stop] for a in (g, x, targets, weights, kept, top, sums, dx)]
-            cross_entropy_backward(*of[:5], spread, smoothing, whole, *of[5:])
+            of_rows = [a[start:stop] for a in (g, x, targets, weights, kept, top, sums, dx)]
+            cross_entropy_backward(spread, smoothing, whole, *of_rows)
 
         share(work, len(x), 4 * x.size)
         return dx

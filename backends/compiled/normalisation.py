@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from tinyseq.backends.compiled import compiled
-from tinyseq.backends.compiled.numbers import exp
+from tinyseq.backends.compiled.numbers import exp, fma
 from tinyseq.backends.compiled.rows import dense, dense_rows, row_max
 from tinyseq.backends.normalisation import NormalisationKernels
 from tinyseq.backends.pool import share
@@ -27,10 +27,11 @@ def softmax(x: Array, mask: Any, log: Any, y: Array) -> None:
         top = row_max(out)
         if log:
             for i in range(a.size):
-                total += exp(out[i] - top)
+                out[i] -= top  # to memory, or LLVM would subtract once, what it adds up first: digits are lost
+                total += exp(out[i])
             size = x.dtype.type(0 if total < 1 else math.log(total))  # a row with an entry that takes part sums to 1
             for i in range(a.size):
-                out[i] = out[i] - top - size
+                out[i] -= size
         else:
             for i in range(a.size):
                 e = exp(out[i] - top)
@@ -71,11 +72,12 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: Any, centred: Any, y: 
             total += a[i] - first  # so that a row of one value is exactly 0, as from its mean it is not
         mean = kind(total / n) if centred else kind(0)
         for i in range(n):
-            z = a[i] - first - mean
+            z = fma(a[i] - first, kind(1), -mean)  # which LLVM does not turn into one subtraction: digits would be lost
             squares += z * z
         scale = kind(1 / math.sqrt(squares / n + eps))
+        shift = -mean * scale
         for i in range(n):
-            out[i] = (a[i] - first - mean) * scale * weight[i] + bias[i]
+            out[i] = fma(a[i] - first, scale, shift) * weight[i] + bias[i]
         moments[r, 0], moments[r, 1] = mean, scale
 
 
@@ -88,16 +90,16 @@ def layer_norm_backward(g: Array, x: Array, weight: Array, moments: Array, centr
     for r in range(x.shape[0]):
         h, a, d, dweight, dbias = g[r], x[r], dx[r], parts[r // stretch, 0], parts[r // stretch, 1]
         first, mean, scale = x[r, 0] if centred else kind(0), moments[r, 0], moments[r, 1]
-        total = along = 0.0
+        total, along, shift = 0.0, 0.0, -mean * scale
         for i in range(n):
-            normal, part = (a[i] - first - mean) * scale, h[i] * weight[i]
+            normal, part = fma(a[i] - first, scale, shift), h[i] * weight[i]
             dweight[i] += h[i] * normal
             dbias[i] += h[i]
             total += part
             along += part * normal
         total, along = kind(total / n if centred else 0), kind(along / n)
         for i in range(n):
-            d[i] = (h[i] * weight[i] - total - (a[i] - first - mean) * scale * along) * scale
+            d[i] = (h[i] * weight[i] - total - fma(a[i] - first, scale, shift) * along) * scale
 
 
 class CompiledNormalisation(NormalisationKernels):
@@ -141,7 +143,8 @@ class CompiledNormalisation(NormalisationKernels):
         rows, moments, shape, centred = saved
         if rows.dtype.char not in "fd" or not rows.size:
             return super().layer_norm_backward(g, saved, weight)
-        h, dx, w = dense(g, rows.dtype).reshape(rows.shape), np.empty_like(rows), _weight(weight, *rows.shape[1:], rows.dtype)
+        h, dx = dense(g, rows.dtype).reshape(rows.shape), np.empty_like(rows)
+        w = _weight(weight, rows.shape[1], rows.dtype)
         stretch = min(64, len(rows) // 4 + 1)  # sums of many more would not be right in float32
         parts = np.empty((-(-len(rows) // stretch), 2, rows.shape[1]), rows.dtype)
 

@@ -71,10 +71,13 @@ def test_gelu(backend: NumpyBackend, tanh: bool, case: Any) -> None:
     assert np.abs(dx - expected).max(initial=0) <= tolerance * np.abs(expected).max(initial=1)
 
 
+@backends
 @pytest.mark.parametrize("tanh", [False, True])
-def test_gelu_extremes(tanh: bool) -> None:
-    x = np.array([-math.inf, -1e4, 0, 1e4, math.inf], np.float32)
-    assert BACKENDS[0].gelu(x, tanh).tolist() == [0, 0, 0, 1e4, math.inf]
-    assert BACKENDS[0].gelu_backward(np.ones_like(x), x, tanh).tolist() == [0, 0, 0.5, 1, 1]
-    scalar = BACKENDS[0].gelu(np.float32(1), tanh)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gelu_extremes(backend: NumpyBackend, tanh: bool, dtype: Any) -> None:
+    x = np.array([-math.inf, -1e4, 0, 1e4, math.inf, math.nan], dtype)
+    assert np.array_equal(backend.gelu(x, tanh), [0, 0, 0, 1e4, math.inf, math.nan], equal_nan=True)
+    slopes = backend.gelu_backward(np.ones_like(x), x, tanh)
+    assert np.array_equal(slopes, [0, 0, 0.5, 1, 1, math.nan], equal_nan=True)
+    scalar = backend.gelu(dtype(1), tanh)
     assert scalar.shape == () and scalar == pytest.approx(0.8413, abs=3e-4)

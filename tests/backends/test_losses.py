@@ -50,16 +50,29 @@ def test_cross_entropy(backend: NumpyBackend, case: Any) -> None:
         slope(lambda v: (plain_cross_entropy(v, t, w, smoothing, ignored) * g).sum(), [x], [dx], rng)
 
 
+@backends
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_cross_entropy_extremes(smoothing: float) -> None:
+def test_cross_entropy_extremes(backend: NumpyBackend, smoothing: float) -> None:
     nan, inf = math.nan, math.inf
     x = np.array([[1e4, -1e4], [nan, nan], [-inf, -inf], [-1e4, -1e4]], np.float32)
-    losses, weights, saved = BACKENDS[0].cross_entropy(x, np.array([1, -100, -100, 0]), None, smoothing)
+    losses, weights, saved = backend.cross_entropy(x, np.array([1, -100, -100, 0]), None, smoothing)
     close(losses, [2e4 * (1 - smoothing / 2), 0, 0, math.log(2)], np.float32)
     assert weights.tolist() == [1, 0, 0, 1]
-    dx = BACKENDS[0].cross_entropy_backward(np.ones(4, np.float32), saved)
+    dx = backend.cross_entropy_backward(np.ones(4, np.float32), saved)
     s = smoothing / 2
     close(dx, [[1 - s, s - 1], [0, 0], [0, 0], [s - 0.5, 0.5 - s]], np.float32)
+
+
+@backends
+def test_many_classes_keep_their_digits_and_others_are_refused(backend: NumpyBackend) -> None:
+    n = 1 << 20
+    losses, _, saved = backend.cross_entropy(np.full((1, n), 0.1, np.float32), np.array([3]))
+    close(losses, [math.log(n)], np.float32)
+    dx = backend.cross_entropy_backward(np.ones(1, np.float32), saved)
+    assert (abs(np.delete(dx[0], 3) * n - 1) <= 1e-6).all()
+    for wrong in (4, -5):
+        with pytest.raises(IndexError):
+            backend.cross_entropy(np.zeros((2, 4)), np.array([0, wrong]))
 
 
 @pytest.mark.reference

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 from tinyseq.backends.compiled import compiled, numbers
 
-exp, tanh, sigmoid = numbers.exp, numbers.tanh, numbers.sigmoid
+exp, tanh, sigmoid, erf, maximum = numbers.exp, numbers.tanh, numbers.sigmoid, numbers.erf, numbers.maximum
 
 
 @compiled
@@ -32,7 +32,22 @@ def sigmoids(x: Any, y: Any) -> None:
         y[i] = sigmoid(x[i])
 
 
-LOOPS = {"exp": (exps, np.exp), "tanh": (tanhs, np.tanh), "sigmoid": (sigmoids, lambda x: 1 / (1 + np.exp(-x)))}
+@compiled
+def erfs(x: Any, y: Any) -> None:
+    for i in range(x.size):
+        y[i] = erf(x[i])
+
+
+@compiled
+def largest(x: Any) -> Any:
+    top = x[0]
+    for i in range(x.size):
+        top = maximum(top, x[i])
+    return top
+
+
+LOOPS = {"exp": (exps, np.exp), "tanh": (tanhs, np.tanh), "sigmoid": (sigmoids, lambda x: 1 / (1 + np.exp(-x))),
+         "erf": (erfs, np.vectorize(lambda x: math.erf(float(x))))}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -52,7 +67,15 @@ def test_equal_to_numpys(name: str, dtype: Any, values: list[float]) -> None:
 def test_ends_of_the_numbers(dtype: Any) -> None:
     x = np.array([math.nan, math.inf, -math.inf, 1e4, -1e4, 0, -0.0], dtype)
     for name, expected in {"exp": [math.nan, math.inf, 0, math.inf, 0, 1, 1], "tanh": [math.nan, 1, -1, 1, -1, 0, 0],
-                           "sigmoid": [math.nan, 1, 0, 1, 0, 0.5, 0.5]}.items():
+                           "sigmoid": [math.nan, 1, 0, 1, 0, 0.5, 0.5], "erf": [math.nan, 1, -1, 1, -1, 0, 0]}.items():
         y = np.empty_like(x)
         LOOPS[name][0](x, y)
         assert np.array_equal(y, np.array(expected, dtype), equal_nan=True), name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_of_many(dtype: Any) -> None:
+    x = np.random.default_rng(0).standard_normal(99).astype(dtype)
+    assert largest(x) == x.max() and largest(np.full_like(x, -math.inf)) == -math.inf
+    x[37] = math.nan
+    assert np.isnan(largest(x))
