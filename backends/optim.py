@@ -4,7 +4,9 @@ A step's arrays are float32 or float64. What is float16 is stepped as its float3
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -21,20 +23,14 @@ class OptimKernels(SumKernels):
     def _on_each(self, step: Callable[..., Any], *lists: Arrays, block: int = 0) -> None:
         """step(*arrays) of those at each place of the lists, in stretches, which threads share. Of an empty list it
         gets None."""
-        block = block or self.block
-        pieces: list[Sequence[Array | None]] = []
-        for arrays in zip(*[some or [None] * len(lists[0]) for some in lists], strict=True):
-            if arrays[0].size <= block:
-                pieces.append(arrays)
-            else:
-                pieces += [[a if a is None else a[i] for a in arrays] for i in blocks(arrays[0].shape, block)]
-        n = sum([p.size for p in lists[0]])
-
-        def some(start: int, stop: int) -> None:
-            for piece in pieces[start:stop]:
-                step(*piece)
-
-        share(some, len(pieces), len(lists) * n if n > block else 0)
+        block, n = block or self.block, sum([p.size for p in lists[0]])
+        places = zip(*[arrays or [None] * len(lists[0]) for arrays in lists], strict=True)
+        if n <= block:  # small ones, of which each line here costs more than what is done
+            deque(starmap(step, places), 0)
+            return
+        pieces = [[a if a is None else a[i] for a in arrays]
+                  for arrays in places for i in blocks(arrays[0].shape, block)]
+        share(lambda start, stop: deque(starmap(step, pieces[start:stop]), 0), len(pieces), len(lists) * n)
 
     def sgd_step(self, params: Arrays, grads: Arrays, buffers: Arrays, lr: float,
                  momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:

@@ -1,6 +1,7 @@
-"""Steps of optimizers, each one pass over its arrays, compiled; sums of squares for clipping."""
+"""Steps of optimizers, each one pass over its arrays, compiled."""
 
 import math
+from functools import partial
 
 from tinyseq.backends.compiled import compiled
 from tinyseq.backends.compiled.numbers import ZERO
@@ -12,7 +13,7 @@ BLOCK = 1 << 18  # entries of a stretch: each begins with a wait for memory
 
 
 @compiled
-def sgd(p: Array, g: Array, b: Array | None, lr: float, momentum: float, nesterov: bool, weight_decay: float) -> None:
+def sgd(lr: float, momentum: float, nesterov: bool, weight_decay: float, p: Array, g: Array, b: Array | None) -> None:
     number = p.dtype.type
     lr, momentum, decay, again = number(lr), number(momentum), number(weight_decay), number(nesterov)
     for i in range(p.size):
@@ -24,8 +25,8 @@ def sgd(p: Array, g: Array, b: Array | None, lr: float, momentum: float, nestero
 
 
 @compiled
-def adam(p: Array, g: Array, m: Array, v: Array, rate: float, beta1: float, beta2: float, eps: float, shrink: float,
-         weight_decay: float) -> None:
+def adam(rate: float, beta1: float, beta2: float, eps: float, shrink: float, weight_decay: float, p: Array, g: Array,
+         m: Array, v: Array) -> None:
     """`rate` and `eps` have the corrections of both means in them; `shrink` is what decay leaves of p."""
     number = p.dtype.type
     new1, new2 = number(1 - beta1), number(1 - beta2)
@@ -39,8 +40,8 @@ def adam(p: Array, g: Array, m: Array, v: Array, rate: float, beta1: float, beta
 
 
 @compiled
-def rmsprop(p: Array, g: Array, s: Array, m: Array | None, b: Array | None, lr: float, alpha: float, eps: float,
-            weight_decay: float, momentum: float) -> None:
+def rmsprop(lr: float, alpha: float, eps: float, weight_decay: float, momentum: float, p: Array, g: Array, s: Array,
+            m: Array | None, b: Array | None) -> None:
     number = p.dtype.type
     new = number(1 - alpha)
     lr, alpha, eps, decay, momentum = number(lr), number(alpha), number(eps), number(weight_decay), number(momentum)
@@ -60,7 +61,7 @@ def rmsprop(p: Array, g: Array, s: Array, m: Array | None, b: Array | None, lr: 
 
 
 @compiled
-def lion(p: Array, g: Array, m: Array, lr: float, beta1: float, beta2: float, shrink: float) -> None:
+def lion(lr: float, beta1: float, beta2: float, shrink: float, p: Array, g: Array, m: Array) -> None:
     number = p.dtype.type
     new1, new2 = number(1 - beta1), number(1 - beta2)
     lr, beta1, beta2, shrink = number(lr), number(beta1), number(beta2), number(shrink)
@@ -72,10 +73,8 @@ def lion(p: Array, g: Array, m: Array, lr: float, beta1: float, beta2: float, sh
 
 def flat(*lists: Arrays) -> list[list[Array]]:
     """Each list's arrays as flat views; nothing where one cannot be."""
-    for arrays in lists:
-        for a in arrays:
-            if not a.flags.c_contiguous:
-                return []
+    if not all([a.flags.c_contiguous for arrays in lists for a in arrays]):
+        return []
     return [[a.ravel() for a in arrays] for arrays in lists]
 
 
@@ -85,7 +84,7 @@ class CompiledOptim(OptimKernels):
     def sgd_step(self, params: Arrays, grads: Arrays, buffers: Arrays, lr: float, momentum: float = 0.0,
                  nesterov: bool = False, weight_decay: float = 0.0) -> None:
         if lists := flat(params, grads, buffers):
-            self._on_each(lambda p, g, b: sgd(p, g, b, lr, momentum, nesterov, weight_decay), *lists, block=BLOCK)
+            self._on_each(partial(sgd, lr, momentum, nesterov, weight_decay), *lists, block=BLOCK)
         else:
             super().sgd_step(params, grads, buffers, lr, momentum, nesterov, weight_decay)
 
@@ -95,23 +94,20 @@ class CompiledOptim(OptimKernels):
             root = math.sqrt(1 - beta2**step)
             rate, eps = lr * root / (1 - beta1**step), eps * root
             shrink, decay = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
-            self._on_each(lambda p, g, m, v: adam(p, g, m, v, rate, beta1, beta2, eps, shrink, decay), *lists,
-                          block=BLOCK)
+            self._on_each(partial(adam, rate, beta1, beta2, eps, shrink, decay), *lists, block=BLOCK)
         else:
             super().adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled)
 
     def rmsprop_step(self, params: Arrays, grads: Arrays, squares: Arrays, means: Arrays, buffers: Arrays, lr: float,
                      alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0, momentum: float = 0.0) -> None:
         if lists := flat(params, grads, squares, means, buffers):
-            self._on_each(lambda p, g, s, m, b: rmsprop(p, g, s, m, b, lr, alpha, eps, weight_decay, momentum), *lists,
-                          block=BLOCK)
+            self._on_each(partial(rmsprop, lr, alpha, eps, weight_decay, momentum), *lists, block=BLOCK)
         else:
             super().rmsprop_step(params, grads, squares, means, buffers, lr, alpha, eps, weight_decay, momentum)
 
     def lion_step(self, params: Arrays, grads: Arrays, m: Arrays, lr: float, beta1: float = 0.9, beta2: float = 0.99,
                   weight_decay: float = 0.0) -> None:
         if lists := flat(params, grads, m):
-            shrink = 1 - lr * weight_decay
-            self._on_each(lambda p, g, m: lion(p, g, m, lr, beta1, beta2, shrink), *lists, block=BLOCK)
+            self._on_each(partial(lion, lr, beta1, beta2, 1 - lr * weight_decay), *lists, block=BLOCK)
         else:
             super().lion_step(params, grads, m, lr, beta1, beta2, weight_decay)

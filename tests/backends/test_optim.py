@@ -1,5 +1,6 @@
 """Optimizer steps against their equations, and PyTorch."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -7,27 +8,29 @@ import pytest
 from helpers.kernels import BACKENDS, backends, close, dtypes, seeds
 from hypothesis import given
 from hypothesis import strategies as st
+from tinyseq.backends import pool
 from tinyseq.backends.numpy import NumpyBackend
 
 
-def tensors(rng: np.random.Generator, dtype: Any = np.float64) -> list[np.ndarray]:
-    """Arrays as parameters may be: matrices, vectors, one number, none, and a transposed one."""
+def tensors(rng: np.random.Generator, dtype: Any = np.float64, turned: bool = True) -> list[np.ndarray]:
+    """Arrays as parameters may be: matrices, vectors, one number, none, and, if `turned`, a transposed one."""
     arrays = [rng.standard_normal(shape).astype(dtype) for shape in ((4, 5), (9,), (), (0, 3), (2, 3, 4))]
-    return [*arrays, rng.standard_normal((3, 4)).astype(dtype).T]
+    return [*arrays, *[rng.standard_normal((3, 4)).astype(dtype).T] * turned]
 
 
 @backends
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(momentum=st.sampled_from([0.0, 0.9]), nesterov=st.booleans(), decay=st.sampled_from([0.0, 0.1]),
-       seed=seeds)
+       turned=st.booleans(), seed=seeds)
 def test_sgd_step(backend: NumpyBackend, dtype: Any, momentum: float, nesterov: bool, decay: float,
-                  seed: int) -> None:
+                  turned: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    params, buffers = tensors(rng, dtype), [np.zeros_like(p) for p in tensors(rng, dtype)] if momentum else []
+    params = tensors(rng, dtype, turned)
+    buffers = [np.zeros_like(p) for p in params] if momentum else []
     expected = [p.astype(np.float64) for p in params]
     running: list[Any] = [None] * len(params)
     for step in range(3):
-        grads = tensors(rng, dtype)
+        grads = tensors(rng, dtype, turned)
         before = [g.copy() for g in grads]
         backend.sgd_step(params, grads, buffers, 0.1, momentum, nesterov, decay)
         assert all(map(np.array_equal, grads, before))
@@ -43,15 +46,16 @@ def test_sgd_step(backend: NumpyBackend, dtype: Any, momentum: float, nesterov: 
 
 @backends
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@given(decay=st.sampled_from([0.0, 0.1]), decoupled=st.booleans(), seed=seeds)
-def test_adam_step(backend: NumpyBackend, dtype: Any, decay: float, decoupled: bool, seed: int) -> None:
+@given(decay=st.sampled_from([0.0, 0.1]), decoupled=st.booleans(), turned=st.booleans(), seed=seeds)
+def test_adam_step(backend: NumpyBackend, dtype: Any, decay: float, decoupled: bool, turned: bool,
+                   seed: int) -> None:
     rng = np.random.default_rng(seed)
-    params = tensors(rng, dtype)
+    params = tensors(rng, dtype, turned)
     m, v = ([np.zeros_like(p) for p in params] for _ in range(2))
     expected = [p.astype(np.float64) for p in params]
     mean, square = ([np.zeros(p.shape) for p in params] for _ in range(2))
     for step in range(1, 4):
-        grads = tensors(rng, dtype)
+        grads = tensors(rng, dtype, turned)
         before = [g.copy() for g in grads]
         backend.adam_step(params, grads, m, v, step, 0.1, 0.8, 0.95, 1e-4, decay, decoupled)
         assert all(map(np.array_equal, grads, before))
@@ -69,16 +73,17 @@ def test_adam_step(backend: NumpyBackend, dtype: Any, decay: float, decoupled: b
 
 @backends
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@given(decay=st.sampled_from([0.0, 0.1]), momentum=st.sampled_from([0.0, 0.9]), centered=st.booleans(), seed=seeds)
+@given(decay=st.sampled_from([0.0, 0.1]), momentum=st.sampled_from([0.0, 0.9]), centered=st.booleans(),
+       turned=st.booleans(), seed=seeds)
 def test_rmsprop_step(backend: NumpyBackend, dtype: Any, decay: float, momentum: float, centered: bool,
-                      seed: int) -> None:
+                      turned: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    params = tensors(rng, dtype)
+    params = tensors(rng, dtype, turned)
     s, m, b = ([np.zeros_like(p) for p in params] for _ in range(3))
     expected = [p.astype(np.float64) for p in params]
     square, mean, buffer = ([np.zeros(p.shape) for p in params] for _ in range(3))
     for _ in range(3):
-        grads = tensors(rng, dtype)
+        grads = tensors(rng, dtype, turned)
         before = [g.copy() for g in grads]
         backend.rmsprop_step(params, grads, s, m if centered else [], b if momentum else [], 0.1, 0.8, 1e-2, decay,
                              momentum)
@@ -95,13 +100,13 @@ def test_rmsprop_step(backend: NumpyBackend, dtype: Any, decay: float, momentum:
 
 
 @backends
-@given(decay=st.sampled_from([0.0, 0.1]), seed=seeds)
-def test_lion_step(backend: NumpyBackend, decay: float, seed: int) -> None:
+@given(decay=st.sampled_from([0.0, 0.1]), turned=st.booleans(), seed=seeds)
+def test_lion_step(backend: NumpyBackend, decay: float, turned: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    params = tensors(rng)
+    params = tensors(rng, turned=turned)
     m, expected, mean = [np.zeros_like(p) for p in params], [p.copy() for p in params], [0 * p for p in params]
     for _ in range(3):
-        grads = tensors(rng)
+        grads = tensors(rng, turned=turned)
         backend.lion_step(params, grads, m, 0.1, 0.8, 0.95, decay)
         for k, g in enumerate(grads):
             expected[k] = expected[k] - 0.1 * (np.sign(0.8 * mean[k] + 0.2 * g) + decay * expected[k])
@@ -155,3 +160,29 @@ def test_global_norm_and_scale(dtype: Any, seed: int) -> None:
     BACKENDS[0].scale(grads, np.float64(0.5))
     for g, b in zip(grads, before, strict=True):
         close(g, b * 0.5, dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:1] + BACKENDS[2:])  # but that of tiny pieces
+@pytest.mark.parametrize("threads", [1, 3])
+def test_large_arrays_are_stepped_in_stretches_without_large_memory(backend: NumpyBackend, threads: int,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every entry once, whoever steps it; after a first step no memory of their size is taken."""
+    monkeypatch.setattr(pool, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(pool, "LEAST", 1 << 10)
+    p, g, m, v, s = (np.full((5, 400_000), value, np.float32) for value in (1, 0.5, 0, 0, 0))
+
+    def step(k: int) -> None:
+        backend.sgd_step([p], [g], [m], 0.1, 0.9)
+        backend.adam_step([p], [g], [m], [v], k, 0.1, weight_decay=0.1, decoupled=True)
+        backend.rmsprop_step([p], [g], [s], [], [], 0.1)
+        backend.lion_step([p], [g], [m], 0.1)
+
+    step(1)
+    tracemalloc.start()
+    try:
+        step(2)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < p.nbytes / 2
+    assert all((a == a[0, 0]).all() for a in (p, m, v, s))

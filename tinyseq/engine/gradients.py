@@ -230,15 +230,14 @@ def _seed(y: Tensor, seed: Like, create_graph: bool) -> Any:
 
 def _order(roots: list[Node], ends: Mapping[Node, Any]) -> list[Node]:
     """The nodes that `roots` were computed from, each after its parents, without the `ends` and what is beyond."""
-    order = [node for node in roots if node not in ends]
-    seen = {None, *order, *ends}
+    seen = {None, *(order := [node for node in roots if node not in ends]), *ends}
     for node in order:  # grows as it goes
-        if type(node) is Leaf and node.written:
-            raise RuntimeError(f"a leaf of shape {node.shape} was written to after its use: run the forward pass again")
-        for parent in node.parents:
-            if parent not in seen:
-                seen.add(parent)
-                order.append(parent)  # type: ignore[arg-type]
+        for x in node.parents:
+            if type(x) is Leaf and x.written > node.serial:  # it is not what the node was computed from
+                raise RuntimeError(f"a leaf of shape {x.shape} was written to after its use: run the forward pass anew")
+            if x not in seen:
+                seen.add(x)
+                order.append(x)  # type: ignore[arg-type]
     order.sort(key=attrgetter("serial"))
     return order
 

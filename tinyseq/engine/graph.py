@@ -37,7 +37,7 @@ class Leaf(Node):
     def __init__(self, tensor: Any, data: Any) -> None:
         self.op, self.serial, self.parents, self.index = None, next(serials), (), None
         self.shape, self.dtype = data.shape, data.dtype
-        self.tensor, self.data, self.written = weakref.ref(tensor), data, False
+        self.tensor, self.data, self.written = weakref.ref(tensor), data, 0  # the serial of the last write
 
 
 serials = itertools.count()

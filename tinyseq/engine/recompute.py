@@ -47,7 +47,7 @@ def recompute(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
         for node in closed_over:
-            if isinstance(node, Leaf) and node.written:
+            if isinstance(node, Leaf) and node.written > start:
                 raise RuntimeError(f"recompute: a leaf of shape {node.shape} was written to since the forward pass")
         begun = leaves()
         with enable_grad():

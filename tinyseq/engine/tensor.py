@@ -10,7 +10,7 @@ import numpy as np
 from tinyseq import backends
 from tinyseq.check import describe, explained, kind_of
 from tinyseq.engine import interop, ops
-from tinyseq.engine.graph import Leaf, Node, grad_enabled, name_of
+from tinyseq.engine.graph import Leaf, Node, grad_enabled, name_of, serials
 from tinyseq.engine.methods import Methods
 from tinyseq.interrupts import together
 
@@ -105,14 +105,16 @@ class Tensor(Methods):
         >>> x.written()
         >>> y.backward()
         Traceback (most recent call last):
-        RuntimeError: a leaf of shape (2,) was written to after its use: run the forward pass again
+        RuntimeError: a leaf of shape (2,) was written to after its use: run the forward pass anew
         """
         together(*self._holds(self._data))
 
     def _holds(self, data: Array) -> list[tuple[Any, str, Any]]:
-        """What has to be set, all at once, for a leaf to hold `data`: its array, a new node, and a mark at the old."""
+        """What has to be set, all at once, for a leaf to hold `data`: a mark that nodes from before are void, and of
+        another array than it has that array and a new node."""
         if isinstance(self.node, Leaf):
-            return [(self, "_data", data), (self, "node", Leaf(self, data)), (self.node, "written", True)]
+            mark = (self.node, "written", next(serials))
+            return [mark] if data is self._data else [mark, (self, "_data", data), (self, "node", Leaf(self, data))]
         if self.node is not None:
             raise RuntimeError("only leaves can be written to: this tensor was computed by "
                                f"{name_of(self.node)}; use .detach() for one that stands alone")
