@@ -93,9 +93,7 @@ class StepKernels(CellKernels):
             weights /= np.add.reduce(weights, -1, keepdims=True)
         return weights @ v, weights
 
-    def layer_few(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, arrays: list[Array | None],
-                  eps: tuple[Any, Any], heads: int, activation: str, first: bool, centred: bool) -> Array | None:
-        """A whole `TransformerEncoderLayer.step` as one kernel: `arrays` are weight and bias of the projections into
-        and out of attention, of the two after it, and of the two norms. None where there is no such kernel: the layer
-        calls its parts, which are the definition."""
+    def layer_few(self, parts: Any, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array | None:
+        """A whole `TransformerEncoderLayer.step` as one kernel, of what parts() says of the layer. None where there is
+        no such kernel: the layer calls its parts, which are the definition."""
         return None

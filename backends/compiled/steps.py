@@ -242,10 +242,12 @@ class CompiledSteps(StepKernels):
               weights.size * wide)
         return y, weights
 
-    def layer_few(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, arrays: list[Array | None],
-                  eps: tuple[Any, Any], heads: int, activation: str, first: bool, centred: bool) -> Array | None:
+    def layer_few(self, parts: Any, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array | None:
+        if (found := parts()) is None:
+            return None
+        arrays, eps, heads, activation, first, centred = found
         kind, width, (batch, _, few, _, wide) = x.dtype.char, len(x), past.shape
-        inner = arrays[6].shape[1]  # type: ignore[union-attr]
+        inner = arrays[6].shape[1]
         rows = (heads + 2 * few) * wide, width, inner * (1 + (activation == "swiglu")), width
         shapes = [shape for size, fan in zip(rows, (width, heads * wide, width, inner), strict=True)
                   for shape in ((size, fan), (size,))]
@@ -260,7 +262,8 @@ class CompiledSteps(StepKernels):
         cos, sin = (NO_TURN[kind],) * 2 if turn is None else [a.reshape(-1, wide // 2) for a in turn]
         given = np.ascontiguousarray(x.T).reshape(batch, width)
         y = np.empty_like(given)
+        rest: Any = [NONE[kind] if a is None else a for a in arrays]
+        rest += [*[float(np.finfo(kind).eps if e is None else e) for e in eps], y]
         layer(given, past, n, NO_MASK if mask is None else mask, cos, sin, heads, NAMES[activation], first, centred,
-              *[NONE[kind] if a is None else a for a in arrays],
-              *[float(np.finfo(kind).eps) if e is None else float(e) for e in eps], y)
+              *rest)
         return y[0] if x.ndim == 1 else y.T

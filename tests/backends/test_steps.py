@@ -131,14 +131,14 @@ def test_a_layer_in_one_kernel_is_its_parts(seed: int, dtype: str, batch: int, n
     x, past, angles = drawn(seed, dtype, columns(batch, 24), (rows, 2, few, 10, 6), (2, rows, 1, 3))
     mask = ts.asarray(np.random.default_rng(seed).random((rows, n + 1)) < 0.6).data if masked else None
     turn = [*angles] if turned else None
-    parts, layer._parts = layer._parts(), lambda: None  # type: ignore[method-assign]
+    parts, layer._parts = layer._parts, lambda: None  # type: ignore[method-assign]
     after = past.copy()
     expected = layer.step(x, after, n, mask, turn)
     for backend in kernels(x):
         written = past.copy()
-        y = backend.layer_few(x, written, n, mask, turn, *parts)
+        y = backend.layer_few(parts, x, written, n, mask, turn)
         assert (y is not None) == (backend.name == "numba" and activation != "gelu")
         if y is not None:
             close(y, ts.Tensor(expected))
             close(written, ts.Tensor(after))
-            assert backend.layer_few(x, past, 10, None, turn, *parts) is None  # past the end
+            assert backend.layer_few(parts, x, past, 10, None, turn) is None  # past the end

@@ -133,25 +133,22 @@ class TransformerEncoderLayer(Attending):
 
     def _parts(self) -> tuple[Any, ...] | None:
         """What `layer_few` of a backend takes, of a layer whose parts are all our own."""
-        attn, kind, drop = self.self_attn, type(self.norm1), self.dropout
+        attn, kind = self.self_attn, type(self.norm1)
         linears, norms = (attn.out_proj, self.linear1, self.linear2), (self.norm1, self.norm2)
-        kinds = [type(part) for part in (*linears, *norms, attn, drop)]
-        if kinds != [Linear] * 3 + [kind] * 2 + [MultiheadAttention, Dropout] or kind not in (LayerNorm, RMSNorm):
+        parts, ours = (*linears, *norms, attn, self.dropout), [Linear] * 3 + [kind] * 2 + [MultiheadAttention, Dropout]
+        if kind not in (LayerNorm, RMSNorm) or [*map(type, parts)] != ours or self.activation not in OURS or (
+                any(["forward" in part.__dict__ for part in parts])):
             return None
-        for part in (*linears, *norms, attn, drop):
-            if "forward" in part.__dict__:
-                return None
-        arrays = [None if a is None else a._data for a in (
-            attn.in_proj_weight, attn.in_proj_bias, *[a for p in linears for a in (p.weight, p.bias)],
-            *[a for p in norms for a in (p.weight, p.bias if kind is LayerNorm else None)])]
-        return (arrays, (self.norm1.eps, self.norm2.eps), attn.num_heads, self.activation.__name__, self.norm_first,
-                kind is LayerNorm) if self.activation in OURS else None
+        pairs = [(attn.in_proj_weight, attn.in_proj_bias), *[(p.weight, p.bias) for p in linears],
+                 *[(p.weight, p.bias if kind is LayerNorm else None) for p in norms]]
+        return ([None if a is None else a._data for pair in pairs for a in pair], [p.eps for p in norms],
+                attn.num_heads, self.activation.__name__, self.norm_first, kind is LayerNorm)
 
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, look: Any = None) -> Any:
         """`forward` of one more position, on arrays: x (E, B), or (E,) of a batch of one, and the same comes out. A
         stack calls it; the other arguments are those of `MultiheadAttention.step`."""
-        backend, parts = backends.of(x), None if look is not None else self._parts()
-        if parts is not None and (y := backend.layer_few(x, past, n, mask, turn, *parts)) is not None:
+        backend = backends.of(x)
+        if look is None and (y := backend.layer_few(self._parts, x, past, n, mask, turn)) is not None:
             return y
         attend: Any = lambda x: self.self_attn.step(x, past, n, mask, turn)
         call = partial(call_few, backend)
