@@ -31,13 +31,15 @@ class CellKernels:
         new = f * c + i * g
         return o * xp.tanh(new), new, gates
 
-    def lstm_gates_backward(self, gh: Array, gc: Array, gates: Array, c: Array, new: Array) -> tuple[Array, Array]:
-        """The gradients of u, and v, and of c, from those of h' and c' = `new`."""
+    def lstm_gates_backward(self, gh: Array, gc: Array, gates: Array, c: Array,
+                            new: Array) -> tuple[Array, Array, Array]:
+        """The gradients of u, v and c, from those of h' and c' = `new`."""
         i, f, g, o = self.xp.split(gates, 4, axis=-1)
         t = self.xp.tanh(new)
         dc = gh * o * (1 - t * t) + gc
         slopes = dc * g * (i - i * i), dc * c * (f - f * f), dc * i * (1 - g * g), gh * t * (o - o * o)
-        return self.xp.concat(slopes, axis=-1), dc * f
+        d = self.xp.concat(slopes, axis=-1)
+        return d, d, dc * f
 
     def gru_gates(self, u: Array, v: Array, h: Array) -> tuple[Array, Array]:
         """h' = (1 - z) n + z h (..., H), n = tanh(u_n + r v_n), and r, z, n, side by side."""

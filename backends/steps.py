@@ -92,3 +92,8 @@ class StepKernels(CellKernels):
             np.exp(weights, out=weights)
             weights /= np.add.reduce(weights, -1, keepdims=True)
         return weights @ v, weights
+
+    def layer_few(self, parts: Any, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array | None:
+        """A whole `TransformerEncoderLayer.step` as one kernel, of what parts() says of the layer. None where there is
+        no such kernel: the layer calls its parts, which are the definition."""
+        return None

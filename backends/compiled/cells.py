@@ -84,12 +84,13 @@ class CompiledCells(CellKernels):
         lstm_forward(*rows(u, v, c, gates, h, new))
         return h, new, gates
 
-    def lstm_gates_backward(self, gh: Array, gc: Array, gates: Array, c: Array, new: Array) -> tuple[Array, Array]:
+    def lstm_gates_backward(self, gh: Array, gc: Array, gates: Array, c: Array,
+                            new: Array) -> tuple[Array, Array, Array]:
         if c.dtype.char not in "fd" or not c.size:
             return super().lstm_gates_backward(gh, gc, gates, c, new)
         d, dc = np.empty(gates.shape, c.dtype), np.empty(c.shape, c.dtype)
         lstm_backward(*rows(gh, gc, gates, c, new, d, dc))
-        return d, dc
+        return d, d, dc
 
     def gru_gates(self, u: Array, v: Array, h: Array) -> tuple[Array, Array]:
         if h.dtype.char not in "fd" or not h.size:

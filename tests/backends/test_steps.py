@@ -113,3 +113,32 @@ def test_weights_that_do_not_fit_are_refused(rows: tuple[int, int]) -> None:
     for backend in kernels(x):
         with pytest.raises(ValueError, match=r"dim|shape|align"):
             backend.linear_few(x, weight, None)
+
+
+@given(seed=seeds, dtype=st.sampled_from(["float32", "float64"]), batch=batches, n=st.integers(0, 9),
+       few=st.sampled_from([1, 2, 4]), activation=st.sampled_from(["relu", "gelu", "gelu_tanh", "silu", "swiglu"]),
+       norm=st.sampled_from(["layer", "rms"]), first=st.booleans(), bias=st.booleans(), masked=st.booleans(),
+       turned=st.booleans())
+def test_a_layer_in_one_kernel_is_its_parts(seed: int, dtype: str, batch: int, n: int, few: int, activation: str,
+                                            norm: str, first: bool, bias: bool, masked: bool, turned: bool) -> None:
+    layer = ts.nn.TransformerEncoderLayer(24, 4, 20, 0.1, activation, norm_first=first, bias=bias, norm=norm,
+                                          num_kv_heads=few, dtype=dtype).eval()
+    shaken = [p.detach() + 0.3 * ts.asarray(a) for p, a in zip(layer.parameters(), drawn(
+        seed, dtype, *[p.shape for p in layer.parameters()]), strict=True)]
+    for p, a in zip(layer.parameters(), shaken, strict=True):
+        p.data = a.data
+    rows = max(1, batch)
+    x, past, angles = drawn(seed, dtype, columns(batch, 24), (rows, 2, few, 10, 6), (2, rows, 1, 3))
+    mask = ts.asarray(np.random.default_rng(seed).random((rows, n + 1)) < 0.6).data if masked else None
+    turn = [*angles] if turned else None
+    parts, layer._parts = layer._parts, lambda: None  # type: ignore[method-assign]
+    after = past.copy()
+    expected = layer.step(x, after, n, mask, turn)
+    for backend in kernels(x):
+        written = past.copy()
+        y = backend.layer_few(parts, x, written, n, mask, turn)
+        assert (y is not None) == (backend.name == "numba" and activation != "gelu")
+        if y is not None:
+            close(y, ts.Tensor(expected))
+            close(written, ts.Tensor(after))
+            assert backend.layer_few(parts, x, past, 10, None, turn) is None  # past the end

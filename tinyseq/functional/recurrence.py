@@ -55,12 +55,7 @@ def _lstm_definition(u: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 def _lstm_gates(u: Tensor, v: Tensor, c: Tensor) -> tuple[Any, Any]:
     backend = backends.of(c)
     h, new, gates = backend.lstm_gates(u, v, c)
-
-    def pull(g: Any, needs: tuple[bool, ...]) -> Any:
-        d, dc = backend.lstm_gates_backward(*g, gates, c, new)
-        return d, d, dc
-
-    return (h, new), pull
+    return (h, new), lambda g, needs: backend.lstm_gates_backward(*g, gates, c, new)
 
 
 @wide

@@ -28,6 +28,8 @@ Sublayer = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Sublayer] = {"relu": functional.relu, "gelu": functional.gelu, "gelu_tanh": gelu_tanh,
                                     "silu": functional.silu, "swiglu": functional.swiglu}
 
+OURS = tuple(ACTIVATIONS.values())
+
 
 def _real(name: str, x: Tensor, lengths: Like) -> Tensor:
     """x (B, T, E) with 0 after each row's length; attention refuses another x."""
@@ -129,11 +131,27 @@ class TransformerEncoderLayer(Attending):
         y = x + dropout(call(self.linear2, dropout(call(self.activation, y))))
         return y if first else call(norm, y)
 
+    def _parts(self) -> tuple[Any, ...] | None:
+        """What `layer_few` of a backend takes, of a layer whose parts are all our own."""
+        attn, kind = self.self_attn, type(self.norm1)
+        linears, norms = (attn.out_proj, self.linear1, self.linear2), (self.norm1, self.norm2)
+        parts, ours = (*linears, *norms, attn, self.dropout), [Linear] * 3 + [kind] * 2 + [MultiheadAttention, Dropout]
+        if kind not in (LayerNorm, RMSNorm) or [*map(type, parts)] != ours or self.activation not in OURS or (
+                any(["forward" in part.__dict__ for part in parts])):
+            return None
+        pairs = [(attn.in_proj_weight, attn.in_proj_bias), *[(p.weight, p.bias) for p in linears],
+                 *[(p.weight, p.bias if kind is LayerNorm else None) for p in norms]]
+        return ([None if a is None else a._data for pair in pairs for a in pair], [p.eps for p in norms],
+                attn.num_heads, self.activation.__name__, self.norm_first, kind is LayerNorm)
+
     def step(self, x: Array, past: Array, n: int, mask: Array | None, turn: Any, look: Any = None) -> Any:
         """`forward` of one more position, on arrays: x (E, B), or (E,) of a batch of one, and the same comes out. A
         stack calls it; the other arguments are those of `MultiheadAttention.step`."""
+        backend = backends.of(x)
+        if look is None and (y := backend.layer_few(self._parts, x, past, n, mask, turn)) is not None:
+            return y
         attend: Any = lambda x: self.self_attn.step(x, past, n, mask, turn)
-        call = partial(call_few, backends.of(x))
+        call = partial(call_few, backend)
         dropout = (lambda x: x) if plain(self.dropout, Dropout) else partial(call, self.dropout)
         return self._around(attend, look, x, call, dropout)
 
