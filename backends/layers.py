@@ -1,6 +1,7 @@
 """Rows of an embedding, and which entries dropout keeps."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from tinyseq.backends.sums import Array, SumKernels
@@ -34,3 +35,10 @@ class LayerKernels(SumKernels):
         skip, n = start % 8, math.prod(shape)
         bits = self.random_raw(seed, stream, (skip + n + 1) // 2, start // 8).view(self.xp.uint32)[skip:skip + n]
         return (bits >= round(p * 2**32)).reshape(shape)  # 2**32, where p is 1, is reached by no 32 bits
+
+    def dropout(self, x: Array, p: float, seed: int, stream: int) -> tuple[Array, Callable[[Array], Array]]:
+        """x with each entry 0 with probability p and 1 / (1 - p) times as large otherwise, and the function that does
+        so: to its gradient too."""
+        keep = self.dropout_mask(x.shape, p, seed, stream)
+        drop: Callable[[Array], Array] = lambda x: x * keep * (1 / (1 - p))
+        return drop(x), drop

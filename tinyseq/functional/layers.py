@@ -73,8 +73,11 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
 
 @op(wide=True)
 def _dropout(x: Tensor, p: float, seed: int, stream: int) -> Out:
-    keep = backends.of(x._data if isinstance(x, Tensor) else x).dropout_mask(x.shape, p, seed, stream)
-    return x * keep * (1 / (1 - p)), (lambda g: g * keep * (1 / (1 - p)),)
+    if isinstance(x, Tensor):
+        keep = backends.of(x._data).dropout_mask(x.shape, p, seed, stream)
+        return x * keep * (1 / (1 - p)), (lambda g: g * keep * (1 / (1 - p)),)
+    y, drop = backends.of(x).dropout(x, p, seed, stream)
+    return y, (drop,)
 
 
 @explained
