@@ -31,8 +31,13 @@ except ImportError as error:
 
 Arrays = Sequence[Array]
 BLOCK = 256  # threads of a block where any number will do
+ROWS = 8  # of a batch in a block of a recurrent cell's kernel
 MANY = 64  # arrays that one launch of an optimizer takes: their addresses are an argument, of at most 4 KiB
-ADDRESSES = np.dtype([(name, np.uint64, MANY) for name in "pgmv"] + [("n", np.int64, MANY)])
+ADDRESSES = np.dtype([(name, np.uint64, MANY) for name in "pgmvb"] + [("n", np.int64, MANY)])
+
+ATTENDING = np.dtype([(name, np.int64) for name in ("t", "s", "d", "e", "d1", "d2", "causal", "threshold")] + [
+    (name, np.uint64) for name in ("seed", "stream")] + [(name, np.float64) for name in ("scale", "kept")] + [
+    (name, np.int64, 4) for name in ("q", "k", "v", "y", "g", "dq", "dk", "dv")] + [("take", np.int64, 5)])
 
 # numbers of cuBLAS: dtype -> (type of the arrays, type of the sums), and 1 and 0 in the type of alpha and beta
 GEMM_TYPES: dict[str, tuple[int, int]] = {"e": (2, 68), "f": (0, 68), "d": (1, 70), "E": (14, 68)}  # E is bfloat16
@@ -47,7 +52,7 @@ def source(char: str) -> str:
     """CUDA C of all kernels for float32 ("f") or float64 ("d")."""
     kind, lowest = {"f": "float", "d": "double"}[char], np.finfo(char).min
     kernels = Path(__file__).with_name("kernels.cu").read_text(encoding="utf-8")
-    return f"typedef {kind} T;\n#define LOWEST {lowest!s}\n#define MANY {MANY}\n{kernels}"
+    return f"typedef {kind} T;\n#define LOWEST {lowest!s}\n#define MANY {MANY}\n#define ROWS {ROWS}\n{kernels}"
 
 
 @functools.cache
@@ -95,6 +100,12 @@ def launch(name: str, dtype: Any, threads: int, *args: Any) -> None:
         kernel(name, dtype)(((threads + BLOCK - 1) // BLOCK,), (BLOCK,), args)
 
 
+def launch_units(name: str, h: Array, whole: bool, *args: Any) -> None:
+    """Run a kernel of a recurrent cell with a thread for each unit of h (B, H), `whole` rows of it in a block."""
+    tiles = 1 if whole else (h.shape[1] + 31) // 32
+    kernel(name, h.dtype)(((h.shape[0] + ROWS - 1) // ROWS, tiles), (32, ROWS), args)
+
+
 def launch_rows(name: str, x: Array, *args: Any) -> None:
     """Run a kernel with a block for each row of x (..., n)."""
     if x.size:
@@ -135,6 +146,23 @@ def matrices(x: Array) -> tuple[Array, int, int, int]:
     return dense(x), 0, c, r * c
 
 
+def in_rows(x: Array) -> Array:
+    """x (..., n, m) with three leading axes, and numbers of a row beside each other."""
+    x = x[(None,) * (5 - x.ndim)]
+    return x if x.strides[-1] == x.itemsize else dense(x)
+
+
+def rows_like(x: Array, shape: tuple[int, ...]) -> Array:
+    """A new array of rows with the axes of x in their order, as far as that leaves a row's numbers together."""
+    y = cp.empty_like(x, shape=shape)
+    return y if y.strides[-1] == y.itemsize else cp.empty(shape, x.dtype)
+
+
+def steps_of(x: Array) -> list[int]:
+    """Strides in elements."""
+    return [n // x.itemsize for n in x.strides]
+
+
 class CupyBackend(NumpyBackend):
     """CuPy arrays on the current CUDA device, and kernels in CUDA C in place of the portable ones.
 
@@ -144,8 +172,8 @@ class CupyBackend(NumpyBackend):
 
     Kernels, each equal to NumpyBackend's method of that name: softmax, cross_entropy, layer_norm and gelu, each with
     its `_backward`; random_raw, dropout_mask; embedding, embedding_backward, unindex; sgd_step, adam_step,
-    global_norm, scale; rnn_forward, rnn_backward; norm_few, attention_few, a launch each. And `matmul`, which copies
-    no operand that cuBLAS can read where it is.
+    rmsprop_step, lion_step, global_norm, scale, copies; rnn_forward, rnn_backward; attention; linear_few, norm_few,
+    attention_few, a launch each. And `matmul`, which copies no operand that cuBLAS can read where it is.
     """
 
     name = "cupy"
@@ -429,9 +457,22 @@ class CupyBackend(NumpyBackend):
                keep.size)
         return keep[start % 8:].reshape(shape)
 
+    def dropout(self, x: Array, p: float, seed: int, stream: int) -> tuple[Array, Any]:
+        """In place of a mask, what it is drawn from: backward draws it again."""
+        if x.dtype.char not in "fd":
+            return super().dropout(x, p, seed, stream)
+        return self.dropout_backward(x, (seed, stream), p), (seed, stream)
+
+    def dropout_backward(self, g: Array, keep: Any, p: float) -> Array:
+        if not isinstance(keep, tuple):
+            return super().dropout_backward(g, keep, p)
+        g, y = dense(g), cp.empty(g.shape, dtype=g.dtype)
+        launch("dropout", g.dtype, (g.size + 7) // 8, *keep, round(p * 2**32), 1 / (1 - p), g, y, g.size)
+        return y
+
     # ---- attention
 
-    scores = 1 << 26  # a block is large: so is memory, and each launch costs
+    scores = 1 << 26  # where no kernel is: a block is large, so is memory, and each launch costs
     keys = 1 << 19  # all of them nearly always: of fewer, dropout's mask for so many queries would be T S
 
     def _by_columns(self, x: Array, query: Array) -> Array:
@@ -440,25 +481,64 @@ class CupyBackend(NumpyBackend):
     def _attention_tame(self, e: Array) -> bool:
         return False  # to look would be to wait
 
-    # ---- optimizer steps: MANY arrays a launch, those that NumpyBackend composes one array
+    def attention(self, query: Array, key: Array, value: Array, mask: Array | None, causal: bool, scale: float,
+                  dropout: tuple[float, int, int]) -> tuple[Array, Any]:
+        """NumpyBackend's by one kernel, up to 128 features and three leading axes; backward by two."""
+        lead, (t, d), (s, e), p = query.shape[:-2], query.shape[-2:], value.shape[-2:], dropout[0]
+        if query.dtype.char not in "fd" or len(lead) > 3 or max(d, e) > 128:
+            return super().attention(query, key, value, mask, causal, scale, dropout)
+        q, k, v = (in_rows(cp.broadcast_to(x, (*lead, *x.shape[-2:]))) for x in (query, key, value))
+        take = None if mask is None else cp.broadcast_to(mask, (*lead, t, s))[(None,) * (3 - len(lead))]
+        a, own = np.zeros((), ATTENDING), (0,) * (3 - len(lead))
+        y, sizes = rows_like(q, (*q.shape[:-1], e)), cp.empty(q.shape[:-1], dtype=q.dtype)
+        for name, number in zip(ATTENDING.names or (), (
+                t, s, d, e, *q.shape[1:3], causal, round(p * 2**32), *dropout[1:], scale, 1 - p), strict=False):
+            a[name] = number
+        for name, x in {"q": q, "k": k, "v": v, "y": y}.items():
+            a[name] = steps_of(x)[:4]
+        if take is not None:
+            a["take"] = steps_of(take)
+        if sizes.size:
+            kernel("attention", q.dtype)((sizes.size // t, (t + 31) // 32), (32, 8), (q, k, v, take, a, y, sizes))
+        return y[own], (q, k, v, take, a, y, sizes, own)
+
+    def attention_backward(self, g: Array, saved: Any) -> tuple[Array, Array, Array]:
+        if len(saved) == 3:
+            return super().attention_backward(g, saved)
+        q, k, v, take, a, y, sizes, own = saved
+        g, along, heads, (t, s) = in_rows(g), cp.empty_like(sizes), math.prod(q.shape[:3]), (q.shape[3], k.shape[3])
+        dq, dk, dv = (rows_like(q, x.shape) for x in (q, k, v))
+        for name, x in {"g": g, "dq": dq, "dk": dk, "dv": dv}.items():
+            a[name] = steps_of(x)[:4]
+        if sizes.size:
+            kernel("attention_of_query", q.dtype)((heads, (t + 31) // 32), (32, 8), (
+                q, k, v, take, a, g, y, sizes, along, dq))
+        if heads * s:
+            kernel("attention_of_keys", q.dtype)((heads, (s + 31) // 32), (32, 8), (
+                q, k, v, take, a, g, sizes, along, dk, dv))
+        return dq[own], dk[own], dv[own]
+
+    # ---- optimizer steps: MANY arrays a launch, but Adafactor's
 
     block = 1 << 62  # nothing is gained by pieces
 
     def _launches(self, *lists: Sequence[Array]) -> Iterator[tuple[Any, tuple[int, int], Any]]:
-        """(dtype, grid, argument) of launches that take up to MANY of each list's arrays, matched elementwise.
+        """(dtype, grid, argument) of launches that take up to MANY of each list's arrays, matched elementwise. A list
+        of what a step does without may be empty.
 
         All is computed in float64 if one array is of it, else in float32. What is of another type, or has holes in its
         memory, takes part by a copy, which is copied back after the last launch, but in the second list: gradients.
         """
         dtype = np.dtype("d" if any(a.dtype.char == "d" for arrays in lists for a in arrays) else "f")
         orders = ["C" if a.flags.c_contiguous else "F" for a in lists[0]]
-        ready = [[cp.asarray(a, dtype, o) for a, o in zip(arrays, orders, strict=True)] for arrays in lists]
+        ready = [[cp.asarray(a, dtype, o) for a, o in zip(arrays, orders if arrays else (), strict=True)]
+                 for arrays in lists]
         for start in range(0, len(orders), MANY):
             some, addresses = slice(start, start + MANY), np.zeros((), ADDRESSES)
             sizes = [a.size for a in ready[0][some]]
             addresses["n"][:len(sizes)] = sizes
-            for name, arrays in zip("pgmv", ready, strict=False):
-                addresses[name][:len(sizes)] = [a.data.ptr for a in arrays[some]]
+            for name, arrays in zip("pgmvb", ready, strict=False):
+                addresses[name][:len(arrays[some])] = [a.data.ptr for a in arrays[some]]
             yield dtype, (min(256, max(1, (max(sizes) + BLOCK - 1) // BLOCK)), len(sizes)), addresses
         for given, used in zip(lists[:1] + lists[2:], ready[:1] + ready[2:], strict=True):
             for a, b in zip(given, used, strict=True):
@@ -482,6 +562,15 @@ class CupyBackend(NumpyBackend):
         self._on_many("adam", (params, grads, m, v), lr * root / (1 - beta1**step), beta1, beta2, eps * root, decay,
                       shrink)
 
+    def rmsprop_step(self, params: Arrays, grads: Arrays, squares: Arrays, means: Arrays, buffers: Arrays, lr: float,
+                     alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0, momentum: float = 0.0) -> None:
+        self._on_many("rmsprop", (params, grads, squares, means, buffers), lr, alpha, eps, weight_decay, momentum,
+                      bool(means), bool(buffers))
+
+    def lion_step(self, params: Arrays, grads: Arrays, m: Arrays, lr: float, beta1: float = 0.9, beta2: float = 0.99,
+                  weight_decay: float = 0.0) -> None:
+        self._on_many("lion", (params, grads, m), lr, beta1, beta2, 1 - lr * weight_decay)
+
     def global_norm(self, grads: Sequence[Array]) -> Array:
         sums = []
         for dtype, grid, addresses in self._launches(grads):
@@ -491,11 +580,27 @@ class CupyBackend(NumpyBackend):
         kernel("root_of_sum", dtype)((1,), (1024,), (everything, everything.size, y))
         return y
 
+    def copies(self, arrays: Arrays) -> list[Array]:
+        if {a.dtype.char for a in arrays} not in ({"f"}, {"d"}):
+            return super().copies(arrays)
+        new = [cp.empty(a.shape, a.dtype) for a in arrays]
+        self._on_many("copy", (new, arrays))
+        return new
+
     def scale(self, arrays: Sequence[Array], factor: Array) -> None:
         for dtype, grid, addresses in self._launches(arrays):
             kernel("scale", dtype)(grid, (BLOCK,), (addresses, cp.asarray(factor, dtype=dtype)))
 
     # ---- recurrent scans
+
+    one_launch = 1 << 20  # bytes of recurrent weights that one multiprocessor reads in about the time of a launch
+    one_kernel = 1 << 25  # products of a step that a kernel of ours makes in about that time
+
+    def _in_kernel(self, cell: str, batch: int, steps: int, w_hh: Array) -> int:
+        """How many steps a launch takes, their recurrent products included: all, one, or 0 where these are cuBLAS's."""
+        if cell == "gru_before":  # of which a step is two products
+            return 0
+        return steps if w_hh.nbytes <= self.one_launch else int(batch * w_hh.size <= self.one_kernel)
 
     @in_float32
     def rnn_forward(self, cell: str, x: Array, h0: Array, c0: Array | None, w_ih: Array, w_hh: Array,
@@ -505,11 +610,12 @@ class CupyBackend(NumpyBackend):
         """NumpyBackend's; `lengths` may lie on the device, where nobody looks at them.
 
         All rows of the batch take every step, and the kernel of the step leaves alone those that have ended: so
-        nothing is sorted, packed or known to the host. A step is a product, added to the input's share z where it
-        stands, and a kernel; both find step t of an array (B, S, ...) by its strides.
+        nothing is sorted, packed or known to the host. Small cells take `_in_kernel` steps a launch. Of large ones a
+        step is a product, added to the input's share z where it stands, and a kernel; both find step t of an array (B,
+        S, ...) by its strides.
         """
         (batch, steps), size, dtype = x.shape[:2], h0.shape[1], x.dtype
-        lengths, b_ih, b_hh = dense(lengths, np.int64), dense(b_ih), dense(b_hh)
+        lengths, b_ih, b_hh, h_mask = dense(lengths, np.int64), *map(dense, (b_ih, b_hh, h_mask))
         z = self.matmul(x.reshape(batch * steps, x.shape[2]), w_ih.T).reshape(batch, steps, w_ih.shape[0])
         hs, y = (cp.empty((batch, steps, size), dtype=dtype) for _ in range(2))
         masked = hs if h_mask is None else cp.empty_like(hs)  # what enters the products
@@ -518,6 +624,8 @@ class CupyBackend(NumpyBackend):
         e1: Array = None if cell.startswith("rnn") else cp.empty(shape, dtype=dtype)
         extra = e1, cp.empty_like(hs) if cell == "gru" else c
         order = range(steps)[::-1] if reverse else range(steps)
+        many = self._in_kernel(cell, batch, steps, w_hh)
+        weight = dense(w_hh.T) if many else None
         if y.size:
             hs[:, order[0]] = h0
             if c0 is not None:
@@ -526,16 +634,20 @@ class CupyBackend(NumpyBackend):
             if cell == "gru_before":
                 products = [("gru_before_reset", hs, masked, w_hh[:2 * size], z[:, 0, :2 * size]),
                             (cell, extra[0], extra[0], w_hh[2 * size:], z[:, 0, 2 * size:])]
-            parts = [(name, state, used, self._product(used[:, 0], w.T, to, add=cell != "gru"))
+            parts = [(name, state, used, None if many else self._product(used[:, 0], w.T, to, add=cell != "gru"))
                      for name, state, used, w, to in products]
         of_h, of_z = size * dtype.itemsize, 0 if cell == "gru" else z.shape[2] * dtype.itemsize  # bytes of a step
-        for t, after in itertools.pairwise((*order, -1) if y.size else ()):
-            args = (z, b_ih, b_hh, hs, *extra, y, h, lengths, batch, steps, size, t, after)
+        for t in order[::many or 1] if y.size else ():
+            args = (z, b_ih, b_hh, hs, *extra, y, h, lengths, weight, h_mask, batch, steps, size, t, order.step,
+                    many or 1)
             for name, state, used, recur in parts:
-                if h_mask is not None:
+                if recur and h_mask is not None:
                     cp.multiply(state[:, t], h_mask, out=used[:, t])
-                recur(t * of_h, t * of_z)
-                launch(name, dtype, batch * size, *args)
+                if recur:
+                    recur(t * of_h, t * of_z)
+                launch_units(name, h, many > 1, *args)
+        if many and h_mask is not None:
+            cp.multiply(hs, h_mask[:, None], out=masked)
         return y, h, c, (x, lengths, order, z, hs, masked, extra, w_ih, w_hh, h_mask) if keep else None
 
     @in_float32
@@ -552,18 +664,27 @@ class CupyBackend(NumpyBackend):
             recur = self._product(d_rec[:, 0, :split], w_hh[:split], past, add=h_mask is None)
             if cell == "gru_before":
                 recur_reset = self._product(d_in[:, 0, split:], w_hh[split:], dc)
-        of_step = z.shape[2] * dtype.itemsize
-        for t in reversed(order) if hs.size else ():
-            args = (z, hs, *extra, gy, dh, dc, d_in, d_rec, lengths, batch, steps, size, t)
-            launch(f"{cell}_backward", dtype, batch * size, *args)
+        of_step, many = z.shape[2] * dtype.itemsize, self._in_kernel(cell, batch, steps, w_hh)
+        weight = dense(w_hh) if many else None
+
+        def carry(t: int) -> None:
+            recur(t * of_step)
+            if h_mask is not None:
+                cp.add(dh, past * h_mask, out=dh)
+
+        for t in order[::-1][::many or 1] if hs.size else ():
+            args = (z, hs, *extra, gy, dh, dc, d_in, d_rec, lengths, weight, h_mask, batch, steps, size, t, -order.step,
+                    many or 1)
+            launch_units(f"{cell}_backward", dh, many > 1, *args)
             if cell == "gru_before":
                 recur_reset(t * of_step)
                 if h_mask is not None:
                     dc *= h_mask
-                launch("gru_before_unreset", dtype, batch * size, *args)
-            recur(t * of_step)
-            if h_mask is not None:
-                dh += past * h_mask
+                launch_units("gru_before_unreset", dh, many > 1, *args)
+            if not many:
+                carry(t)
+        if hs.size and many:  # what the first step's slopes bring to h0
+            carry(order[0])
         slopes = [d.reshape(batch * steps, d.shape[2]).T for d in ([d_in] if d_rec is d_in else [d_in, d_rec])]
         dx = self.matmul(slopes[0].T, w_ih).reshape(x.shape) if needs[0] else None
         if needs[3] and lengths is not None:  # what stands in the padding may be NaN
@@ -574,6 +695,17 @@ class CupyBackend(NumpyBackend):
         return dx, dh if needs[1] else None, dc if needs[2] else None, of_w[0], of_u[0], of_w[1], of_u[1]
 
     # ---- steps: few vectors, a launch each
+
+    def linear_few(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        rows = 1 if x.ndim == 1 else x.shape[1]
+        if rows > 32 or x.dtype != weight.dtype or x.dtype.char not in "fd":
+            return super().linear_few(x, weight, bias)
+        y = cp.empty((*x.shape[1:], len(weight)), x.dtype)
+        if y.size:
+            grid = (len(weight) + 7) // 8, (rows + 7) // 8
+            kernel("linear_few", x.dtype)(grid, (32, 8), (
+                dense(x.T), dense(weight), dense(bias), y, rows, len(x), len(weight)))
+        return y.T
 
     def norm_few(self, x: Array, weight: Array | None, bias: Array | None, eps: float | None,
                  centred: bool = True) -> Array:

@@ -3,6 +3,7 @@
 //   typedef float T;
 //   #define LOWEST the lowest finite T
 //   #define MANY   the arrays that one launch of an optimizer takes
+//   #define ROWS   of a batch in a block of a recurrent cell's kernel
 //
 // Arrays are contiguous unless strides are given; a null pointer stands for an array that is not there. A number comes
 // as I, U or double: `kernel` in cupy.py reads the parameters here. Row kernels run one block a row.
@@ -102,7 +103,7 @@ extern "C" __global__ void tinyseq_cross_entropy_backward(
   }
 }
 
-// ---- attention of one query, a block a head of a row of the batch: q and y (rows, width), weights (rows, n)
+// ---- attention of one query and no more, a block a head of a row of the batch: q and y (rows, width), weights (rows, n)
 
 // k and v hold n vectors of each of fewer heads, every one of which serves `shared` heads of q; in them rows of the
 // batch are kb and vb apart, heads kh and vh. `take` (batch, n) is True where a key takes part.
@@ -136,6 +137,19 @@ extern "C" __global__ void tinyseq_attend(const T* q, const T* k, const T* v, co
     if (warp) continue;
     for (I w = 1; w < warps; w++) sum += part[w][lane];
     if (d < width) y[r * width + d] = sum;
+  }
+}
+
+// ---- products of few vectors: y (rows, outs) = x (rows, n) times w (outs, n) and bias, a warp an output of 8 rows
+
+extern "C" __global__ void tinyseq_linear_few(const T* x, const T* w, const T* bias, T* y, I rows, I n, I outs) {
+  const I o = blockIdx.x * (I)8 + threadIdx.y, first = blockIdx.y * (I)8;
+  T sum[8] = {};
+  for (I i = threadIdx.x; o < outs && i < n; i += 32)
+    for (int r = 0; r < 8 && first + r < rows; r++) sum[r] += w[o * n + i] * x[(first + r) * n + i];
+  for (int r = 0; r < 8; r++) {
+    for (int k = 16; k > 0; k >>= 1) sum[r] += __shfl_xor_sync(EVERYONE, sum[r], k);
+    if (threadIdx.x == 0 && o < outs && first + r < rows) y[(first + r) * outs + o] = sum[r] + (bias ? bias[o] : (T)0);
   }
 }
 
@@ -253,6 +267,163 @@ extern "C" __global__ void tinyseq_dropout_mask(U seed, U stream, U skip, I thre
     if (8 * ELEMENT + k < n) keep[8 * ELEMENT + k] = (I)(c[k / 2] >> 32 * (k % 2) & EVERYONE) >= threshold;
 }
 
+// y = x where that is kept, times `scale`: eight numbers a thread, which are eight draws of 32 bits.
+extern "C" __global__ void tinyseq_dropout(U seed, U stream, I threshold, double scale, const T* x, T* y, I n) {
+  U c[4];
+  philox(seed, stream, ELEMENT, c);
+  for (I k = 0, i = 8 * ELEMENT; k < 8 && i < n; k++, i++)
+    y[i] = x[i] * ((I)(c[k / 2] >> 32 * (k % 2) & EVERYONE) >= threshold ? (T)scale : (T)0);
+}
+
+// ---- attention, 32 queries by 32 keys at a time: a block has 32 lanes by 8 warps of 4 rows
+
+// Query (.., t, d), key (.., s, d) and value (.., s, e) with three leading axes (.., d1, d2), the strides of these and of
+// the rows of each, and of `take`, True where a key takes part. A weight is kept where 32 random bits reach `threshold`.
+struct Attending {
+  I t, s, d, e, d1, d2, causal, threshold;
+  U seed, stream;
+  double scale, kept;
+  I q[4], k[4], v[4], y[4], g[4], dq[4], dk[4], dv[4], take[5];
+};
+#define HEAD(of) (head / a.d2 / a.d1 * a.of[0] + head / a.d2 % a.d1 * a.of[1] + head % a.d2 * a.of[2])
+#define WIDEST 4                                    // times 32: a thread has a sum for each 32 features of its 4 rows
+#define FOUR(r) for (int r = 0; r < 4; r++)
+#define PUT(tile, from, step, rows, column, width) FOUR(r) tile[4 * threadIdx.y + r][threadIdx.x] = \
+    4 * threadIdx.y + r < (rows) && (column) < (width) ? from[(4 * threadIdx.y + r) * (step) + (column)] : (T)0
+
+typedef T Tile[32][33];
+
+// e[r]: the product of row 4 warp + r of x with row `lane` of z; from rows n and m on they count as 0.
+__device__ void products(const T* x, I x_step, I n, const T* z, I z_step, I m, I width, Tile& left, Tile& right, T* e) {
+  FOUR(r) e[r] = 0;
+  for (I d = threadIdx.x; d - threadIdx.x < width; d += 32) {
+    __syncthreads();                                // an earlier tile may still be read
+    PUT(left, x, x_step, n, d, width);
+    PUT(right, z, z_step, m, d, width);
+    __syncthreads();
+    for (int i = 0; i < 32; i++) FOUR(r) e[r] += left[4 * threadIdx.y + r][i] * right[threadIdx.x][i];
+  }
+}
+
+// sum[r][c] += what the lanes have in w[r], each times entry 32 c + lane of its row of z.
+__device__ void gather(const T* w, const T* z, I step, I m, I width, Tile& right, T (*sum)[WIDEST]) {
+  _Pragma("unroll") for (int c = 0; c < WIDEST; c++) if (32 * c < width) {
+    const I d = 32 * c + threadIdx.x;
+    __syncthreads();
+    PUT(right, z, step, m, d, width);
+    __syncthreads();
+    for (int i = 0; i < 32; i++) FOUR(r) sum[r][c] += __shfl_sync(EVERYONE, w[r], i) * right[i][threadIdx.x];
+  }
+}
+
+__device__ void spread(T* y, I step, I n, I width, const T (*sum)[WIDEST], const T* factor) {
+  for (int c = 0; c < WIDEST; c++) FOUR(r)
+    if (4 * threadIdx.y + r < n && 32 * c + threadIdx.x < width)
+      y[(4 * threadIdx.y + r) * step + 32 * c + threadIdx.x] = sum[r][c] * factor[r];
+}
+
+__device__ bool takes(const Attending& a, const bool* take, I head, I t, I s) {
+  return t < a.t && s < a.s && (!a.causal || s <= a.s - a.t + t)
+      && (!take || take[HEAD(take) + t * a.take[3] + s * a.take[4]]);
+}
+
+// What dropout multiplies the weight of key s by.
+__device__ T kept(const Attending& a, I head, I t, I s) {
+  if (!a.threshold) return 1;
+  const I n = (head * a.t + t) * a.s + s;
+  U c[4];
+  philox(a.seed, a.stream, n / 8, c);
+  return (I)(c[n % 8 / 2] >> 32 * (n % 2) & EVERYONE) >= a.threshold ? (T)(1 / a.kept) : (T)0;
+}
+
+// By a running maximum and sum (Milakov & Gimelshein 2018); sizes (heads, t): the logarithm of each query's sum.
+extern "C" __global__ void tinyseq_attention(const T* q, const T* k, const T* v, const bool* take, Attending a, T* y,
+                                             T* sizes) {
+  __shared__ Tile left, right;
+  const I head = blockIdx.x, first = blockIdx.y * (I)32, row = first + 4 * threadIdx.y;
+  const I seen = a.causal && a.s - a.t + first + 32 < a.s ? a.s - a.t + first + 32 : a.s;
+  q += HEAD(q) + first * a.q[3], k += HEAD(k), v += HEAD(v), y += HEAD(y) + first * a.y[3];
+  T top[4], total[4] = {}, sum[4][WIDEST] = {}, e[4];
+  FOUR(r) top[r] = (T)LOWEST;
+  for (I start = 0; start < seen; start += 32) {
+    products(q, a.q[3], a.t - first, k + start * a.k[3], a.k[3], a.s - start, a.d, left, right, e);
+    FOUR(r) {
+      const bool real = takes(a, take, head, row + r, start + threadIdx.x);
+      T high = real ? e[r] * (T)a.scale : (T)LOWEST, now = high;
+      for (int o = 16; o > 0; o >>= 1) high = join<true>(high, __shfl_xor_sync(EVERYONE, high, o));
+      high = join<true>(high, top[r]);
+      const T fade = exp(top[r] - high);
+      T all = now = real ? exp(now - high) : (T)0;
+      for (int o = 16; o > 0; o >>= 1) all += __shfl_xor_sync(EVERYONE, all, o);
+      total[r] = total[r] * fade + all, top[r] = high;
+      for (int c = 0; c < WIDEST; c++) sum[r][c] *= fade;
+      e[r] = real ? now * kept(a, head, row + r, start + threadIdx.x) : (T)0;
+    }
+    gather(e, v + start * a.v[3], a.v[3], a.s - start, a.e, right, sum);
+  }
+  FOUR(r) {
+    total[r] = total[r] > 0 ? total[r] : (T)1, e[r] = 1 / total[r];
+    if (row + r < a.t && threadIdx.x == 0) sizes[head * a.t + row + r] = log(total[r]) + top[r];
+  }
+  spread(y, a.y[3], a.t - first, a.e, sum, e);
+}
+
+// dq, and along (heads, t): the sums of g y. With weights p = exp(scores - sizes) and d = g v^T, the gradient of the
+// scores is p (d - along), that of q its product with k.
+extern "C" __global__ void tinyseq_attention_of_query(const T* q, const T* k, const T* v, const bool* take, Attending a,
+                                                      const T* g, const T* y, const T* sizes, T* along, T* dq) {
+  __shared__ Tile left, right;
+  const I head = blockIdx.x, first = blockIdx.y * (I)32, row = first + 4 * threadIdx.y;
+  const I seen = a.causal && a.s - a.t + first + 32 < a.s ? a.s - a.t + first + 32 : a.s;
+  g += HEAD(g) + first * a.g[3], y += HEAD(y) + first * a.y[3];
+  q += HEAD(q) + first * a.q[3], k += HEAD(k), v += HEAD(v), dq += HEAD(dq) + first * a.dq[3];
+  T e[4], d[4], gy[4] = {}, factor[4], sum[4][WIDEST] = {};
+  FOUR(r) {
+    const I i = 4 * threadIdx.y + r;
+    for (I c = threadIdx.x; row + r < a.t && c < a.e; c += 32) gy[r] += g[i * a.g[3] + c] * y[i * a.y[3] + c];
+    for (int o = 16; o > 0; o >>= 1) gy[r] += __shfl_xor_sync(EVERYONE, gy[r], o);
+    if (row + r < a.t && threadIdx.x == 0) along[head * a.t + row + r] = gy[r];
+    factor[r] = a.scale;
+  }
+  for (I start = 0; start < seen; start += 32) {
+    products(q, a.q[3], a.t - first, k + start * a.k[3], a.k[3], a.s - start, a.d, left, right, e);
+    products(g, a.g[3], a.t - first, v + start * a.v[3], a.v[3], a.s - start, a.e, left, right, d);
+    FOUR(r) {
+      const I s = start + threadIdx.x;
+      e[r] = !takes(a, take, head, row + r, s) ? (T)0 : exp(e[r] * (T)a.scale - sizes[head * a.t + row + r])
+          * (d[r] * kept(a, head, row + r, s) - gy[r]);
+    }
+    gather(e, k + start * a.k[3], a.k[3], a.s - start, a.d, right, sum);
+  }
+  spread(dq, a.dq[3], a.t - first, a.d, sum, factor);
+}
+
+// dk and dv: a warp has 4 keys, a lane is a query.
+extern "C" __global__ void tinyseq_attention_of_keys(const T* q, const T* k, const T* v, const bool* take, Attending a,
+                                                     const T* g, const T* sizes, const T* along, T* dk, T* dv) {
+  __shared__ Tile left, right;
+  const I head = blockIdx.x, first = blockIdx.y * (I)32, row = first + 4 * threadIdx.y;
+  const I behind = first - (a.s - a.t);             // the first query that sees these keys, if they are causal
+  g += HEAD(g), q += HEAD(q), k += HEAD(k) + first * a.k[3], v += HEAD(v) + first * a.v[3];
+  T e[4], d[4], factor[4], one[4], of_k[4][WIDEST] = {}, of_v[4][WIDEST] = {};
+  FOUR(r) factor[r] = a.scale, one[r] = 1;
+  for (I start = a.causal && behind > 0 ? behind / 32 * 32 : 0; start < a.t; start += 32) {
+    products(k, a.k[3], a.s - first, q + start * a.q[3], a.q[3], a.t - start, a.d, left, right, e);
+    products(v, a.v[3], a.s - first, g + start * a.g[3], a.g[3], a.t - start, a.e, left, right, d);
+    FOUR(r) {
+      const I t = start + threadIdx.x;
+      const bool real = takes(a, take, head, t, row + r);
+      const T p = real ? exp(e[r] * (T)a.scale - sizes[head * a.t + t]) : (T)0;
+      const T keep = real ? kept(a, head, t, row + r) : (T)0;
+      e[r] = real ? p * (d[r] * keep - along[head * a.t + t]) : (T)0, d[r] = p * keep;
+    }
+    gather(e, q + start * a.q[3], a.q[3], a.t - start, a.d, right, of_k);
+    gather(d, g + start * a.g[3], a.g[3], a.t - start, a.e, right, of_v);
+  }
+  spread(dk + HEAD(dk) + first * a.dk[3], a.dk[3], a.s - first, a.d, of_k, factor);
+  spread(dv + HEAD(dv) + first * a.dv[3], a.dv[3], a.s - first, a.e, of_v, one);
+}
+
 // ---- embedding: rows of a (height, width) table
 
 // An id that is no row gives NaN.
@@ -298,7 +469,7 @@ extern "C" __global__ void tinyseq_add_sorted(const T* g, const I* keys, T* y, I
 
 // ---- optimizer steps on up to MANY arrays at once, blockIdx.y says which
 
-struct Arrays { T* p[MANY]; T* g[MANY]; T* m[MANY]; T* v[MANY]; I n[MANY]; };
+struct Arrays { T* p[MANY]; T* g[MANY]; T* m[MANY]; T* v[MANY]; T* b[MANY]; I n[MANY]; };
 #define EACH(i) for (I i = ELEMENT; i < all.n[blockIdx.y]; i += gridDim.x * (I)blockDim.x)
 #define OF(name) all.name[blockIdx.y][i]
 
@@ -324,7 +495,28 @@ extern "C" __global__ void tinyseq_adam(Arrays all, double rate, double beta1, d
   }
 }
 
+extern "C" __global__ void tinyseq_rmsprop(Arrays all, double rate, double alpha, double eps, double decay,
+                                           double momentum, I centred, I moving) {
+  EACH(i) {
+    const T g = OF(g) + (T)decay * OF(p), s = OF(m) = OF(m) * (T)alpha + (T)(1 - alpha) * g * g;
+    const T mean = centred ? OF(v) = OF(v) * (T)alpha + (T)(1 - alpha) * g : (T)0, left = s - mean * mean;
+    T u = g / (sqrt(left < 0 ? (T)0 : left) + (T)eps);
+    if (moving) u = OF(b) = (T)momentum * OF(b) + u;
+    OF(p) -= (T)rate * u;
+  }
+}
+
+extern "C" __global__ void tinyseq_lion(Arrays all, double rate, double beta1, double beta2, double shrink) {
+  EACH(i) {
+    const T g = OF(g), m = OF(m), c = m * (T)beta1 + g * (T)(1 - beta1);
+    OF(p) = OF(p) * (T)shrink - (T)rate * (c > 0 ? (T)1 : c < 0 ? (T)-1 : c);
+    OF(m) = m * (T)beta2 + g * (T)(1 - beta2);
+  }
+}
+
 extern "C" __global__ void tinyseq_scale(Arrays all, const T* factor) { EACH(i) OF(p) *= *factor; }
+
+extern "C" __global__ void tinyseq_copy(Arrays all) { EACH(i) OF(p) = OF(g); }
 
 // In double, where the squares of large floats have room.
 extern "C" __global__ void tinyseq_squares(Arrays all, double* sums) {
@@ -341,115 +533,174 @@ extern "C" __global__ void tinyseq_root_of_sum(const double* sums, I n, T* y) {
   if (threadIdx.x == 0) *y = sqrt(sum);
 }
 
-// ---- steps of the recurrent cells, a thread a unit of the state; arrays over time are (B, S, ...)
+// ---- the recurrent cells, a thread a unit of the state; arrays over time are (B, S, ...)
+
+// A block is 32 units by ROWS rows of the batch. It takes `count` steps, t, t + by, ..: more than one where there is one
+// block for all units of its rows, which then goes through them 32 at a time.
+
+// What `unit(b, j, u)` does for each unit j and row b of the batch, where u[g] is the product of row b of x, of which
+// those n numbers are `apart` from row to row, with column g H + j of w (n, G H), and 0 without w; x is multiplied by
+// `mask` (B, n) before. Each thread of a column sums every ROWS-th of the n products, for all rows of the block.
+template <int G, class Unit>
+__device__ void over_units(const T* x, I apart, I n, const T* w, const T* mask, I B, I H, Unit unit) {
+  __shared__ T part[ROWS][ROWS][32];
+  const I first = blockIdx.x * (I)ROWS, b = first + threadIdx.y;
+  for (I tile = blockIdx.y * (I)32; tile < H; tile += gridDim.y * (I)32) {
+    const I j = tile + threadIdx.x;
+    T u[G] = {}, sums[ROWS][G] = {};
+    if (w && j < H) for (I k = threadIdx.y; k < n; k += ROWS) for (int r = 0; r < ROWS && first + r < B; r++) {
+      const T v = x[(first + r) * apart + k] * (mask ? mask[(first + r) * n + k] : (T)1);
+      for (int g = 0; g < G; g++) sums[r][g] += v * w[k * G * H + g * H + j];
+    }
+    for (int g = 0; w && g < G; g++) {
+      for (int r = 0; r < ROWS; r++) part[threadIdx.y][r][threadIdx.x] = sums[r][g];
+      __syncthreads();
+      for (int i = 0; i < ROWS; i++) u[g] += part[i][threadIdx.y][threadIdx.x];
+      __syncthreads();
+    }
+    if (b < B && j < H) unit(b, j, u);
+  }
+  __syncthreads();                                  // the next step's products take what other threads wrote
+}
 
 // a: this unit's gates in z, H apart: pre-activations come, activations stay. h: its state before the step, kept by a
 // sequence that has ended. `hs` holds that of each step; the one after the last goes to `hn`. e1 and e2 are the cell's
 // own. Backward, d is the gradient of the state after, da and du are those of the pre-activations, 0 past the end.
-#define FORWARD T* z, const T* bx, const T* bh, T* hs, T* e1, T* e2, T* y, T* hn, const I* lengths, \
-    I B, I S, I H, I t, I next
+// Without w, (H, G H) forward and (G H, H) backward, the recurrent products are elsewhere: forward added into z or, of a
+// GRU, in e1; backward in dh.
+#define FORWARD T* z, const T* bx, const T* bh, T* hs, T* e1, T* e2, T* y, T* hn, const I* lengths, const T* w, \
+    const T* mask, I B, I S, I H, I t, I by, I count
 #define BACKWARD const T* z, const T* hs, const T* e1, const T* e2, const T* gy, T* dh, T* dc, T* d_in, T* d_rec, \
-    const I* lengths, I B, I S, I H, I t
+    const I* lengths, const T* w, const T* mask, I B, I S, I H, I t, I by, I count
+#define STEPS for (; count-- > 0; t += by)
+#define AHEAD(gates) STEPS over_units<gates>(hs + t * H, S * H, H, w, mask, B, H, [=](I b, I j, T* u)
+// the slopes of the step that was walked back before this one
+#define BACK(gates) STEPS over_units<1>(d_rec + (t - by) * gates * H, S * gates * H, gates * H, \
+    t - by < 0 || t - by >= S ? (const T*)0 : w, (const T*)0, B, H, [=](I b, I j, T* u)
 #define GATES(array, gates) (array + ((b * S + t) * gates) * H + j)
-#define UNIT(gates) const I k = ELEMENT, b = k / H, j = k % H, here = (b * S + t) * H + j; \
-    if (b >= B) return; \
+#define UNIT(gates) const I k = b * H + j, here = (b * S + t) * H + j, next = t + by; \
     const bool real = !lengths || t < lengths[b]; \
     auto* const a = GATES(z, gates); \
     T h = hs[here];
 #define BIAS(of, gate) (of ? of[gate * H + j] : (T)0)
-#define SUM(gate) (a[gate * H] + BIAS(bx, gate) + BIAS(bh, gate))
-#define LEAVE y[here] = real ? h : (T)0; (next < 0 ? hn[k] : hs[(b * S + next) * H + j]) = h;
+#define SUM(gate) (a[gate * H] + u[gate] + BIAS(bx, gate) + BIAS(bh, gate))
+#define LEAVE y[here] = real ? h : (T)0; (next < 0 || next == S ? hn[k] : hs[(b * S + next) * H + j]) = h;
 #define ARRIVE(gates) UNIT(gates) \
     T *const da = GATES(d_in, gates), *const du = GATES(d_rec, gates); \
+    const T later = dh[k] + u[0] * (mask ? mask[k] : (T)1), d = later + (gy ? gy[here] : (T)0); \
+    if (!real) dh[k] = later; \
     for (I i = 0; !real && i < gates; i++) da[i * H] = du[i * H] = 0; \
-    if (!real) return; \
-    const T d = dh[k] + (gy ? gy[here] : (T)0);
+    if (!real) return;
 
-extern "C" __global__ void tinyseq_rnn_tanh(FORWARD) { UNIT(1) if (real) *a = h = tanh(SUM(0)); LEAVE }
-
-extern "C" __global__ void tinyseq_rnn_tanh_backward(BACKWARD) { ARRIVE(1) *da = d * (1 - *a * *a), dh[k] = 0; }
-
-extern "C" __global__ void tinyseq_rnn_relu(FORWARD) {
-  UNIT(1)
-  if (real) *a = h = SUM(0) < 0 ? (T)0 : SUM(0);
-  LEAVE
+extern "C" __global__ void tinyseq_rnn_tanh(FORWARD) {
+  AHEAD(1) { UNIT(1) if (real) *a = h = tanh(SUM(0)); LEAVE });
 }
 
-extern "C" __global__ void tinyseq_rnn_relu_backward(BACKWARD) { ARRIVE(1) *da = *a > 0 ? d : (T)0, dh[k] = 0; }
+extern "C" __global__ void tinyseq_rnn_tanh_backward(BACKWARD) {
+  BACK(1) { ARRIVE(1) *da = d * (1 - *a * *a), dh[k] = 0; });
+}
+
+extern "C" __global__ void tinyseq_rnn_relu(FORWARD) {
+  AHEAD(1) {
+    UNIT(1)
+    if (real) *a = h = SUM(0) < 0 ? (T)0 : SUM(0);
+    LEAVE
+  });
+}
+
+extern "C" __global__ void tinyseq_rnn_relu_backward(BACKWARD) {
+  BACK(1) { ARRIVE(1) *da = *a > 0 ? d : (T)0, dh[k] = 0; });
+}
 
 extern "C" __global__ void tinyseq_lstm(FORWARD) {  // e1: c before each step, e2: c after the last
-  UNIT(4)
-  T c = e1[here];
-  if (real) {
-    const T i = logistic(SUM(0)), f = logistic(SUM(1)), g = tanh(SUM(2)), o = logistic(SUM(3));
-    c = f * c + i * g;
-    h = o * tanh(c);
-    a[0] = i, a[H] = f, a[2 * H] = g, a[3 * H] = o;
-  }
-  LEAVE
-  (next < 0 ? e2[k] : e1[(b * S + next) * H + j]) = c;
+  AHEAD(4) {
+    UNIT(4)
+    T c = e1[here];
+    if (real) {
+      const T i = logistic(SUM(0)), f = logistic(SUM(1)), g = tanh(SUM(2)), o = logistic(SUM(3));
+      c = f * c + i * g;
+      h = o * tanh(c);
+      a[0] = i, a[H] = f, a[2 * H] = g, a[3 * H] = o;
+    }
+    LEAVE
+    (next < 0 || next == S ? e2[k] : e1[(b * S + next) * H + j]) = c;
+  });
 }
 
 extern "C" __global__ void tinyseq_lstm_backward(BACKWARD) {
-  ARRIVE(4)
-  const T i = a[0], f = a[H], g = a[2 * H], o = a[3 * H], c = e1[here], tanh_c = tanh(f * c + i * g);
-  const T e = dc[k] + d * o * (1 - tanh_c * tanh_c);
-  da[0] = e * g * i * (1 - i);
-  da[H] = e * c * f * (1 - f);
-  da[2 * H] = e * i * (1 - g * g);
-  da[3 * H] = d * tanh_c * o * (1 - o);
-  dc[k] = e * f;
-  dh[k] = 0;
+  BACK(4) {
+    ARRIVE(4)
+    const T i = a[0], f = a[H], g = a[2 * H], o = a[3 * H], c = e1[here], tanh_c = tanh(f * c + i * g);
+    const T e = dc[k] + d * o * (1 - tanh_c * tanh_c);
+    da[0] = e * g * i * (1 - i);
+    da[H] = e * c * f * (1 - f);
+    da[2 * H] = e * i * (1 - g * g);
+    da[3 * H] = d * tanh_c * o * (1 - o);
+    dc[k] = e * f;
+    dh[k] = 0;
+  });
 }
 
 extern "C" __global__ void tinyseq_gru(FORWARD) {   // e1 (B, 3 H): U h of this step, e2: U_n h + d_n of all
-  UNIT(3)
-  if (real) {
-    const T* const u = e1 + b * 3 * H + j;
-    const T r = logistic(SUM(0) + u[0]), w = logistic(SUM(1) + u[H]), q = u[2 * H] + BIAS(bh, 2);
-    const T n = tanh(a[2 * H] + BIAS(bx, 2) + r * q);
-    h = n + w * (h - n);
-    a[0] = r, a[H] = w, a[2 * H] = n, e2[here] = q;
-  }
-  LEAVE
+  AHEAD(3) {
+    UNIT(3)
+    if (real) {
+      for (int g = 0; !w && g < 3; g++) u[g] = e1[(b * 3 + g) * H + j];
+      const T r = logistic(SUM(0)), v = logistic(SUM(1)), q = u[2] + BIAS(bh, 2);
+      const T n = tanh(a[2 * H] + BIAS(bx, 2) + r * q);
+      h = n + v * (h - n);
+      a[0] = r, a[H] = v, a[2 * H] = n, e2[here] = q;
+    }
+    LEAVE
+  });
 }
 
 extern "C" __global__ void tinyseq_gru_backward(BACKWARD) {
-  ARRIVE(3)
-  const T r = a[0], w = a[H], n = a[2 * H], dn = d * (1 - w) * (1 - n * n);
-  da[0] = du[0] = dn * e2[here] * r * (1 - r);
-  da[H] = du[H] = d * (h - n) * w * (1 - w);
-  da[2 * H] = dn;
-  du[2 * H] = dn * r;
-  dh[k] = d * w;
+  BACK(3) {
+    ARRIVE(3)
+    const T r = a[0], v = a[H], n = a[2 * H], dn = d * (1 - v) * (1 - n * n);
+    da[0] = du[0] = dn * e2[here] * r * (1 - r);
+    da[H] = du[H] = d * (h - n) * v * (1 - v);
+    da[2 * H] = dn;
+    du[2 * H] = dn * r;
+    dh[k] = d * v;
+  });
 }
 
-extern "C" __global__ void tinyseq_gru_before_reset(FORWARD) {  // e1: r h of all steps
-  UNIT(3)
-  const T r = logistic(SUM(0));
-  a[0] = r, a[H] = logistic(SUM(1)), e1[here] = real ? r * h : (T)0;
+extern "C" __global__ void tinyseq_gru_before_reset(FORWARD) {  // e1: r h of all steps; these come without w
+  AHEAD(3) {
+    UNIT(3)
+    const T r = logistic(SUM(0));
+    a[0] = r, a[H] = logistic(SUM(1)), e1[here] = real ? r * h : (T)0;
+  });
 }
 
 extern "C" __global__ void tinyseq_gru_before(FORWARD) {
-  UNIT(3)
-  if (real) {
-    const T n = a[2 * H] = tanh(SUM(2));
-    h = n + a[H] * (h - n);
-  }
-  LEAVE
+  AHEAD(3) {
+    UNIT(3)
+    if (real) {
+      const T n = a[2 * H] = tanh(SUM(2));
+      h = n + a[H] * (h - n);
+    }
+    LEAVE
+  });
 }
 
 extern "C" __global__ void tinyseq_gru_before_backward(BACKWARD) {
-  ARRIVE(3)
-  const T w = a[H], n = a[2 * H];
-  da[H] = d * (h - n) * w * (1 - w);
-  da[2 * H] = d * (1 - w) * (1 - n * n);
-  dh[k] = d * w;
+  BACK(3) {
+    ARRIVE(3)
+    const T v = a[H], n = a[2 * H];
+    da[H] = d * (h - n) * v * (1 - v);
+    da[2 * H] = d * (1 - v) * (1 - n * n);
+    dh[k] = d * v;
+  });
 }
 
 extern "C" __global__ void tinyseq_gru_before_unreset(BACKWARD) {  // dc: the gradient of r h
-  UNIT(3)
-  if (real) *GATES(d_in, 3) = dc[k] * h * *a * (1 - *a), dh[k] += dc[k] * *a;
+  BACK(3) {
+    UNIT(3)
+    if (real) *GATES(d_in, 3) = dc[k] * h * *a * (1 - *a), dh[k] += dc[k] * *a;
+  });
 }
 
 // ---- the linear recurrence

@@ -141,6 +141,10 @@ class OptimKernels(SumKernels):
         """The root of the mean square of x, of any shape."""
         return self.xp.sqrt(self._squares(x.reshape(-1)) / x.size)
 
+    def copies(self, arrays: Arrays) -> list[Array]:
+        """A new array for each, with its numbers."""
+        return [self.xp.asarray(a, copy=True) for a in arrays]
+
     def follow(self, masters: Arrays, halves: Arrays) -> None:
         """Masters, float32, of which the float16 arrays are not what they were rounded to become what those are."""
         for master, half in zip(masters, halves, strict=True):

@@ -88,7 +88,7 @@ KERNELS = [
     (classify, "rnn_backward", r"the gradient of scan\('lstm', float32\[6, 7, 10\].* input 1, from \[.*: .*largest"),
     (classify, "layer_norm", r"layer_norm\(float32\[6, 7, 6\]"),
     (classify, "layer_norm_backward", r"the gradient of layer_norm\(float32\[6, 7, 6\].* for input 0"),
-    (classify, "dropout_mask", r"dropout\(float32\[6, 5\], 0.2, 0, "),
+    (classify, "dropout", r"dropout\(float32\[6, 5\], 0.2, 0, "),
     (classify, "cross_entropy", r"cross_entropy\(float32\[6, 3\], int64\[6\]"),
     (classify, "cross_entropy_backward", r"the gradient of cross_entropy\(float32\[6, 3\]"),
     (classify, "global_norm", r"clip_grad_norm_\(\[float32\[11, 6\]"),

@@ -34,11 +34,12 @@ def backward(x: Tensor, grad: Like = None, *, retain_graph: bool = False, create
     tensor([ 2., 44.])
     """
     found = pull_back([x], [grad], wanted=None, create_graph=create_graph, retain_graph=retain_graph)
+    first = _first(found)
     for leaf, g in found.items():
         tensor = cast(Leaf, leaf).tensor()
         while tensor is not None:  # until no other thread changed .grad while we added
             old = tensor.grad
-            new = grown(old, g)
+            new = first[leaf] if old is None and leaf in first else grown(old, g)
             # Threads may share a leaf: who came first is added to. In one line, where no tracer can raise halfway.
             with _swapping: tensor.grad = now = new if tensor.grad is old else tensor.grad  # noqa: E701
             if now is new:
@@ -84,6 +85,15 @@ def _several(name: str, given: Any) -> list[Tensor]:
     if not all(isinstance(x, Tensor) for x in several):
         raise TypeError(f"expected {name} to be a Tensor or a list of them, got {describe(given)}")
     return several
+
+
+def _first(found: dict[Node, Any]) -> dict[Node, Tensor]:
+    """`grown` of the arrays at leaves without a gradient, where they are of one kind: by one call of their backend."""
+    mine = {n: g for n, g in found.items() if (t := cast(Leaf, n).tensor()) is not None and t.grad is None}
+    if len(kinds := {type(g) for g in mine.values()}) != 1 or Tensor in kinds:
+        return {}
+    copies = backends.of(next(iter(mine.values()))).copies(list(mine.values()))
+    return dict(zip(mine, map(Tensor, copies), strict=True))
 
 
 def grown(old: Tensor | None, g: Any) -> Tensor:
