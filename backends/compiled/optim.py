@@ -5,7 +5,8 @@ from functools import partial
 
 from tinyseq.backends.compiled import compiled
 from tinyseq.backends.compiled.numbers import ZERO
-from tinyseq.backends.optim import Array, Arrays, OptimKernels
+from tinyseq.backends.optim import Arrays, OptimKernels
+from tinyseq.backends.rows import Array
 
 BLOCK = 1 << 18  # entries of a stretch: each begins with a wait for memory
 

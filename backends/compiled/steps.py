@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from tinyseq.backends.compiled import compiled, contiguous
-from tinyseq.backends.compiled.activations import gelu_tanh
+from tinyseq.backends.compiled.activations import gelu
 from tinyseq.backends.compiled.numbers import exp, sigmoid
 from tinyseq.backends.pool import LEAST, share
 from tinyseq.backends.steps import StepKernels
@@ -116,7 +116,7 @@ def activate(x: Array, activation: int) -> Array:
             for i in range(x.shape[1]):
                 x[b, i] = zero if x[b, i] < zero else x[b, i]
     elif activation == GELU:
-        gelu_tanh(x.reshape(-1), x.reshape(-1))
+        gelu(x.reshape(-1), True, x.reshape(-1))
     else:
         for b in range(x.shape[0]):
             for i in range(half if activation == SWIGLU else x.shape[1]):

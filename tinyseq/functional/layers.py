@@ -71,7 +71,7 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
     return _embedding(weight, ops.like(weight, ops.check_ids("embedding", ids, height))._data, padding_idx)
 
 
-def _dropout_definition(x: Tensor, p: float, seed: int, stream: int) -> Tensor:
+def _dropout_definition(x: Tensor, p: float, seed: int, stream: int) -> Any:
     return x * backends.of(x._data).dropout_mask(x.shape, p, seed, stream) * (1 / (1 - p))
 
 
