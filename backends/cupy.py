@@ -520,7 +520,7 @@ class CupyBackend(NumpyBackend):
 
     # ---- optimizer steps: MANY arrays a launch, but Adafactor's
 
-    block = 1 << 62  # nothing is gained by pieces
+    block = piece = 1 << 62  # nothing is gained by pieces
 
     def _launches(self, *lists: Sequence[Array]) -> Iterator[tuple[Any, tuple[int, int], Any]]:
         """(dtype, grid, argument) of launches that take up to MANY of each list's arrays, matched elementwise. A list
