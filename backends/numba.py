@@ -11,10 +11,11 @@ except ImportError as error:
                       ) from error
 
 from tinyseq.backends.compiled.activations import CompiledActivations
+from tinyseq.backends.compiled.paths import CompiledPaths
 from tinyseq.backends.numpy import NumpyBackend
 
 
-class NumbaBackend(CompiledActivations, NumpyBackend):
+class NumbaBackend(CompiledActivations, CompiledPaths, NumpyBackend):
     """NumPy arrays; kernels of float32 and float64 compiled, of float16 the portable ones."""
 
     name = "numba"

@@ -11,13 +11,19 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 from tinyseq.backends.compiled import compiled, numbers
 
-exp, tanh, sigmoid = numbers.exp, numbers.tanh, numbers.sigmoid
+exp, log, tanh, sigmoid = numbers.exp, numbers.log, numbers.tanh, numbers.sigmoid
 
 
 @compiled
 def exps(x: Any, y: Any) -> None:
     for i in range(x.size):
         y[i] = exp(x[i])
+
+
+@compiled
+def logs(x: Any, y: Any) -> None:
+    for i in range(x.size):
+        y[i] = log(x[i])
 
 
 @compiled
@@ -56,3 +62,15 @@ def test_ends_of_the_numbers(dtype: Any) -> None:
         y = np.empty_like(x)
         LOOPS[name][0](x, y)
         assert np.array_equal(y, np.array(expected, dtype), equal_nan=True), name
+
+
+@given(st.lists(st.floats(0, allow_infinity=False) | st.floats(0.5, 2), min_size=1, max_size=40))
+def test_logarithms(values: list[float]) -> None:
+    x = np.array([*values, 0, -0.0, math.inf, math.nan, -1, -math.inf])
+    y = np.empty_like(x)
+    logs(x, y)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = np.log(x.astype(np.longdouble))
+    finite = np.isfinite(expected)
+    assert np.array_equal(y[~finite], expected[~finite].astype(float), equal_nan=True)
+    assert (abs(y[finite] - expected[finite]) <= 2 * np.finfo(float).eps * abs(expected[finite])).all()
