@@ -374,6 +374,18 @@ class CupyBackend(NumpyBackend):
         ids = (parts[0].astype(np.int64) % height) if len(parts) == 1 else cp.arange(height).reshape(shape)[parts]
         return self._sum_rows(g.reshape(ids.size, width), ids.reshape(-1), height).reshape(shape)
 
+    # ---- paths
+
+    def _last(self, alive: Array) -> Array:
+        last, n = cp.where(alive, cp.arange(len(alive))[:, None], 0), 1
+        while n < len(last):
+            last[n:] = cp.maximum(last[n:], last[:-n])
+            n *= 2
+        return last
+
+    def _sums_at(self, index: Array, values: Array, n: int) -> Array:
+        return self._sum_rows(values.reshape(-1, 1), index.reshape(-1), n)[:, 0]
+
     # ---- softmax and cross-entropy
 
     def _over_rows(self, name: str, axis: int, *arrays: Array, more: Sequence[Any]) -> Array:

@@ -58,6 +58,35 @@ def maximum(context: Any, a: Any, b: Any) -> Any:
     return a(a, a), build
 
 
+def _bits(builder: Any, x: Any) -> tuple[Any, Any, Any]:
+    """A float's bits, its exponent n, x = 2^n m with m from sqrt(1/2) to sqrt(2), and by how much that is shifted."""
+    bits, mantissa, root = (64, 52, 0x3FE6A09E667F3BCD) if x.type == ir.DoubleType() else (32, 23, 0x3F3504F3)
+    kind = ir.IntType(bits)
+    whole, shift = builder.bitcast(x, kind), ir.Constant(kind, mantissa)
+    return whole, builder.ashr(builder.sub(whole, ir.Constant(kind, root)), shift), shift
+
+
+@intrinsic
+def exponent(context: Any, x: Any) -> Any:
+    """n of a normal x = 2^n m, m from sqrt(1/2) to sqrt(2)."""
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        n = _bits(builder, args[0])[1]
+        n = n if n.type == ir.IntType(32) else builder.trunc(n, ir.IntType(32))  # what any processor converts at once
+        return builder.sitofp(n, args[0].type)
+
+    return x(x), build
+
+
+@intrinsic
+def mantissa(context: Any, x: Any) -> Any:
+    """m of a normal x = 2^n m, m from sqrt(1/2) to sqrt(2)."""
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        whole, n, shift = _bits(builder, args[0])
+        return builder.bitcast(builder.sub(whole, builder.shl(n, shift)), args[0].type)
+
+    return x(x), build
+
+
 # exp(x) = 2^n exp(r), |r| <= log(2) / 2, log(2) in two parts: a fit in float32, Taylor's series in float64
 E2, E3, E4, E5, E6, E7 = map(F, (5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3,
                                  1.9875691500e-4))
@@ -84,6 +113,26 @@ def exp64(x: Any) -> Any:
 
 
 exp = by_dtype(exp32, exp64)
+
+# log(2^n (1 + f)) = n log(2) + log(1 + f), as in fdlibm: with s = f / (2 + f), a fit of what s^2 makes of 2 s
+G2, G4, G6, G8, G10, G12, G14 = (6.666666666666735130e-1, 3.999999999940941908e-1, 2.857142874366239149e-1,
+                                 2.222219843214978396e-1, 1.818357216161805012e-1, 1.531383769920937332e-1,
+                                 1.479819860511658591e-1)
+TINY = 2.0**-1022
+
+
+@inline
+def log(x: Any) -> Any:
+    """Of float64."""
+    normal = x if x >= TINY else x * 2.0**54
+    n, f = exponent(normal), mantissa(normal) - 1.0
+    n = n if x >= TINY else n - 54.0
+    s = f / (2.0 + f)
+    z, half = s * s, 0.5 * f * f
+    r = z * ((((((G14 * z + G12) * z + G10) * z + G8) * z + G6) * z + G4) * z + G2)
+    y = n * 6.93147180369123816490e-1 + (f - (half - (s * (half + r) + n * 1.90821492927058770002e-10)))
+    return y if 0.0 < x < math.inf else -math.inf if x == 0.0 else x if x == math.inf else math.nan
+
 
 # tanh(x) = x P(x^2) / Q(x^2) on |x| < 9, beyond which it rounds to 1
 P1, P3, P5, P7, P9, P11, P13 = map(F, (

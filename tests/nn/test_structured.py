@@ -99,6 +99,16 @@ def test_ctc_leaves_out_what_it_cannot_align_if_told_so() -> None:
     assert nn.CTCLoss(0, "none")(logs[2:], [[1, 2]], [2], [2]).item() == np.inf
 
 
+def test_ctc_of_no_numbers_is_none() -> None:
+    x = draw(0, 2, 4, 3).detach().numpy()
+    x[0, 1, 1] = np.nan
+    for zero in (False, True):
+        with np.errstate(invalid="ignore"):
+            losses, slope = slopes(lambda x, zero=zero: nn.CTCLoss(0, "none", zero)(x, [[1, 2]] * 2, [4, 4], [2, 2]), x)
+        assert np.isnan(losses).tolist() == [True, False]
+        assert np.isnan(slope[0]).any() and np.isfinite(slope[1]).all()
+
+
 @pytest.mark.reference
 @given(SEEDS, st.integers(1, 4), st.integers(8, 12), st.booleans())
 def test_ctc_is_pytorchs(seed: int, batch: int, steps: int, zero: bool) -> None:

@@ -7,6 +7,7 @@ at least to float32: float32's digits would be gone after some thousand steps.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from tinyseq.backends.paths import NEVER
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import op
 from tinyseq.engine.creation import on_host
-from tinyseq.engine.graph import no_grad
 from tinyseq.engine.tensor import Array, Like, Tensor, namespace
 from tinyseq.functional.arguments import checked_lengths
 from tinyseq.nn import init
@@ -28,7 +28,10 @@ def _wide(x: Tensor) -> Any:
     return np.promote_types(x.dtype, np.float32)
 
 
-def _alignments_definition(x: Tensor, skips: Array, lengths: Array | None) -> Tensor:
+def _alignments_definition(x: Tensor, path: Array, skips: Array, lengths: Array, counts: Array) -> Tensor:
+    (batch, steps, classes), xp = x.shape, namespace(x)
+    by_class = ops.reshape(ops.permute_dims(x, (0, 2, 1)), (batch * classes, steps))
+    emitted = ops.permute_dims(by_class[path + classes * xp.arange(batch)[:, None]].astype(np.float64), (0, 2, 1))
     skips = ops.like(x, skips)
 
     def step(emitted: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -36,16 +39,18 @@ def _alignments_definition(x: Tensor, skips: Array, lengths: Array | None) -> Te
         moved, skipped = (ops.pad(alpha, [(0, 0), (n, 0)], NEVER)[:, : alpha.shape[1]] for n in (1, 2))
         return (ops.logsumexp(ops.stack([alpha, moved, ops.where(skips, skipped, NEVER)]), 0) + emitted,)
 
-    first = ops.like(x, np.where(np.arange(x.shape[2]) == 0, 0.0, NEVER))
-    state = (ops.broadcast_to(first, (x.shape[0], x.shape[2])),)
-    return functional.unroll(step, ops.maximum(x, NEVER), state, lengths)[1][0]
+    first = ops.like(x, np.where(np.arange(path.shape[1]) == 0, 0.0, NEVER))
+    state = (ops.broadcast_to(first, path.shape),)
+    alpha = functional.unroll(step, ops.maximum(emitted, NEVER), state, lengths)[1][0]
+    last = ops.take_along_axis(alpha, xp.stack([2 * counts, xp.maximum(2 * counts - 1, 0)], axis=1), 1)
+    return ops.logaddexp(last[:, 0], ops.where(Tensor(counts > 0), last[:, 1], NEVER))
 
 
 @op(definition=_alignments_definition)
-def _alignments(x: Tensor, skips: Array, lengths: Array | None) -> Any:
-    """The logarithm (B, L) of the sum over all ways through the frames x (B, T, L) that end in each place."""
+def _alignments(x: Tensor, path: Array, skips: Array, lengths: Array, counts: Array) -> Any:
+    """The logarithm (B,), in float64, of the sum over all ways through the frames x (B, T, C) along the path (B, L)."""
     backend = backends.of(x)
-    y, saved = backend.alignments_forward(x, skips, lengths)
+    y, saved = backend.alignments_forward(x, path, skips, lengths, counts)
     return y, (lambda g: backend.alignments_backward(g, saved),)
 
 
@@ -87,20 +92,19 @@ class CTCLoss(Module):
         """
         log_probs = ops.asarray(log_probs)
         labels, frames, counts = self._checked(log_probs, targets, input_lengths, target_lengths)
-        backend, (batch, steps, classes) = backends.of(log_probs._data), log_probs.shape
+        backend, batch = backends.of(log_probs._data), len(log_probs)
         xp, labels, counts = backend.xp, backend.asarray(labels), backend.asarray(counts)
         path = xp.full((batch, 2 * labels.shape[1] + 1), self.blank)                # (B, L): _ a _ b _
         path[:, 1::2] = xp.where(xp.arange(labels.shape[1]) < counts[:, None], labels, self.blank)
         skips = xp.zeros(path.shape, dtype=bool)                # from a label to the next one, over the blank between
         skips[:, 2:] = (path[:, 2:] != self.blank) & (path[:, 2:] != path[:, :-2])
 
-        by_class = ops.reshape(ops.permute_dims(log_probs, (0, 2, 1)), (batch * classes, steps))
-        emitted = by_class[path + classes * xp.arange(batch)[:, None]].astype(np.float64)           # (B, L, T)
-        ends = _alignments(ops.permute_dims(emitted, (0, 2, 1)), skips, frames)
-        places = xp.stack([2 * counts, xp.maximum(2 * counts - 1, 0)], axis=1)      # ends in a blank, or in a label
-        last = ops.take_along_axis(ends, places, 1)
-        total = ops.logaddexp(last[:, 0], ops.where(Tensor(counts > 0), last[:, 1], NEVER))
-        losses = ops.where(total > NEVER / 2, -total, 0.0 if self.zero_infinity else np.inf)
+        parts = log_probs, path, skips, backend.asarray(frames), counts
+        try:
+            total = _alignments(*parts)
+        except FloatingPointError:
+            total = _alignments_definition(*parts)
+        losses = ops.where(total < NEVER / 2, 0.0 if self.zero_infinity else np.inf, -total)
         if self.reduction == "mean":
             losses = ops.mean(losses / Tensor(xp.maximum(counts, 1)))
         return (ops.sum(losses) if self.reduction == "sum" else losses).astype(_wide(log_probs))
@@ -210,39 +214,41 @@ class CRF(Module):
         total = ops.logsumexp(a + end, 1)
         return ops.where(n > 0, score - total, 0.0).astype(_wide(ops.asarray(x)))
 
-    @no_grad()
     def decode(self, x: Tensor, lengths: Like = None) -> list[list[int]]:
         """x (B, T, K), lengths (B,) or None -> the most probable tags of each row, a list of `length` integers. Scores
         that are NaN are a ValueError.
         """
-        x, *parts = self._begin("CRF.decode", x, lengths)
-        x, start, moves, end, n, on = (ops.like(x, a)._data for a in (x, *parts))
-        xp = namespace(x)
-        best, ways = [start + x[:, 0]], xp.empty((len(moves), len(x), len(moves)), dtype=x.dtype)
-        for t in range(1, x.shape[1]):
-            xp.add(best[-1].T[:, :, None], moves[:, None], out=ways)                # (from, B, to)
-            best.append(xp.where(on[:, t, None], ways.max(axis=0) + x[:, t], best[-1]))
-        tags = [xp.argmax(best[-1] + end, axis=1)]
-        for t in range(x.shape[1] - 1, 0, -1):
-            came = xp.argmax(best[t - 1] + moves.T[tags[-1]], axis=1)
-            tags.append(xp.where(on[:, t], came, tags[-1]))
-        lost = Tensor(xp.isnan(best[-1] + end)).numpy().any(1)
-        for row in np.flatnonzero(lost)[:1]:
-            step = int(Tensor(xp.isnan(xp.stack([b[row] for b in best]))).numpy().any(1).argmax())
-            raise ValueError("CRF.decode: expected scores and transitions that are numbers, but those of row "
-                             f"{row} are NaN at step {step}: look at the network that made them")
-        rows = Tensor(xp.stack(tags[::-1], axis=1)).tolist()
-        return [row[:n] for row, n in zip(rows, Tensor(n).tolist(), strict=True)]
+        x, n = self._checked("CRF.decode", x, lengths)
+        backend, scores = backends.of(x._data), x._data
+        parameters = [ops.like(x, p)._data for p in (self.start_transitions, self.transitions, self.end_transitions)]
+        n = None if lengths is None else ops.like(x, n)._data
+        tags, found = (backend.asnumpy(a) for a in backend.best_paths(scores, *parameters, n))
+        ends = [scores.shape[1]] * len(scores) if n is None else backend.asnumpy(n).tolist()
+        for row in np.flatnonzero(np.isnan(found)).tolist():
+            if ends[row]:
+                def lost(steps: int, row: int = row) -> bool:
+                    score = backend.best_paths(scores[row:row + 1, :steps], *parameters, None)[1]
+                    return bool(np.isnan(backend.asnumpy(score))[0])
 
-    def _begin(self, where: str, x: Like, lengths: Like) -> tuple[Tensor, Tensor, Tensor, Tensor, Array, Array]:
-        """In float64: x, 0 in the padding, and the start, transition and end scores. The lengths (B,) and where steps
-        are real (B, T), as arrays where the lengths are."""
+                step = bisect_left(range(1, ends[row]), True, key=lost)
+                raise ValueError("CRF.decode: expected scores and transitions that are numbers, but those of row "
+                                 f"{row} are NaN at step {step}: look at the network that made them")
+        return [row[:n] for row, n in zip(tags.tolist(), ends, strict=True)]
+
+    def _checked(self, where: str, x: Like, lengths: Like) -> tuple[Tensor, Any]:
+        """x as a Tensor, and the lengths (B,), an array, or None as they are."""
         x = ops.asarray(x)
         if x.ndim != 3 or x.shape[2] != self.num_tags or not x.shape[1] or x.dtype.kind != "f":
             raise ValueError(f"{where}: expected floating-point scores (batch, time, {self.num_tags}) of at least one "
                              f"step, got {x.dtype} {x.shape}")
+        return x, None if lengths is None else checked_lengths(lengths, x.shape[1], len(x), where)
+
+    def _begin(self, where: str, x: Like, lengths: Like) -> tuple[Tensor, Tensor, Tensor, Tensor, Array, Array]:
+        """In float64: x, 0 in the padding, and the start, transition and end scores. The lengths (B,) and where steps
+        are real (B, T), as arrays where the lengths are."""
+        x, n = self._checked(where, x, lengths)
         batch, time, _ = x.shape
-        n = checked_lengths(np.full(batch, time) if lengths is None else lengths, time, batch, where)
+        n = np.full(batch, time) if n is None else n
         on = namespace(n).arange(time) < n[:, None]
         x = x if lengths is None else ops.where(ops.like(x, on)[..., None], x, 0.0)
         x, start, moves, end = (a.astype(np.float64) for a in (

@@ -11,13 +11,20 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 from tinyseq.backends.compiled import compiled, numbers
 
-exp, tanh, sigmoid, erf, maximum = numbers.exp, numbers.tanh, numbers.sigmoid, numbers.erf, numbers.maximum
+exp, log, tanh, sigmoid = numbers.exp, numbers.log, numbers.tanh, numbers.sigmoid
+erf, maximum = numbers.erf, numbers.maximum
 
 
 @compiled
 def exps(x: Any, y: Any) -> None:
     for i in range(x.size):
         y[i] = exp(x[i])
+
+
+@compiled
+def logs(x: Any, y: Any) -> None:
+    for i in range(x.size):
+        y[i] = log(x[i])
 
 
 @compiled
@@ -79,3 +86,15 @@ def test_the_largest_of_many(dtype: Any) -> None:
     assert largest(x) == x.max() and largest(np.full_like(x, -math.inf)) == -math.inf
     x[37] = math.nan
     assert np.isnan(largest(x))
+
+
+@given(st.lists(st.floats(0, allow_infinity=False) | st.floats(0.5, 2), min_size=1, max_size=40))
+def test_logarithms(values: list[float]) -> None:
+    x = np.array([*values, 0, -0.0, math.inf, math.nan, -1, -math.inf])
+    y = np.empty_like(x)
+    logs(x, y)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = np.log(x.astype(np.longdouble))
+    finite = np.isfinite(expected)
+    assert np.array_equal(y[~finite], expected[~finite].astype(float), equal_nan=True)
+    assert (abs(y[finite] - expected[finite]) <= 2 * np.finfo(float).eps * abs(expected[finite])).all()
