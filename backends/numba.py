@@ -24,7 +24,8 @@ from tinyseq.backends.numpy import NumpyBackend
 
 
 class NumbaBackend(CompiledActivations, CompiledCells, CompiledLayers, CompiledLinear, CompiledLosses,
-                   CompiledNormalisation, CompiledOptim, CompiledPaths, CompiledRecurrence, CompiledSteps, NumpyBackend):
+                   CompiledNormalisation, CompiledOptim, CompiledPaths, CompiledRecurrence, CompiledSteps,
+                   NumpyBackend):
     """NumPy arrays; kernels of float32 and float64 compiled, of float16 the portable ones."""
 
     name = "numba"
