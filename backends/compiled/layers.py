@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from tinyseq.backends.compiled import compiled, intrinsic
-from tinyseq.backends.layers import Array, LayerKernels
+from tinyseq.backends.layers import LayerKernels
 from tinyseq.backends.pool import share
+
+Array = Any
 
 U = np.uint64
 ONE = U(1)

@@ -72,7 +72,8 @@ def embedding(ids: Like, weight: Tensor, padding_idx: int | None = None) -> Tens
 
 
 def _dropout_definition(x: Tensor, p: float, seed: int, stream: int) -> Tensor:
-    return x * backends.of(x._data).dropout_mask(x.shape, p, seed, stream) * (1 / (1 - p))
+    keep = backends.of(x._data).dropout_mask(x.shape, p, seed, stream)
+    return x * ops.asarray(keep) * (1 / (1 - p))
 
 
 @op(definition=_dropout_definition, wide=True)
