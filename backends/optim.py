@@ -4,13 +4,10 @@ A step's arrays are float32 or float64. What is float16 is stepped as its float3
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import starmap
 from typing import Any
 
 import numpy as np
-from tinyseq.backends.pool import share
 from tinyseq.backends.rows import blocks
 from tinyseq.backends.sums import Array, SumKernels
 
@@ -20,17 +17,14 @@ Arrays = Sequence[Array]
 class OptimKernels(SumKernels):
     """The part of a backend that trains; a backend adds `xp`."""
 
-    def _on_each(self, step: Callable[..., Any], *lists: Arrays, block: int = 0) -> None:
-        """step(*arrays) of those at each place of the lists, in stretches, which threads share. Of an empty list it
-        gets None."""
-        block, n = block or self.block, sum([p.size for p in lists[0]])
-        places = zip(*[arrays or [None] * len(lists[0]) for arrays in lists], strict=True)
-        if n <= block:  # small ones, of which each line here costs more than what is done
-            deque(starmap(step, places), 0)
-            return
-        pieces = [[a if a is None else a[i] for a in arrays]
-                  for arrays in places for i in blocks(arrays[0].shape, block)]
-        share(lambda start, stop: deque(starmap(step, pieces[start:stop]), 0), len(pieces), len(lists) * n)
+    def _on_each(self, step: Callable[..., Any], *lists: Arrays) -> None:
+        """step(*arrays) of those at each place of the lists, large ones in stretches. Of an empty list it gets None."""
+        for arrays in zip(*[arrays or [None] * len(lists[0]) for arrays in lists], strict=True):
+            if arrays[0].size <= self.block:
+                step(*arrays)
+            else:
+                for i in blocks(arrays[0].shape, self.block):
+                    step(*[a if a is None else a[i] for a in arrays])
 
     def sgd_step(self, params: Arrays, grads: Arrays, buffers: Arrays, lr: float,
                  momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:

@@ -10,6 +10,8 @@ from tinyseq.backends.layers import LayerKernels
 from tinyseq.backends.pool import share
 from tinyseq.backends.rows import Array
 
+Array = Any
+
 U = np.uint64
 ONE = U(1)
 M0, M1, W0, W1 = map(U, (0xD2E7470EE14C6C93, 0xCA5A826395121157, 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B))

@@ -1,14 +1,19 @@
 """Steps of optimizers, each one pass over its arrays, compiled."""
 
 import math
+from collections import deque
+from collections.abc import Callable
 from functools import partial
+from itertools import starmap
+from typing import Any
 
 from tinyseq.backends.compiled import compiled
 from tinyseq.backends.compiled.numbers import ZERO
 from tinyseq.backends.optim import Arrays, OptimKernels
-from tinyseq.backends.rows import Array
+from tinyseq.backends.pool import share
 
-BLOCK = 1 << 18  # entries of a stretch: each begins with a wait for memory
+Array = Any
+PIECE = 1 << 17  # entries: threads that share less wait for Python's lock more than they work
 
 # Arrays are flat, (n,), and None is not there: a function is compiled for each such case. Numbers become the arrays'.
 
@@ -79,13 +84,25 @@ def flat(*lists: Arrays) -> list[list[Array]]:
     return [[a.ravel() for a in arrays] for arrays in lists]
 
 
+def on_each(step: Callable[..., Any], *lists: Arrays) -> None:
+    """step(*arrays) of those at each place of flat lists; large ones in pieces, which threads share. Of an empty list
+    it gets None."""
+    pieces: list[list[Array | None]] = []
+    for arrays in zip(*[some or [None] * len(lists[0]) for some in lists], strict=True):
+        if (n := arrays[0].size) <= PIECE:
+            step(*arrays)
+        else:
+            pieces += [[a if a is None else a[i:i + PIECE] for a in arrays] for i in range(0, n, PIECE)]
+    share(lambda start, stop: deque(starmap(step, pieces[start:stop]), 0), len(pieces), len(pieces) * PIECE)
+
+
 class CompiledOptim(OptimKernels):
     """What replaces the portable kernels."""
 
     def sgd_step(self, params: Arrays, grads: Arrays, buffers: Arrays, lr: float, momentum: float = 0.0,
                  nesterov: bool = False, weight_decay: float = 0.0) -> None:
         if lists := flat(params, grads, buffers):
-            self._on_each(partial(sgd, lr, momentum, nesterov, weight_decay), *lists, block=BLOCK)
+            on_each(partial(sgd, lr, momentum, nesterov, weight_decay), *lists)
         else:
             super().sgd_step(params, grads, buffers, lr, momentum, nesterov, weight_decay)
 
@@ -95,20 +112,20 @@ class CompiledOptim(OptimKernels):
             root = math.sqrt(1 - beta2**step)
             rate, eps = lr * root / (1 - beta1**step), eps * root
             shrink, decay = (1 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
-            self._on_each(partial(adam, rate, beta1, beta2, eps, shrink, decay), *lists, block=BLOCK)
+            on_each(partial(adam, rate, beta1, beta2, eps, shrink, decay), *lists)
         else:
             super().adam_step(params, grads, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled)
 
     def rmsprop_step(self, params: Arrays, grads: Arrays, squares: Arrays, means: Arrays, buffers: Arrays, lr: float,
                      alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0, momentum: float = 0.0) -> None:
         if lists := flat(params, grads, squares, means, buffers):
-            self._on_each(partial(rmsprop, lr, alpha, eps, weight_decay, momentum), *lists, block=BLOCK)
+            on_each(partial(rmsprop, lr, alpha, eps, weight_decay, momentum), *lists)
         else:
             super().rmsprop_step(params, grads, squares, means, buffers, lr, alpha, eps, weight_decay, momentum)
 
     def lion_step(self, params: Arrays, grads: Arrays, m: Arrays, lr: float, beta1: float = 0.9, beta2: float = 0.99,
                   weight_decay: float = 0.0) -> None:
         if lists := flat(params, grads, m):
-            self._on_each(partial(lion, lr, beta1, beta2, 1 - lr * weight_decay), *lists, block=BLOCK)
+            on_each(partial(lion, lr, beta1, beta2, 1 - lr * weight_decay), *lists)
         else:
             super().lion_step(params, grads, m, lr, beta1, beta2, weight_decay)

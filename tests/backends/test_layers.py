@@ -83,6 +83,13 @@ def test_rows_are_added_where_they_were_taken(backend: NumpyBackend, dtype: str,
             backend.unindex(g, np.where(np.arange(n * 5) == n, height, ids), (height, width))
 
 
+@backends
+def test_a_row_that_is_taken_often_loses_nothing(backend: NumpyBackend) -> None:
+    g = np.full((1 << 18, 16), 0.1, np.float32)
+    found = backend.unindex(g, np.ones(len(g), int), (3, 16))
+    np.testing.assert_allclose(found[1], len(g) * np.float64(g[0]), rtol=2e-6)
+
+
 @pytest.mark.parametrize("height", [200, 40_000])
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16"])
 def test_narrow_ids_find_their_rows(dtype: str, height: int) -> None:
