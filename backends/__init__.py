@@ -127,7 +127,8 @@ class use_backend:
     'numpy'
     >>> ts.use_backend("gpu")
     Traceback (most recent call last):
-    ValueError: load, use_backend: unknown backend 'gpu': expected name to be one of numpy, cupy, or an...
+    ValueError: load, use_backend: unknown backend 'gpu': expected name to be one of numpy, cupy, numba, or...
+
     """
 
     def __init__(self, name: str) -> None:

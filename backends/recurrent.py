@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from tinyseq.backends import threads
 from tinyseq.backends.rows import RowKernels
 
 Array = Any
@@ -102,7 +103,11 @@ class RecurrentKernels(RowKernels):
         for k, n in packing.runs:
             stop = start + k * n
             rows = self._pack(x, packing, start, stop).reshape(k, n, x.shape[2])
-            z = xp.matmul(rows[:, 0], w_in.T)[..., None] if n == 1 else xp.matmul(w_in, rows.swapaxes(1, 2))
+            if w_in.size * k * n >= threads.LARGE:  # one product, which takes all threads
+                z = xp.matmul(w_in, rows.reshape(k * n, -1).T).reshape(-1, k, n)
+                z = xp.ascontiguousarray(z.swapaxes(0, 1))
+            else:
+                z = xp.matmul(rows[:, 0], w_in.T)[..., None] if n == 1 else xp.matmul(w_in, rows.swapaxes(1, 2))
             z = self._arrange(z, spec) if few else z
             z += bias + xp.zeros(z.shape[1:], dtype=x.dtype)  # without strides of 0
             states = xp.empty((k + 1, hidden, n), dtype=x.dtype)

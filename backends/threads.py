@@ -36,7 +36,7 @@ class Library(NamedTuple):
     name: str
     set: Callable[[int], Any]
     get: Callable[[], int]
-    opened: ctypes.CDLL
+    opened: Any = None  # the library itself
 
 
 # As NumPy's wheels name them, then as systems, MKL and BLIS do. Apple's Accelerate has none.

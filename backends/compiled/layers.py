@@ -8,7 +8,6 @@ from llvmlite import ir
 from tinyseq.backends.compiled import compiled, intrinsic
 from tinyseq.backends.layers import LayerKernels
 from tinyseq.backends.pool import share
-from tinyseq.backends.rows import Array
 
 Array = Any
 
