@@ -1,6 +1,8 @@
-"""Sums over all paths of a sequence: the forward recursions of a linear-chain CRF and of CTC, with their gradients.
+"""Sums over all paths of a sequence: the forward recursions of a linear-chain CRF and of CTC, with their gradients; and
+the best path.
 
-Both work on logarithms in float64 whatever comes in, so that thousands of steps leave float32's digits intact.
+The sums are logarithms, and all work is in float64 whatever comes in, so that thousands of steps leave float32's digits
+intact.
 """
 
 from typing import Any
@@ -79,14 +81,14 @@ class PathKernels(RowKernels):
         ways, by_from, by_to = xp.empty((len(moves), *best.shape[1:])), moves[:, None], xp.ascontiguousarray(moves.T)
         with np.errstate(all="ignore"):
             for old, new in zip(best.swapaxes(1, 2)[..., None], best[1:], strict=False):
-                xp.add(old, by_from, out=ways)  # (from, B, to)
-                new += ways.max(axis=0)
+                xp.add(old, by_from, ways)  # (from, B, to)
+                new += ways.max(0)
             last = best[-1] if lengths is None else best[xp.maximum(lengths - 1, 0), xp.arange(len(x))]
             score = last + end
             tags = xp.empty(best.shape[:2], dtype=np.int64)
             tags[-1] = tag = score.argmax(axis=1)
             for t in range(len(best) - 1, 0, -1):
-                came = (by_to.take(tag, axis=0) + best[t - 1]).argmax(1)
+                came = (by_to.take(tag, 0) + best[t - 1]).argmax(1)
                 tags[t - 1] = tag = came if lengths is None else xp.where(t < lengths, came, tag)
         return tags.T, score.max(axis=1)
 
