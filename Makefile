@@ -67,8 +67,9 @@ types: $(READY)  ## mypy --strict on the installed package, and on a line that u
 lines:  ## lines of code by room against their limits, which stand in CONTRIBUTING.md
 	$(PYTHON) tests/helpers/lines.py
 
-bench: $(READY)  ## run every benchmark; those against PyTorch need `.venv/bin/pip install torch==2.13.0`
-	for file in tests/benchmarks/*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
+bench: $(READY)  ## print the table of times and memory beside PyTorch and others, and write it to build/
+	$(VENV)/bin/python tests/benchmarks/table.py --markdown build/table.md --picture build/table.png $(ARGS)
+	$(VENV)/bin/python tests/benchmarks/table.py --memory --threads 1 --markdown build/memory.md
 
 clean:  ## remove the environments that make made, and everything built
 	rm -rf $(if $(OURS),$(VENV)) $(TYPES) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -76,9 +76,10 @@ def machine() -> str:
     """The processor, and how many of it this process may use."""
     if not (told := Path("/proc/cpuinfo")).exists():
         return f"{os.cpu_count()} processors, {platform.processor()}"
-    lines = dict(line.split("\t: ", 1) for line in told.read_text().splitlines() if "\t: " in line)
-    wide = " with AVX-512" if "avx512f" in lines.get("flags", "") else ""
-    return f"{len(os.sched_getaffinity(0))} processors, {lines.get('model name', platform.machine())}{wide}"
+    lines = [line.partition(":") for line in told.read_text().splitlines()]
+    of = {name.strip(): value.strip() for name, _, value in lines}
+    wide = " with AVX-512" if "avx512f" in of.get("flags", "") else ""
+    return f"{len(os.sched_getaffinity(0))} processors, {of.get('model name', platform.machine())}{wide}"
 
 
 def versions() -> str:

@@ -62,7 +62,7 @@ def reversal() -> Callable[[], object]:
 
 
 def generation() -> Callable[[], object]:
-    """8 tokens of a language model of 6 layers of width 384, as in generation.py."""
+    """8 tokens of a language model of 6 layers of width 384, as in table.py."""
     from tinyseq import decode, nn
 
     model = nn.LanguageModel(1000, 384, 12, 6, 4 * 384, activation="gelu_tanh").eval()
