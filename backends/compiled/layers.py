@@ -122,8 +122,8 @@ class CompiledLayers(LayerKernels):
         if g.dtype != dtype or g.dtype.char not in "fd" or width < 16 or not rows.size or (  # where counting is dear
                 rows.min() < -height or rows.max() >= height):
             return super()._add_rows(g, rows, shape, dtype)
-        y, order, ends = np.zeros((height, width), dtype), np.empty(rows.size, np.int64), np.zeros(height, np.int64)
-        g = np.ascontiguousarray(g).reshape(-1, width)
+        y, order, ends = np.zeros(shape, dtype), np.empty(rows.size, np.int64), np.zeros(height, np.int64)
+        g, flat = np.ascontiguousarray(g).reshape(-1, width), y.reshape(height, width)
         places(rows.astype(np.int64), order, ends)
-        share(lambda start, stop: add_rows(g, order, ends, start, stop, y), height, 2 * g.size)
-        return y.reshape(shape)
+        share(lambda start, stop: add_rows(g, order, ends, start, stop, flat), height, 2 * g.size)
+        return y
