@@ -377,7 +377,8 @@ class RecurrentKernels(RowKernels):
         contiguous copy, but of a plain RNN."""
         if len(spec.order) == 1:
             return w
-        parts = w.reshape(*w.shape[:-2], len(spec.order), -1, w.shape[-1]).take(spec.order, -3)
+        blocks = len(spec.order), w.shape[-2] // len(spec.order)
+        parts = w.reshape(*w.shape[:-2], *blocks, w.shape[-1]).take(spec.order, -3)
         parts[..., :-1, :, :] *= 0.5
         return parts.reshape(w.shape)
 

@@ -115,7 +115,7 @@ class CompiledLayers(LayerKernels):
         y = np.empty_like(x)
         flat, mask, out = x.ravel(), keep.ravel(), y.reshape(-1)
         share(lambda i, j: multiply(flat[i:j], mask[i:j], 1 / (1 - p), out[i:j]), x.size, 2 * x.size)
-        return y
+        return y.reshape(g.shape)  # () is (1,) where it is contiguous
 
     def _add_rows(self, g: Array, rows: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         height, width = shape[0], math.prod(shape[1:])

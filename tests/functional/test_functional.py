@@ -34,7 +34,7 @@ def test_every_public_function_has_a_row_and_every_kernel_a_definition() -> None
     public = {name for name, f in vars(F).items() if inspect.isfunction(f) and f.__module__.startswith(F.__name__)
               and not name.startswith("_")} - {"unroll", "rotate", "associative_scan"}  # elsewhere
     assert public == {row.name for row in ROWS}
-    assert {name.lstrip("_") for name in KERNELS} <= public
+    assert {name.lstrip("_") for name in KERNELS} - {"lstm_gates", "gru_gates"} <= public  # those are parts of cells
     assert all(row.twin or f"_{row.name}" in KERNELS for row in ROWS)
 
 
