@@ -251,7 +251,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, monk
 def test_other_files_are_told_and_how_they_are_read(head: bytes, says: str, tmp_path: Path) -> None:
     for name in ("a.bin", "a.safetensors"):
         (tmp_path / name).write_bytes(head)
-        with pytest.raises(CheckpointError, match=f"{name}: expected safetensors, .npz or .*{says}"):
+        with pytest.raises(CheckpointError, match=f"{name}: expected safetensors, .npz, .*{says}"):
             checkpoint.load(tmp_path / name)
 
 

@@ -169,7 +169,7 @@ def test_import_brings_in_nothing_optional() -> None:
 def test_a_checkout_that_is_not_installed_is_imported_as_it_is() -> None:
     """In its folder, as `python` or a notebook finds it there, whatever else is installed."""
     program = "import tinyseq as ts, tinyseq.backends; print(ts.tanh(ts.zeros(2)).backend, *ts.backends.__path__)"
-    bare = {**os.environ, "PYTHONPATH": LENT}   # with -S: the libraries, and no .pth file
+    bare = {**os.environ, "PYTHONPATH": LENT, "TINYSEQ_BACKEND": ""}   # with -S: the libraries, and no .pth file
     assert run(sys.executable, "-S", "-c", program, cwd=ROOT, env=bare) == f"numpy {ROOT / 'backends'}"
 
 

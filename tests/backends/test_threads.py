@@ -236,7 +236,8 @@ def test_a_recurrent_layers_large_products_take_all_threads(blas: Blas) -> None:
     """Those of all steps at once, forward and back; not those of a step, which are `dot`'s."""
     threads.settle()
     rnn = ts.nn.LSTM(12, 10)
-    y, _ = rnn(ts.tensor(np.ones((2, 9, 12), np.float32), requires_grad=True))
-    assert blas.products == [8]
-    y.sum().backward()
+    with ts.use_backend("numpy"):
+        y, _ = rnn(ts.tensor(np.ones((2, 9, 12), np.float32), requires_grad=True))
+        assert blas.products == [8]
+        y.sum().backward()
     assert blas.products[1:] == 3 * [8] and blas.n == 1
