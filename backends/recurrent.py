@@ -362,12 +362,24 @@ class RecurrentKernels(RowKernels):
                 out[:-w.shape[1]] *= 0.5
 
             return product
-        return functools.partial(multiply, w) if mask is None else lambda h, out: multiply(w, h * mask[:, :n], out)
+        if mask is None:
+            return functools.partial(multiply, w)
+
+        def masked_product(h: Array, out: Array) -> None:
+            multiply(w, h * mask[:, :n], out)
+
+        return masked_product
 
     def _back(self, w: Array, n: int, mask: Array | None) -> Callable[[Array, Array], Any]:
         """The transposed product of slopes (G H, n) into an array: from W h back to h."""
         multiply = self._recurrent_product(w, n, None)
-        return multiply if mask is None else lambda d, out: self.xp.multiply(multiply(d, out), mask[:, :n], out)
+        if mask is None:
+            return multiply
+
+        def masked_product(d: Array, out: Array) -> None:
+            self.xp.multiply(multiply(d, out), mask[:, :n], out)
+
+        return masked_product
 
     def _half(self, z: Array) -> Array:
         return self.xp.full((), 0.5, dtype=z.dtype)  # an array: a number costs a conversion a call

@@ -55,7 +55,11 @@ def _lstm_definition(u: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 def _lstm_gates(u: Tensor, v: Tensor, c: Tensor) -> tuple[Any, Any]:
     backend = backends.of(c)
     h, new, gates = backend.lstm_gates(u, v, c)
-    return (h, new), lambda g, needs: backend.lstm_gates_backward(*g, gates, c, new)
+
+    def pull(g: Any, needs: Any) -> Any:
+        return backend.lstm_gates_backward(*g, gates, c, new)
+
+    return (h, new), pull
 
 
 @wide
@@ -92,7 +96,11 @@ def _gru_definition(u: Tensor, v: Tensor, h: Tensor, before: Callable[[Tensor], 
 def _gru_gates(u: Tensor, v: Tensor, h: Tensor) -> tuple[Any, Any]:
     backend = backends.of(h)
     new, gates = backend.gru_gates(u, v, h)
-    return new, lambda g, needs: backend.gru_gates_backward(g, gates, v, h)
+
+    def pull(g: Any, needs: Any) -> Any:
+        return backend.gru_gates_backward(g, gates, v, h)
+
+    return new, pull
 
 
 @wide
@@ -120,8 +128,12 @@ def gru_cell(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None,
     if reset == "after":
         v = linear(dropped, w_hh, b_hh)
         return (_gru_gates if _alike(u, v, h) else _gru_definition)(u, v, h)
+
+    def candidate(r: Tensor) -> Tensor:
+        return linear(r * dropped, w_hh[n_rows], None if b_hh is None else b_hh[n_rows])
+
     return _gru_definition(u, linear(dropped, w_hh[:n_rows.start], None if b_hh is None else b_hh[:n_rows.start]), h,
-                           lambda r: linear(r * dropped, w_hh[n_rows], None if b_hh is None else b_hh[n_rows]))
+                           candidate)
 
 
 def unroll(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], x: Tensor, state: tuple[Tensor, ...],
