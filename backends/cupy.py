@@ -710,7 +710,7 @@ class CupyBackend(NumpyBackend):
 
     def linear_few(self, x: Array, weight: Array, bias: Array | None) -> Array:
         rows = 1 if x.ndim == 1 else x.shape[1]
-        if rows > 32 or x.dtype != weight.dtype or x.dtype.char not in "fd":
+        if rows > 32 or len(x) != weight.shape[1] or x.dtype != weight.dtype or x.dtype.char not in "fd":
             return super().linear_few(x, weight, bias)
         y = cp.empty((*x.shape[1:], len(weight)), x.dtype)
         if y.size:
