@@ -106,6 +106,7 @@ class PathKernels(RowKernels):
         far apart that it cannot be right.
         """
         xp, (batch, steps, classes) = self.xp, x.shape
+        x = xp.where(xp.arange(steps)[:, None] < lengths[:, None, None], x, 0)  # whatever stands in the padding
         low, high = (min(float(x.min()), 0), max(float(x.max()), 0)) if x.size else (0, 0)
         if low == -np.inf:
             low = min(float(xp.where(x == low, 0, x).min()), 0)
