@@ -53,9 +53,7 @@ def run_of(text: str, names: dict[str, Any], dtype: Any = None) -> tuple[Any, Ca
 @pytest.mark.filterwarnings("ignore")
 def test_functions_have_their_public_names(text: str, names: dict[str, Any]) -> None:
     fn, run = run_of(text, names)
-    active = ts.backends.active().name
-    with ts.use_backend("numpy" if active == "numba" else active):  # whose kernels are given to threads as lambdas
-        found = seen(run)
+    found = seen(run)
     assert not found & UNNAMED, sorted(found)
     if not isinstance(fn, type) and fn.__module__.startswith("tinyseq"):
         assert fn.__name__ in found

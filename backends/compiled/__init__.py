@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import numba
 import numba.extending
-import numpy as np
 from numba.core import event
 from numba.core.caching import FunctionCache
 from numba.core.imputils import impl_ret_borrowed
@@ -96,11 +95,6 @@ def by_dtype(float32: Function, float64: Function) -> Function:
         return float32 if x == numba.types.float32 else float64
 
     return function  # type: ignore[return-value]
-
-
-def usable(a: Any) -> Any:
-    """The array, or a copy, as kernels take it: those that cannot be written to are another type for Numba."""
-    return a if a.flags.c_contiguous and a.flags.writeable else np.array(a, order="C")
 
 
 class _Progress(event.Listener):

@@ -6,6 +6,7 @@ import numpy as np
 from tinyseq.backends.cells import CellKernels
 from tinyseq.backends.compiled import compiled
 from tinyseq.backends.compiled.numbers import ONE, sigmoid, tanh
+from tinyseq.backends.compiled.rows import dense_rows
 
 Array = Any
 
@@ -69,11 +70,6 @@ def gru_backward(g: Array, gates: Array, v: Array, h: Array, du: Array, dv: Arra
             dv[b, 2 * size + j] = dn * r
 
 
-def rows(*arrays: Array) -> list[Array]:
-    """Arrays (..., n) as contiguous (N, n)."""
-    return [np.ascontiguousarray(a).reshape(-1, a.shape[-1]) for a in arrays]
-
-
 class CompiledCells(CellKernels):
     """What replaces the portable kernels."""
 
@@ -81,7 +77,7 @@ class CompiledCells(CellKernels):
         if c.dtype.char not in "fd" or not c.size:
             return super().lstm_gates(u, v, c)
         gates, h, new = np.empty(u.shape, u.dtype), np.empty(c.shape, c.dtype), np.empty(c.shape, c.dtype)
-        lstm_forward(*rows(u, v, c, gates, h, new))
+        lstm_forward(*map(dense_rows, (u, v, c, gates, h, new)))
         return h, new, gates
 
     def lstm_gates_backward(self, gh: Array, gc: Array, gates: Array, c: Array,
@@ -89,19 +85,19 @@ class CompiledCells(CellKernels):
         if c.dtype.char not in "fd" or not c.size:
             return super().lstm_gates_backward(gh, gc, gates, c, new)
         d, dc = np.empty(gates.shape, c.dtype), np.empty(c.shape, c.dtype)
-        lstm_backward(*rows(gh, gc, gates, c, new, d, dc))
+        lstm_backward(*map(dense_rows, (gh, gc, gates, c, new, d, dc)))
         return d, d, dc
 
     def gru_gates(self, u: Array, v: Array, h: Array) -> tuple[Array, Array]:
         if h.dtype.char not in "fd" or not h.size:
             return super().gru_gates(u, v, h)
         gates, new = np.empty(u.shape, u.dtype), np.empty(h.shape, h.dtype)
-        gru_forward(*rows(u, v, h, gates, new))
+        gru_forward(*map(dense_rows, (u, v, h, gates, new)))
         return new, gates
 
     def gru_gates_backward(self, g: Array, gates: Array, v: Array, h: Array) -> tuple[Array, Array, Array]:
         if h.dtype.char not in "fd" or not h.size:
             return super().gru_gates_backward(g, gates, v, h)
         du, dv, dh = np.empty(v.shape, v.dtype), np.empty(v.shape, v.dtype), np.empty(h.shape, h.dtype)
-        gru_backward(*rows(g, gates, v, h, du, dv, dh))
+        gru_backward(*map(dense_rows, (g, gates, v, h, du, dv, dh)))
         return du, dv, dh

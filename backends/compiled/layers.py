@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from tinyseq.backends.compiled import compiled, intrinsic
+from tinyseq.backends.compiled.rows import dense
 from tinyseq.backends.layers import LayerKernels
 from tinyseq.backends.pool import share
 
@@ -111,11 +112,10 @@ class CompiledLayers(LayerKernels):
     def dropout_backward(self, g: Array, keep: Array, p: float) -> Array:
         if g.dtype.char not in "fd":
             return super().dropout_backward(g, keep, p)
-        x = np.ascontiguousarray(g)
-        y = np.empty_like(x)
-        flat, mask, out = x.ravel(), keep.ravel(), y.reshape(-1)
-        share(lambda i, j: multiply(flat[i:j], mask[i:j], 1 / (1 - p), out[i:j]), x.size, 2 * x.size)
-        return y.reshape(g.shape)  # () is (1,) where it is contiguous
+        y = np.empty(g.shape, g.dtype)
+        x, mask, out = dense(g).reshape(-1), keep.ravel(), y.reshape(-1)
+        share(lambda i, j: multiply(x[i:j], mask[i:j], 1 / (1 - p), out[i:j]), x.size, 2 * x.size)
+        return y
 
     def _add_rows(self, g: Array, rows: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         height, width = shape[0], math.prod(shape[1:])
@@ -123,7 +123,7 @@ class CompiledLayers(LayerKernels):
                 rows.min() < -height or rows.max() >= height):
             return super()._add_rows(g, rows, shape, dtype)
         y, order, ends = np.zeros(shape, dtype), np.empty(rows.size, np.int64), np.zeros(height, np.int64)
-        g, flat = np.ascontiguousarray(g).reshape(-1, width), y.reshape(height, width)
+        g, flat = dense(g).reshape(-1, width), y.reshape(height, width)
         places(rows.astype(np.int64), order, ends)
         share(lambda start, stop: add_rows(g, order, ends, start, stop, flat), height, 2 * g.size)
         return y

@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from tinyseq.backends.compiled import apart, compiled, exact, usable
+from tinyseq.backends.compiled import apart, compiled, exact
+from tinyseq.backends.compiled.rows import dense
 from tinyseq.backends.linear import LinearKernels
 from tinyseq.backends.pool import share
 
@@ -39,7 +40,7 @@ class CompiledLinear(LinearKernels):
     def linear_scan(self, a: Array, b: Array, h0: Array, reverse: bool) -> Array:
         if b.dtype.char not in "fd":
             return super().linear_scan(a, b, h0, reverse)
-        a, b, h0 = map(usable, (a, b, h0))
+        a, b, h0 = map(dense, (a, b, h0))
         h = np.empty_like(b)
         pieces = b.shape[0] * -(-b.shape[2] // LANES)
         share(lambda start, stop: linear_scan(a, b, h0, reverse, h, start, stop), pieces, 2 * b.size)

@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 from tinyseq.backends.compiled import compiled, inline
-from tinyseq.backends.compiled.numbers import exp, log
+from tinyseq.backends.compiled.numbers import exp, log, maximum
+from tinyseq.backends.compiled.rows import dense
 from tinyseq.backends.paths import NEVER, PathKernels
 from tinyseq.backends.pool import share
 
 Array = Any
-
-
-@inline
-def larger(a: Any, b: Any) -> Any:
-    """NaN where b is."""
-    return a if a > b else b
 
 
 @compiled
@@ -33,7 +28,7 @@ def arrive(old: Array, bar: Array, top: Array, ways: Array) -> None:
     stay, move, skip = ways
     for i in range(top.size):
         a, b, c = old[i + 2], old[i + 1], old[i] + bar[i]
-        most = larger(larger(a, b), c)
+        most = maximum(maximum(a, b), c)
         top[i], stay[i], move[i], skip[i] = most, a - most, b - most, c - most
     exps(ways.reshape(-1))
 
@@ -53,7 +48,7 @@ def alignments(x: Array, path: Array, bars: Array, lengths: Array, counts: Array
             frame, new = x[b, t], a[b, t + 1, 2:]
             a[b, t + 1, :2] = NEVER
             for i in range(places):
-                emitted[i] = larger(NEVER, frame[classes[i]])
+                emitted[i] = maximum(NEVER, frame[classes[i]])
             arrive(a[b, t], bar, top, ways)
             stay, move, skip = ways
             for i in range(places):
@@ -137,8 +132,8 @@ class CompiledPaths(PathKernels):
 
     def alignments_forward(self, x: Array, path: Array, skips: Array, lengths: Array, counts: Array,
                            ) -> tuple[Array, Any]:
-        x = np.ascontiguousarray(x, dtype=np.float32 if x.dtype.char == "e" else x.dtype)
-        bars, lengths, counts = np.where(skips, 0.0, NEVER), *map(np.ascontiguousarray, (lengths, counts))
+        x = dense(x, dtype=np.float32 if x.dtype.char == "e" else x.dtype)
+        bars, lengths, counts = np.where(skips, 0.0, NEVER), *map(dense, (lengths, counts))
         a, y = np.empty((len(x), x.shape[1] + 1, path.shape[1] + 2)), np.empty(len(x))
         share(lambda *rows: alignments(*(part[slice(*rows)] for part in (x, path, bars, lengths, counts, a, y))),
               len(x), 8 * a.size)
@@ -146,15 +141,15 @@ class CompiledPaths(PathKernels):
 
     def alignments_backward(self, g: Array, saved: Any) -> Array:
         *saved, x = saved
-        dx, g = np.zeros(x.shape, x.dtype), np.ascontiguousarray(g)
+        dx, g = np.zeros(x.shape, x.dtype), dense(g)
         share(lambda *rows: alignments_back(*(part[slice(*rows)] for part in (g, *saved, dx))), len(x),
               8 * saved[4].size)
         return dx
 
     def best_paths(self, x: Array, start: Array, moves: Array, end: Array, lengths: Array | None,
                    ) -> tuple[Array, Array]:
-        x, start, moves, end = (np.ascontiguousarray(a, dtype=np.float64) for a in (x, start, moves, end))
-        lengths = np.full(len(x), x.shape[1]) if lengths is None else np.ascontiguousarray(lengths)
+        x, start, moves, end = (dense(a, dtype=np.float64) for a in (x, start, moves, end))
+        lengths = np.full(len(x), x.shape[1]) if lengths is None else dense(lengths)
         tags, score = np.empty(x.shape[:2], dtype=np.int64), np.empty(len(x))
         share(lambda i, j: best_paths(x[i:j], start, moves, end, lengths[i:j], tags[i:j], score[i:j]), len(x),
               x.size * len(moves) // 2)

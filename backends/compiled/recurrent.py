@@ -12,8 +12,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from tinyseq.backends.compiled import apart, compiled, inline, products, usable
+from tinyseq.backends.compiled import apart, compiled, inline, products
 from tinyseq.backends.compiled.numbers import ONE, ZERO, sigmoid, tanh
+from tinyseq.backends.compiled.rows import dense
 from tinyseq.backends.pool import LEAST, share
 from tinyseq.backends.recurrent import RecurrentKernels
 from tinyseq.backends.threads import get_num_threads
@@ -442,7 +443,7 @@ def plans_of(batch: int, steps: int, lengths: Array | None, way: int, threads: i
     if lengths is not None:
         plan = plan[np.argsort(-plan[:, 1], kind="stable")]
     parts = -(-max(threads, -(-batch // ROWS)) // threads) * threads
-    return [usable(plan[k::parts]) for k in range(min(parts, batch))]
+    return [dense(plan[k::parts]) for k in range(min(parts, batch))]
 
 
 plans_of_full = lru_cache(maxsize=64)(plans_of)  # those without lengths, for small models that are called often
@@ -461,10 +462,10 @@ class CompiledRecurrence(RecurrentKernels):
         if blas is None or x.dtype.char not in "fd" or not total * width * size:
             return super().rnn_forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, h_mask, keep)
         kind, dtype, rows = KINDS[cell], x.dtype, w_hh.shape[0]
-        x = usable(x).reshape(-1, width) if real is None else x[real]
-        h0, w_ih, w_hh = usable(h0), usable(w_ih), usable(w_hh)
-        begin = h0 if c0 is None else usable(c0)
-        mask = np.empty((0, size), dtype) if h_mask is None else usable(h_mask)
+        x = dense(x).reshape(-1, width) if real is None else x[real]
+        h0, w_ih, w_hh = dense(h0), dense(w_ih), dense(w_hh)
+        begin = h0 if c0 is None else dense(c0)
+        mask = np.empty((0, size), dtype) if h_mask is None else dense(h_mask)
         way = -1 if reverse else 1
         threads = min(get_num_threads(), batch) if total * rows * (size + width) // COST >= 2 * LEAST else 1
         plans = (plans_of_full(batch, steps, None, way, threads) if lengths is None else
@@ -493,7 +494,7 @@ class CompiledRecurrence(RecurrentKernels):
         blas, (kind, plans, way, real, x, h0, c0, mask, w_ih, w_hh, z, kept, y) = products.gemm(), saved
         (total, rows), size, dtype, flat = z.shape, h0.shape[1], z.dtype, y.reshape(-1, h0.shape[1])
         dh0, dc0 = (np.zeros_like(h0) if g is None else np.array(g, order="C") for g in (gh, gc))
-        gy = (np.zeros_like(y) if gy is None else usable(gy)).reshape(-1, size)
+        gy = (np.zeros_like(y) if gy is None else dense(gy)).reshape(-1, size)
         slopes, old_h = np.empty((total, rows + size * (kind == GRU)), dtype), np.empty((total, size), dtype)
         reset_h = np.empty_like(old_h) if kind == BEFORE else old_h
         w, w_new, cut_to = w_hh, w_hh, size

@@ -7,6 +7,7 @@ import numpy as np
 from tinyseq.backends.compiled import compiled, contiguous
 from tinyseq.backends.compiled.activations import gelu
 from tinyseq.backends.compiled.numbers import exp, sigmoid
+from tinyseq.backends.compiled.rows import dense
 from tinyseq.backends.pool import LEAST, share
 from tinyseq.backends.steps import StepKernels
 from tinyseq.backends.threads import get_num_threads
@@ -210,7 +211,7 @@ class CompiledSteps(StepKernels):
                 fits(weight, kind, (height, len(x))) and weight.flags.c_contiguous and fits(bias, kind, (height,))):
             return super().linear_few(x, weight, bias)
         bias = NONE[kind] if bias is None else bias
-        rows = np.ascontiguousarray(x.T).reshape(-1, width)
+        rows = dense(x.T).reshape(-1, width)
         y = np.empty((len(rows), height), kind)
         share(lambda start, stop: products(rows, weight, bias, y, start, stop), height,
               weight.size // 4)  # as long as a simple kernel takes over so many
@@ -221,7 +222,7 @@ class CompiledSteps(StepKernels):
         kind = x.dtype.char
         if kind not in NONE or not (fits(weight, kind, x.shape[:1]) and fits(bias, kind, x.shape[:1])):
             return super().norm_few(x, weight, bias, eps, centred)
-        rows = np.ascontiguousarray(x.T).reshape(-1, len(x))
+        rows = dense(x.T).reshape(-1, len(x))
         y, none = np.empty_like(rows), NONE[kind]
         norms(rows, none if weight is None else weight, none if bias is None else bias,
               float(np.finfo(kind).eps) if eps is None else eps, centred, y)
@@ -235,9 +236,9 @@ class CompiledSteps(StepKernels):
         alike = fits(k, kind, (len(q), few, steps, q.shape[2])) and fits(v, kind, k.shape)
         if kind not in NONE or not alike or not steps or not k.strides[3] == v.strides[3] == q.itemsize:
             return super().attention_few(q, k, v, mask)
-        q = np.ascontiguousarray(q).reshape(batch, few, q.shape[1] // few, wide)
+        q = dense(q).reshape(batch, few, q.shape[1] // few, wide)
         y, weights = np.empty_like(q), np.empty((*q.shape[:3], steps), kind)
-        mask = NO_MASK if mask is None else np.ascontiguousarray(mask)
+        mask = NO_MASK if mask is None else dense(mask)
         share(lambda start, stop: attentions(q, k, v, mask, y, weights, start, stop), batch * few,
               weights.size * wide)
         return y, weights
@@ -260,7 +261,7 @@ class CompiledSteps(StepKernels):
             if a is not None and (a.shape != shape or a.dtype.char != kind or not a.flags.c_contiguous):
                 return None
         cos, sin = (NO_TURN[kind],) * 2 if turn is None else [a.reshape(-1, wide // 2) for a in turn]
-        given = np.ascontiguousarray(x.T).reshape(batch, width)
+        given = dense(x.T).reshape(batch, width)
         y = np.empty_like(given)
         rest: Any = [NONE[kind] if a is None else a for a in arrays]
         rest += [*[float(np.finfo(kind).eps if e is None else e) for e in eps], y]
