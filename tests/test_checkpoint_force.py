@@ -10,7 +10,7 @@ import resource
 import stat
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from helpers.force import force, named, state, whole
@@ -213,6 +213,34 @@ def test_a_file_that_another_removes_is_written_again(tmp_path: Path, monkeypatc
     monkeypatch.setattr(checkpoint, "_nameless", slow)
     checkpoint.save(tmp_path / "a.safetensors", state(1))
     assert taken and os.listdir(tmp_path) == ["a.safetensors"] and whole(tmp_path / "a.safetensors") == 1
+
+
+def test_a_file_that_another_is_about_to_remove_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a save does that locks the temporary file before its process has, and removes it at the worst moment."""
+    path, replace, others = tmp_path / "a.safetensors", os.replace, list[tuple[BinaryIO, str]]()
+
+    def removed() -> None:
+        for other, name in others:
+            os.unlink(name)
+            other.close()
+        others.clear()
+
+    def slow(path: str, flags: int) -> int:
+        number = named(path, flags)
+        others.append((open(path, "rb"), path))
+        assert checkpoint._locked(others[0][0])
+        threading.Timer(0.2, removed).start()
+        return number
+
+    def late(source: Path, target: Path) -> None:
+        removed()
+        replace(source, target)
+    monkeypatch.setattr(checkpoint, "_nameless", slow)
+    monkeypatch.setattr(os, "replace", late)
+    checkpoint.save(path, state(1))
+    assert os.listdir(tmp_path) == [path.name] and whole(path) == 1
 
 
 def test_modes_are_of_the_umask_or_the_old_file(way: str, tmp_path: Path) -> None:

@@ -362,12 +362,12 @@ def _nested(flat: Iterable[tuple[str, Any]], room: archives.Room) -> dict[str, A
     return state
 
 
-def _locked(file: BinaryIO | archives.File) -> bool:
+def _locked(file: BinaryIO | archives.File, wait: bool = False) -> bool:
     """Mark an open file as one that a living process writes, for as long as it is open; False where another did."""
     with suppress(ImportError, OSError):    # Windows; locked by another, or a file system without locks
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return True
     return False
 
@@ -387,8 +387,8 @@ def _replace(target: Path, write: Callable[[BinaryIO], None]) -> None:
     try:
         for opener in (_nameless, *[None] * 100):
             with open(temporary, "xb", opener=opener) as file:
-                _locked(file)
-                if opener is None and not os.fstat(file.fileno()).st_nlink:     # another save was faster than the lock
+                _locked(file, wait=True)    # another save that found it unlocked may be about to remove it
+                if opener is None and not os.fstat(file.fileno()).st_nlink:
                     continue
                 if old and os.chmod in os.supports_fd:
                     os.chmod(file.fileno(), stat.S_IMODE(old.st_mode))

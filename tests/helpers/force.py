@@ -33,5 +33,5 @@ def force(program: str, folder: Path, *arguments: object) -> dict[str, int]:
     command = [sys.executable, "-c", program, str(Path(__file__).parents[1]), str(folder), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TINYSEQ_BACKEND": "numpy"})
     assert done.returncode == 0, done.stderr
-    print(arguments, done.stdout.strip())
+    print(arguments, done.stdout.strip(), done.stderr)
     return dict(json.loads(done.stdout))
