@@ -26,7 +26,8 @@ class RotaryPositions:
     i and i + width/2 of position t by t f_i, f_i = `base`^(-2i/width), changed as `rope_type` says:
 
         "linear"    f_i / factor (Chen et al. 2023)
-        "dynamic"   the base grows with the length, from max_position_embeddings on
+        "dynamic"   the base grows with the length, from max_position_embeddings on; what a state has read stays turned
+                    as it was when the text was as short, so that there `step` is not quite `forward`
         "llama3"    long waves by 1 / factor, short ones as they are, a ramp from low_freq_factor to high_freq_factor
         "yarn"      likewise, from beta_slow to beta_fast turns in original_max_position_embeddings; cosines and sines
                     times an attention_factor (Peng et al. 2023)
@@ -63,9 +64,11 @@ class RotaryPositions:
         if rope_type == "llama3" and self.scaling["low_freq_factor"] >= self.scaling["high_freq_factor"]:
             raise ValueError(f"{name}: expected low_freq_factor < high_freq_factor, got {self.scaling}")
 
-    def angles(self, x: Tensor, ids: Like) -> tuple[Tensor, Tensor]:
-        """cos and sin (..., width/2) of positions `ids` (...), as x's dtype and where it lives."""
-        length = int(ops.max(ops.asarray(ids))) + 1 if self.rope_type == "dynamic" and np.size(ids) else 0
+    def angles(self, x: Tensor, ids: Like, ahead: int = 0) -> tuple[Tensor, Tensor]:
+        """cos and sin (..., width/2) of positions `ids` (...), as x's dtype and where it lives, in a text that ends as
+        many positions `ahead` of the last."""
+        dynamic = self.rope_type == "dynamic" and 0 not in np.shape(ids)
+        length = int(ops.max(ops.asarray(ids))) + 1 + ahead if dynamic else 0
         cos, sin = angles(x, ids, self.frequencies(length))
         return (cos, sin) if self.factor == 1 else (cos * self.factor, sin * self.factor)
 

@@ -134,7 +134,7 @@ class Stack(Module):
                 src = ops.where(ops.like(src, real)[..., None], src, 0.0)
                 src = ops.take_along_axis(src, places(src, 0, starts)[..., None], 1)
                 state = state._replace(starts=starts)
-            cache = ops.stack([ops.stack(pair, 1) for pair in self._read(src, state)[1]], 1)
+            cache = ops.stack([ops.stack(pair, 1) for pair in self._read(src, state, 1)[1]], 1)
         return state._replace(cache=cache, length=src.shape[1], filled=np.array(src.shape[1]))
 
     def _empty(self, src: Tensor) -> LanguageState:
@@ -191,14 +191,15 @@ class Stack(Module):
                 raise ValueError(f"{name}: expected {wanted}, got {check.describe(x)}")
         return x
 
-    def _read(self, x: Tensor, state: LanguageState | None) -> tuple[Tensor, list[Pair]]:
-        """What the stack makes of x (B, T, E) after a state, if there is one, and each layer's keys and values of x."""
+    def _read(self, x: Tensor, state: LanguageState | None, ahead: int = 0) -> tuple[Tensor, list[Pair]]:
+        """What the stack makes of x (B, T, E) after a state, if there is one, and each layer's keys and values of x;
+        `ahead` is how many positions more there will be at least."""
         n, starts = (0, None) if state is None else (state.length, state.starts)
         if n and grad_enabled():
             raise RuntimeError(f"{type(self).__name__}: no gradient reaches what a state has read: give all positions "
                                "to forward, or read on under ts.no_grad()")
         mask = None if starts is None else ops.like(x, np.arange(n + x.shape[1])) >= starts[:, None]
-        turns, kept = self._turns(x, places(x, n, starts)), list[Pair]()
+        turns, kept = self._turns(x, places(x, n, starts), ahead), list[Pair]()
 
         def between(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             if turn := turns[len(kept)]:
@@ -218,9 +219,10 @@ class Stack(Module):
                                 f"keys and values, got {check.describe(layer)}")
         return x if self.norm is None else self.norm(x), kept
 
-    def _turns(self, x: Tensor, ids: Like) -> list[list[Tensor] | None]:
+    def _turns(self, x: Tensor, ids: Like, ahead: int = 0) -> list[list[Tensor] | None]:
         """Each layer's cos and sin of positions `ids`, (T,) or (B, T), for all heads; None of one that turns nothing."""
-        made = {r: [ops.expand_dims(angle, -3) for angle in r.angles(x, ids)] for r in {*self._rotary} if r is not None}
+        made = {r: [ops.expand_dims(angle, -3) for angle in r.angles(x, ids, ahead)]
+                for r in {*self._rotary} if r is not None}
         return [made.get(r) for r in islice(cycle(self._rotary or (None,)), len(self.layers))]
 
     def _step(self, x: Array, state: LanguageState) -> tuple[Array, LanguageState]:
