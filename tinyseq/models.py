@@ -36,6 +36,7 @@ check.public(__name__)
 
 Config = Mapping[str, Any]
 Rules = Mapping[str | tuple[str, ...], str | None]
+_Rules = dict[str | tuple[str, ...], str | None]
 _HEADS = "ForCausalLM|LMHead|DoubleHeads"     # in the names of architectures with a language model's last layer
 
 # Whatever has weights, and its axes: sizes that are arguments of the module, or come of them.
@@ -52,7 +53,8 @@ _ANY = {"{}": "{}"}
 
 
 def _rules(
-    parts: Mapping[str, str], theirs: str, ours: str, norms: Mapping[str, str] = _ANY, matrices: Mapping[str, str] = _ANY,
+    parts: Mapping[str, str], theirs: str, ours: str, norms: Mapping[str, str] = _ANY,
+    matrices: Mapping[str, str] = _ANY,
 ) -> dict[str | tuple[str, ...], str | None]:
     """Names of the parts here and there, those in layers behind `ours` and `theirs`, with what stands at the end,
     "weight" there and here, where it is another for `norms` and the `matrices` in layers."""
@@ -100,8 +102,8 @@ _GEMMA2 = {part: name for part, name in _LLAMA.items() if f"{part}0." not in _AF
 _OLMO2 = {part: name for part, name in _GEMMA2.items() if part not in ("norm1.", "norm2.")} | _NORMED
 
 _FIRST = {"gamma": "weight", "beta": "bias", **_ANY}    # as the first checkpoints have norms, too
-_IDS: Rules = {"embeddings.position_ids": None}
-_ROTARY: Rules = {"layers.{}.self_attn.rotary_emb.inv_freq": None}
+_IDS: _Rules = {"embeddings.position_ids": None}
+_ROTARY: _Rules = {"layers.{}.self_attn.rotary_emb.inv_freq": None}
 BERT: Rules = _rules(_BERT, "encoder.layer.{}.", "encoder.layers.{}.", _FIRST) | _IDS
 GPT2: Rules = _rules(_GPT2, "h.{}.", "layers.{}.", matrices={   # which are (in, out)
     "weight.T": "weight", "bias": "bias"}) | {"h.{}.attn.bias": None, "h.{}.attn.masked_bias": None}
@@ -144,9 +146,9 @@ class Bert(Module):
         self.encoder = TransformerEncoder(
             TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, dtype=dtype),
             num_layers)
-        self.bias = RelativeBias(buckets, nhead, dtype) if buckets else None
+        self.bias = _RelativeBias(buckets, nhead, dtype) if buckets else None
         for layer in self.encoder.layers if self.bias else ():
-            layer.self_attn.change = self.bias.__call__
+            layer.self_attn.change = self.bias.forward  # type: ignore[union-attr]
         self.pooler: Linear | None = Linear(d_model, d_model, dtype=dtype)
 
     def forward(self, tokens: Like, lengths: Like = None, types: Like = None) -> tuple[Tensor, Tensor | None]:
@@ -166,18 +168,15 @@ class Bert(Module):
         return hidden, None if self.pooler is None else ops.tanh(self.pooler(ops.sum(hidden[:, :1], 1)))
 
 
-class RelativeBias(Embedding):
+class _RelativeBias(Embedding):
     """A number for each head and each of `buckets` distances, added to scores (B, heads, T, T): half of the buckets for
     what comes later, half for what came before, wider the farther, to 128 (T5, Raffel et al. 2020, section 2.1; MPNet).
-
-    >>> ts.models.RelativeBias(32, 2)(ts.zeros((1, 2, 5, 5))).shape
-    (1, 2, 5, 5)
     """
 
     def __init__(self, buckets: int, heads: int, dtype: Any = np.float32) -> None:
         super().__init__(buckets, heads, dtype=dtype)
 
-    def forward(self, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, scores: Tensor) -> Tensor:
         ahead = np.arange(scores.shape[-1]) - np.arange(scores.shape[-2])[:, None]
         half = len(self.weight) // 2
         exact, far = half // 2, np.abs(ahead)
@@ -216,10 +215,13 @@ class Classifier(Module):
     (1, 3, 3)
     """
 
-    def __init__(self, model: Bert | Headless, head: Module, each: bool = False, labels: Any = None) -> None:
+    def __init__(self, model: Bert | Headless, head: Module, each: bool = False,
+                 labels: list[str] | tuple[str, ...] | None = None) -> None:
         check.instance("Classifier", Bert | Headless, model=model)
         check.instance("Classifier", Module, head=head)
         self.model, self.head, self.each = model, head, each
+        if labels is not None:
+            check.instance("Classifier", list | tuple, labels=labels)
         self.labels = None if labels is None else tuple(labels)
 
     def forward(self, tokens: Like, lengths: Like = None, types: Like = None) -> Tensor:
@@ -236,30 +238,21 @@ class Classifier(Module):
         return y
 
 
-def softcap(x: Tensor, cap: float) -> Tensor:
+def _softcap(x: Tensor, cap: float) -> Tensor:
     """cap tanh(x / cap): x, but never beyond the cap.
-
-    >>> ts.models.softcap(ts.tensor([0.1, 1000.0]), 2.0)
-    tensor([0.0999..., 2.    ])
     """
     return ops.tanh(x / cap) * cap
 
 
-def geglu(x: Tensor) -> Tensor:
+def _geglu(x: Tensor) -> Tensor:
     """gelu_tanh(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Gemma (Shazeer 2020).
-
-    >>> ts.models.geglu(ts.tensor([1.0, 2.0]))
-    tensor([1.6823...])
     """
     a, b = ops.split(x, 2, -1)
     return gelu_tanh(a) * b
 
 
-class CappedLinear(Linear):
+class _CappedLinear(Linear):
     """A `Linear` without bias whose output is capped by `softcap`.
-
-    >>> ts.models.CappedLinear(4, 3, cap=30.0)(ts.zeros((2, 4))).shape
-    (2, 3)
     """
 
     def __init__(self, in_features: int, out_features: int, cap: float) -> None:
@@ -267,7 +260,7 @@ class CappedLinear(Linear):
         self.cap = cap
 
     def forward(self, x: Tensor) -> Tensor:
-        return softcap(super().forward(x), self.cap)
+        return _softcap(super().forward(x), self.cap)
 
 
 # --- a configuration, whose every value is held to what it can be ---------------------------------------------------
@@ -295,7 +288,7 @@ class Architecture(NamedTuple):
     more: Callable[[Config, dict[str, Any]], dict[str, Any]] = lambda config, arguments: {}     # other arguments
     usual: Mapping[str, Callable[[dict[str, Any]], int]] = {}     # sizes that are null, of others
     aliases: Mapping[str, str] = {}             # other names of the sizes
-    defaults: Config = {}                       # what else is where nothing is said
+    defaults: Mapping[str, Any] = {}                 # what else is where nothing is said
     adapt: Callable[[dict[str, Any], Any], None] = lambda state, arguments: None   # weights kept otherwise there
 
 
@@ -325,11 +318,8 @@ def _arguments(family: Architecture, config: Config) -> dict[str, Any]:
     return a | family.more(config, a)
 
 
-class Layers(NamedTuple):
+class _Layers(NamedTuple):
     """What a decoder's layers have that is no argument of a `LanguageModel`.
-
-    >>> ts.models.Layers(head_dim=16, windows=(None, 4)).norms
-    'before'
     """
 
     head_dim: int
@@ -368,18 +358,19 @@ def _decoder(config: Config, a: dict[str, Any], *, biases: str = "", near: Any =
         rotary, other = make(whole, config.get("rope_theta", base)), make(
             inner, config.get("rope_local_base_freq", local))
         positions = [rotary if window is None else other for window in windows]
-    caps = tuple(cap if cap is None else check.numbers(kind, above=0, below=1e30, **{key: cap}) for key in (
-        "attn_logit_softcapping", "final_logit_softcapping") for cap in [config.get(key)])
+    attention_cap, logit_cap = (None if config.get(key) is None else check.numbers(
+        kind, above=0, below=1e30, **{key: config[key]}) for key in (
+            "attn_logit_softcapping", "final_logit_softcapping"))
     scalar = config.get("query_pre_attn_scalar")
     scalar = head_dim if scalar is None else check.numbers(kind, above=0, below=1e30, query_pre_attn_scalar=scalar)
     biases = biases or "all" * bool(config.get("attention_bias"))
-    return {"positions": tuple(positions), "norm": "rms", "bias": False, "layers": Layers(
-        head_dim, windows, biases, normed, norms, caps, scaled, math.sqrt(head_dim / scalar))}
+    return {"positions": tuple(positions), "norm": "rms", "bias": False, "layers": _Layers(
+        head_dim, windows, biases, normed, norms, (attention_cap, logit_cap), scaled, math.sqrt(head_dim / scalar))}
 
 
-def _rotary(kind: str, config: Config, head_dim: int, partly: bool, stretched: bool, given: Mapping[str, Any],
-            base: Any) -> RotaryPositions:
-    """The rotary positions that the one dictionary in `given` describes, if there is one, with what stands beside it."""
+def _rotary(kind: str, config: Config, head_dim: int, partly: bool, stretched: bool,
+            given: Mapping[str, Any], base: Any) -> RotaryPositions:
+    """The rotary positions that the one dictionary in `given`, if there is one, and what stands beside it describe."""
     name, rope = next(iter(given.items()), ("rope_parameters", {}))
     if not isinstance(rope, Mapping) or not all(isinstance(key, str) for key in rope):
         raise ValueError(f"{kind}: expected {name} to be a dictionary, got {given}")
@@ -399,7 +390,8 @@ def _rotary(kind: str, config: Config, head_dim: int, partly: bool, stretched: b
             raise ValueError(f"expected rope_type 'default', got {rope['rope_type']!r}")
         return RotaryPositions(int(head_dim * part), base, **rope)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{kind}: {name}, head_dim {head_dim}: {error}") from None
+        raise ValueError(f"{kind}: {name}, with head_dim, or hidden_size / num_attention_heads, {head_dim}: "
+                         f"{error}") from None
 
 
 def _windows(kind: str, config: Config, layers: int, near: Any) -> tuple[int | None, ...]:
@@ -434,7 +426,7 @@ def _turning(config: Config, i: int) -> bool:
     if given is None:
         return bool((i + 1) % each)
     if not isinstance(given, list) or i >= len(given) or given[i] not in (0, 1):
-        raise ValueError(f"{kind}: expected no_rope_layers, 0 or 1 a layer, 0 where there are no positions, got {given}")
+        raise ValueError(f"{kind}: expected no_rope_layers, 0 or 1 a layer, 0 of one without positions, got {given}")
     return bool(given[i])
 
 
@@ -446,7 +438,7 @@ def _after_padding(state: dict[str, Any], a: dict[str, Any]) -> None:
 
 def _gemma(state: dict[str, Any], a: dict[str, Any]) -> None:
     """Norms hold what their weights are above 1, and scores have a scale of their own."""
-    layers: Layers = a["layers"]
+    layers: _Layers = a["layers"]
     for key, value in state.items():
         if value.ndim == 1 and key.endswith("weight"):
             state[key] = value.astype(np.float32) + 1
@@ -565,7 +557,7 @@ ARCHITECTURES = {
 
 def _lengths(a: Mapping[str, Any]) -> dict[str, int]:
     """The lengths of axes: arguments of the module, and what comes of them."""
-    layers: Layers | None = a.get("layers")
+    layers: _Layers | None = a.get("layers")
     head_dim = a["d_model"] // a["nhead"] if layers is None else layers.head_dim
     queries, keys = (head_dim * a.get(name, a["nhead"]) for name in ("nhead", "num_kv_heads"))
     alone = layers is not None and layers.normed == "each"
@@ -581,7 +573,7 @@ def _shapes(family: Architecture, a: Mapping[str, Any], has: Mapping[str, Any]) 
              "project.": lengths["embedded"] != a["d_model"]}
     biases = {"all": ("self_attn.in_proj_", "self_attn.out_proj.", "self_attn.out_proj.0."),
               "qkv": ("self_attn.in_proj_",), "": ()}[a["layers"].biases if "layers" in a else ""]
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for part in family.parts:
         biased = part in biases if "layers" in a else part not in _TABLES
         for name in [f"{layers}.{i}.{part}" for i in range(a["num_layers"])] if part in _LAYER else [part]:
@@ -605,7 +597,8 @@ def _own(state: Mapping[str, Any], family: Architecture) -> dict[str, Any]:
 
 def _agree(family: Architecture, a: Mapping[str, Any], state: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Refuse weights that are not those of the module of arguments `a`."""
-    there, names, lengths = {"num_layers": sum(key.endswith("linear1.weight") for key in state)}, family.sizes, _lengths(a)
+    names, lengths = family.sizes, _lengths(a)
+    there = {"num_layers": sum(key.endswith("linear1.weight") for key in state)}
     for part in family.parts:
         first = next((value.shape for key, value in state.items() if key.endswith(f"{part}weight")), ())
         there = dict(zip(_AXES[part].split(), first, strict=False)) | there
@@ -678,7 +671,7 @@ def _classifier(model: Any, parts: tuple[Any, ...], weights: Mapping[str, Any], 
 def _build(module: Any, arguments: Mapping[str, Any]) -> Any:
     """The module of those arguments, with layers as its family has them."""
     a = dict(arguments)
-    layers: Layers | None = a.pop("layers", None)
+    layers: _Layers | None = a.pop("layers", None)
     if layers is None:
         return module(**a)
     nhead, kv_heads, activation, width = a["nhead"], a.pop("num_kv_heads"), a["activation"], a["d_model"]
@@ -692,7 +685,7 @@ def _build(module: Any, arguments: Mapping[str, Any]) -> Any:
             width, nhead, a["dropout"], layers.biases != "", num_kv_heads=kv_heads, head_dim=layers.head_dim,
             window=window, q_norm=norm(lengths["queries"]) if layers.normed else None,
             k_norm=norm(lengths["keys"]) if layers.normed else None,
-            change=None if attention_cap is None else partial(softcap, cap=attention_cap))
+            change=None if attention_cap is None else partial(_softcap, cap=attention_cap))
         if layers.biases == "qkv":
             layer.self_attn.out_proj.bias = None
         if layers.norms != "before":
@@ -701,10 +694,10 @@ def _build(module: Any, arguments: Mapping[str, Any]) -> Any:
         if layers.norms == "after":
             layer.norm1, layer.norm2 = Sequential(), Sequential()
         if activation == "geglu":
-            layer.activation = geglu
+            layer.activation = _geglu
     if logit_cap is not None and module is LanguageModel:
         weight = model.out.weight
-        model.out = CappedLinear(width, a["vocab_size"], logit_cap)
+        model.out = _CappedLinear(width, a["vocab_size"], logit_cap)
         model.out.weight = weight if a["tied"] else model.out.weight
     return model
 

@@ -30,6 +30,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
     tensor([-3.,  2.,  1.,  4.])
     """
     xp, half = namespace(x), cos.shape[-1]
+    if 2 * half > x.shape[-1]:
+        raise ValueError(f"expected cos and sin at most half as wide as x, got shapes {cos.shape} and {x.shape}")
 
     def turn(x: Tensor, sin: Tensor) -> Any:
         a, b, rest = xp.split(x, [half, 2 * half], axis=-1)

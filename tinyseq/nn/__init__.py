@@ -27,8 +27,8 @@ __all__ = [  # what type checkers let users take from here
     "ConditionalLanguageModel", "DecoderState", "DotAttention", "Dropout", "ELU", "Embedding", "EncoderDecoder",
     "FixedContext", "GELU", "GRU", "GRUCell", "LRU", "LSTM", "LSTMCell", "LanguageModel", "LanguageState",
     "LayerNorm", "LeakyReLU", "LearnedPositions", "Linear", "MinGRU", "MinLSTM", "Module", "MultiheadAttention",
-    "MultiheadContext", "Parameter", "RMSNorm", "RNN", "RNNCell", "ReLU", "RotaryPositions", "Scan", "Sequential", "SiLU", "Sigmoid",
-    "SinusoidalPositions", "Softplus", "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer",
-    "TransformerEncoder", "TransformerEncoderLayer", "attention_weights", "convert", "functional", "init",
-    "length_mask",
+    "MultiheadContext", "Parameter", "RMSNorm", "RNN", "RNNCell", "ReLU", "RotaryPositions", "Scan", "Sequential",
+    "SiLU", "Sigmoid", "SinusoidalPositions", "Softplus", "Tanh", "Transformer", "TransformerDecoder",
+    "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "attention_weights", "convert",
+    "functional", "init", "length_mask",
 ]

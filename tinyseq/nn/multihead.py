@@ -159,8 +159,8 @@ class MultiheadAttention(Attending):
         """The heads' keys and values (B, num_kv_heads, S, D) of key (B, S, kdim) and value (B, S, vdim)."""
         key, value = self._fits(key, value)
         _, (w_k, b_k), (w_v, b_v) = self.parts()
-        value = key if value is None else value
-        return self.heads(_normal(functional.linear(key, w_k, b_k), self.k_norm)), self.heads(functional.linear(value, w_v, b_v))
+        value, k = key if value is None else value, _normal(functional.linear(key, w_k, b_k), self.k_norm)
+        return self.heads(k), self.heads(functional.linear(value, w_v, b_v))
 
     def _fits(self, key: Any, value: Any) -> tuple[Tensor, Tensor | None]:
         """Keys (B, S, kdim) and values (B, S, vdim), or None where the keys are that; others are refused."""

@@ -103,4 +103,4 @@ class RotaryPositions:
         s, log = self.scaling, 0.1 * math.log(max(self.scaling["factor"], 1.0))
         both = {"mscale", "mscale_all_dim"} <= s.keys()
         usual = (log * s["mscale"] + 1) / (log * s["mscale_all_dim"] + 1) if both else log + 1
-        return s.get("attention_factor", usual)
+        return float(s.get("attention_factor", usual))

@@ -220,10 +220,10 @@ class Stack(Module):
         return x if self.norm is None else self.norm(x), kept
 
     def _turns(self, x: Tensor, ids: Like, ahead: int = 0) -> list[list[Tensor] | None]:
-        """Each layer's cos and sin of positions `ids`, (T,) or (B, T), for all heads; None of one that turns nothing."""
+        """Each layer's cos and sin of positions `ids`, (T,) or (B, T), for all heads; None where nothing is turned."""
         made = {r: [ops.expand_dims(angle, -3) for angle in r.angles(x, ids, ahead)]
                 for r in {*self._rotary} if r is not None}
-        return [made.get(r) for r in islice(cycle(self._rotary or (None,)), len(self.layers))]
+        return [None if r is None else made[r] for r in islice(cycle(self._rotary or (None,)), len(self.layers))]
 
     def _step(self, x: Array, state: LanguageState) -> tuple[Array, LanguageState]:
         """`step` on arrays, features first."""
