@@ -347,33 +347,34 @@ def _decoder(config: Config, a: dict[str, Any], *, biases: str = "", near: Any =
     given = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
     if len(given) > 1:
         raise ValueError(f"{kind}: expected rope_scaling or rope_parameters, not both, got {given}")
-    make = partial(_rotary, kind, config, head_dim, partly, stretched)
+    name, rope = next(iter(given.items()), ("rope_parameters", {}))
+    make = partial(_rotary, kind, config, head_dim, partly, stretched, name)
     if local is None:
-        rotary = make(given, config.get("rope_theta", base))
+        rotary = make(rope, config.get("rope_theta", base))
         positions = [rotary if turning is None or turning(config, i) else None for i in range(layers)]
     else:
-        whole = {key: value["full_attention"] if isinstance(value, Mapping) and "full_attention" in value else value
-                 for key, value in given.items()}
-        inner = {key: value.get("sliding_attention") or {} for key, value in given.items() if whole[key] is not value}
-        rotary, other = make(whole, config.get("rope_theta", base)), make(
-            inner, config.get("rope_local_base_freq", local))
+        apart: Any = {"full_attention": rope} if name == "rope_scaling" else rope
+        if not isinstance(apart, Mapping) or not apart.keys() <= {"full_attention", "sliding_attention"}:
+            raise ValueError(f"{kind}: expected rope_parameters of full_attention and of sliding_attention, got {rope}")
+        rotary = make(apart.get("full_attention") or {}, config.get("rope_theta", base))
+        other = make(apart.get("sliding_attention") or {}, config.get("rope_local_base_freq", local))
         positions = [rotary if window is None else other for window in windows]
     attention_cap, logit_cap = (None if config.get(key) is None else check.numbers(
         kind, above=0, below=1e30, **{key: config[key]}) for key in (
             "attn_logit_softcapping", "final_logit_softcapping"))
     scalar = config.get("query_pre_attn_scalar")
     scalar = head_dim if scalar is None else check.numbers(kind, above=0, below=1e30, query_pre_attn_scalar=scalar)
-    biases = biases or "all" * bool(config.get("attention_bias"))
+    check.choice(kind, (True, False), attention_bias=config.get("attention_bias", False))
+    biases = biases or "all" * config.get("attention_bias", False)
     return {"positions": tuple(positions), "norm": "rms", "bias": False, "layers": _Layers(
         head_dim, windows, biases, normed, norms, (attention_cap, logit_cap), scaled, math.sqrt(head_dim / scalar))}
 
 
-def _rotary(kind: str, config: Config, head_dim: int, partly: bool, stretched: bool,
-            given: Mapping[str, Any], base: Any) -> RotaryPositions:
-    """The rotary positions that the one dictionary in `given`, if there is one, and what stands beside it describe."""
-    name, rope = next(iter(given.items()), ("rope_parameters", {}))
+def _rotary(kind: str, config: Config, head_dim: int, partly: bool, stretched: bool, name: str, rope: Any,
+            base: Any) -> RotaryPositions:
+    """The rotary positions that a dictionary and what stands beside it in a configuration describe."""
     if not isinstance(rope, Mapping) or not all(isinstance(key, str) for key in rope):
-        raise ValueError(f"{kind}: expected {name} to be a dictionary, got {given}")
+        raise ValueError(f"{kind}: expected {name} to be a dictionary, got {rope}")
     rope = {key: value for key, value in rope.items() if key != "type"} | {
         "rope_type": rope.get("rope_type", rope.get("type", "default"))}
     base = check.numbers(kind, least=1, below=math.inf, rope_theta=rope.pop("rope_theta", base))
@@ -406,8 +407,8 @@ def _windows(kind: str, config: Config, layers: int, near: Any) -> tuple[int | N
         return tuple(size if near is not None and near(config, i) else None for i in range(layers))
     if not isinstance(types, list) or len(types) != layers or any(
             t != "full_attention" and (t != "sliding_attention" or size is None) for t in types):
-        raise ValueError(f"{kind}: expected layer_types, {layers} times 'full_attention' or, with a sliding_window, "
-                         f"'sliding_attention', got {types} and sliding_window {size}")
+        raise ValueError(f"{kind}: expected layer_types, num_hidden_layers = {layers} times 'full_attention' or, with "
+                         f"sliding_window and use_sliding_window, 'sliding_attention', got {types} and {size}")
     return tuple(size if t == "sliding_attention" else None for t in types)
 
 
@@ -606,9 +607,13 @@ def _agree(family: Architecture, a: Mapping[str, Any], state: Mapping[str, np.nd
     if "projected" in there and "num_kv_heads" in a:
         there["num_kv_heads"] = (there["projected"] - lengths["attended"]) * a["nhead"] // (2 * lengths["attended"])
         names = {**names, "attended": f"{names['nhead']} x head_dim"}
+        has = any(key.endswith("self_attn.in_proj_bias") for key in state)
+        if "layers" in a and has is not (a["layers"].biases != ""):
+            raise ValueError(f"attention has {'no ' * (not has)}biases among the weights, and attention_bias says "
+                             "otherwise")
     if wrong := [f"{name} is {lengths[argument]} where the weights have {there[argument]}"
                  for argument, name in names.items() if lengths[argument] != there.get(argument, lengths[argument])]:
-        raise ValueError(", ".join(wrong))
+        raise ValueError(f"{', '.join(wrong)}, with {names['nhead']} {a['nhead']}")
     wanted = _shapes(family, a, state)
     matching("the weights", wanted, state)
     check.shapes("the weights", wanted, state)
