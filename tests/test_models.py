@@ -686,3 +686,77 @@ def test_decoders_without_a_language_models_head(family: str, task: str, tmp_pat
     real = ... if "Sequence" in task else mask
     expected = expected.logits if task else expected.last_hidden_state
     np.testing.assert_allclose(found[real], expected.numpy()[real], atol=1e-4)
+
+
+KINDS = ["roberta", "distilbert", "electra", "mpnet", "llama, linear", "mistral", "qwen2, windows", "qwen3, windows",
+         "smollm3", "gemma", "gemma2", "gemma3, stretched", "phi3, partial", "olmo2"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a family's model, made when it is asked for."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp("family")
+            saved(family, "ForCausalLM" if family in DECODERS else "", made[family])
+        return made[family]
+
+    return folder
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("family", KINDS)
+@given(data=st.data())
+def test_a_familys_configuration_means_what_it_means_to_transformers_or_is_refused_by_key(
+        folders: Any, tmp_path_factory: pytest.TempPathFactory, family: str, data: st.DataObject) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    source, folder = folders(family), tmp_path_factory.mktemp("changed")
+    config = json.loads((source / "config.json").read_text())
+    known = set(config) | set(VALUES) | {"rope_theta", "rope_local_base_freq", "sliding_window_pattern"}
+    key = data.draw(st.sampled_from(sorted(known - {"model_type", "transformers_version", "architectures"})))
+    value = data.draw(st.sampled_from([*VALUES.get(key, []), None, True, False, 0, 1, 3, 0.5, "relu", {}, "left out"]))
+    changed = {k: v for k, v in (config | {key: value}).items() if k != key or value != "left out"}
+    (folder / "config.json").write_text(json.dumps(changed))
+    shutil.copy(source / "model.safetensors", folder)
+    (tokens, mask), decoder = tokens_and_mask(), family in DECODERS
+    try:
+        model = models.load(folder)
+        with ts.no_grad():
+            found = model(tokens) if decoder else model(tokens, LENGTHS)[0]
+    except ValueError as error:
+        assert key in str(error)
+        return
+    kind = transformers.AutoModelForCausalLM if decoder else transformers.AutoModel
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            expected = theirs(kind.from_pretrained(folder, dtype=torch.float32), tokens, mask)[0]
+        except Exception:  # it computes nothing
+            return
+    np.testing.assert_allclose(found.numpy()[mask], expected.numpy()[mask], atol=1e-4)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"rope_scaling": {"rope_type": "linear"}, "rope_parameters": None}, "'linear' needs factor"),
+    ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "beta": 1}, "rope_parameters": None},
+     "'linear' has no beta"),
+    ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "'default' has no full_attention"),
+    ({"attention_bias": True}, "no biases among the weights, and attention_bias"),
+    ({"mlp_bias": True}, "mlp_bias=True"), ({"num_key_value_heads": 3}, "num_key_value_heads to divide"),
+    ({"model_type": "mistral", "sliding_window": 0}, "1 <= sliding_window, got 0"),
+    ({"model_type": "mistral", "layer_types": ["full_attention"] * 2}, "layer_types="),
+    ({"model_type": "qwen2"}, "no biases among the weights"),
+    ({"model_type": "qwen3", "layer_types": ["sliding_attention"] * 2}, "layer_types, num_hidden_layers = 2 times"),
+    ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers, 0 or 1 a layer"),
+    ({"model_type": "phi3", "rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
+     "rope_type 'default', got 'yarn'"),
+    ({"model_type": "gemma3_text", "hidden_act": None}, "rope_parameters of full_attention"),
+    ({"architectures": ["LlamaForTokenClassification"]}, r"head of ForTokenClassification, score\.: missing"),
+])
+def test_what_a_family_does_not_have_is_refused_by_name(change: dict[str, Any], words: str) -> None:
+    config = json.loads((MODELS / "llama" / "config.json").read_text()) | change
+    with pytest.raises(checkpoint.CheckpointError, match=words):
+        models.load(MODELS / "llama", config)

@@ -4,6 +4,7 @@
 
 A configuration says what transformers 5.24 reads in it; what would change a number and is not computed here is refused.
 Each family is a row of `ARCHITECTURES`: what its configuration and its tensors are called, and what its layers have.
+docs/models.md says what was tried.
 """
 
 from __future__ import annotations
@@ -709,13 +710,14 @@ def _build(module: Any, arguments: Mapping[str, Any]) -> Any:
 
 def load(path: checkpoint.Name, config: Config | None = None) -> Any:
     """The model of a folder with `config.json` and weights, or of a file of weights beside it, ready for use (`eval`);
-    `config` takes its place. float32, whatever the weights are in. Its "model_type" is "bert" (a `Bert`), "gpt2" or
-    "llama" (a `nn.LanguageModel`). Training drops at one rate everywhere, hidden_dropout_prob or resid_pdrop; a Llama
-    drops nothing.
+    `config` takes its place. float32, whatever the weights are in. Its "model_type" is one of `ARCHITECTURES`: an
+    encoder is a `Bert`, a decoder a `nn.LanguageModel` (docs/models.md has a row for each). Training drops at one rate
+    everywhere, hidden_dropout_prob, dropout or resid_pdrop; other decoders drop nothing.
 
     A last layer among the weights that differs from the embedding is one of its own, whatever "tie_word_embeddings"
     says. Where the weights have none, and the embedding is not tied to it or "architectures" names a model without it
     (GPT2Model, LlamaModel), a `Headless` comes back, whose output is hidden states, as `AutoModel`'s in transformers.
+    Where "architectures" names a classifier, of sequences or tokens, it is a `Classifier`.
 
     Raises `CheckpointError`, a ValueError, for another architecture, for an option that the model here does not have,
     for a configuration that makes no model, and for weights that are not its own, before memory is taken for any.
@@ -725,7 +727,7 @@ def load(path: checkpoint.Name, config: Config | None = None) -> Any:
     tinyseq.checkpoint.CheckpointNotFoundError: ...models.load: path all-MiniLM-L6-v2: config.json: No such file...
     >>> ts.models.load("model.safetensors", config={"model_type": "t5"})
     Traceback (most recent call last):
-    tinyseq.checkpoint.CheckpointError: ...expected model_type to be one of 'bert', 'gpt2', 'llama', got 't5'
+    tinyseq.checkpoint.CheckpointError: ...expected model_type to be one of 'bert', 'roberta', ..., got 't5'
     """
     path = checkpoint._as_path("models.load", path)
     check.mapping("models.load", config={} if config is None else config)
