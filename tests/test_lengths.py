@@ -120,6 +120,7 @@ ROWS: dict[str, Call] = {
         F.log_softmax(x), i(IDS), ignore_index=i(127)), None, 2, 3, CLASSES) for name in ("cross_entropy", "nll_loss")},
     "LearnedPositions": lambda i: made(lambda: nn.LearnedPositions(i(127), 3))(ts.zeros((2, 3, 3)), i(IDS % 127)),
     "SinusoidalPositions": lambda i: nn.SinusoidalPositions(4)(ts.zeros((2, 3, 4)), i(IDS)),
+    "RotaryPositions": lambda i: nn.RotaryPositions(4).angles(ts.zeros((2, 3, 4)), i(IDS)),
     **{f"LanguageModel, {p}": lambda i, p=p: language(i, p, lambda model: reading(model, i))
        for p in ("learned", "sinusoidal", "rotary", None)},
     "AttentionDecoder": lambda i: translate(i, lambda model, state: model.decoder(i(STEP_IDS[:, :5]), state)),

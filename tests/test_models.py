@@ -120,21 +120,23 @@ def test_a_bert_without_pooler_has_none_and_heads_are_left_out(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("name", "change", "words"), [
-    ("gpt2", {"model_type": []}, r"expected model_type to be one of 'bert', 'gpt2', 'llama', got \[\]"),
-    ("gpt2", {"model_type": "mamba"}, "expected model_type to be one of 'bert', 'gpt2', 'llama', got 'mamba'"),
+    ("gpt2", {"model_type": []}, r"expected model_type to be one of 'bert', .*'llama', .*'olmo2', got \[\]"),
+    ("gpt2", {"model_type": "mamba"}, "expected model_type to be one of 'bert', .*'olmo2', got 'mamba'"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
-    ("llama", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}}, "default rotary positions.*'yarn'"),
-    ("llama", {"head_dim": 8}, "expected head_dim as hidden_size / num_attention_heads, 16 / 4, got 8"),
+    ("llama", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "longrope"}},
+     "rope_type to be one of .*'longrope'"),
+    ("llama", {"head_dim": 8}, "num_attention_heads x head_dim is 32 where the weights have 16"),
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ("bert", {"hidden_act": "quick"}, "expected hidden_act to be one of 'gelu', .*got 'quick'"),
     ("llama", {"hidden_act": "gelu"}, "expected hidden_act to be one of 'silu', 'swish', got 'gelu'"),
-    ("llama", {"num_attention_heads": 3}, "expected num_attention_heads to divide hidden_size, got 3 and 16"),
+    ("llama", {"num_attention_heads": 3, "head_dim": None},
+     "expected num_attention_heads to divide hidden_size, got 3 and 16"),
     ("llama", {"num_key_value_heads": 0}, "1 <= num_key_value_heads, got 0"),
     ("llama", {"num_key_value_heads": 4}, "num_key_value_heads is 4 where the weights have 2"),
-    ("llama", {"rope_scaling": {"rope_type": "default"}}, "rope_scaling or rope_parameters, not both and different"),
+    ("llama", {"rope_scaling": {"rope_type": "default"}}, "rope_scaling or rope_parameters, not both"),
     ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling or rope_parameters, not both"),
     ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
-    ("llama", {"rope_parameters": 1e4}, "rope_parameters': 10000.0"),
+    ("llama", {"rope_parameters": 1e4}, "rope_parameters to be a dictionary, got .*10000.0"),
     ("gpt2", {"num_attention_heads": 4}, "n_head is 2, and its other name num_attention_heads is 4"),
     ("gpt2", {"quantization_config": {"bits": 4}}, r"quantization_config=\{'bits': 4\}"),
     ("gpt2", {"n_head": True}, "an integer 1 <= n_head, got True"),
@@ -338,7 +340,7 @@ def test_without_a_last_layer_the_hidden_states_come_out(name: str, tmp_path: Pa
 def test_sizes_that_the_weights_do_not_have_are_named_and_not_built(name: str, key: str, there: int | None) -> None:
     config = json.loads((MODELS / name / "config.json").read_text())
     change = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": None} if key == "hidden_size" else {}
-    for size in (5, 10**9):
+    for size in (6, 10**9):
         with pytest.raises(checkpoint.CheckpointError, match=f"{key} is {size} where .*{there or config[key]}"):
             models.load(MODELS / name, config | {key: size} | change)
 
@@ -519,9 +521,10 @@ def test_base_models_give_the_hidden_states_of_transformers(name: str, tied: boo
     model.config.tie_word_embeddings = tied
     model.save_pretrained(tmp_path)
     model = transformers.AutoModel.from_pretrained(tmp_path)
-    tokens = EXPECTED["llama.tokens"]
+    tokens, ours = EXPECTED["llama.tokens"], models.load(tmp_path)
+    ours = ours.model if name.endswith("Classification") else ours
     with torch.no_grad(), ts.no_grad():
-        np.testing.assert_allclose(models.load(tmp_path)(tokens).numpy(),
+        np.testing.assert_allclose(ours(tokens).numpy(),
                                    model(torch.tensor(tokens)).last_hidden_state.numpy(), atol=1e-4)
 
 
@@ -533,3 +536,227 @@ def test_skip_draws_nothing() -> None:
     ts.manual_seed(3)
     np.testing.assert_array_equal(first, nn.Linear(3, 4).weight.detach().numpy())
     assert not any(p.detach().numpy().any() for p in empty.parameters())
+
+
+# --- families, each beside a tiny random model of its own ------------------------------------------------------------
+
+TINY: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+                        "num_attention_heads": 4, "max_position_embeddings": 64, "initializer_range": 0.5,
+                        "pad_token_id": 1, "bos_token_id": None, "eos_token_id": None}
+TWO = {"num_key_value_heads": 2}
+DISTIL = {"vocab_size": 40, "dim": 16, "hidden_dim": 24, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 64,
+          "initializer_range": 0.5, "pad_token_id": 1}
+SHORT: dict[str, Any] = {"rope_theta": 50.0, "original_max_position_embeddings": 8}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "roberta": ("roberta", TINY), "roberta, another padding": ("roberta", TINY | {"pad_token_id": 3}),
+    "xlm-roberta": ("xlm-roberta", TINY | {"type_vocab_size": 1}),
+    "distilbert": ("distilbert", DISTIL), "distilbert, relu": ("distilbert", DISTIL | {"activation": "relu"}),
+    "electra": ("electra", TINY | {"embedding_size": 8}),
+    "electra, as wide": ("electra", TINY | {"embedding_size": 16}),
+    "mpnet": ("mpnet", TINY), "bert": ("bert", TINY),
+    "llama, biases": ("llama", TINY | TWO | {"attention_bias": True, "head_dim": 6}),
+    "llama, linear": ("llama", TINY | TWO | {"rope_parameters": {"rope_type": "linear", "factor": 3.0}}),
+    "llama, dynamic": ("llama", TINY | {"max_position_embeddings": 6, "rope_parameters": {
+        "rope_type": "dynamic", "factor": 4.0, "rope_theta": 50.0}}),
+    "llama, llama3": ("llama", TINY | TWO | {"head_dim": 16, "rope_parameters": SHORT | {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}}),
+    "llama, yarn": ("llama", TINY | {"head_dim": 16, "rope_parameters": SHORT | {"rope_type": "yarn", "factor": 4.0}}),
+    "llama, yarn in full": ("llama", TINY | {"head_dim": 16, "rope_parameters": SHORT | {
+        "rope_type": "yarn", "factor": 4.0, "beta_fast": 2.0, "beta_slow": 0.5, "mscale": 0.7, "mscale_all_dim": 0.4,
+        "truncate": False}}),
+    "mistral": ("mistral", TINY | TWO | {"sliding_window": 4, "head_dim": 6}),
+    "mistral, no window": ("mistral", TINY | TWO | {"sliding_window": None}),
+    "qwen2": ("qwen2", TINY | TWO | {"tie_word_embeddings": True}),
+    "qwen2, windows": ("qwen2", TINY | TWO | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
+    "qwen3": ("qwen3", TINY | TWO | {"head_dim": 6}),
+    "qwen3, windows": ("qwen3", TINY | TWO | {
+        "head_dim": 6, "attention_bias": True, "use_sliding_window": True, "sliding_window": 3, "layer_types": [
+            "sliding_attention", "full_attention", "sliding_attention"]}),
+    "smollm3": ("smollm3", TINY | TWO | {"no_rope_layer_interval": 2}),
+    "smollm3, windows": ("smollm3", TINY | TWO | {
+        "no_rope_layers": [1, 0, 1], "use_sliding_window": True, "sliding_window": 3}),
+    "gemma": ("gemma", TINY | TWO | {"head_dim": 6}),
+    "gemma2": ("gemma2", TINY | TWO | {"head_dim": 6, "sliding_window": 3, "query_pre_attn_scalar": 9,
+                                       "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "gemma3": ("gemma3_text", TINY | TWO | {
+        "head_dim": 6, "sliding_window": 3, "query_pre_attn_scalar": 9, "num_hidden_layers": 7}),
+    "gemma3, stretched": ("gemma3_text", TINY | TWO | {
+        "head_dim": 6, "sliding_window": 3, "final_logit_softcapping": 3.0, "layer_types": [
+            "full_attention", "sliding_attention", "full_attention"], "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 70.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 30.0}}}),
+    "phi3": ("phi3", TINY | TWO | {"sliding_window": 4}),
+    "phi3, partial": ("phi3", TINY | TWO | {"rope_parameters": {
+        "rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.5}}),
+    "olmo2": ("olmo2", TINY | TWO)}
+LENGTHS = np.array([11, 4, 7])
+
+
+def saved(family: str, task: str, folder: Path, **changes: Any) -> Any:
+    """A random model of transformers, of the task of `AutoModel` + that, in a folder."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    kind, options = FAMILIES[family]
+    torch.manual_seed(3)
+    config = transformers.AutoConfig.for_model(kind, **json.loads(json.dumps(options | changes)))
+    model = getattr(transformers, f"AutoModel{task}").from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms and biases begin at 1 and 0
+            if parameter.ndim == 1:
+                parameter += 0.3 * torch.randn(parameter.shape)
+    model.save_pretrained(folder)
+    return model
+
+
+def tokens_and_mask() -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.random.default_rng(5).integers(4, 40, (3, 11))
+    mask = np.arange(11) < LENGTHS[:, None]
+    return np.where(mask, tokens, 1), mask
+
+
+def theirs(model: Any, tokens: np.ndarray, mask: np.ndarray, **more: Any) -> Any:
+    torch = pytest.importorskip("torch")
+    with torch.no_grad():
+        return model(input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int)), **more)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("family", [name for name, (kind, _) in FAMILIES.items() if "bert" in kind or kind in (
+    "electra", "mpnet")])
+@pytest.mark.parametrize("task", ["", "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"])
+def test_encoders_give_what_transformers_give(family: str, task: str, tmp_path: Path) -> None:
+    more = {"id2label": {0: "a", 1: "b", 2: "c"}} if "Classification" in task else {}
+    model = saved(family, task, tmp_path, **more)
+    tokens, mask = tokens_and_mask()
+    model = getattr(model, model.base_model_prefix) if task == "ForMaskedLM" else model
+    expected = theirs(model, tokens, mask)
+    ours = models.load(tmp_path)
+    with ts.no_grad():
+        found = ours(tokens, LENGTHS)
+    if "Classification" in task:
+        assert ours.labels == ("a", "b", "c")
+        real = mask if "Token" in task else ...
+        np.testing.assert_allclose(found.numpy()[real], expected.logits.numpy()[real], atol=1e-4)
+        return
+    np.testing.assert_allclose(found[0].numpy()[mask], expected.last_hidden_state.numpy()[mask], atol=1e-4)
+    assert not found[0].numpy()[~mask].any()
+    pooled = getattr(expected, "pooler_output", None)
+    assert (pooled is None) == (found[1] is None)
+    if pooled is not None:
+        np.testing.assert_allclose(found[1].numpy(), pooled.numpy(), atol=1e-4)
+
+
+DECODERS = [name for name, (kind, _) in FAMILIES.items() if not ("bert" in kind or kind in ("electra", "mpnet"))]
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("family", DECODERS)
+def test_decoders_give_the_logits_and_tokens_of_transformers(family: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    model = saved(family, "ForCausalLM", tmp_path)
+    tokens, mask = tokens_and_mask()
+    ours = models.load(tmp_path)
+    with ts.no_grad():
+        found = ours(tokens).numpy()
+    np.testing.assert_allclose(found[mask], theirs(model, tokens, mask).logits.numpy()[mask], atol=1e-4)
+    prompts = [row[:n] for row, n in zip(tokens, LENGTHS, strict=True)]
+    padded = np.stack([np.pad(p, (11 - len(p), 0), constant_values=1) for p in prompts])
+    generated = model.generate(torch.tensor(padded), attention_mask=torch.tensor((mask[:, ::-1]).astype(int)),
+                               max_new_tokens=12, min_new_tokens=12, do_sample=False, pad_token_id=1)
+    state, last = ours.prompt([p.tolist() for p in prompts])
+    assert [row.tokens for row in decode.greedy(ours, state, last, -1, 12)] == generated[:, 11:].tolist()
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("task", ["", "ForSequenceClassification", "ForTokenClassification"])
+@pytest.mark.parametrize("family", [name for name in DECODERS if "," not in name])
+def test_decoders_without_a_language_models_head(family: str, task: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    kind, _ = FAMILIES[family]
+    if task and transformers.AutoConfig.for_model(kind).__class__ not in getattr(
+            transformers, f"AutoModel{task}")._model_mapping:
+        pytest.skip("transformers has no such class")
+    more = {"id2label": {0: "a", 1: "b", 2: "c"}} if task else {}
+    model = saved(family, task, tmp_path, **more)
+    tokens, mask = tokens_and_mask()
+    expected = theirs(model, tokens, mask)
+    ours = models.load(tmp_path)
+    with ts.no_grad():
+        found = (ours(tokens, lengths=LENGTHS)).numpy()
+    real = ... if "Sequence" in task else mask
+    expected = expected.logits if task else expected.last_hidden_state
+    np.testing.assert_allclose(found[real], expected.numpy()[real], atol=1e-4)
+
+
+KINDS = ["roberta", "distilbert", "electra", "mpnet", "llama, linear", "mistral", "qwen2, windows", "qwen3, windows",
+         "smollm3", "gemma", "gemma2", "gemma3, stretched", "phi3, partial", "olmo2"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a family's model, made when it is asked for."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp("family")
+            saved(family, "ForCausalLM" if family in DECODERS else "", made[family])
+        return made[family]
+
+    return folder
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("family", KINDS)
+@given(data=st.data())
+def test_a_familys_configuration_means_what_it_means_to_transformers_or_is_refused_by_key(
+        folders: Any, tmp_path_factory: pytest.TempPathFactory, family: str, data: st.DataObject) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    source, folder = folders(family), tmp_path_factory.mktemp("changed")
+    config = json.loads((source / "config.json").read_text())
+    known = set(config) | set(VALUES) | {"rope_theta", "rope_local_base_freq", "sliding_window_pattern"}
+    key = data.draw(st.sampled_from(sorted(known - {"model_type", "transformers_version", "architectures"})))
+    value = data.draw(st.sampled_from([*VALUES.get(key, []), None, True, False, 0, 1, 3, 0.5, "relu", {}, "left out"]))
+    changed = {k: v for k, v in (config | {key: value}).items() if k != key or value != "left out"}
+    (folder / "config.json").write_text(json.dumps(changed))
+    shutil.copy(source / "model.safetensors", folder)
+    (tokens, mask), decoder = tokens_and_mask(), family in DECODERS
+    try:
+        model = models.load(folder)
+        with ts.no_grad():
+            found = model(tokens) if decoder else model(tokens, LENGTHS)[0]
+    except ValueError as error:
+        assert key in str(error)
+        return
+    kind = transformers.AutoModelForCausalLM if decoder else transformers.AutoModel
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            expected = theirs(kind.from_pretrained(folder, dtype=torch.float32), tokens, mask)[0]
+        except Exception:  # it computes nothing
+            return
+    np.testing.assert_allclose(found.numpy()[mask], expected.numpy()[mask], atol=1e-4)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"rope_scaling": {"rope_type": "linear"}, "rope_parameters": None}, "'linear' needs factor"),
+    ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "beta": 1}, "rope_parameters": None},
+     "'linear' has no beta"),
+    ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "'default' has no full_attention"),
+    ({"attention_bias": True}, "no biases among the weights, and attention_bias"),
+    ({"mlp_bias": True}, "mlp_bias=True"), ({"num_key_value_heads": 3}, "num_key_value_heads to divide"),
+    ({"model_type": "mistral", "sliding_window": 0}, "1 <= sliding_window, got 0"),
+    ({"model_type": "mistral", "layer_types": ["full_attention"] * 2}, "layer_types="),
+    ({"model_type": "qwen2"}, "no biases among the weights"),
+    ({"model_type": "qwen3", "layer_types": ["sliding_attention"] * 2}, "layer_types, num_hidden_layers = 2 times"),
+    ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers, 0 or 1 a layer"),
+    ({"model_type": "phi3", "rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
+     "rope_type 'default', got 'yarn'"),
+    ({"model_type": "gemma3_text", "hidden_act": None}, "rope_parameters of full_attention"),
+    ({"architectures": ["LlamaForTokenClassification"]}, r"head of ForTokenClassification, score\.: missing"),
+])
+def test_what_a_family_does_not_have_is_refused_by_name(change: dict[str, Any], words: str) -> None:
+    config = json.loads((MODELS / "llama" / "config.json").read_text()) | change
+    with pytest.raises(checkpoint.CheckpointError, match=words):
+        models.load(MODELS / "llama", config)

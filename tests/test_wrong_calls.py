@@ -135,8 +135,8 @@ GOOD = [
     "F.rms_norm(x=X, normalized_shape=3, weight=V, eps=1e-5)",
     "F.rotate(x=S, cos=S[..., :2], sin=S[..., :2])",
     "F.dropout(x=X, p=0.5, training=True, generator=None)",
-    "F.attention(query=S, key=S, value=S, mask=M, causal=True, scale=1.0, dropout=0.1, generator=None)",
-    "F.attention_weights(query=S, key=S, mask=M, causal=True, scale=1.0)",
+    "F.attention(query=S, key=S, value=S, mask=M, causal=True, scale=1.0, dropout=0.1, generator=None, change=ts.tanh)",
+    "F.attention_weights(query=S, key=S, mask=M, causal=True, scale=1.0, change=ts.tanh)",
     "F.rnn_cell(x=X, h=X, w_ih=Q, w_hh=Q, b_ih=V, b_hh=V, nonlinearity='relu')",
     "F.lstm_cell(x=X, h=X, c=X, w_ih=Q4, w_hh=Q4, b_ih=V4, b_hh=V4)",
     "F.gru_cell(x=X, h=X, w_ih=Q3, w_hh=Q3, b_ih=V3, b_hh=V3, reset='before', dropped=X)",
@@ -180,7 +180,8 @@ GOOD = [
     "nn.LSTMCell(input_size=2, hidden_size=3, bias=True, dtype=ts.float32)",
     "nn.Scan(cell=nn.GRUCell, input_size=2, hidden_size=3, num_layers=2, dropout=0.1, bidirectional=True)",
     "nn.MultiheadAttention(embed_dim=4, num_heads=2, dropout=0.1, bias=True, kdim=3, vdim=3, batch_first=True, "
-    "dtype=ts.float32, num_kv_heads=1)",
+    "dtype=ts.float32, num_kv_heads=1, head_dim=3, window=2, q_norm=nn.RMSNorm(3), k_norm=nn.RMSNorm(3), "
+    "change=ts.tanh)",
     "nn.AdditiveAttention(query_size=2, memory_size=3, hidden_size=4)",
     "nn.DotAttention(query_size=2, memory_size=3, projected=True, scale=True)",
     "nn.FixedContext(memory_size=4, pool='both', size=3)",
@@ -196,6 +197,7 @@ GOOD = [
     "norm_first=True, bias=True, dtype=ts.float32, norm='rms', num_kv_heads=1)",
     "nn.SinusoidalPositions(d_model=4)",
     "nn.LearnedPositions(max_length=4, d_model=4, dtype=ts.float32)",
+    "nn.RotaryPositions(width=4, base=100.0, rope_type='default')",
     *[f"nn.{name}(vocab_size=5, d_model=4, nhead=2, num_layers=1, dim_feedforward=3, dropout=0.1, positions='rotary', "
       "max_length=6, rotary_base=1e3, tied=True, norm_first=True, last_norm=True, out_bias=True, dtype=ts.float32, "
       "activation='gelu', layer_norm_eps=1e-5, bias=True, norm='rms', num_kv_heads=1)"
@@ -208,7 +210,8 @@ GOOD = [
     "nn.length_mask(lengths=L, steps=5, rows=2, where='length_mask')",
     "nn.attention_weights(model=ENCODER, src=S)",
     "models.Bert(vocab_size=5, d_model=4, nhead=2, num_layers=1, dim_feedforward=3, max_length=6, segments=2, "
-    "activation='gelu', layer_norm_eps=1e-5, dropout=0.1, dtype=ts.float32)",
+    "activation='gelu', layer_norm_eps=1e-5, dropout=0.1, dtype=ts.float32, embedding_size=3, buckets=32)",
+    "models.Classifier(model=models.Bert(5, 4, 2, 1, 3), head=nn.Linear(4, 2), each=True, labels=('a', 'b'))",
     # modules' methods
     "nn.Linear(2, 3).to(target=ts.float64)", "nn.Linear(2, 3).load_state_dict(state=STATE, strict=True)",
     "nn.Linear(2, 3).save(path=TMP / 'a.safetensors')", "nn.Linear(2, 3).load(path=TMP / 'w.safetensors', strict=True)",
@@ -606,7 +609,8 @@ KINDS = {  # of arguments, by name, or by function and name
         count nll tokens characters predictions Module.update.total""",
     "axis": "axis source destination axes",
     "size": """num num_classes n_rows n_cols topk.k in_features out_features num_embeddings embedding_dim input_size
-        hidden_size num_layers embed_dim num_heads num_kv_heads keep kdim vdim query_size memory_size d_model nhead
+        hidden_size num_layers embed_dim num_heads num_kv_heads head_dim window embedding_size buckets keep kdim vdim
+        query_size memory_size d_model nhead
         dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments width
         n_best min_length top_k n batches.size text.size FixedContext.size normalized_shape order max_ngram_order
         char_order beta CSV.start TensorBoard.start growth_interval patience cooldown""",
@@ -615,8 +619,8 @@ KINDS = {  # of arguments, by name, or by function and name
     "number": """beta2_decay fill_value correction ord negative_slope alpha stop step scale mean low high
         constant_values init.constant_.value gain length_penalty ts.arange.start ts.linspace.start total
         progress.initial""",
-    "at least 0": """eps layer_norm_eps rotary_base std lr momentum weight_decay delta max_norm temperature tolerance
-        check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
+    "at least 0": """eps layer_norm_eps rotary_base base std lr momentum weight_decay delta max_norm temperature
+        tolerance check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
         schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
         schedules.inverse_sqrt.start peak schedules.one_cycle.start schedules.one_cycle.end schedules.warmup.start
         Plateau.value threshold floor""",
@@ -624,13 +628,13 @@ KINDS = {  # of arguments, by name, or by function and name
         RMSprop.alpha""",
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
-    "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm
+    "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm rope_type
         tokenize smooth_method lowercase best warmup mode""",
     "function": """fn combine then F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder
-        save""",
+        save change""",
     "thing": """Adafactor.eps xs generator state layer module model parameters encoder_layer decoder_layer betas other
         file files
-        cell attention decoder encoder W R
+        cell attention decoder encoder W R q_norm k_norm head labels
         embedding symbols items.source unknown sequences hypotheses references weights columns plot.attention.rows
         plot.words.rows plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target
         plot.runs.figures Run.world""",
@@ -639,7 +643,8 @@ KINDS = {  # of arguments, by name, or by function and name
     "seed": "seed",
     "flag": """keepdims requires_grad endpoint disable descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
-        norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes""",
+        norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes
+        each""",
     "passed on": """src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape
         logs.progress.iterable logs.progress.desc logs.CSV.path logs.TensorBoard.folder""",  # texts are; in ROWS
 }

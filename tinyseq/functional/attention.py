@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,27 +17,33 @@ from tinyseq.functional.arguments import one_dtype
 from tinyseq.functional.layers import _dropout
 from tinyseq.functional.normalisation import softmax
 
+Change = Callable[[Tensor], Tensor]  # of scores
+
 
 @op(wide=True)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
-    """Rotary positions (Su et al. 2021): entries i and i + D/2 of x (..., D) are turned by the angle of place i, whose
-    `cos` and `sin` broadcast to (..., D/2). Llama's layout; these two get no gradient.
+    """Rotary positions (Su et al. 2021): entries i and i + R/2 of x (..., D) are turned by the angle of place i, whose
+    `cos` and `sin` broadcast to (..., R/2), and those from R on stay. Llama's layout; these two get no gradient.
 
     >>> cos, sin = ts.tensor([0.0, 1.0]), ts.tensor([1.0, 0.0]) # place 0 by a right angle, place 1 not
     >>> F.rotate(ts.tensor([1.0, 2.0, 3.0, 4.0]), cos, sin)
     tensor([-3.,  2.,  1.,  4.])
     """
-    xp = namespace(x)
+    xp, half = namespace(x), cos.shape[-1]
+    if 2 * half > x.shape[-1]:
+        raise ValueError(f"expected cos and sin at most half as wide as x, got shapes {cos.shape} and {x.shape}")
 
     def turn(x: Tensor, sin: Tensor) -> Any:
-        a, b = xp.split(x, 2, axis=-1)
-        return xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        a, b, rest = xp.split(x, [half, 2 * half], axis=-1)
+        return xp.concat([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
     return turn(x, sin), (lambda g: turn(g, -sin), None, None)
 
 
-def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float,
+                       change: Change | None = None) -> Tensor:
     scores = (query * scale) @ key.mT
+    scores = scores if change is None else change(scores)
     if causal:
         past = ops.tril(ops.ones_like(scores.detach(), np.bool), key.shape[-2] - query.shape[-2])
         mask = past if mask is None else past & mask
@@ -44,8 +51,8 @@ def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: 
 
 
 def _attention_definition(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float,
-                          p: float, seed: int, stream: int) -> Tensor:
-    weights = _attention_weights(query, key, mask, causal, scale)
+                          p: float, seed: int, stream: int, change: Change | None = None) -> Tensor:
+    weights = _attention_weights(query, key, mask, causal, scale, change)
     return (_dropout(weights, p, seed, stream) if p else weights) @ value
 
 
@@ -59,8 +66,8 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, c
 
 @explained
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, causal: bool = False,
-              scale: float | None = None, dropout: float = 0.0, *,
-              generator: random.Generator | None = None) -> Tensor:
+              scale: float | None = None, dropout: float = 0.0, *, generator: random.Generator | None = None,
+              change: Change | None = None) -> Tensor:
     """softmax(query key^T scale) value (Vaswani et al. 2017, equation 1); `attention_weights` gives the softmax.
 
     query (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E), all of one dtype. In (B, H, S, D) key and
@@ -69,7 +76,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     all keys, the one before it all but the last: query t those up to S - T + t. A query that sees none gets zeros.
     `scale` is 1 / sqrt(D) unless given. `dropout` is the probability that a weight is dropped; it takes the next random
     stream, of `generator` if given. Memory grows with T + S, as the weights are never there all at once; only gradients
-    of gradients need T S.
+    of gradients need T S, and `change`, a function of the scores (..., T, S) before the mask, whose result stands for
+    them: relative positions, soft caps.
 
     >>> query, key = ts.zeros((2, 4)), ts.zeros((2, 4))         # alike: equal weights
     >>> value = ts.tensor([[2.0], [4.0]])
@@ -89,12 +97,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     shape = (*query.shape[:-1], *value.shape[-1:])
     query, key, value, mask, scale = _attention_arguments(query, key, value, mask, scale)
     drawn = random.next_stream(generator) if dropout else (0, 0)
+    if change is not None:
+        return ops.reshape(
+            _attention_definition(query, key, value, mask, causal, scale, dropout, *drawn, change), shape)
     return ops.reshape(_attention(query, key, value, mask, causal, scale, dropout, *drawn), shape)
 
 
 @wide
 def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: bool = False,
-                      scale: float | None = None) -> Tensor:
+                      scale: float | None = None, change: Change | None = None) -> Tensor:
     """softmax(query key^T scale): how much each query (..., T, D) takes of each key (..., S, D), (..., T, S).
 
     The arguments are those of `attention`.
@@ -106,7 +117,7 @@ def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: boo
     query, key = ops.operand(query), ops.operand(key)
     shape = (*query.shape[:-1], *key.shape[-2:-1])
     query, key, _, mask, scale = _attention_arguments(query, key, key, mask, scale)
-    return ops.reshape(_attention_weights(query, key, mask, causal, scale), shape)
+    return ops.reshape(_attention_weights(query, key, mask, causal, scale, change), shape)
 
 
 def _attention_arguments(query: Tensor, key: Tensor, value: Tensor, mask: Like,

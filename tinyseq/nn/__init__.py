@@ -17,6 +17,7 @@ from tinyseq.nn.structured import CRF, CTCLoss
 from tinyseq.nn.language import ConditionalLanguageModel, LanguageModel
 from tinyseq.nn.steps import LanguageState
 from tinyseq.nn.positions import LearnedPositions, SinusoidalPositions
+from tinyseq.nn.rotary import RotaryPositions
 from tinyseq.nn.transformer import (
     Transformer, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
 )
@@ -26,8 +27,8 @@ __all__ = [  # what type checkers let users take from here
     "ConditionalLanguageModel", "DecoderState", "DotAttention", "Dropout", "ELU", "Embedding", "EncoderDecoder",
     "FixedContext", "GELU", "GRU", "GRUCell", "LRU", "LSTM", "LSTMCell", "LanguageModel", "LanguageState",
     "LayerNorm", "LeakyReLU", "LearnedPositions", "Linear", "MinGRU", "MinLSTM", "Module", "MultiheadAttention",
-    "MultiheadContext", "Parameter", "RMSNorm", "RNN", "RNNCell", "ReLU", "Scan", "Sequential", "SiLU", "Sigmoid",
-    "SinusoidalPositions", "Softplus", "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer",
-    "TransformerEncoder", "TransformerEncoderLayer", "attention_weights", "convert", "functional", "init",
-    "length_mask",
+    "MultiheadContext", "Parameter", "RMSNorm", "RNN", "RNNCell", "ReLU", "RotaryPositions", "Scan", "Sequential",
+    "SiLU", "Sigmoid", "SinusoidalPositions", "Softplus", "Tanh", "Transformer", "TransformerDecoder",
+    "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "attention_weights", "convert",
+    "functional", "init", "length_mask",
 ]

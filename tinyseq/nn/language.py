@@ -18,6 +18,7 @@ from tinyseq.nn import init
 from tinyseq.nn.layers import Dropout, Embedding, Linear
 from tinyseq.nn.masks import length_mask
 from tinyseq.nn.positions import LearnedPositions, SinusoidalPositions
+from tinyseq.nn.rotary import RotaryPositions
 from tinyseq.nn.steps import LanguageState, Stack, call_few, features_first, places, plain, rows_first
 from tinyseq.nn.transformer import Sublayer, TransformerDecoderLayer, TransformerEncoderLayer, checked_sizes
 
@@ -31,7 +32,8 @@ class LanguageModel(Stack):
         model.prompt(prompts) -> state, tokens          prompts as lists of any lengths, for `tinyseq.decode`
 
     `positions` are "learned" (`max_length` of them), "sinusoidal" (with embeddings times sqrt(d_model)), "rotary" (of
-    frequencies `rotary_base`^(-2i/D)) or None. `tied`: the last layer's weight is the embedding; `out_bias`: it has a
+    frequencies `rotary_base`^(-2i/D)), `RotaryPositions`, a tuple of them and None that layers have in turn, or None.
+    `tied`: the last layer's weight is the embedding; `out_bias`: it has a
     bias. `last_norm`: a norm before it, as with pre-norm unless it is False. The others are those of
     `TransformerEncoderLayer`; pre-norm unless `norm_first=False`. GPT-2 has learned positions and `gelu_tanh`; Llama
     has rotary ones, `norm="rms"`, `activation="swiglu"`, `bias=False`, and fewer `num_kv_heads`.
@@ -61,13 +63,17 @@ class LanguageModel(Stack):
     layer: type[TransformerEncoderLayer] = TransformerEncoderLayer
 
     def __init__(self, vocab_size: int, d_model: int, nhead: int, num_layers: int, dim_feedforward: int = 2048,
-                 dropout: float = 0.1, *, positions: str | None = "learned", max_length: int = 1024,
+                 dropout: float = 0.1, *,
+                 positions: str | RotaryPositions | tuple[RotaryPositions | None, ...] | None = "learned",
+                 max_length: int = 1024,
                  rotary_base: float = 1e4, tied: bool = True, norm_first: bool = True, last_norm: bool | None = None,
                  out_bias: bool = False, dtype: Any = np.float32, activation: str | Sublayer = "relu",
                  layer_norm_eps: float = 1e-5, bias: bool = True, norm: str = "layer",
                  num_kv_heads: int | None = None) -> None:
         name = type(self).__name__
-        check.choice(name, ("learned", "sinusoidal", "rotary", None), positions=positions)
+        rotary = positions if isinstance(positions, tuple) else (positions,)
+        if not all(isinstance(each, RotaryPositions | None) for each in rotary):
+            check.choice(name, ("learned", "sinusoidal", "rotary", None), positions=positions)
         vocab_size, num_layers, max_length = check.integers(name, 1, vocab_size=vocab_size, num_layers=num_layers,
                                                             max_length=max_length)
         d_model, dim_feedforward = checked_sizes(name, d_model, nhead, dim_feedforward, dropout, activation,
@@ -75,12 +81,13 @@ class LanguageModel(Stack):
         rotary_base, width = check.numbers(name, above=0, rotary_base=rotary_base), d_model // nhead
         if positions == "rotary" and width % 2:
             raise ValueError(f"{name}: expected positions='rotary' with an even width d_model / nhead, got {width}")
+        self._rotary = (RotaryPositions(width, rotary_base),) if positions == "rotary" else tuple(
+            each for each in rotary if not isinstance(each, str))
         self.embedding = Embedding(vocab_size, d_model, dtype=dtype)
         self._scale = math.sqrt(d_model) if positions == "sinusoidal" else 1.0
         init.normal_(self.embedding.weight, std=0.02 if self._scale == 1 else 1 / self._scale)
         self.positions: Any = (LearnedPositions(max_length, d_model, dtype) if positions == "learned" else
                           SinusoidalPositions(d_model) if positions == "sinusoidal" else None)
-        self._frequencies = rotary_base ** (-np.arange(0, width, 2) / width) if positions == "rotary" else None
         self.dropout = Dropout(dropout)
         self.layers = [self.layer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps,
                                   norm_first=norm_first, bias=bias, dtype=dtype, norm=norm, num_kv_heads=num_kv_heads)

@@ -37,7 +37,11 @@ class MultiheadAttention(Attending):
     k_proj_weight (E, kdim) and v_proj_weight (E, vdim) stand in the first one's place. Matrices begin Xavier uniform,
     but out_proj.weight as of Linear; biases begin at 0, and are None without `bias`. `dropout` falls on the weights, in
     training. With fewer `num_kv_heads` several query heads share a head of keys and values (Ainslie et al. 2023): W_k
-    and W_v then have num_kv_heads D rows each.
+    and W_v then have num_kv_heads D rows each. D may be another `head_dim`; W_o is then (E, n D).
+
+    A `window` hides the keys that stand as many positions or more before a query. `q_norm` and `k_norm` are norms, as
+    wide as D or as all heads together, of projected queries and keys, before `between`. `change` is that of
+    `functional.attention`.
 
     >>> attention = nn.MultiheadAttention(8, num_heads=2)
     >>> x = ts.random.normal((2, 5, 8))
@@ -59,30 +63,36 @@ class MultiheadAttention(Attending):
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True,
                  add_bias_kv: bool = False, add_zero_attn: bool = False, kdim: int | None = None,
                  vdim: int | None = None, batch_first: bool = True, device: None = None, dtype: Any = np.float32, *,
-                 num_kv_heads: int | None = None) -> None:
+                 num_kv_heads: int | None = None, head_dim: int | None = None, window: int | None = None,
+                 q_norm: Module | None = None, k_norm: Module | None = None, change: Any = None) -> None:
         refuse(self, batch_first=not batch_first, device=device is not None, add_bias_kv=add_bias_kv,
                add_zero_attn=add_zero_attn)
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         embed_dim, num_heads, kv_heads = check.integers("MultiheadAttention", 1, embed_dim=embed_dim,
                                                         num_heads=num_heads, num_kv_heads=kv_heads)
-        kdim, vdim = (size if size is None else check.integers("MultiheadAttention", 1, **{name: size})
-                      for name, size in (("kdim", kdim), ("vdim", vdim)))
-        if embed_dim % num_heads or num_heads % kv_heads:
+        kdim, vdim, head_dim, window = (
+            size if size is None else check.integers("MultiheadAttention", 1, **{name: size}) for name, size in (
+                ("kdim", kdim), ("vdim", vdim), ("head_dim", head_dim), ("window", window)))
+        if (embed_dim % num_heads and head_dim is None) or num_heads % kv_heads:
             raise ValueError(f"MultiheadAttention: expected embed_dim to be a multiple of num_heads, and that of "
                              f"num_kv_heads, got {embed_dim}, {num_heads} and {kv_heads}")
+        check.instance("MultiheadAttention", Module | None, q_norm=q_norm, k_norm=k_norm)
+        if change is not None:
+            check.function("MultiheadAttention", change=change)
         self.embed_dim, self.num_heads, self.num_kv_heads = embed_dim, num_heads, kv_heads
         self.dropout = check.numbers("MultiheadAttention", least=0, below=1, dropout=dropout)
-        self.head_dim, self.bias, self.kdim, self.vdim = embed_dim // num_heads, bias, kdim, vdim
-        narrow = self.head_dim * kv_heads
-        self._rows = [embed_dim, embed_dim + narrow]  # where the rows of K and of V begin
+        self.head_dim, self.bias, self.kdim, self.vdim = head_dim or embed_dim // num_heads, bias, kdim, vdim
+        self.window, self.q_norm, self.k_norm, self.change = window, q_norm, k_norm, change
+        wide, narrow = self.head_dim * num_heads, self.head_dim * kv_heads
+        self._rows = [wide, wide + narrow]  # where the rows of K and of V begin
         self.packed = {kdim, vdim} <= {None, embed_dim}
-        shapes = {"in_proj_weight": (embed_dim + 2 * narrow, embed_dim)} if self.packed else {
-            "q_proj_weight": (embed_dim, embed_dim), "k_proj_weight": (narrow, kdim or embed_dim),
+        shapes = {"in_proj_weight": (wide + 2 * narrow, embed_dim)} if self.packed else {
+            "q_proj_weight": (wide, embed_dim), "k_proj_weight": (narrow, kdim or embed_dim),
             "v_proj_weight": (narrow, vdim or embed_dim)}
         for name, shape in shapes.items():
             setattr(self, name, init.xavier_uniform_(Parameter(ops.zeros(shape, dtype))))
-        self.in_proj_bias = Parameter(ops.zeros((embed_dim + 2 * narrow,), dtype)) if bias else None
-        self.out_proj = Linear(embed_dim, embed_dim, bias, dtype=dtype)
+        self.in_proj_bias = Parameter(ops.zeros((wide + 2 * narrow,), dtype)) if bias else None
+        self.out_proj = Linear(wide, embed_dim, bias, dtype=dtype)
         if self.out_proj.bias is not None:
             init.zeros_(self.out_proj.bias)
 
@@ -120,31 +130,37 @@ class MultiheadAttention(Attending):
             key, value = (a if a is None else ops.where(real, a, 0.0) for a in (key, value))
         if key is None and value is None and self.packed:
             qkv = functional.linear(query, self.in_proj_weight, self.in_proj_bias)
-            q, k, v = map(self.heads, ops.split(qkv, self._rows, -1))
+            q, k, v = ops.split(qkv, self._rows, -1)
+            q, k, v = map(self.heads, (_normal(q, self.q_norm), _normal(k, self.k_norm), v))
         else:
             key = query if key is None else key
-            q = self.heads(functional.linear(query, *self.parts()[0]))
+            q = self.heads(_normal(functional.linear(query, *self.parts()[0]), self.q_norm))
             k, v = key if isinstance(key, tuple) else self.remember(key, value)
         q, k, v = (q, k, v) if between is None else between(q, k, v)
         if k.shape[0] != q.shape[0]:
             raise ValueError(f"{name}: the query has {q.shape[0]} rows in its batch, the key {k.shape[0]}")
         if masked and taking is None:
             taking = attention_mask(name, q, (*q.shape[:3], k.shape[2]), mask, lengths)
-        y = functional.attention(q, k, v, taking, causal, dropout=self.dropout if self.training else 0.0)
+        if self.window is not None and k.shape[2] > self.window:
+            ahead = np.arange(k.shape[2]) - np.arange(k.shape[2] - q.shape[2], k.shape[2])[:, None]
+            near = ops.like(q, ahead > -self.window)
+            taking = near if taking is None else taking & near
+        y = functional.attention(q, k, v, taking, causal, dropout=self.dropout if self.training else 0.0,
+                                 change=self.change)
         weights, seen = None, _seen.get()
         if need_weights or seen is not None:
-            weights = functional.attention_weights(q, k, taking, causal)
+            weights = functional.attention_weights(q, k, taking, causal, change=self.change)
             if seen is not None:
                 seen.append((self, weights))
-        y = ops.reshape(ops.permute_dims(y, (0, 2, 1, 3)), query.shape)
+        y = ops.reshape(ops.permute_dims(y, (0, 2, 1, 3)), (*query.shape[:2], self._rows[0]))
         return self.out_proj(y), weights if need_weights else None
 
     def remember(self, key: Tensor, value: Tensor | None = None) -> Pair:
         """The heads' keys and values (B, num_kv_heads, S, D) of key (B, S, kdim) and value (B, S, vdim)."""
         key, value = self._fits(key, value)
         _, (w_k, b_k), (w_v, b_v) = self.parts()
-        value = key if value is None else value
-        return self.heads(functional.linear(key, w_k, b_k)), self.heads(functional.linear(value, w_v, b_v))
+        value, k = key if value is None else value, _normal(functional.linear(key, w_k, b_k), self.k_norm)
+        return self.heads(k), self.heads(functional.linear(value, w_v, b_v))
 
     def _fits(self, key: Any, value: Any) -> tuple[Tensor, Tensor | None]:
         """Keys (B, S, kdim) and values (B, S, vdim), or None where the keys are that; others are refused."""
@@ -163,22 +179,32 @@ class MultiheadAttention(Attending):
         bias = None if self.in_proj_bias is None else self.in_proj_bias._data
         qkv = backend.linear_few(x, self.in_proj_weight._data, bias).T
         qkv = qkv.reshape(batch, self.num_heads + 2 * few, wide)
+        for norm, part in ((self.q_norm, qkv[:, : self.num_heads]), (self.k_norm, qkv[:, self.num_heads : -few])):
+            if norm is not None:
+                flat = Tensor(part.reshape(batch, 1, part.shape[1] * wide))
+                part[...] = _normal(flat, norm)._data.reshape(part.shape)
         if turn is not None:
             turned = qkv[:, :-few]
             turned[...] = functional.rotate.body(turned, *turn)[0]  # type: ignore[attr-defined]
         past[:, :, :, n] = qkv[:, self.num_heads :].reshape(batch, 2, few, wide)
-        y, _ = backend.attention_few(qkv[:, : self.num_heads], past[:, 0, :, : n + 1], past[:, 1, :, : n + 1], mask)
-        return call_few(backend, self.out_proj, y.reshape(x.T.shape).T)
+        q, near = qkv[:, : self.num_heads], slice(max(0, n + 1 - (self.window or n + 1)), n + 1)
+        k, v, mask = past[:, 0, :, near], past[:, 1, :, near], mask if mask is None else mask[:, near]
+        if self.change is None:
+            y, _ = backend.attention_few(q, k, v, mask)
+        else:
+            taking = None if mask is None else Tensor(mask[:, None, None])
+            y = functional.attention(Tensor(q[:, :, None]), Tensor(k), Tensor(v), taking, change=self.change)._data
+        return call_few(backend, self.out_proj, y.reshape(*x.T.shape[:-1], self._rows[0]).T)
 
     def look(self, x: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
         """`forward` of one position x, as that of `step`, to what `remember` made of a memory: as x, and the weights
         (B, heads, S); mask (B, S)."""
-        backend, rows = backends.of(x), slice(self.embed_dim)
+        backend, rows = backends.of(x), slice(self._rows[0])
         bias = None if self.in_proj_bias is None else self.in_proj_bias._data[rows]
         q = backend.linear_few(x, self._weights()[0]._data[rows], bias)
         y, weights = backend.attention_few(q.T.reshape(len(k), self.num_heads, self.head_dim), k, v, mask)
         weights = weights.reshape(len(k), self.num_heads, k.shape[2])
-        return call_few(backend, self.out_proj, y.reshape(x.T.shape).T), weights
+        return call_few(backend, self.out_proj, y.reshape(*x.T.shape[:-1], self._rows[0]).T), weights
 
     def parts(self) -> list[tuple[Tensor, Tensor | None]]:
         """The weight and the bias of the projections of query, key and value."""
@@ -192,7 +218,17 @@ class MultiheadAttention(Attending):
         return ops.permute_dims(ops.reshape(x, (*x.shape[:2], *heads)), (0, 2, 1, 3))
 
     def extra_repr(self) -> str:
-        return super().extra_repr().replace(f", num_kv_heads={self.num_heads}", "")
+        said = super().extra_repr().replace(f", num_kv_heads={self.num_heads}", "")
+        usual = self.head_dim * self.num_heads == self.embed_dim
+        return said.replace(f", head_dim={self.head_dim}", "") if usual else said
+
+
+def _normal(x: Tensor, norm: Any) -> Tensor:
+    """x (B, T, heads D), each head normalised by itself, or all together, as wide as the norm is."""
+    if norm is None:
+        return x
+    wide = len(norm.weight)
+    return ops.reshape(norm(ops.reshape(x, (*x.shape[:2], x.shape[2] // wide, wide))), x.shape)
 
 
 def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import cycle, islice
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from tinyseq.engine.tensor import Array, Like, Tensor, namespace
 from tinyseq.nn.layers import Dropout, LayerNorm, Linear, RMSNorm
 from tinyseq.nn.masks import length_mask, masked_memory, numbers, vectors
 from tinyseq.nn.module import Module
-from tinyseq.nn.positions import angles
+from tinyseq.nn.rotary import RotaryPositions
 
 FEW = {Linear, LayerNorm, RMSNorm, Dropout}  # a backend has kernels of them
 PARTS = "heads", "parts"  # methods of attention that `step` knows
@@ -118,7 +119,7 @@ class Stack(Module):
     layers: list[Any]
     norm: Any
     crosses: ClassVar[bool] = False  # whether the layers attend to a memory too
-    _frequencies: Any = None  # (D/2,) of rotary positions
+    _rotary: tuple[RotaryPositions | None, ...] = ()  # a layer; a shorter pattern is repeated
 
     def start(self, src: Tensor, lengths: Like = None) -> LanguageState:
         """The state after src (B, T, E), of each row the first `lengths` (B,). T may be 0. Each row's next
@@ -133,7 +134,7 @@ class Stack(Module):
                 src = ops.where(ops.like(src, real)[..., None], src, 0.0)
                 src = ops.take_along_axis(src, places(src, 0, starts)[..., None], 1)
                 state = state._replace(starts=starts)
-            cache = ops.stack([ops.stack(pair, 1) for pair in self._read(src, state)[1]], 1)
+            cache = ops.stack([ops.stack(pair, 1) for pair in self._read(src, state, 1)[1]], 1)
         return state._replace(cache=cache, length=src.shape[1], filled=np.array(src.shape[1]))
 
     def _empty(self, src: Tensor) -> LanguageState:
@@ -190,19 +191,18 @@ class Stack(Module):
                 raise ValueError(f"{name}: expected {wanted}, got {check.describe(x)}")
         return x
 
-    def _read(self, x: Tensor, state: LanguageState | None) -> tuple[Tensor, list[Pair]]:
-        """What the stack makes of x (B, T, E) after a state, if there is one, and each layer's keys and values of x."""
+    def _read(self, x: Tensor, state: LanguageState | None, ahead: int = 0) -> tuple[Tensor, list[Pair]]:
+        """What the stack makes of x (B, T, E) after a state, if there is one, and each layer's keys and values of x;
+        `ahead` is how many positions more there will be at least."""
         n, starts = (0, None) if state is None else (state.length, state.starts)
         if n and grad_enabled():
             raise RuntimeError(f"{type(self).__name__}: no gradient reaches what a state has read: give all positions "
                                "to forward, or read on under ts.no_grad()")
         mask = None if starts is None else ops.like(x, np.arange(n + x.shape[1])) >= starts[:, None]
-        turn = None if self._frequencies is None else [
-            ops.expand_dims(angle, -3) for angle in angles(x, places(x, n, starts), self._frequencies)]
-        kept: list[Pair] = []
+        turns, kept = self._turns(x, places(x, n, starts), ahead), list[Pair]()
 
         def between(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            if turn is not None:
+            if turn := turns[len(kept)]:
                 q, k = functional.rotate(q, *turn), functional.rotate(k, *turn)
             kept.append((k, v))
             if state is not None and n:
@@ -219,6 +219,12 @@ class Stack(Module):
                                 f"keys and values, got {check.describe(layer)}")
         return x if self.norm is None else self.norm(x), kept
 
+    def _turns(self, x: Tensor, ids: Like, ahead: int = 0) -> list[list[Tensor] | None]:
+        """Each layer's cos and sin of positions `ids`, (T,) or (B, T), for all heads; None where nothing is turned."""
+        made = {r: [ops.expand_dims(angle, -3) for angle in r.angles(x, ids, ahead)]
+                for r in {*self._rotary} if r is not None}
+        return [None if r is None else made[r] for r in islice(cycle(self._rotary or (None,)), len(self.layers))]
+
     def _step(self, x: Array, state: LanguageState) -> tuple[Array, LanguageState]:
         """`step` on arrays, features first."""
         n, cache, filled = state.length, state.cache._data, state.filled
@@ -230,14 +236,15 @@ class Stack(Module):
         filled[...] = n + 1
         mask = None if state.starts is None else backend.xp.arange(n + 1) >= state.starts._data[:, None]
         looked = None if state.mask is None else state.mask._data
-        weights, turn = None, None if self._frequencies is None else [
-            angle._data for angle in angles(state.cache, places(state.cache, n, state.starts, 1), self._frequencies)]
+        turns: Any = [turn and [angle._data[..., 0, :, :] for angle in turn] for turn in self._turns(
+            state.cache, places(state.cache, n, state.starts, 1))]
+        weights: Any = None
         for i, layer in enumerate(self.layers):
             if state.memory:
                 memory = [a._data for a in state.memory[i]]
-                x, weights = layer.step(x, cache[:, i], n, mask, turn, memory, looked)
+                x, weights = layer.step(x, cache[:, i], n, mask, turns[i], memory, looked)
             else:
-                x = layer.step(x, cache[:, i], n, mask, turn)
+                x = layer.step(x, cache[:, i], n, mask, turns[i])
         x = x if self.norm is None else call_few(backend, self.norm, x)
         return x, LanguageState(Tensor(cache), n + 1, filled, state.starts, state.memory, state.mask,
                                 None if weights is None else Tensor(weights.mean(axis=1)))
