@@ -127,6 +127,10 @@ GOOD = [
     "F.elu(x=X, alpha=1.5)",
     "F.gelu(x=X, approximate='tanh')",
     "F.glu(x=S, axis=-1)",
+    "F.conv1d(x=S, weight=ts.ones((2, 2, 2)), bias=ts.ones(2), stride=1, padding=1, dilation=1, groups=2)",
+    "F.max_pool1d(x=S, kernel_size=2, stride=1, padding=1, dilation=1)",
+    "F.avg_pool1d(x=S, kernel_size=2, stride=1, padding=1, count_include_pad=False)",
+    "F.pad(x=X, pad_width=[(0, 0), (1, 1)], mode='constant', value=1.0)",
     "F.softmax(x=X, axis=0, mask=X > 0)",
     "F.log_softmax(x=X, axis=0)",
     "F.linear(x=X, weight=X, bias=V[:2])",
@@ -154,6 +158,10 @@ GOOD = [
     "F.kl_div(log_probs=X, target=X, reduction='sum', log_target=True)",
     # layers
     "nn.Linear(in_features=2, out_features=3, bias=True, dtype=ts.float32)",
+    "nn.Conv1d(in_channels=2, out_channels=4, kernel_size=3, stride=1, padding=0, dilation=1, groups=2, bias=True, "
+    "padding_mode='zeros', causal=False, dtype=ts.float32)",
+    "nn.MaxPool1d(kernel_size=2, stride=1, padding=1, dilation=1)",
+    "nn.AvgPool1d(kernel_size=2, stride=1, padding=1, count_include_pad=False)",
     "nn.Embedding(num_embeddings=2, embedding_dim=3, padding_idx=0, dtype=ts.float32)",
     "nn.LayerNorm(normalized_shape=3, eps=1e-5, elementwise_affine=True, bias=True, dtype=ts.float32)",
     "nn.RMSNorm(normalized_shape=3, eps=1e-5, elementwise_affine=True, dtype=ts.float32)",
@@ -609,11 +617,12 @@ KINDS = {  # of arguments, by name, or by function and name
         hidden_size num_layers embed_dim num_heads num_kv_heads keep kdim vdim query_size memory_size d_model nhead
         dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments width
         n_best min_length top_k n batches.size text.size FixedContext.size normalized_shape order max_ngram_order
-        char_order beta CSV.start TensorBoard.start growth_interval patience cooldown""",
+        char_order beta in_channels out_channels kernel_size stride padding
+        dilation groups CSV.start TensorBoard.start growth_interval patience cooldown""",
     "integer": """k shift repeats padding_idx ignore_index blank end random.integers.low random.integers.high sections
         argnums start_axis word_order""",
     "number": """beta2_decay fill_value correction ord negative_slope alpha stop step scale mean low high
-        constant_values init.constant_.value gain length_penalty ts.arange.start ts.linspace.start total
+        constant_values F.pad.value init.constant_.value gain length_penalty ts.arange.start ts.linspace.start total
         progress.initial""",
     "at least 0": """eps layer_norm_eps rotary_base std lr momentum weight_decay delta max_norm temperature tolerance
         check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
@@ -625,7 +634,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
     "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm
-        tokenize smooth_method lowercase best warmup mode""",
+        tokenize smooth_method lowercase best warmup mode padding_mode""",
     "function": """fn combine then F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder
         save""",
     "thing": """Adafactor.eps xs generator state layer module model parameters encoder_layer decoder_layer betas other
@@ -639,7 +648,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "seed": "seed",
     "flag": """keepdims requires_grad endpoint disable descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
-        norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes""",
+        norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes count_include_pad""",
     "passed on": """src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape
         logs.progress.iterable logs.progress.desc logs.CSV.path logs.TensorBoard.folder""",  # texts are; in ROWS
 }

@@ -235,8 +235,8 @@ RNNBase RNNCellBase | nn.Scan(nn.GRUCell, 3, 4)  # runs any cell with lengths, l
 DataParallel DistributedDataParallel | ts.distributed.DataParallel(ts.distributed.mpi(), model)  # docs/distributed.md
 utils | optim.clip_grad_norm_(params, 1.0)  # pack_padded_sequence is lengths= of a layer, pad_sequence is ts.data.pad
 modules parameter | nn.Module
-Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d LazyConv1d MaxPool1d MaxPool2d AvgPool1d AvgPool2d Unfold Fold
-  AdaptiveAvgPool1d AdaptiveAvgPool2d Upsample PixelShuffle | # are not here: ts.stack([x[:, t : t + 2], ...]), a Linear
+Conv2d Conv3d ConvTranspose1d ConvTranspose2d LazyConv1d MaxPool2d AvgPool2d Unfold Fold AdaptiveAvgPool1d
+  AdaptiveAvgPool2d Upsample PixelShuffle | nn.Conv1d(3, 4, 2)  # layers here go along time
 LazyLinear | nn.Linear(3, 4)  # sizes are given when a layer is made
 quantized qat intrinsic | # narrow integers are not here: float16 is, model.to(ts.float16)
 """,
@@ -247,7 +247,6 @@ nll | F.nll_loss(F.log_softmax(x), ids)
 mse | F.mse_loss(x, y)
 bce | F.binary_cross_entropy(x.sigmoid(), y)
 logsigmoid | F.log_sigmoid(x)
-pad | x.pad([(0, 0), (1, 2)])  # a pair for every axis, the first axis first
 normalize | x / x.vector_norm(axis=1, keepdims=True)
 cosine_similarity cosine_embedding_loss | x.vecdot(y) / (x.vector_norm(axis=1) * y.vector_norm(axis=1))
 pairwise_distance | (x - y).vector_norm(axis=1)
@@ -265,8 +264,8 @@ batch_norm group_norm instance_norm local_response_norm | F.layer_norm(x, 3)
 dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout | F.dropout(x, 0.1)
 embedding_bag | F.embedding(ids[None], x).mean(axis=1)
 bilinear | ts.einsum("bi,kij,bj->bk", x, ts.ones((4, 3, 3)), y)
-conv1d conv2d conv3d conv_transpose1d max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d unfold fold
-  adaptive_avg_pool2d interpolate pixel_shuffle grid_sample upsample | # are not here: ts.stack([x[:, t : t + 2], ...])
+conv2d conv3d conv_transpose1d max_pool2d avg_pool2d adaptive_avg_pool1d unfold fold adaptive_avg_pool2d interpolate
+  pixel_shuffle grid_sample upsample | F.conv1d(q, ts.ones((3, 4, 2)))  # functions here go along time
 """,
     "optim": """
 Adagrad Adadelta NAdam RAdam Adamax LBFGS ASGD Rprop SparseAdam Muon | optim.AdamW(params)  # is not here

@@ -3,6 +3,7 @@
 from tinyseq import functional
 from tinyseq.nn import convert, init
 from tinyseq.nn.contexts import AdditiveAttention, Attention, DotAttention, FixedContext, MultiheadContext
+from tinyseq.nn.convolution import AvgPool1d, Conv1d, MaxPool1d
 from tinyseq.nn.layers import (
     ELU, GELU, Activation, Dropout, Embedding, LayerNorm, LeakyReLU, Linear, ReLU, RMSNorm, Sequential, Sigmoid, SiLU,
     Softplus, Tanh,
@@ -22,12 +23,12 @@ from tinyseq.nn.transformer import (
 )
 
 __all__ = [  # what type checkers let users take from here
-    "Activation", "AdditiveAttention", "Attention", "AttentionDecoder", "Buffer", "CRF", "CTCLoss",
-    "ConditionalLanguageModel", "DecoderState", "DotAttention", "Dropout", "ELU", "Embedding", "EncoderDecoder",
-    "FixedContext", "GELU", "GRU", "GRUCell", "LRU", "LSTM", "LSTMCell", "LanguageModel", "LanguageState",
-    "LayerNorm", "LeakyReLU", "LearnedPositions", "Linear", "MinGRU", "MinLSTM", "Module", "MultiheadAttention",
-    "MultiheadContext", "Parameter", "RMSNorm", "RNN", "RNNCell", "ReLU", "Scan", "Sequential", "SiLU", "Sigmoid",
-    "SinusoidalPositions", "Softplus", "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer",
-    "TransformerEncoder", "TransformerEncoderLayer", "attention_weights", "convert", "functional", "init",
-    "length_mask",
+    "Activation", "AdditiveAttention", "Attention", "AttentionDecoder", "AvgPool1d", "Buffer", "CRF", "CTCLoss",
+    "ConditionalLanguageModel", "Conv1d", "DecoderState", "DotAttention", "Dropout", "ELU", "Embedding",
+    "EncoderDecoder", "FixedContext", "GELU", "GRU", "GRUCell", "LRU", "LSTM", "LSTMCell", "LanguageModel",
+    "LanguageState", "LayerNorm", "LeakyReLU", "LearnedPositions", "Linear", "MaxPool1d", "MinGRU", "MinLSTM", "Module",
+    "MultiheadAttention", "MultiheadContext", "Parameter", "RMSNorm", "RNN", "RNNCell", "ReLU", "Scan", "Sequential",
+    "SiLU", "Sigmoid", "SinusoidalPositions", "Softplus", "Tanh", "Transformer", "TransformerDecoder",
+    "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "attention_weights", "convert",
+    "functional", "init", "length_mask",
 ]
