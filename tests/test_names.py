@@ -72,6 +72,8 @@ F.embedding(ids,x)~a[[1,0]] F.dropout(x,0.0)~a F.layer_norm(x,3).shape~(2,3) F.g
 nn.Linear(3,4)(x).shape~(2,4) nn.Embedding(5,3)(ids).shape~(2,3) nn.Dropout(0.1).p~0.1 nn.LayerNorm(3)(x).shape~(2,3)
 nn.Conv1d(3,4,2)(x[None]).shape~(1,1,4) nn.MaxPool1d(2)(x[None]).shape~(1,1,3)
 F.pad(x,[(0,0),(1,1)],"reflect")~np.pad(a,[(0,0),(1,1)],"reflect")
+nn.MSELoss()(x,y)~((a-b)**2).mean() nn.Softmax(1)(x).sum(1)~[1,1] nn.Identity()(x)~a nn.PReLU()(-x).detach()~-a/4
+nn.CrossEntropyLoss()(x,ids).shape~() nn.BatchNorm1d(3)(x).shape~(2,3) nn.LeakyReLU(0.2)(-x)~-a/5
 nn.ReLU()(x)~a nn.Tanh()(x)~np.tanh(a) nn.Sequential(nn.ReLU())(x)~a nn.LSTM(3,4)(x[None])[0].shape~(1,2,4)
 nn.GRU(3,4,bidirectional=True)(x[None])[0].shape~(1,2,8) nn.Parameter(x).requires_grad~True nn.Module~nn.Module
 nn.init.zeros_(p).shape~(2,3) model.state_dict()~model.state_dict() model.training~True len(model.parameters())~2
@@ -141,16 +143,11 @@ x.astype(dtpe=ts.float32)
 x.take(index=ids) x.prod(dim=0) x.unflatten(0,(1,2)) x.backward(gradient=x) x.to(device="cuda")
 x.repeat(repeats=2,dim=0)
 x.all(axes=1) x.topk(2,dim=1) x.cumulative_sum(dim=0) x.add(other=y) x.permute_dims(dims=(1,0)) x.reshape(size=(3,2))
-nn.ModuleList([model]) nn.ModuleDict({}) nn.ParameterList([]) nn.Identity() nn.Flatten() nn.Softmax(dim=1)
-nn.LogSoftmax(1)
-nn.BatchNorm1d(3) nn.GroupNorm(1,3) nn.Conv2d(3,4,2) nn.MaxPool2d(2) nn.AdaptiveAvgPool1d(1)
-nn.CrossEntropyLoss()
-nn.NLLLoss() nn.MSELoss() nn.L1Loss() nn.BCELoss() nn.BCEWithLogitsLoss() nn.KLDivLoss() nn.SmoothL1Loss()
-nn.HuberLoss()
+nn.ModuleList([model]) nn.ModuleDict({}) nn.ParameterList([]) nn.Flatten() nn.Softmax(dim=1)
+nn.LogSoftmax(dim=1) nn.MSELoss(size_average=True)
+nn.Conv2d(3,4,2) nn.MaxPool2d(2) nn.AdaptiveAvgPool1d(1)
 nn.utils.clip_grad_norm_(params,1.0) nn.utils.rnn.pack_padded_sequence nn.utils.rnn.pad_sequence nn.Dropout2d(0.1)
-nn.PReLU()
-nn.SELU() nn.Mish() nn.Hardtanh() nn.ReLU6() nn.GLU() nn.LogSigmoid() nn.Softsign() nn.EmbeddingBag(5,3)
-nn.Bilinear(3,3,4)
+nn.SELU() nn.Mish() nn.Hardtanh() nn.ReLU6() nn.Softsign() nn.Bilinear(3,3,4)
 nn.DataParallel(model) nn.DistributedDataParallel(model)
 nn.LazyLinear(4) nn.CosineSimilarity() nn.TripletMarginLoss() nn.RNNBase
 nn.Upsample()

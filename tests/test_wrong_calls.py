@@ -162,6 +162,16 @@ GOOD = [
     "padding_mode='zeros', causal=False, dtype=ts.float32)",
     "nn.MaxPool1d(kernel_size=2, stride=1, padding=1, dilation=1)",
     "nn.AvgPool1d(kernel_size=2, stride=1, padding=1, count_include_pad=False)",
+    "nn.BatchNorm1d(num_features=3, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, dtype=ts.float32)",
+    "nn.GroupNorm(num_groups=1, num_channels=4, eps=1e-5, affine=True, dtype=ts.float32)",
+    "nn.PReLU(num_parameters=3, init=0.25, dtype=ts.float32)",
+    "nn.EmbeddingBag(num_embeddings=2, embedding_dim=3, mode='sum', padding_idx=0, dtype=ts.float32)",
+    "nn.CrossEntropyLoss(weight=V, ignore_index=1, reduction='sum', label_smoothing=0.1)",
+    "nn.NLLLoss(weight=V, ignore_index=1, reduction='sum')",
+    *[f"nn.{name}(reduction='sum')" for name in ("MSELoss", "L1Loss", "BCELoss")],
+    "nn.HuberLoss(reduction='sum', delta=0.5)", "nn.SmoothL1Loss(reduction='sum', beta=0.5)",
+    "nn.BCEWithLogitsLoss(reduction='sum', pos_weight=V)", "nn.KLDivLoss(reduction='sum', log_target=True)",
+    *[f"nn.{name}(axis=0)" for name in ("Softmax", "LogSoftmax", "GLU")], "nn.LogSigmoid()", "nn.Identity()",
     "nn.Embedding(num_embeddings=2, embedding_dim=3, padding_idx=0, dtype=ts.float32)",
     "nn.LayerNorm(normalized_shape=3, eps=1e-5, elementwise_affine=True, bias=True, dtype=ts.float32)",
     "nn.RMSNorm(normalized_shape=3, eps=1e-5, elementwise_affine=True, dtype=ts.float32)",
@@ -618,15 +628,18 @@ KINDS = {  # of arguments, by name, or by function and name
         dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments width
         n_best min_length top_k n batches.size text.size FixedContext.size normalized_shape order max_ngram_order
         char_order beta in_channels out_channels kernel_size stride padding
-        dilation groups CSV.start TensorBoard.start growth_interval patience cooldown""",
-    "integer": """k shift repeats padding_idx ignore_index blank end random.integers.low random.integers.high sections
+        dilation groups num_features num_groups num_channels num_parameters CSV.start TensorBoard.start
+        growth_interval patience cooldown""",
+    "integer": """nn.Softmax.axis nn.LogSoftmax.axis nn.GLU.axis k shift repeats padding_idx ignore_index blank end
+        random.integers.low random.integers.high sections
         argnums start_axis word_order""",
     "number": """beta2_decay fill_value correction ord negative_slope alpha stop step scale mean low high
-        constant_values F.pad.value init.constant_.value gain length_penalty ts.arange.start ts.linspace.start total
+        constant_values nn.PReLU.init F.pad.value init.constant_.value gain length_penalty ts.arange.start
+        ts.linspace.start total
         progress.initial""",
     "at least 0": """eps layer_norm_eps rotary_base std lr momentum weight_decay delta max_norm temperature tolerance
         check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
-        schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
+        nn.SmoothL1Loss.beta schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
         schedules.inverse_sqrt.start peak schedules.one_cycle.start schedules.one_cycle.end schedules.warmup.start
         Plateau.value threshold floor""",
     "probability": """p dropout recurrent_dropout label_smoothing top_p min_p backoff_factor decay rise factor
@@ -648,7 +661,8 @@ KINDS = {  # of arguments, by name, or by function and name
     "seed": "seed",
     "flag": """keepdims requires_grad endpoint disable descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
-        norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes count_include_pad""",
+        norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes count_include_pad
+        affine track_running_stats""",
     "passed on": """src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape
         logs.progress.iterable logs.progress.desc logs.CSV.path logs.TensorBoard.folder""",  # texts are; in ROWS
 }
