@@ -139,8 +139,8 @@ GOOD = [
     "F.rms_norm(x=X, normalized_shape=3, weight=V, eps=1e-5)",
     "F.rotate(x=S, cos=S[..., :2], sin=S[..., :2])",
     "F.dropout(x=X, p=0.5, training=True, generator=None)",
-    "F.attention(query=S, key=S, value=S, mask=M, causal=True, scale=1.0, dropout=0.1, generator=None)",
-    "F.attention_weights(query=S, key=S, mask=M, causal=True, scale=1.0)",
+    "F.attention(query=S, key=S, value=S, mask=M, causal=True, scale=1.0, dropout=0.1, bias=T, generator=None)",
+    "F.attention_weights(query=S, key=S, mask=M, causal=True, scale=1.0, bias=T)",
     "F.rnn_cell(x=X, h=X, w_ih=Q, w_hh=Q, b_ih=V, b_hh=V, nonlinearity='relu')",
     "F.lstm_cell(x=X, h=X, c=X, w_ih=Q4, w_hh=Q4, b_ih=V4, b_hh=V4)",
     "F.gru_cell(x=X, h=X, w_ih=Q3, w_hh=Q3, b_ih=V3, b_hh=V3, reset='before', dropped=X)",
@@ -186,7 +186,7 @@ GOOD = [
     "nn.GRU(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, bidirectional=True, "
     "reset='before', recurrent_dropout=0.1, dtype=ts.float32)",
     "nn.LSTM(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, bidirectional=True, "
-    "recurrent_dropout=0.1, dtype=ts.float32)",
+    "proj_size=1, recurrent_dropout=0.1, dtype=ts.float32)",
     "nn.MinGRU(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, "
     "bidirectional=True, dtype=ts.float32)",
     "nn.MinLSTM(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, "
@@ -219,7 +219,7 @@ GOOD = [
       "activation='gelu', layer_norm_eps=1e-5, bias=True, norm='rms', num_kv_heads=1)"
       for name in ("LanguageModel", "ConditionalLanguageModel")],
     "nn.AttentionDecoder(vocab_size=5, embedding_dim=2, hidden_size=3, attention=nn.DotAttention(3, 4), memory_size=4, "
-    "dropout=0.1, cell=nn.LSTM, feed='context')",
+    "dropout=0.1, cell=nn.LSTM, feed='context', num_layers=2, order='sc')",
     "nn.EncoderDecoder(embedding=nn.Embedding(5, 2), encoder=nn.GRU(2, 3), decoder=MODEL)",
     "nn.CTCLoss(blank=0, reduction='sum', zero_infinity=True)",
     "nn.CRF(num_tags=3, dtype=ts.float32)",
@@ -267,7 +267,7 @@ GOOD = [
     "list(decode.stream(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, end=0, max_length=3, "
     "temperature=0.5, top_k=2, top_p=0.9, min_p=0.1, seed=1, generator=None))",
     "decode.beam(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, end=0, max_length=3, width=2, n_best=2, "
-    "length_penalty=0.5, min_length=1)",
+    "length_penalty=0.5, min_length=1, normalize='length', keep_ended=True)",
     "decode.score(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, target=J, lengths=L, "
     "align=False)",
     # data, metrics, plot
@@ -621,12 +621,12 @@ KINDS = {  # of arguments, by name, or by function and name
     "tensor": """x a b values query key value weight F.linear.bias F.layer_norm.bias logits probs log_probs target
         targets condition cos sin h c w_ih w_hh h0 c0 tensor ids indices tensors grad grad_outputs outputs inputs mask
         pos_weight h_mask lengths b_ih b_hh dropped data start min max
-        count nll tokens characters predictions Module.update.total""",
+        count nll tokens characters predictions Module.update.total F.attention.bias F.attention_weights.bias""",
     "axis": "axis source destination axes",
-    "size": """num num_classes n_rows n_cols topk.k in_features out_features num_embeddings embedding_dim input_size
-        hidden_size num_layers embed_dim num_heads num_kv_heads keep kdim vdim query_size memory_size d_model nhead
-        dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments width
-        n_best min_length top_k n batches.size text.size FixedContext.size normalized_shape order max_ngram_order
+    "size": """proj_size num num_classes n_rows n_cols topk.k in_features out_features num_embeddings embedding_dim
+        input_size hidden_size num_layers embed_dim num_heads num_kv_heads keep kdim vdim query_size memory_size d_model
+        nhead dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments
+        width n_best min_length top_k n batches.size text.size FixedContext.size normalized_shape order max_ngram_order
         char_order beta in_channels out_channels kernel_size stride padding
         dilation groups num_features num_groups num_channels num_parameters CSV.start TensorBoard.start
         growth_interval patience cooldown""",
@@ -647,7 +647,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
     "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm
-        tokenize smooth_method lowercase best warmup mode padding_mode""",
+        tokenize smooth_method lowercase best warmup mode padding_mode normalize nn.AttentionDecoder.order""",
     "function": """fn combine then F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder
         save""",
     "thing": """Adafactor.eps xs generator state layer module model parameters encoder_layer decoder_layer betas other
@@ -662,7 +662,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "flag": """keepdims requires_grad endpoint disable descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
         norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes count_include_pad
-        affine track_running_stats""",
+        keep_ended affine track_running_stats""",
     "passed on": """src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape
         logs.progress.iterable logs.progress.desc logs.CSV.path logs.TensorBoard.folder""",  # texts are; in ROWS
 }
@@ -859,7 +859,8 @@ def test_a_wrong_call_is_named(row: tuple[str, str, str, str], names: dict[str, 
 
 # --- right calls with an array in each of its forms ------------------------------------------------------------------
 
-HANDED_ON = {"ts.recompute", "testing.check_grad", "ts.from_dlpack", "ts.namespace"}  # arrays are as they are there
+HANDED_ON = {"ts.recompute", "testing.check_grad", "ts.from_dlpack", "ts.namespace",  # arrays are as they are there
+             "nn.CrossEntropyLoss", "nn.NLLLoss", "nn.BCEWithLogitsLoss"}  # and in tests/nn/test_losses.py
 
 
 def check_forms(text: str, names: dict[str, Any], torch: bool) -> None:

@@ -58,6 +58,12 @@ def test_each_is_the_function_and_says_its_options() -> None:
     assert repr(nn.Sequential(nn.Linear(2, 3), nn.LogSoftmax(1))[1]) == "LogSoftmax(axis=1)"
 
 
+@pytest.mark.parametrize("make", [list, ts.tensor, np.asarray])
+def test_weights_may_be_lists_arrays_and_tensors(make: Any) -> None:
+    for kind, target in ((nn.CrossEntropyLoss, T), (nn.NLLLoss, T)):
+        assert kind(make(W))(ts.tensor(X), target).item() == pytest.approx(kind(W)(ts.tensor(X), target).item())
+
+
 def test_weights_move_with_the_loss() -> None:
     assert nn.CrossEntropyLoss(W).to(ts.float32).weight.dtype == np.float32
 
