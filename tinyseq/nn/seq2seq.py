@@ -112,7 +112,8 @@ class AttentionDecoder(Module):
         fed = {None: 0, "attentional": hidden_size, "context": context_size}[feed]
         self.feed, self.memory_size, self.num_layers, self.order = feed, memory_size, num_layers, order
         self.embedding = Embedding(vocab_size, embedding_dim)
-        self.rnn = cell(embedding_dim + fed, hidden_size, *[num_layers] * (num_layers > 1))
+        width = embedding_dim + fed
+        self.rnn = cell(width, hidden_size) if num_layers == 1 else cell(width, hidden_size, num_layers)
         self.states = 2 if isinstance(self.rnn, LSTM) else 1
         self.attention: Any = attention
         self.combine = None if attention is None else Linear(context_size + hidden_size, hidden_size)
