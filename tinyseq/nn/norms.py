@@ -96,14 +96,13 @@ class BatchNorm1d(Module):
         if backends.on_host(count._data) and count.max().item() < 2:
             raise ValueError("BatchNorm1d: expected at least 2 positions to normalise over in training, got "
                              f"{count.max().item():g}; eval() uses the running mean and variance")
-        if self.num_batches_tracked is None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        batches = self.num_batches_tracked + 1
-        self.num_batches_tracked = batches  # type: ignore[assignment]
-        share = 1 / batches.item() if self.momentum is None else self.momentum
-        for name, new in (("running_mean", mean), ("running_var", variance * (count / ops.maximum(count - 1, 1.0)))):
-            old = getattr(self, name)
-            setattr(self, name, old + share * (ops.reshape(new.detach(), old.shape) - old))
+        self.num_batches_tracked.data = self.num_batches_tracked + 1
+        share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        unbiased = variance * (count / ops.maximum(count - 1, 1.0))
+        for old, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            old.data = old + share * (ops.reshape(new.detach(), old.shape) - old)
 
 
 def _channels(where: str, x: Tensor, size: int, weight: Tensor | None, axes: tuple[int, ...]) -> Tensor:
