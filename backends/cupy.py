@@ -177,6 +177,7 @@ class CupyBackend(NumpyBackend):
     """
 
     name = "cupy"
+    unfolded = 1 << 25  # a launch of many windows is worth more than a cache
     array_types: tuple[type, ...] = (cp.ndarray,)
 
     def __init__(self) -> None:

@@ -3,11 +3,12 @@
 import math
 
 import numpy as np
+from tinyseq.backends.convolution import ConvolutionKernels
 from tinyseq.backends.sums import Array, SumKernels
 
 
-class LayerKernels(SumKernels):
-    """The part of a backend that picks; a backend adds `xp`."""
+class LayerKernels(ConvolutionKernels, SumKernels):
+    """The part of a backend that picks, and goes along time with windows; a backend adds `xp`."""
 
     def embedding(self, table: Array, ids: Array) -> Array:
         """Rows of `table` (V, E) at integer ids (...): (..., E)."""

@@ -225,6 +225,22 @@ LAYERS: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {  # what is calle
                                        "input_lengths": PLACES + 1, "target_lengths": PLACES - 1}),
     "CRF": lambda: (nn.CRF(4), {"x": SHORT, "tags": IDS, "lengths": LENGTHS}),
     "CRF.decode": lambda: (nn.CRF(4).decode, {"x": SHORT, "lengths": LENGTHS}),
+    **{type(layer).__name__: lambda layer=layer: (copy.deepcopy(layer), {"x": SHORT, "lengths": LENGTHS}) for layer in (
+        nn.Conv1d(4, 3, 2, causal=True), nn.MaxPool1d(2), nn.AvgPool1d(2), nn.BatchNorm1d(4), nn.GroupNorm(2, 4))},
+    "Conv1d.step": lambda: (lambda x, lengths, state: nn.Conv1d(4, 3, 2, causal=True).step(x, state, lengths), {
+        "x": SHORT, "lengths": LENGTHS, "state": SHORT[:1, :2]}),
+    **{type(layer).__name__: lambda layer=layer: (copy.deepcopy(layer), {"x": SHORT}) for layer in (
+        nn.PReLU(4), nn.Softmax(), nn.LogSoftmax(), nn.GLU())},
+    "Identity": lambda: (lambda x: nn.Identity()(ts.asarray(x)), {"x": SHORT}),
+    "EmbeddingBag": lambda: (nn.EmbeddingBag(4, 3), {"ids": IDS, "lengths": LENGTHS}),
+    "EmbeddingBag of weighted ids": lambda: (nn.EmbeddingBag(4, 3, mode="sum"), {
+        "ids": IDS[0], "offsets": np.array([0, 2]), "per_sample_weights": np.array([0.5, 2.0, 1.0], np.float32)}),
+    "CrossEntropyLoss": lambda: (nn.CrossEntropyLoss(), {"logits": SHORT, "targets": IDS}),
+    "NLLLoss": lambda: (nn.NLLLoss(), {"log_probs": SHORT, "targets": IDS}),
+    **{name: lambda name=name: (getattr(nn, name)(), {"x": SHORT, "target": SHORT[::-1] ** 2})
+       for name in ("MSELoss", "L1Loss", "HuberLoss", "SmoothL1Loss", "BCEWithLogitsLoss")},
+    "BCELoss": lambda: (nn.BCELoss(), {"probs": SHORT**2 / 9, "target": SHORT[::-1] ** 2 / 9}),
+    "KLDivLoss": lambda: (nn.KLDivLoss(), {"log_probs": SHORT, "target": SHORT[::-1] ** 2}),
     "Bert": lambda: (models.Bert(5, 4, 2, 1, 3, max_length=6, dropout=0.0), {"tokens": IDS, "lengths": LENGTHS}),
     "lens.gradients_through_time": lambda: (lambda x, lengths: lens.gradients_through_time(
         nn.GRU(4, 3), x, ts.sum, lengths), {"x": SHORT, "lengths": LENGTHS}),

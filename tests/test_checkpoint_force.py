@@ -5,12 +5,13 @@ profile takes the full counts; `-s` prints the figures.
 """
 
 import errno
+import fcntl
 import os
 import resource
 import stat
 import threading
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 from helpers.force import force, named, state, whole
@@ -219,18 +220,18 @@ def test_a_file_that_another_is_about_to_remove_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a save does that locks the temporary file before its process has, and removes it at the worst moment."""
-    path, replace, others = tmp_path / "a.safetensors", os.replace, list[tuple[BinaryIO, str]]()
+    path, replace, others = tmp_path / "a.safetensors", os.replace, list[tuple[int, str]]()
 
     def removed() -> None:
         for other, name in others:
             os.unlink(name)
-            other.close()
+            os.close(other)
         others.clear()
 
     def slow(path: str, flags: int) -> int:
         number = named(path, flags)
-        others.append((open(path, "rb"), path))
-        assert checkpoint._locked(others[0][0])
+        others.append((os.open(path, os.O_RDONLY), path))
+        fcntl.flock(others[0][0], fcntl.LOCK_EX)
         threading.Timer(0.2, removed).start()
         return number
 

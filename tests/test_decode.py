@@ -165,6 +165,65 @@ def test_stopping_early_changes_nothing(seed: int, choice: Any, batch: int, widt
     check_beam(seed, choice, batch, max(1, width - fewer), width, width)
 
 
+@given(seeds, beams, st.integers(1, 3), st.sampled_from([None, 0.0, 0.7]))
+def test_scores_may_be_divided_by_lengths(seed: int, choice: Any, batch: int, power: float | None) -> None:
+    tokens, max_length, _, min_length = choice
+    decoder, state = toy(seed, tokens, batch)
+    found = beam(decoder, state, START, END, max_length, 300, length_penalty=power, normalize="length",
+                 min_length=min(min_length, max_length))
+    for i, (best,) in enumerate(found):
+        every = sequences(decoder, take_rows(state, np.array([i])), max_length, min(min_length, max_length))
+        share = lambda x: x[1] / min(len(x[0]) + 1, max_length) ** (1.0 if power is None else power)
+        assert best.tokens == max(every, key=share)[0]
+
+
+@ts.no_grad()
+def kept_beam(decoder: Any, state: Any, max_length: int, min_length: int, width: int, power: float) -> Any:
+    """(tokens, score), best first, of a state of one row: a beam in which what has ended keeps its place."""
+    held: list[tuple[list[int], float, Any]] = [([], 0.0, state)]  # a state of None: ended
+    share = lambda x: x[1] / max(len(x[0]), 1) ** power
+    for t in range(1, max_length + 1):
+        wider: list[tuple[list[int], float, Any]] = [x for x in held if x[2] is None]
+        for tokens, total, before in held:
+            if before is None:
+                continue
+            logits, after = decoder.step(np.array([[START, *tokens][-1]]), before)
+            for token, log in enumerate(ts.functional.log_softmax(logits).numpy()[0]):
+                if token != END or t > min_length:
+                    wider.append(([*tokens, token], total + log, None if token == END else after))
+        held = sorted(wider, key=lambda x: -share(x))[:width]
+    return [([token for token in tokens if token != END], total) for tokens, total, _ in held]
+
+
+@given(seeds, beams, st.integers(1, 3), st.integers(1, 5), st.sampled_from([0.0, 1.0, 0.5]))
+def test_what_has_ended_may_keep_its_place(seed: int, choice: Any, batch: int, width: int, power: float) -> None:
+    tokens, max_length, _, min_length = choice
+    min_length = min(min_length, max_length)
+    decoder, state = toy(seed, tokens, batch)
+    found = beam(decoder, state, START, END, max_length, width, n_best=width, length_penalty=power, normalize="length",
+                 min_length=min_length, keep_ended=True)
+    for i, row in enumerate(found):
+        expected = kept_beam(decoder, take_rows(state, np.array([i])), max_length, min_length, width, power)
+        assert [h.tokens for h in row] == [tokens for tokens, _ in expected or [([], 0.0)]]
+        if expected and max_length:
+            np.testing.assert_allclose([h.score for h in row], [total for _, total in expected], atol=1e-12)
+
+
+@given(sizes, seeds)
+def test_what_keeps_its_place_keeps_its_alignment(size: Any, seed: int) -> None:
+    batch, steps, max_length = size
+    model, source, lengths = model_and_sources(seed, batch, steps)
+    found = beam(model.decoder, model.encode(source, lengths), START, END, max_length, 3, keep_ended=True)
+    for i, (best,) in enumerate(found):
+        if max_length:
+            told = score(model.decoder, model.encode(source[i : i + 1], lengths[i : i + 1]), START,
+                         np.array([[*best.tokens, *[END] * (len(best.tokens) < max_length)]]), align=True)
+            assert told.alignment is not None and best.alignment is not None
+            np.testing.assert_allclose(best.score, told.total.detach().numpy()[0], atol=1e-9)
+            np.testing.assert_allclose(best.alignment[:, : lengths[i]],
+                                       told.alignment.detach().numpy()[0, : len(best.tokens), : lengths[i]], atol=1e-9)
+
+
 @given(seeds, beams)
 def test_a_beam_of_width_1_is_greedy(seed: int, choice: Any) -> None:
     tokens, max_length, penalty, _ = choice

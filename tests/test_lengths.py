@@ -82,6 +82,12 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "MinGRU": lambda: nn.MinGRU(WIDE, 3, bidirectional=True), "MinLSTM": lambda: nn.MinLSTM(WIDE, 3),
     "LRU": lambda: nn.LRU(WIDE, 3, bidirectional=True), "LSTM": lambda: nn.LSTM(WIDE, 3),
     "Scan": lambda: nn.Scan(nn.GRUCell, WIDE, 3),
+    "LSTM, projected": lambda: nn.LSTM(WIDE, 3, proj_size=2),
+    "Conv1d": lambda: nn.Conv1d(WIDE, 3, 3, padding="same"),
+    "Conv1d, causal": lambda: nn.Conv1d(WIDE, 3, 3, causal=True),
+    "Conv1d, reflect": lambda: nn.Conv1d(WIDE, 3, 3, padding=1, padding_mode="reflect"),
+    "MaxPool1d": lambda: nn.MaxPool1d(3, 1, 1), "AvgPool1d": lambda: nn.AvgPool1d(3, 1, 1, count_include_pad=False),
+    "BatchNorm1d": lambda: nn.BatchNorm1d(WIDE), "GroupNorm": lambda: nn.GroupNorm(2, WIDE),
     "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(WIDE, 2, 8, 0.0),
     "TransformerEncoder": lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDE, 2, 8, 0.0), 1),
 }
@@ -94,6 +100,10 @@ ROWS: dict[str, Call] = {
         WIDE, 2, 8, 0.0), 1))(x, x, lengths=i(LENGTHS), memory_lengths=i(LENGTHS)), None, 3, STEPS, WIDE),
     "Transformer": lambda i: trained(lambda x: made(lambda: nn.Transformer(WIDE, 2, 1, 1, 8, 0.0))(
         x, x, lengths=i(LENGTHS), tgt_lengths=i(LENGTHS)), None, 3, STEPS, WIDE),
+    "EmbeddingBag": lambda i: trained(lambda x: made(lambda: nn.EmbeddingBag(CLASSES, 2, padding_idx=i(100)))(
+        i(IDS), lengths=i([3, 1])) * x[0, 0], None, 2, 2),
+    **{name: lambda i, name=name: trained(lambda x: getattr(nn, name)(ignore_index=i(127))(
+        F.log_softmax(x), i(IDS)), None, 2, 3, CLASSES) for name in ("CrossEntropyLoss", "NLLLoss")},
     "length_mask": lambda i: nn.length_mask(i(LENGTHS), STEPS),
     "scan": lambda i: trained(lambda x: F.scan(
         "rnn_tanh", x, ts.zeros((3, 2)), None, ts.ones((2, WIDE)), ts.ones((2, 2)), lengths=i(LENGTHS), reverse=True),
@@ -173,7 +183,7 @@ def test_all_that_takes_lengths_or_ids_has_a_row() -> None:
 
 NOT_INTEGERS = {"mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy", "kl_div",
                 "binary_cross_entropy_with_logits", "stream", "Module", "items", "pairs", "Tokenizer",
-                "Stream"}
+                "Stream", "MSELoss", "L1Loss", "HuberLoss", "SmoothL1Loss", "BCELoss", "BCEWithLogitsLoss", "KLDivLoss"}
 
 
 # --- what stands in the padding ------------------------------------------------------------------------------------
@@ -231,5 +241,5 @@ def test_nothing_in_the_padding_is_looked_at(name: str, fill: float) -> None:
 def test_all_layers_with_lengths_are_looked_at() -> None:
     layers = {name for name, f in vars(nn).items() if inspect.isclass(f) and issubclass(f, nn.Module) and any(
         a in inspect.signature(f.forward).parameters for a in ("lengths", "input_lengths", "memory_lengths"))}
-    ids = {"EncoderDecoder", "LanguageModel", "ConditionalLanguageModel"}  # NaN is none
+    ids = {"EncoderDecoder", "EmbeddingBag", "LanguageModel", "ConditionalLanguageModel"}  # NaN is none
     assert layers - ids <= {name.partition(",")[0] for name in LOOKING}

@@ -23,6 +23,7 @@ OTHERWISE = {  # why, and what the page's row has
     "ts.split": ("NumPy's: how many parts", "`torch.split(x, 2)`"),
     "Tensor.split": ("as ts.split", "`torch.split(x, 2)`"),
     "ts.pad": ("NumPy's: a pair for every axis", "`F.pad("),
+    "F.pad": ("as ts.pad", "`F.pad("),
     "F.lstm_cell": ("PyTorch's, without documentation, has h and c in a list: a list is an error", "`torch.lstm_cell("),
     "F.softmax": ("third is PyTorch's private _stacklevel, a dtype of torch.softmax: an error", "`torch.softmax("),
 }
@@ -61,7 +62,10 @@ def theirs(torch: Any, known: Any, name: str) -> Iterator[list[str]]:
     for written in typing.get_overloads(constructor) if inspect.isfunction(constructor) else []:
         yield by_place(written)
     try:
-        yield by_place(known)
+        order = by_place(known)
+        if order == ["args"] and not inspect.isclass(known):  # as of max_pool1d, which chooses among several
+            raise ValueError
+        yield order
     except ValueError:
         if name in WRITTEN:
             yield WRITTEN[name]

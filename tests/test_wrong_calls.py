@@ -127,6 +127,10 @@ GOOD = [
     "F.elu(x=X, alpha=1.5)",
     "F.gelu(x=X, approximate='tanh')",
     "F.glu(x=S, axis=-1)",
+    "F.conv1d(x=S, weight=ts.ones((2, 2, 2)), bias=ts.ones(2), stride=1, padding=1, dilation=1, groups=2)",
+    "F.max_pool1d(x=S, kernel_size=2, stride=1, padding=1, dilation=1)",
+    "F.avg_pool1d(x=S, kernel_size=2, stride=1, padding=1, count_include_pad=False)",
+    "F.pad(x=X, pad_width=[(0, 0), (1, 1)], mode='constant', value=1.0)",
     "F.softmax(x=X, axis=0, mask=X > 0)",
     "F.log_softmax(x=X, axis=0)",
     "F.linear(x=X, weight=X, bias=V[:2])",
@@ -135,8 +139,9 @@ GOOD = [
     "F.rms_norm(x=X, normalized_shape=3, weight=V, eps=1e-5)",
     "F.rotate(x=S, cos=S[..., :2], sin=S[..., :2])",
     "F.dropout(x=X, p=0.5, training=True, generator=None)",
-    "F.attention(query=S, key=S, value=S, mask=M, causal=True, scale=1.0, dropout=0.1, generator=None, change=ts.tanh)",
-    "F.attention_weights(query=S, key=S, mask=M, causal=True, scale=1.0, change=ts.tanh)",
+    "F.attention(query=S, key=S, value=S, mask=M, causal=True, scale=1.0, dropout=0.1, bias=T, change=ts.tanh,"
+    " generator=None)",
+    "F.attention_weights(query=S, key=S, mask=M, causal=True, scale=1.0, bias=T, change=ts.tanh)",
     "F.rnn_cell(x=X, h=X, w_ih=Q, w_hh=Q, b_ih=V, b_hh=V, nonlinearity='relu')",
     "F.lstm_cell(x=X, h=X, c=X, w_ih=Q4, w_hh=Q4, b_ih=V4, b_hh=V4)",
     "F.gru_cell(x=X, h=X, w_ih=Q3, w_hh=Q3, b_ih=V3, b_hh=V3, reset='before', dropped=X)",
@@ -154,6 +159,20 @@ GOOD = [
     "F.kl_div(log_probs=X, target=X, reduction='sum', log_target=True)",
     # layers
     "nn.Linear(in_features=2, out_features=3, bias=True, dtype=ts.float32)",
+    "nn.Conv1d(in_channels=2, out_channels=4, kernel_size=3, stride=1, padding=0, dilation=1, groups=2, bias=True, "
+    "padding_mode='zeros', causal=False, dtype=ts.float32)",
+    "nn.MaxPool1d(kernel_size=2, stride=1, padding=1, dilation=1)",
+    "nn.AvgPool1d(kernel_size=2, stride=1, padding=1, count_include_pad=False)",
+    "nn.BatchNorm1d(num_features=3, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, dtype=ts.float32)",
+    "nn.GroupNorm(num_groups=1, num_channels=4, eps=1e-5, affine=True, dtype=ts.float32)",
+    "nn.PReLU(num_parameters=3, init=0.25, dtype=ts.float32)",
+    "nn.EmbeddingBag(num_embeddings=2, embedding_dim=3, mode='sum', padding_idx=0, dtype=ts.float32)",
+    "nn.CrossEntropyLoss(weight=V, ignore_index=1, reduction='sum', label_smoothing=0.1)",
+    "nn.NLLLoss(weight=V, ignore_index=1, reduction='sum')",
+    *[f"nn.{name}(reduction='sum')" for name in ("MSELoss", "L1Loss", "BCELoss")],
+    "nn.HuberLoss(reduction='sum', delta=0.5)", "nn.SmoothL1Loss(reduction='sum', beta=0.5)",
+    "nn.BCEWithLogitsLoss(reduction='sum', pos_weight=V)", "nn.KLDivLoss(reduction='sum', log_target=True)",
+    *[f"nn.{name}(axis=0)" for name in ("Softmax", "LogSoftmax", "GLU")], "nn.LogSigmoid()", "nn.Identity()",
     "nn.Embedding(num_embeddings=2, embedding_dim=3, padding_idx=0, dtype=ts.float32)",
     "nn.LayerNorm(normalized_shape=3, eps=1e-5, elementwise_affine=True, bias=True, dtype=ts.float32)",
     "nn.RMSNorm(normalized_shape=3, eps=1e-5, elementwise_affine=True, dtype=ts.float32)",
@@ -168,7 +187,7 @@ GOOD = [
     "nn.GRU(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, bidirectional=True, "
     "reset='before', recurrent_dropout=0.1, dtype=ts.float32)",
     "nn.LSTM(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, bidirectional=True, "
-    "recurrent_dropout=0.1, dtype=ts.float32)",
+    "proj_size=1, recurrent_dropout=0.1, dtype=ts.float32)",
     "nn.MinGRU(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, "
     "bidirectional=True, dtype=ts.float32)",
     "nn.MinLSTM(input_size=2, hidden_size=3, num_layers=2, bias=True, batch_first=True, dropout=0.1, "
@@ -203,7 +222,7 @@ GOOD = [
       "activation='gelu', layer_norm_eps=1e-5, bias=True, norm='rms', num_kv_heads=1)"
       for name in ("LanguageModel", "ConditionalLanguageModel")],
     "nn.AttentionDecoder(vocab_size=5, embedding_dim=2, hidden_size=3, attention=nn.DotAttention(3, 4), memory_size=4, "
-    "dropout=0.1, cell=nn.LSTM, feed='context')",
+    "dropout=0.1, cell=nn.LSTM, feed='context', num_layers=2, order='sc')",
     "nn.EncoderDecoder(embedding=nn.Embedding(5, 2), encoder=nn.GRU(2, 3), decoder=MODEL)",
     "nn.CTCLoss(blank=0, reduction='sum', zero_infinity=True)",
     "nn.CRF(num_tags=3, dtype=ts.float32)",
@@ -252,7 +271,7 @@ GOOD = [
     "list(decode.stream(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, end=0, max_length=3, "
     "temperature=0.5, top_k=2, top_p=0.9, min_p=0.1, seed=1, generator=None))",
     "decode.beam(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, end=0, max_length=3, width=2, n_best=2, "
-    "length_penalty=0.5, min_length=1)",
+    "length_penalty=0.5, min_length=1, normalize='length', keep_ended=True)",
     "decode.score(decoder=MODEL, state=MODEL.start(I[:, None][:, :0]), start=I, target=J, lengths=L, "
     "align=False)",
     # data, metrics, plot
@@ -606,22 +625,25 @@ KINDS = {  # of arguments, by name, or by function and name
     "tensor": """x a b values query key value weight F.linear.bias F.layer_norm.bias logits probs log_probs target
         targets condition cos sin h c w_ih w_hh h0 c0 tensor ids indices tensors grad grad_outputs outputs inputs mask
         pos_weight h_mask lengths b_ih b_hh dropped data start min max
-        count nll tokens characters predictions Module.update.total""",
+        count nll tokens characters predictions Module.update.total F.attention.bias F.attention_weights.bias""",
     "axis": "axis source destination axes",
-    "size": """num num_classes n_rows n_cols topk.k in_features out_features num_embeddings embedding_dim input_size
-        hidden_size num_layers embed_dim num_heads num_kv_heads head_dim window embedding_size buckets keep kdim vdim
-        query_size memory_size d_model nhead
-        dim_feedforward vocab_size num_encoder_layers num_decoder_layers max_length num_tags rows steps segments width
-        n_best min_length top_k n batches.size text.size FixedContext.size normalized_shape order max_ngram_order
-        char_order beta CSV.start TensorBoard.start growth_interval patience cooldown""",
-    "integer": """k shift repeats padding_idx ignore_index blank end random.integers.low random.integers.high sections
+    "size": """proj_size num num_classes n_rows n_cols topk.k in_features out_features num_embeddings embedding_dim
+        input_size hidden_size num_layers embed_dim num_heads num_kv_heads head_dim window embedding_size buckets keep
+        kdim vdim query_size memory_size d_model nhead dim_feedforward vocab_size num_encoder_layers num_decoder_layers
+        max_length num_tags rows steps segments width n_best min_length top_k n batches.size text.size FixedContext.size
+        normalized_shape order max_ngram_order char_order beta in_channels out_channels kernel_size stride padding
+        dilation groups num_features num_groups num_channels num_parameters CSV.start TensorBoard.start
+        growth_interval patience cooldown""",
+    "integer": """nn.Softmax.axis nn.LogSoftmax.axis nn.GLU.axis k shift repeats padding_idx ignore_index blank end
+        random.integers.low random.integers.high sections
         argnums start_axis word_order""",
     "number": """beta2_decay fill_value correction ord negative_slope alpha stop step scale mean low high
-        constant_values init.constant_.value gain length_penalty ts.arange.start ts.linspace.start total
+        constant_values nn.PReLU.init F.pad.value init.constant_.value gain length_penalty ts.arange.start
+        ts.linspace.start total
         progress.initial""",
     "at least 0": """eps layer_norm_eps rotary_base base std lr momentum weight_decay delta max_norm temperature
         tolerance check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
-        schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
+        nn.SmoothL1Loss.beta schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
         schedules.inverse_sqrt.start peak schedules.one_cycle.start schedules.one_cycle.end schedules.warmup.start
         Plateau.value threshold floor""",
     "probability": """p dropout recurrent_dropout label_smoothing top_p min_p backoff_factor decay rise factor
@@ -629,7 +651,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
     "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm rope_type
-        tokenize smooth_method lowercase best warmup mode""",
+        tokenize smooth_method lowercase best warmup mode padding_mode normalize nn.AttentionDecoder.order""",
     "function": """fn combine then F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder
         save change""",
     "thing": """Adafactor.eps xs generator state layer module model parameters encoder_layer decoder_layer betas other
@@ -643,8 +665,8 @@ KINDS = {  # of arguments, by name, or by function and name
     "seed": "seed",
     "flag": """keepdims requires_grad endpoint disable descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
-        norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes
-        each""",
+        norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes count_include_pad
+        keep_ended affine track_running_stats each""",
     "passed on": """src nn.length_mask.where config title wrong plot.curves.x testing.check_shapes.shape
         logs.progress.iterable logs.progress.desc logs.CSV.path logs.TensorBoard.folder""",  # texts are; in ROWS
 }
@@ -841,7 +863,8 @@ def test_a_wrong_call_is_named(row: tuple[str, str, str, str], names: dict[str, 
 
 # --- right calls with an array in each of its forms ------------------------------------------------------------------
 
-HANDED_ON = {"ts.recompute", "testing.check_grad", "ts.from_dlpack", "ts.namespace"}  # arrays are as they are there
+HANDED_ON = {"ts.recompute", "testing.check_grad", "ts.from_dlpack", "ts.namespace",  # arrays are as they are there
+             "nn.CrossEntropyLoss", "nn.NLLLoss", "nn.BCEWithLogitsLoss"}  # and in tests/nn/test_losses.py
 
 
 def check_forms(text: str, names: dict[str, Any], torch: bool) -> None:

@@ -363,14 +363,19 @@ def _draw(logits: Tensor, draws: list[float], temperature: float, top_k: int | N
 
 @no_grad()
 def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width: int = 4, *, n_best: int = 1,
-         length_penalty: float = 0.0, min_length: int = 0) -> list[list[Hypothesis]]:
+         length_penalty: float | None = None, min_length: int = 0, normalize: str = "wu",
+         keep_ended: bool = False) -> list[list[Hypothesis]]:
     """Beam search: for each row of the batch its `n_best` hypotheses, best first (fewer where no more are possible;
     where none is, one without tokens, of score -inf). `decoder`, `state`, `start` and `end` as for `greedy`.
 
     At each step the `width` best extensions by one token are kept; those that end leave the beam. Hypotheses Y are
-    ranked by score / ((5 + |Y|) / 6)^length_penalty (Wu et al. 2016, equation 14), where |Y| counts the end, among
-    those of at least `min_length` tokens. A length_penalty whose power no float holds is refused. A row
-    is done when nothing in its beam can overtake its n best any more, so that stopping early changes no result.
+    ranked by score / ((5 + |Y|) / 6)^length_penalty (Wu et al. 2016, equation 14), by default 0, or with
+    `normalize="length"` by score / |Y|^length_penalty, by default 1, where |Y| counts the end, among those of at least
+    `min_length` tokens. A length_penalty whose power no float holds is refused. A row is done when nothing in its beam
+    can overtake its n best any more, so that stopping early changes no result.
+
+    With `keep_ended` it is the beam of many toolkits: what ends keeps its place in it, at each step the `width` best by
+    rank, of what has ended there and of the extensions, are the beam, and a row is done when all of it has ended.
 
     >>> p = ts.tensor([[0.0, 0.6, 0.4, 0.0],                    # after the start, 0: the token 1 or 2
     ...                [0.1, 0.4, 0.2, 0.3],                    # after 1: many things
@@ -389,9 +394,13 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
     n_best = check.integers("beam", 1, width, n_best=n_best)
     min_length = check.integers("beam", 0, max_length, min_length=min_length)
     most = 600 / max(1.0, math.log(5 + max_length))
-    length_penalty = check.numbers("beam", least=-most, most=most, length_penalty=length_penalty)
-
-    penalty: Callable[[int], float] = lambda n: ((5 + min(n, max_length)) / 6) ** length_penalty
+    check.choice("beam", ("wu", "length"), normalize=normalize)
+    length_penalty = float(normalize == "length") if length_penalty is None else length_penalty
+    power = check.numbers("beam", least=-most, most=most, length_penalty=length_penalty)
+    head, over = (5, 6) if normalize == "wu" else (0, 1)
+    penalty: Callable[[Any], Any] = lambda n: ((head + np.minimum(n, max_length)) / over) ** power
+    if keep_ended:
+        return _keeping(decoder, state, last, end, max_length, width, n_best, min_length, penalty)
     ranks, best = np.full((len(last), n_best), -np.inf), np.full((len(last), n_best), -1)  # of what ended, with nodes
     rows = np.arange(len(last))  # that are not done; and of each one's beam the places in the batch, scores, nodes:
     places, scores, nodes = rows[:, None], np.zeros((len(rows), 1)), np.full((len(rows), 1), -1)
@@ -422,6 +431,47 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
         last, state = tokens[going][live], take_rows(state, places[going][live])
         places = np.where(live, np.cumsum(live).reshape(live.shape) - 1, 0)
     return tree.hypotheses(np.where(ranks > -np.inf, best, -1), end, -np.inf if max_length else 0.0)
+
+
+def _keeping(decoder: Any, state: Any, last: Array, end: int, max_length: int, width: int, n_best: int,
+             min_length: int, penalty: Callable[[Any], Any]) -> list[list[Hypothesis]]:
+    """`beam` whose ended hypotheses keep their places. A place is free where its score is -inf."""
+    tree, batch = _Tree(), len(last)
+    best, ranks = np.full((batch, width), -1), np.full((batch, width), -np.inf)  # the beams of the rows that are done
+    rows, places = np.arange(batch), np.arange(batch)[:, None]
+    scores, nodes, sizes = np.zeros((batch, 1)), np.full((batch, 1), -1), np.zeros((batch, 1), int)
+    ended = np.zeros((batch, 1), bool)
+    for t in range(1, max_length + 1):
+        if not len(rows):
+            break
+        logits, state = _step("beam", decoder, last, state, end, t == 1)
+        with np.errstate(invalid="ignore"):  # `_fetch` refuses NaN
+            logs = functional.log_softmax(logits)
+        if t <= min_length:
+            logs.data[:, end : end + 1] = -np.inf  # an end of -1: nothing
+        values, tokens = _fetch("beam", logits, *_top(logs, width))
+        more = np.where(ended[:, :, None], -np.inf, scores[:, :, None] + values[places]).reshape(len(rows), -1)
+        kept = np.where(ended, scores / penalty(np.maximum(sizes, 1)), -np.inf)
+        order = np.argsort(-np.concatenate([kept, more / penalty(t)], 1), axis=1, kind="stable")[:, :width]
+        old, new = order < kept.shape[1], np.maximum(order - kept.shape[1], 0)
+        parents = np.where(old, order, new // values.shape[1])
+        before, scores, sizes = (np.take_along_axis(a, parents, 1) for a in (
+            nodes, np.where(ended, scores, -np.inf), sizes))
+        places = np.take_along_axis(places, parents, 1)
+        scores = np.where(old, scores, np.take_along_axis(more, new, 1))
+        chosen = tokens[places, new % values.shape[1]]
+        added = tree.add(before, chosen, scores, places, getattr(state, "weights", None))
+        nodes, sizes = np.where(old, before, added), np.where(old, sizes, t)
+        ended = old | (chosen == end) | (scores == -np.inf)
+        nodes = np.where(scores > -np.inf, nodes, -1)
+        best[rows, : nodes.shape[1]], ranks[rows, : nodes.shape[1]] = nodes, scores / penalty(sizes)
+        going = ~ended.all(1) & (t < max_length)
+        rows, scores, nodes, sizes, ended = rows[going], scores[going], nodes[going], sizes[going], ended[going]
+        live = ~ended
+        last, state = chosen[going][live], take_rows(state, places[going][live])
+        places = np.where(live, np.cumsum(live).reshape(live.shape) - 1, 0)
+    best = np.take_along_axis(best, np.argsort(-ranks, axis=1, kind="stable"), 1)[:, :n_best]
+    return tree.hypotheses(best, end, -np.inf if max_length else 0.0)
 
 
 def _top(logs: Tensor, k: int) -> tuple[Any, Any]:

@@ -110,7 +110,7 @@ def _gates(layer: Any, x: Tensor, lengths: Any) -> dict[str, Host]:
     names = GATES.get(getattr(layer, "kind", ""), {})
     if not names:
         return {}
-    y = layer(x, lengths=lengths)[0].detach()[:, :-1, : layer.hidden_size]
+    y = layer(x, lengths=lengths)[0].detach()[:, :-1, : layer.sizes[0]]
     before = ops.pad(y, [(0, 0), (1, 0), (0, 0)])
     w_ih, w_hh, b_ih, b_hh = weights_of(layer, "_l0")
     z = functional.linear(x, w_ih, b_ih) + functional.linear(before, w_hh, b_hh)

@@ -195,30 +195,19 @@ base resize resize_ | x.reshape(3, 2)
 ModuleList | [nn.Linear(3, 3), nn.Tanh()]  # a plain list on an attribute: its modules are found, trained and saved
 ModuleDict | {"en": nn.Linear(3, 3)}  # a plain dict on an attribute: its modules are found, trained and saved
 ParameterList ParameterDict | [nn.Parameter(x)]  # a plain list or dict on an attribute
-Identity | nn.Sequential()
 Flatten Unflatten | x.flatten(1)  # and x.reshape, in a forward of your own
-Softmax | F.softmax(x, axis=-1)
 Softmin | F.softmax(-x, axis=-1)
-LogSoftmax | F.log_softmax(x, axis=-1)
-LogSigmoid | F.log_sigmoid(x)
-GLU | F.glu(y[:, :2])
 ReLU6 | x.clip(0.0, 6.0)  # in a forward of your own
 Hardtanh | x.clip(-1.0, 1.0)  # in a forward of your own
-PReLU RReLU | nn.LeakyReLU(0.2)  # a slope that is learnt is not here
+RReLU | nn.LeakyReLU(0.2)
 SELU CELU Mish Hardswish Hardsigmoid | nn.SiLU()  # those are not here, this is near
 Softsign | x / (1 + x.abs())
 Tanhshrink | x - x.tanh()
 Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout | nn.Dropout(0.1)  # of single entries
-BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm GroupNorm InstanceNorm1d InstanceNorm2d LocalResponseNorm |
-  nn.LayerNorm(3)  # norms over a batch are not here
-CrossEntropyLoss | F.cross_entropy(x, ids)
-NLLLoss | F.nll_loss(F.log_softmax(x), ids)
-MSELoss | F.mse_loss(x, y)
-L1Loss | F.l1_loss(x, y)
-HuberLoss SmoothL1Loss | F.huber_loss(x, y)  # which a SmoothL1Loss(beta=1) is
-BCELoss | F.binary_cross_entropy(x.sigmoid(), y)
-BCEWithLogitsLoss MultiLabelSoftMarginLoss | F.binary_cross_entropy_with_logits(x, y)
-KLDivLoss | F.kl_div(F.log_softmax(x), F.softmax(y))
+BatchNorm2d BatchNorm3d SyncBatchNorm | nn.BatchNorm1d(3)  # of (B, C) or (B, T, C)
+InstanceNorm1d InstanceNorm2d | nn.GroupNorm(3, 3)  # as many groups as channels
+LocalResponseNorm | nn.LayerNorm(3)
+MultiLabelSoftMarginLoss | F.binary_cross_entropy_with_logits(x, y)
 CosineEmbeddingLoss CosineSimilarity | x.vecdot(y) / (x.vector_norm(axis=1) * y.vector_norm(axis=1))
 PairwiseDistance | (x - y).vector_norm(axis=1)
 MarginRankingLoss HingeEmbeddingLoss TripletMarginLoss MultiMarginLoss | F.relu(1 - x + y).mean()
@@ -230,13 +219,12 @@ Encoder | nn.GRU(3, 4)  # or any other layer with a state, nn.TransformerEncoder
 BahdanauAttention | nn.AdditiveAttention(4, 4, 8)
 LuongAttention | nn.DotAttention(4, 4)
 Bilinear | ts.einsum("bi,kij,bj->bk", x, ts.ones((4, 3, 3)), y)
-EmbeddingBag | nn.Embedding(10, 3)(ids[None]).mean(axis=1)
 RNNBase RNNCellBase | nn.Scan(nn.GRUCell, 3, 4)  # runs any cell with lengths, layers and directions
 DataParallel DistributedDataParallel | ts.distributed.DataParallel(ts.distributed.mpi(), model)  # docs/distributed.md
 utils | optim.clip_grad_norm_(params, 1.0)  # pack_padded_sequence is lengths= of a layer, pad_sequence is ts.data.pad
 modules parameter | nn.Module
-Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d LazyConv1d MaxPool1d MaxPool2d AvgPool1d AvgPool2d Unfold Fold
-  AdaptiveAvgPool1d AdaptiveAvgPool2d Upsample PixelShuffle | # are not here: ts.stack([x[:, t : t + 2], ...]), a Linear
+Conv2d Conv3d ConvTranspose1d ConvTranspose2d LazyConv1d MaxPool2d AvgPool2d Unfold Fold AdaptiveAvgPool1d
+  AdaptiveAvgPool2d Upsample PixelShuffle | nn.Conv1d(3, 4, 2)  # layers here go along time
 LazyLinear | nn.Linear(3, 4)  # sizes are given when a layer is made
 quantized qat intrinsic | # narrow integers are not here: float16 is, model.to(ts.float16)
 """,
@@ -247,13 +235,12 @@ nll | F.nll_loss(F.log_softmax(x), ids)
 mse | F.mse_loss(x, y)
 bce | F.binary_cross_entropy(x.sigmoid(), y)
 logsigmoid | F.log_sigmoid(x)
-pad | x.pad([(0, 0), (1, 2)])  # a pair for every axis, the first axis first
 normalize | x / x.vector_norm(axis=1, keepdims=True)
 cosine_similarity cosine_embedding_loss | x.vecdot(y) / (x.vector_norm(axis=1) * y.vector_norm(axis=1))
 pairwise_distance | (x - y).vector_norm(axis=1)
 relu6 hardtanh | x.clip(0.0, 6.0)
 selu celu mish hardswish | F.silu(x)  # those are not here, this is near
-prelu rrelu | F.leaky_relu(x, 0.2)  # a slope that is learnt is not here
+prelu rrelu | F.leaky_relu(x, 0.2)  # or nn.PReLU(), whose slope is learnt
 softsign tanhshrink | x / (1 + x.abs())
 softmin | F.softmax(-x)
 gumbel_softmax | F.softmax(x - (-ts.random.uniform(x.shape).log()).log())
@@ -261,12 +248,12 @@ smooth_l1_loss | F.huber_loss(x, y)
 ctc_loss | nn.CTCLoss()(F.log_softmax(q), ids[:1, None], [2], [1])
 triplet_margin_loss margin_ranking_loss hinge_embedding_loss multi_margin_loss | F.relu(1 - x + y).mean()
 poisson_nll_loss gaussian_nll_loss | (x.exp() - y * x).mean()
-batch_norm group_norm instance_norm local_response_norm | F.layer_norm(x, 3)
+batch_norm group_norm instance_norm local_response_norm | nn.BatchNorm1d(3)(x)  # or nn.GroupNorm(1, 3)
 dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout | F.dropout(x, 0.1)
-embedding_bag | F.embedding(ids[None], x).mean(axis=1)
+embedding_bag | nn.EmbeddingBag(10, 3)(ids[None])
 bilinear | ts.einsum("bi,kij,bj->bk", x, ts.ones((4, 3, 3)), y)
-conv1d conv2d conv3d conv_transpose1d max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d unfold fold
-  adaptive_avg_pool2d interpolate pixel_shuffle grid_sample upsample | # are not here: ts.stack([x[:, t : t + 2], ...])
+conv2d conv3d conv_transpose1d max_pool2d avg_pool2d adaptive_avg_pool1d unfold fold adaptive_avg_pool2d interpolate
+  pixel_shuffle grid_sample upsample | F.conv1d(q, ts.ones((3, 4, 2)))  # functions here go along time
 """,
     "optim": """
 Adagrad Adadelta NAdam RAdam Adamax LBFGS ASGD Rprop SparseAdam Muon | optim.AdamW(params)  # is not here

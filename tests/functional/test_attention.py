@@ -262,3 +262,43 @@ def test_gradients_of_new_functions_are_central_differences() -> None:
     check_grad(F.swiglu, x, order=2)
     check_grad(lambda x, w: F.rms_norm(x, 4, w, 0.1), x, w, order=2)
     check_grad(lambda x: F.rotate(x, ts.cos(angle), ts.sin(angle)), x, order=2)
+
+
+@pytest.mark.reference
+@given(st.data())
+def test_a_bias_is_added_to_the_scores(data: st.DataObject) -> None:
+    """As PyTorch's floating-point masks, of heads that share keys and values too, and with a mask of ours."""
+    torch = pytest.importorskip("torch")
+    draw = lambda *options: data.draw(st.sampled_from(options))
+    heads, shape, rng = draw(1, 2, 4), draw((3, 5), (4, 1, 1), (4, 3, 5), (2, 1, 3, 5)), np.random.default_rng(0)
+    q, k, v, bias = (rng.normal(size=s) for s in ((2, 4, 3, 6), (2, heads, 5, 6), (2, heads, 5, 7), shape))
+    mask = draw(None, rng.random((3, 5)) > 0.3, rng.random((2, 4, 3, 5)) > 0.3)
+    mine = [ts.tensor(x, requires_grad=True) for x in (q, k, v, bias)]
+    torchs = [torch.tensor(x, requires_grad=True) for x in (q, k, v, bias)]
+    shared = [x.repeat_interleave(4 // heads, 1) for x in torchs[1:3]]
+    added = torchs[3] if mask is None else torchs[3].masked_fill(~torch.tensor(mask), -np.inf)
+    y = F.attention(*mine[:3], mask, bias=mine[3])
+    z = torch.nn.functional.scaled_dot_product_attention(torchs[0], *shared, added).nan_to_num()
+    np.testing.assert_allclose(y.detach().numpy(), z.detach().numpy(), atol=1e-12)
+    if mask is None:
+        (y * y).sum().backward()
+        (z * z).sum().backward()
+        for a, b in zip(mine, torchs, strict=True):
+            np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), atol=1e-10)  # type: ignore[union-attr]
+    weights = F.attention_weights(*mine[:2], mask, bias=mine[3])
+    apart = [ts.repeat(mine[2], 4 // heads, axis=1)]
+    np.testing.assert_allclose((weights @ apart[0]).detach().numpy(), y.detach().numpy(), atol=1e-12)
+
+
+def test_a_bias_is_no_mask_and_a_mask_no_bias() -> None:
+    q = ts.ones((1, 2, 3, 4))
+    for call in (F.attention, F.attention_weights):
+        given_ = (q, q, q)[: 3 if call is F.attention else 2]
+        with pytest.raises(TypeError, match=r"numbers as bias.*got bool: booleans that say who takes part are mask="):
+            call(*given_, bias=np.ones((3, 3), bool))
+        with pytest.raises(TypeError, match="a boolean mask"):
+            call(*given_, mask=np.ones((3, 3)))
+        with pytest.raises(ValueError, match=r"a bias that broadcasts to .* \(1, 2, 3, 3\), got \(2, 3\)"):
+            call(*given_, bias=ts.ones((2, 3)))
+        with pytest.raises(TypeError, match="bias float64"):
+            call(*given_, bias=np.ones((3, 3)))

@@ -81,6 +81,11 @@ def test_recurrences(make: Any, gates: int, batch: int, steps: int, inputs: int,
     assert count(make(inputs, hidden, num_layers=2, bidirectional=True), x) == both
 
 
+def test_convolutions() -> None:
+    conv = nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2)
+    assert count(conv, ts.ones((2, 7, 4))) == 2 * 4 * 6 * 2 * 3
+
+
 def test_scans() -> None:
     assert count(functional.linear_scan, ts.ones(3), ts.ones((2, 5, 3))) == 2 * 5 * 3
     x, layer = ts.ones((2, 5, 3)), nn.MinGRU(3, 4)
@@ -105,7 +110,7 @@ def called(function: Any) -> set[str]:
 
 def test_every_op_that_runs_a_kernel_of_products_has_a_formula() -> None:
     """Found by their code: ops whose body, or what that calls in its module, names a kernel of products or scans."""
-    kernels = {"matmul", "matmul_arrays", "attention", "rnn_forward", "linear_scan"}
+    kernels = {"matmul", "matmul_arrays", "attention", "rnn_forward", "linear_scan", "conv1d"}
     rooms = ("tinyseq.engine.", "tinyseq.functional.")
     bodies = {op.__wrapped__ for name, m in sys.modules.items() if name.startswith(rooms) for op in vars(m).values()
               if hasattr(op, "__wrapped__") and op.__code__.co_filename == autograd.__file__}

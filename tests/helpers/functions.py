@@ -188,6 +188,74 @@ def torch_cell(torch: Any, *args: Any, nonlinearity: str = "", reset: str = "") 
     return (getattr(torch, f"rnn_{nonlinearity}_cell") if nonlinearity else torch.gru_cell)(*args)
 
 
+def spans(x: Any, size: int, stride: int, dilation: int = 1) -> Any:
+    """Every window of x (B, T, C), one after the other: (n, B, size, C)."""
+    starts = range(0, x.shape[1] - dilation * (size - 1), stride)
+    return np.stack([x[:, i : i + dilation * (size - 1) + 1 : dilation] for i in starts])
+
+
+def make_conv1d(choose: Choose) -> Any:
+    groups, few, out, size = choose([1, 2]), choose([1, 2]), choose([1, 2]), choose([1, 2, 3])
+    x, w, b = draw(choose, (choose([1, 2]), choose([5, 8]), groups * few), (groups * out, few, size), (groups * out,))
+    stride = choose([1, 2])
+    padding = choose([0, 1, 3, "valid", *["same"] * (stride == 1)])
+    return [x, w, choose([b, None])], {"stride": stride, "padding": padding, "dilation": choose([1, 2]),
+                                       "groups": groups}
+
+
+def conv1d(x: Any, w: Any, b: Any, stride: int, padding: Any, dilation: int, groups: int) -> Any:
+    whole = dilation * (w.shape[2] - 1)
+    around = {"same": (whole // 2, whole - whole // 2), "valid": (0, 0)}.get(padding) or (padding, padding)
+    seen = spans(np.pad(x, [(0, 0), around, (0, 0)]), w.shape[2], stride, dilation)
+    parts = zip(np.split(seen, groups, -1), np.split(w, groups), strict=True)
+    y = np.concatenate([np.einsum("nbkc,ock->bno", part, v) for part, v in parts], -1)
+    return y if b is None else y + b
+
+
+def make_pool(**options: Any) -> Any:
+    def make(choose: Choose) -> Any:
+        size = choose([1, 2, 3])
+        x, = draw(choose, (choose([1, 2]), choose([5, 8]), choose([1, 2])))
+        x += 0.004 * np.arange(x.size).reshape(x.shape)  # no two are alike
+        return [x], {"kernel_size": size, "stride": choose([None, 1, 2]), "padding": choose([0, size // 2]),
+                     **{k: choose(v) for k, v in options.items()}}
+
+    return make
+
+
+def max_pool1d(x: Any, kernel_size: int, stride: Any, padding: int, dilation: int) -> Any:
+    x = np.pad(x, [(0, 0), (padding, padding), (0, 0)], constant_values=-np.inf)
+    return spans(x, kernel_size, stride or kernel_size, dilation).max(2).swapaxes(0, 1)
+
+
+def avg_pool1d(x: Any, kernel_size: int, stride: Any, padding: int, count_include_pad: bool) -> Any:
+    x = np.pad(x, [(0, 0), (padding, padding), (0, 0)], constant_values=0 if count_include_pad else np.nan)
+    return np.nanmean(spans(x, kernel_size, stride or kernel_size), 2).swapaxes(0, 1)
+
+
+def channels_first(name: str) -> Any:
+    def theirs(torch: Any, x: Any, *more: Any, **options: Any) -> Any:
+        return getattr(torch.nn.functional, name)(x.mT, *more, **options).mT
+
+    return theirs
+
+
+MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+def make_pad(choose: Choose) -> Any:
+    x, = draw(choose, choose([(3, 4), (2, 3, 4)]))
+    widths = [choose([(0, 0), (1, 2), (2, 0)]) for _ in x.shape[1:]]
+    return [x], {"pad_width": [(0, 0), *widths], "mode": choose([*MODES])}
+
+
+def torch_pad(torch: Any, x: Any, pad_width: Any, mode: str) -> Any:
+    if x.ndim == 2 and mode != "constant":  # PyTorch's take a batch or channels besides
+        return torch_pad(torch, x[None], [(0, 0), *pad_width], mode)[0]
+    flat = [n for pair in pad_width[:0:-1] for n in pair]
+    return torch.nn.functional.pad(x[None], flat, mode)[0]
+
+
 # --- the rows --------------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +468,19 @@ ROWS = [
     Row("dropout", elementwise(p=[0.0, 0.3]), lambda x, p: x * (np.random.Philox(key=3).random_raw(
         (x.size + 1) // 2).view(np.uint32)[:x.size].reshape(x.shape) >= p * 2**32) / (1 - p), None,
         [(a, 1.0, "got 1.0"), (a, -0.1, "got -0.1")], before=lambda: ts.manual_seed(3)),
+    Row("conv1d", make_conv1d, conv1d, channels_first("conv1d"), [
+        (np.ones((2, 3)), np.ones((1, 3, 1)), r"\(B, T, C\).*\(O, C / groups, K\)"),
+        (np.ones((2, 2, 3)), np.ones((1, 3, 3)), "at least the 3 steps of a window, got 2"),
+        (np.ones((2, 2, 3)), np.ones((1, 2, 3)), "2, 2, 3.*1, 2, 3"),
+        (np.ones((2, 2, 3)), np.ones((1, 3, 1), "float32"), "weight float32")]),
+    Row("max_pool1d", make_pool(dilation=[1, 2]), max_pool1d, channels_first("max_pool1d"), [
+        (a, 2, r"x \(B, T, C\)"), (np.ones((2, 2, 3)), 3, "3 steps of a window, got 2"),
+        (np.ones((2, 2, 3)), 2, 1, 2, "padding <= 1, got 2")]),
+    Row("avg_pool1d", make_pool(count_include_pad=[True, False]), avg_pool1d, lambda torch, x, **options: (
+        channels_first("avg_pool1d")(torch, x, **options)), [(a, 2, r"x \(B, T, C\)")]),
+    Row("pad", make_pad, lambda x, pad_width, mode: np.pad(x, pad_width, MODES[mode]), torch_pad, [
+        (a, (1, 1), r"a pair of widths for each of 2 axes"), (a, [(0, 0), (3, 0)], "reflect", "at least 4 entries"),
+        (a, [(0, 0), (-1, 0)], "reflect", "0 <= before, got -1"), (a, [(0, 0), (1, 0)], "edge", "mode to be one of")]),
     Row("attention", make_attention, attention, torch_attention, [
         (a, b, b, r"\(2, 3\), \(3, 5\)"), (a, a, np.zeros((4, 2)), r"\(4, 2\)"), (a[0], a, a, r"\(3,\)"),
         (np.ones((2, 3, 1, 2)), *[np.ones((2, 2, 1, 2))] * 2, "a part of the heads"), (narrow, a, a, "query float32"),

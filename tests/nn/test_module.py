@@ -314,6 +314,18 @@ FORWARDS: dict[str, tuple[Any, Any]] = {  # of each layer, how it is made and ca
               lambda m: m(S, lengths=[3, 1])) for name in ("RNN", "GRU", "LSTM")},
     **{name: (lambda name=name: getattr(nn, name)(4, 3, 2, dropout=0.5, bidirectional=True),
               lambda m: m(S, lengths=[3, 1])) for name in ("MinGRU", "MinLSTM", "LRU")},
+    "Conv1d": (lambda: nn.Conv1d(4, 3, 2, causal=True), lambda m: (m(S, lengths=[3, 1]), m.step(S))),
+    **{name: (lambda name=name: getattr(nn, name)(2), lambda m: m(S, lengths=[3, 1])) for name in (
+        "MaxPool1d", "AvgPool1d")},
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(4), lambda m: m(S, lengths=[3, 1])),
+    "GroupNorm": (lambda: nn.GroupNorm(2, 4), lambda m: m(S, lengths=[3, 1])),
+    "EmbeddingBag": (lambda: nn.EmbeddingBag(4, 3, padding_idx=0), lambda m: m(IDS)),
+    **{name: (getattr(nn, name), lambda m: m(S)) for name in (
+        "PReLU", "Softmax", "LogSoftmax", "GLU", "LogSigmoid", "Identity")},
+    **{name: (lambda name=name: getattr(nn, name)(ts.ones(4)), lambda m: m(S, IDS)) for name in (
+        "CrossEntropyLoss", "NLLLoss")},
+    **{name: (getattr(nn, name), lambda m: m(S, S)) for name in (
+        "MSELoss", "L1Loss", "HuberLoss", "SmoothL1Loss", "BCELoss", "BCEWithLogitsLoss", "KLDivLoss")},
     "Scan": (lambda: nn.Scan(nn.LSTMCell, 4, 3), lambda m: m(S, lengths=[3, 0])),
     **{name: (lambda name=name: getattr(nn, name)(4, 3), lambda m: m(S[0])) for name in (
         "RNNCell", "GRUCell", "LSTMCell")},

@@ -175,3 +175,16 @@ def test_weights_of_every_layer_and_head() -> None:
     model.encoder(src)  # nobody watches any more
     assert len(other) == seen and nn.multihead._seen.get() is None
     assert not looks[1, ..., 1:].any() and not np.triu(weights["decoder.layers.0.self_attn"].numpy(), 1).any()
+
+
+def test_alibi_is_a_bias() -> None:
+    """Press et al. 2022: nearer keys weigh more, by slopes of the heads; a part of the batch sees no padding."""
+    attention = nn.MultiheadAttention(8, num_heads=2, dtype=np.float64)
+    nn.init.zeros_(attention.in_proj_weight)
+    slopes, place = 2.0 ** -np.array([4.0, 8.0])[:, None, None], np.arange(5)
+    bias = slopes * -abs(place[:, None] - place)
+    _, weights = attention(ts.ones((3, 5, 8), dtype=np.float64), lengths=[5, 2, 0], bias=bias, need_weights=True)
+    assert weights is not None
+    expected = np.exp(bias) / np.exp(bias).sum(-1, keepdims=True)
+    np.testing.assert_allclose(weights[0].detach().numpy(), expected)
+    assert ts.all(weights[1, :, :, 2:] == 0) and ts.all(weights[2] == 0)

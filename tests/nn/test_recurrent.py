@@ -18,7 +18,7 @@ import tinyseq as ts
 import tinyseq.functional as F
 from tinyseq import nn
 from tinyseq.nn import init
-from tinyseq.testing import check_grad, check_shapes
+from tinyseq.testing import check_grad, check_sequence_layer, check_shapes
 
 PAGE: dict[str, Any] = {}  # what docs/your-own-cell.md defines, once its code has run
 _text = (Path(__file__).parents[2] / "docs/your-own-cell.md").read_text()
@@ -684,3 +684,27 @@ def test_a_packed_sequence_is_told_what_to_give(kind: Any) -> None:
     packed = type("PackedSequence", (), {"batch_sizes": [2, 1]})()
     with pytest.raises(TypeError, match=r"got a PackedSequence: .*\(batch, time, features\), and its lengths=$"):
         kind(3, 4)(packed)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("layers, both, bias", [(1, False, True), (2, True, False), (2, False, True)])
+def test_a_projected_lstm_is_pytorchs_and_keeps_the_laws(layers: int, both: bool, bias: bool) -> None:
+    torch = pytest.importorskip("torch")
+    ours = nn.LSTM(3, 4, layers, bias, bidirectional=both, proj_size=2, dtype=np.float64)
+    theirs = torch.nn.LSTM(3, 4, layers, bias, True, bidirectional=both, proj_size=2, dtype=torch.float64)
+    x = normal(np.random.default_rng(0), 2, 5, 3)
+    flat: Any = lambda m, x: [(found := m(x))[0], *found[1]]
+    judge(ours, theirs, flat, flat, [x], "float64")
+    check_sequence_layer(ours)
+
+
+def test_a_projected_lstm_begins_its_gates_alike_and_drops_what_comes_back() -> None:
+    lstm = nn.init.recurrent_(nn.LSTM(3, 4, proj_size=2, recurrent_dropout=0.5))
+    assert lstm.bias_ih_l0.tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8
+    x = ts.ones((1, 6, 3))
+    assert not ts.all(lstm(x)[0] == lstm.eval()(x)[0])
+    assert repr(lstm).startswith("LSTM(3, 4, proj_size=2")
+    with pytest.raises(ValueError, match="proj_size <= 3, got 4"):
+        nn.LSTM(3, 4, proj_size=4)
+    with pytest.raises(TypeError, match="no argument 'proj_size'"):
+        nn.GRU(3, 4, proj_size=2)  # type: ignore[call-arg]

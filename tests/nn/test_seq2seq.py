@@ -455,3 +455,47 @@ def test_a_class_where_a_layer_is_meant_is_refused_and_a_layer_where_a_class_is(
             make()
     made = attending(cell=lambda i, h: nn.LSTM(i, h))  # type: ignore[arg-type]
     assert made.states == 2 and made.step([1], made.start(ts.ones((1, 3, 8))))[0].shape == (1, 6)
+
+
+@pytest.mark.parametrize("cell", [nn.GRU, nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("feed", [None, "attentional", "context"])
+@pytest.mark.parametrize("order", ["cs", "sc"])
+def test_a_decoder_of_several_layers_steps_as_it_runs(cell: Any, feed: Any, order: str) -> None:
+    decoder = nn.AttentionDecoder(7, 3, 4, nn.DotAttention(4, 4), 4, cell=cell, feed=feed, num_layers=2, order=order)
+    model = nn.EncoderDecoder(nn.Embedding(9, 3), cell(3, 2, 2, bidirectional=True), decoder).to(ts.float64).eval()
+    source, lengths, tokens = np.array([[3, 4, 5], [6, 7, 0]]), [3, 2], np.array([[1, 5, 4], [1, 2, 3]])
+    state = model.encode(source, lengths)
+    whole = decoder(tokens, state)
+    _, final = model.encoder(model.embedding(source), lengths=lengths)
+    first = state.hidden[0] if isinstance(state.hidden, tuple) else state.hidden
+    h_n = final[0] if isinstance(final, tuple) else final
+    assert first.shape == (2, 2, 4)  # (B, L, H): of each layer both directions side by side
+    assert ts.all(first[:, 1] == ts.concat([h_n[2], h_n[3]], -1)) and ts.all(first[:, 0] == ts.concat(
+        [h_n[0], h_n[1]], -1))
+    for t in range(3):
+        logits, state = decoder.step(tokens[:, t], state)
+        np.testing.assert_allclose(logits.detach().numpy(), whole[:, t].detach().numpy(), atol=1e-12)
+    by_hand = [decoder.rnn.weight_ih_l1.shape, decoder.rnn.weight_hh_l1.shape]
+    assert by_hand[0] == by_hand[1]
+
+
+def test_the_order_of_what_the_output_sees_is_that_of_the_columns() -> None:
+    made = [nn.AttentionDecoder(7, 3, 4, nn.DotAttention(4, 6), 6, order=order) for order in ("cs", "sc")]
+    made[1].load_state_dict(made[0].state_dict())
+    assert made[0].combine is not None and made[1].combine is not None
+    w = made[0].combine.weight.detach()
+    made[1].combine.weight.data = ts.concat([w[:, 6:], w[:, :6]], -1)
+    memory = ts.random.normal((2, 5, 6))
+    a, b = (decoder([[1, 2]] * 2, decoder.start(memory)) for decoder in made)
+    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=1e-6)
+
+
+def test_states_of_other_layers_are_refused() -> None:
+    decoder = nn.AttentionDecoder(7, 3, 4, nn.DotAttention(4, 4), 4, num_layers=2)
+    with pytest.raises(ValueError, match=r"hidden state \(B, L, H\) = \(1, 2, 4\)"):
+        decoder.start(ts.ones((1, 3, 4)), ts.ones((1, 4)))
+    with pytest.raises(ValueError, match="order to be one of"):
+        nn.AttentionDecoder(7, 3, 4, None, order="s")
+    model = nn.EncoderDecoder(nn.Embedding(9, 3), nn.GRU(3, 4), decoder)
+    with pytest.raises(ValueError, match="an encoder of the decoder's 2 layers, got final states"):
+        model.encode([[1, 2]])

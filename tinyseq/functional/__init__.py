@@ -8,6 +8,7 @@ from tinyseq.engine.ops import sigmoid, tanh
 from tinyseq.functional.activations import elu, gelu, glu, leaky_relu, log_sigmoid, relu, silu, softplus, swiglu
 from tinyseq.functional.normalisation import layer_norm, log_softmax, rms_norm, softmax
 from tinyseq.functional.layers import dropout, embedding, linear
+from tinyseq.functional.convolution import avg_pool1d, conv1d, max_pool1d, pad
 from tinyseq.functional.attention import attention, attention_weights, rotate
 from tinyseq.functional.recurrence import gru_cell, lstm_cell, rnn_cell, scan, unroll
 from tinyseq.functional.parallel import associative_scan, linear_scan
@@ -17,9 +18,9 @@ from tinyseq.functional.losses import (
 )
 
 __all__ = [
-    "associative_scan", "attention", "attention_weights", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "elu", "embedding", "gelu", "glu", "gru_cell",
-    "huber_loss", "kl_div", "l1_loss", "layer_norm", "leaky_relu", "linear", "linear_scan", "log_sigmoid",
-    "log_softmax", "lstm_cell", "mse_loss", "nll_loss", "relu", "rms_norm", "rnn_cell", "rotate", "scan", "sigmoid",
-    "silu", "softmax", "softplus", "swiglu", "tanh", "unroll",
+    "associative_scan", "attention", "attention_weights", "avg_pool1d", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "conv1d", "cross_entropy", "dropout", "elu", "embedding", "gelu", "glu",
+    "gru_cell", "huber_loss", "kl_div", "l1_loss", "layer_norm", "leaky_relu", "linear", "linear_scan", "log_sigmoid",
+    "log_softmax", "lstm_cell", "max_pool1d", "mse_loss", "nll_loss", "pad", "relu", "rms_norm", "rnn_cell", "rotate",
+    "scan", "sigmoid", "silu", "softmax", "softplus", "swiglu", "tanh", "unroll",
 ]

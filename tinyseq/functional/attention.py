@@ -41,8 +41,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
 
 
 def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float,
-                       change: Change | None = None) -> Tensor:
+                       bias: Tensor | None = None, change: Change | None = None) -> Tensor:
     scores = (query * scale) @ key.mT
+    scores = scores if bias is None else scores + bias
     scores = scores if change is None else change(scores)
     if causal:
         past = ops.tril(ops.ones_like(scores.detach(), np.bool), key.shape[-2] - query.shape[-2])
@@ -51,8 +52,9 @@ def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: 
 
 
 def _attention_definition(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float,
-                          p: float, seed: int, stream: int, change: Change | None = None) -> Tensor:
-    weights = _attention_weights(query, key, mask, causal, scale, change)
+                          p: float, seed: int, stream: int, bias: Tensor | None = None,
+                          change: Change | None = None) -> Tensor:
+    weights = _attention_weights(query, key, mask, causal, scale, bias, change)
     return (_dropout(weights, p, seed, stream) if p else weights) @ value
 
 
@@ -66,18 +68,20 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, c
 
 @explained
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, causal: bool = False,
-              scale: float | None = None, dropout: float = 0.0, *, generator: random.Generator | None = None,
-              change: Change | None = None) -> Tensor:
-    """softmax(query key^T scale) value (Vaswani et al. 2017, equation 1); `attention_weights` gives the softmax.
+              scale: float | None = None, dropout: float = 0.0, *, bias: Like = None, change: Change | None = None,
+              generator: random.Generator | None = None) -> Tensor:
+    """softmax(query key^T scale + bias) value (Vaswani et al. 2017, equation 1); `attention_weights` gives the softmax.
 
     query (..., T, D), key (..., S, D), value (..., S, E) -> (..., T, E), all of one dtype. In (B, H, S, D) key and
     value may have fewer heads H, each of which serves as many heads of the query in a row (Ainslie et al. 2023). The
     boolean `mask`, broadcast to (..., T, S), says which positions take part: True. With `causal` the last query sees
     all keys, the one before it all but the last: query t those up to S - T + t. A query that sees none gets zeros.
+    `bias`, floating-point numbers that broadcast to (..., T, S), is added to the scores: ALiBi's slopes (Press et al.
+    2022), T5's relative positions (Raffel et al. 2020). It is no mask, nor a mask a bias: each refuses the other.
     `scale` is 1 / sqrt(D) unless given. `dropout` is the probability that a weight is dropped; it takes the next random
-    stream, of `generator` if given. Memory grows with T + S, as the weights are never there all at once; only gradients
-    of gradients need T S, and `change`, a function of the scores (..., T, S) before the mask, whose result stands for
-    them: relative positions, soft caps.
+    stream, of `generator` if given. Memory grows with T + S, as the weights are never there all at once; only a bias,
+    gradients of gradients need T S, and `change`, a function of the scores (..., T, S) before the mask, whose result
+    stands for them: soft caps.
 
     >>> query, key = ts.zeros((2, 4)), ts.zeros((2, 4))         # alike: equal weights
     >>> value = ts.tensor([[2.0], [4.0]])
@@ -90,23 +94,28 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     >>> F.attention(query, key, value, mask=ts.zeros((2, 2)))
     Traceback (most recent call last):
     TypeError: attention(...): expected a boolean mask, True takes part, got float32...
+    >>> F.attention(query, key, value, bias=ts.tensor([[0.0, -np.inf], [0.0, 0.0]]))
+    tensor([[2.],
+            [3.]])
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"expected 0 <= dropout < 1, got {dropout}")
     query, key, value = ops.operand(query), ops.operand(key), ops.operand(value)
     shape = (*query.shape[:-1], *value.shape[-1:])
-    query, key, value, mask, scale = _attention_arguments(query, key, value, mask, scale)
+    query, key, value, mask, scale, bias = _attention_arguments(query, key, value, mask, scale, bias)
     drawn = random.next_stream(generator) if dropout else (0, 0)
-    if change is not None:
-        return ops.reshape(
-            _attention_definition(query, key, value, mask, causal, scale, dropout, *drawn, change), shape)
-    return ops.reshape(_attention(query, key, value, mask, causal, scale, dropout, *drawn), shape)
+    given = (query, key, value, mask, causal, scale, dropout, *drawn)
+    plain = bias is None and change is None
+    return ops.reshape(_attention(*given) if plain else _changed_attention(*given, bias, change), shape)
+
+
+_changed_attention = wide(_attention_definition)
 
 
 @wide
 def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: bool = False,
-                      scale: float | None = None, change: Change | None = None) -> Tensor:
-    """softmax(query key^T scale): how much each query (..., T, D) takes of each key (..., S, D), (..., T, S).
+                      scale: float | None = None, *, bias: Like = None, change: Change | None = None) -> Tensor:
+    """softmax(query key^T scale + bias): how much each query (..., T, D) takes of each key (..., S, D), (..., T, S).
 
     The arguments are those of `attention`.
 
@@ -116,12 +125,12 @@ def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: boo
     """
     query, key = ops.operand(query), ops.operand(key)
     shape = (*query.shape[:-1], *key.shape[-2:-1])
-    query, key, _, mask, scale = _attention_arguments(query, key, key, mask, scale)
-    return ops.reshape(_attention_weights(query, key, mask, causal, scale, change), shape)
+    query, key, _, mask, scale, bias = _attention_arguments(query, key, key, mask, scale, bias)
+    return ops.reshape(_attention_weights(query, key, mask, causal, scale, bias, change), shape)
 
 
-def _attention_arguments(query: Tensor, key: Tensor, value: Tensor, mask: Like,
-                         scale: float | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
+def _attention_arguments(query: Tensor, key: Tensor, value: Tensor, mask: Like, scale: float | None,
+                         bias: Like) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float, Tensor | None]:
     """The arguments, checked; heads (B, H, T, D) that share one of the key as (B, H_key, H / H_key, T, D)."""
     lead, heads = query.shape[:-2], key.shape[-3] if key.ndim > 3 else 0
     shared = heads and lead[:-1] == key.shape[:-3] and lead[-1] % heads == 0
@@ -131,17 +140,30 @@ def _attention_arguments(query: Tensor, key: Tensor, value: Tensor, mask: Like,
                          "but for key and value with a part of the heads of a query (B, H, T, D); got shapes "
                          f"{query.shape}, {key.shape} and {value.shape}")
     one_dtype(query=query, key=key, value=value)
+    shape = (*query.shape[:-1], key.shape[-2])
+    if bias is not None:
+        bias = ops.like(query, bias)
+        if bias.dtype.kind != "f":
+            raise TypeError("expected floating-point numbers as bias, which are added to the scores, got "
+                            f"{bias.dtype}: booleans that say who takes part are mask=")
+        one_dtype(query=query, bias=bias)
+        _broadcasts("bias", bias, shape)
     if mask is not None:
-        mask, shape = ops.like(query, mask), (*query.shape[:-1], key.shape[-2])
+        mask = ops.like(query, mask)
         if mask.dtype != np.bool:
             raise TypeError(f"expected a boolean mask, True takes part, got {mask.dtype}: of one that is "
                             "added to the scores, 0 or -inf, pass mask == 0")
-        if mask.ndim > len(shape) or any(m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False)):
-            raise ValueError(f"expected a mask that broadcasts to (..., T, S) = {shape}, got {mask.shape}")
+        _broadcasts("mask", mask, shape)
     if lead != key.shape[:-2]:
         query, key, value = _apart(query, heads), ops.expand_dims(key, -3), ops.expand_dims(value, -3)
-        mask = mask if mask is None or mask.ndim < 3 else _apart(mask, heads if mask.shape[-3] > 1 else 1)
-    return query, key, value, mask, 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
+        mask, bias = (x if x is None or x.ndim < 3 else _apart(x, heads if x.shape[-3] > 1 else 1)
+                      for x in (mask, bias))
+    return query, key, value, mask, 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale, bias
+
+
+def _broadcasts(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    if x.ndim > len(shape) or any(m not in (1, n) for m, n in zip(x.shape[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"expected a {name} that broadcasts to (..., T, S) = {shape}, got {x.shape}")
 
 
 def _apart(x: Tensor, heads: int) -> Tensor:

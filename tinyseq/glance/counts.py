@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyseq.backends.convolution import count_windows
 from tinyseq.engine.products import matmul
 from tinyseq.functional.attention import _attention
+from tinyseq.functional.convolution import _conv1d
 from tinyseq.functional.layers import linear
 from tinyseq.functional.parallel import _linear_scan, turning_scan
 from tinyseq.functional.recurrence import GATES, _scan
@@ -25,6 +27,10 @@ def _recurrence(cell: str, x: Any, h0: Any, *_: Any) -> int:
     return int(batch * steps * GATES[cell] * h0.shape[1] * (inputs + h0.shape[1]))
 
 
+def _convolution(x: Any, weight: Any, bias: Any, stride: int, dilation: int, *_: Any) -> int:
+    return int(x.shape[0] * count_windows(x.shape[1], weight.shape[2], stride, dilation) * weight.size)
+
+
 # The body of an op -> how many multiply-adds it does, of its arguments.
 _FORMULAS: dict[Any, Callable[..., int]] = {
     matmul: _matmul,
@@ -33,6 +39,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     _attention: lambda query, key, value, *_: math.prod(query.shape[:-1]) * key.shape[-2] * (
         query.shape[-1] + value.shape[-1]),
     _scan: _recurrence,
+    _conv1d: _convolution,
     _linear_scan: lambda a, b, *_: b.size,
     turning_scan: lambda kept, angle, b, *_: 2 * b.size,  # complex ones: four of real numbers for two entries
 }

@@ -208,7 +208,8 @@ def recurrent_(module: M, *, generator: Generator | None = None) -> M:
     if not names:
         raise ValueError(f"init.recurrent_: {type(module).__name__} holds no weight_hh..., only {list(own)}")
     for prefix, suffix in names:
-        hidden = own[f"{prefix}weight_hh{suffix}"].shape[1]
+        projected = f"{prefix}weight_hr{suffix}" in own  # of an LSTM, whose output is then no state
+        hidden = own[f"{prefix}weight_{'hr' if projected else 'hh'}{suffix}"].shape[1]
         for key, draw in (("weight_ih", xavier_uniform_), ("weight_hh", orthogonal_)):
             weight = own[f"{prefix}{key}{suffix}"]
             gates = [Tensor(np.empty((hidden, weight.shape[1]))) for _ in range(weight.shape[0] // hidden)]

@@ -329,6 +329,8 @@ def fits(where: str, width: int | None, name: str, layer: Any) -> int | None:
         gives = layer.weight.shape[1]
     elif isinstance(layer, (LayerNorm, RMSNorm)):
         gives = takes = layer.normalized_shape[-1]
+    elif hasattr(layer, "in_channels"):
+        gives, takes = layer.out_channels, layer.in_channels
     elif hasattr(layer, "directions"):
         gives, takes = layer.directions * layer.sizes[0], layer.input_size
     elif hasattr(layer, "state_size"):  # cells: what follows is given the state

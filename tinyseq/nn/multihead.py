@@ -25,11 +25,11 @@ _seen: ContextVar[list[tuple[Module, Tensor]] | None] = ContextVar("seen", defau
 class MultiheadAttention(Attending):
     """Every position asks every other, in several subspaces at once (Vaswani et al. 2017, equation 1, section 3.2.2):
 
-        head_i = softmax(Q_i K_i^T / sqrt(D)) V_i                 Q = W_q query + b_q, K and V of key and value alike
+        head_i = softmax(Q_i K_i^T / sqrt(D) + bias_i) V_i        Q = W_q query + b_q, K and V of key and value alike
         y      = W_o [head_1; ...; head_n] + b_o                  n = `num_heads`, D = embed_dim / n features a head
 
-        attention(query, key=None, value=None, *, mask=None, lengths=None, causal=False, need_weights=False)
-            -> y (B, T, E), and the weights (B, n, T, S) or None
+        attention(query, key=None, value=None, *, mask=None, lengths=None, causal=False, need_weights=False,
+                  bias=None) -> y (B, T, E), and the weights (B, n, T, S) or None
         query (B, T, E), key (B, S, kdim), value (B, S, vdim), E = `embed_dim`: see `forward`
 
     Parameters are PyTorch's: in_proj_weight (3E, E), W_q, W_k and W_v one under the other, in_proj_bias (3E,),
@@ -108,14 +108,15 @@ class MultiheadAttention(Attending):
 
     def forward(self, query: Tensor, key: Tensor | Pair | None = None, value: Tensor | None = None, *,
                 mask: Like = None, lengths: Like = None, causal: bool = False, need_weights: bool = False,
-                between: Between | None = None) -> tuple[Tensor, Tensor | None]:
+                between: Between | None = None, bias: Like = None) -> tuple[Tensor, Tensor | None]:
         """query (B, T, E), key (B, S, kdim), value (B, S, vdim) -> (B, T, E), and the weights (B, heads, T, S) or None.
 
         Without a key the query attends to itself; without a value it is the key, which may also be what `remember`
         made of both. The boolean `mask`, (B, S), (B, T, S) or (B, heads, T, S), is True where a position takes part, as
         are the first `lengths` (B,) of S. `causal` hides what comes after a query; the last query stands at the last
-        key. A query that sees no key gets out_proj.bias. `between` may change the heads' (queries, keys, values): turn
-        them (`functional.rotate`), put earlier ones in front.
+        key. A query that sees no key gets out_proj.bias. `bias`, numbers of the weights' dtype that broadcast to (B,
+        heads, T, S), is added to the scores: ALiBi's, T5's. `between` may change the heads' (queries, keys, values):
+        turn them (`functional.rotate`), put earlier ones in front.
         """
         name = type(self).__name__
         query = vectors(name, self.embed_dim, self.dtype, query=query)
@@ -145,11 +146,11 @@ class MultiheadAttention(Attending):
             ahead = np.arange(k.shape[2]) - np.arange(k.shape[2] - q.shape[2], k.shape[2])[:, None]
             near = ops.like(q, ahead > -self.window)
             taking = near if taking is None else taking & near
-        y = functional.attention(q, k, v, taking, causal, dropout=self.dropout if self.training else 0.0,
+        y = functional.attention(q, k, v, taking, causal, dropout=self.dropout if self.training else 0.0, bias=bias,
                                  change=self.change)
         weights, seen = None, _seen.get()
         if need_weights or seen is not None:
-            weights = functional.attention_weights(q, k, taking, causal, change=self.change)
+            weights = functional.attention_weights(q, k, taking, causal, bias=bias, change=self.change)
             if seen is not None:
                 seen.append((self, weights))
         y = ops.reshape(ops.permute_dims(y, (0, 2, 1, 3)), (*query.shape[:2], self._rows[0]))

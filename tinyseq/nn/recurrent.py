@@ -19,7 +19,7 @@ import numpy as np
 from tinyseq import check, functional
 from tinyseq.engine import ops
 from tinyseq.engine.tensor import Like, Tensor, namespace
-from tinyseq.functional.arguments import checked_lengths
+from tinyseq.functional.arguments import checked_lengths, real_steps
 from tinyseq.functional.recurrence import GATES
 from tinyseq.nn import init
 from tinyseq.nn.layers import fits
@@ -37,12 +37,16 @@ def _kind(module: Module, option: str, value: str) -> str:
     return KINDS[option][value]
 
 
-def _add_weights(module: Module, kind: str, inputs: int, hidden: int, bias: bool, dtype: Any, suffix: str = "") -> None:
+def _add_weights(module: Module, kind: str, inputs: int, hidden: int, bias: bool, dtype: Any, suffix: str = "",
+                 projected: int = 0) -> None:
     """Give a layer or cell the parameters of one cell: PyTorch's names, shapes and distribution."""
     bound, rows = 1 / math.sqrt(hidden), GATES[kind] * hidden
-    shapes = (rows, inputs), (rows, hidden), (rows,), (rows,)
+    shapes = (rows, inputs), (rows, projected or hidden), (rows,), (rows,)
     for key, shape in zip(KEYS, shapes[: 4 if bias else 2], strict=False):
         setattr(module, key + suffix, init.uniform_(Parameter(ops.zeros(shape, dtype)), -bound, bound))
+    if projected:
+        weight = init.uniform_(Parameter(ops.zeros((projected, hidden), dtype)), -bound, bound)
+        setattr(module, f"weight_hr{suffix}", weight)
 
 
 def weights_of(module: Module, suffix: str = "") -> tuple[Any, Any, Any, Any]:
@@ -130,6 +134,7 @@ class _Fused(_Recurrent):
     """What RNN, GRU and LSTM share: PyTorch's parameters, and kernels for a whole sequence."""
 
     kind = "lstm"
+    proj_size = 0
     weight_ih_l0: Parameter  # as those of further layers and directions, which type checkers do not know
     weight_hh_l0: Parameter
     bias_ih_l0: Parameter
@@ -143,11 +148,12 @@ class _Fused(_Recurrent):
         super().__init__(input_size, hidden_size, num_layers, dropout, bidirectional)
         self.recurrent_dropout = check.numbers(
             type(self).__name__, least=0, below=1, recurrent_dropout=recurrent_dropout)
-        self.sizes, self.bias = (self.hidden_size,) * (2 if self.kind == "lstm" else 1), bias
+        output = self.proj_size or self.hidden_size
+        self.sizes, self.bias = (output, self.hidden_size)[: 2 if self.kind == "lstm" else 1], bias
         self._suffixes = [f"_l{k}{way}" for k in range(self.num_layers) for way in ("", "_reverse")[: self.directions]]
         for k, suffix in enumerate(self._suffixes):
-            width = self.input_size if k < self.directions else self.hidden_size * self.directions
-            _add_weights(self, self.kind, width, self.hidden_size, bias, dtype, suffix)
+            width = self.input_size if k < self.directions else output * self.directions
+            _add_weights(self, self.kind, width, self.hidden_size, bias, dtype, suffix, self.proj_size)
 
     def _pass(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
         dropping = self.training and self.recurrent_dropout
@@ -363,7 +369,8 @@ class LSTM(_Fused):
 
     In training `dropout` acts between layers, so of one layer it changes nothing; `recurrent_dropout` acts on h_{t-1}
     where the W_h. take it, with one mask a layer, direction and row for all steps (Gal & Ghahramani 2016). `dtype` is
-    that of the weights.
+    that of the weights. With `proj_size` P (Sak et al. 2014) h_t = W_hr (o_t tanh(c_t)) has P features, weight_hr_l0
+    (P, H), in all shapes above but those of c and of gates; steps then go one by one, without a kernel.
 
     >>> lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True)
     >>> y, (h_n, c_n) = lstm(ts.random.normal((2, 5, 3)), lengths=[5, 2])
@@ -378,6 +385,31 @@ class LSTM(_Fused):
     Errors: ValueError for shapes, lengths or options that do not fit, and for PyTorch's `batch_first=False`; TypeError
     for x or a state of another dtype than the weights, and for a state that is one tensor.
     """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = True,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, *, recurrent_dropout: float = 0.0,
+        dtype: Any = np.float32,
+    ) -> None:
+        hidden_size = check.integers("LSTM", 1, hidden_size=hidden_size)
+        self.proj_size = check.integers("LSTM", 0, hidden_size - 1, proj_size=proj_size)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+                         recurrent_dropout=recurrent_dropout, dtype=dtype)
+
+    def _pass(self, k: int, x: Tensor, start: tuple[Tensor, ...], lengths: Like) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if not self.proj_size:
+            return super()._pass(k, x, start, lengths)
+        w_ih, w_hh, b_ih, b_hh = weights_of(self, self._suffixes[k])
+        w_hr, dropping = vars(self)[f"weight_hr{self._suffixes[k]}"], self.training and self.recurrent_dropout
+        mask = functional.dropout(ops.ones_like(start[0]), self.recurrent_dropout) if dropping else 1.0
+
+        def lstm(gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            i, f, g, o = ops.split(gates + functional.linear(state[0] * mask, w_hh, b_hh), 4, -1)
+            c = ops.sigmoid(f) * state[1] + ops.sigmoid(i) * ops.tanh(g)
+            return functional.linear(ops.sigmoid(o) * ops.tanh(c), w_hr), c
+
+        gates = functional.linear(x if lengths is None else ops.where(real_steps(x, lengths), x, 0.0), w_ih, b_ih)
+        return functional.unroll(lstm, gates, start, lengths, bool(k % self.directions))
 
     def forward(
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Like = None

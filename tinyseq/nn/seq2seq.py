@@ -24,9 +24,9 @@ Hidden = Tensor | tuple[Tensor, Tensor]  # s (B, H), or (h, c) of an LSTM
 
 
 class DecoderState(NamedTuple):
-    """Where an attention decoder stands: hidden (B, H), or (h, c) of an LSTM; memory (B, S, M), the keys that its
-    attention made of that, and mask (B, S) or None; the attention weights (B, S) of the last step, or None before the
-    first; and with input feeding the attentional vector (B, H) of the last step.
+    """Where an attention decoder stands: hidden (B, H), of several layers (B, L, H), or (h, c) of an LSTM; memory (B,
+    S, M), the keys that its attention made of that, and mask (B, S) or None; the attention weights (B, S) of the last
+    step, or None before the first; and with input feeding the attentional vector (B, H) of the last step.
 
     >>> decoder = nn.AttentionDecoder(10, 8, 16, nn.DotAttention(16, 12), memory_size=12)
     >>> state = decoder.start(ts.random.normal((2, 5, 12)))
@@ -68,7 +68,8 @@ class AttentionDecoder(Module):
     `FixedContext`; else step by step.
 
     `attention` takes queries of `hidden_size` H features to a memory of `memory_size` M; of tokens there are
-    `vocab_size` V. `cell` is nn.GRU, nn.LSTM or nn.RNN. `dropout` falls on a_t before W_o.
+    `vocab_size` V. `cell` is nn.GRU, nn.LSTM or nn.RNN. `dropout` falls on a_t before W_o. Of several `num_layers` the
+    state is that of all, s_t that of the last, and `start` takes hidden (B, L, H). `order="sc"` has W_c see [s_t; c_t].
 
     Parameters: embedding.weight (V, embedding_dim), rnn, of the `cell`, attention, combine.weight (H, C + H), which is
     W_c, and out.weight (V, H), which is W_o, both with a bias.
@@ -88,7 +89,9 @@ class AttentionDecoder(Module):
 
     def __init__(self, vocab_size: int, embedding_dim: int, hidden_size: int, attention: Attention | None,
                  memory_size: int = 0, dropout: float = 0.0, cell: type[GRU | LSTM | RNN] = GRU,
-                 feed: str | None = None) -> None:
+                 feed: str | None = None, *, num_layers: int = 1, order: str = "cs") -> None:
+        check.choice("AttentionDecoder", ("cs", "sc"), order=order)
+        num_layers = check.integers("AttentionDecoder", 1, num_layers=num_layers)
         check.choice("AttentionDecoder", (None, "attentional", "context"), feed=feed)
         check.instance("AttentionDecoder", Attention | None, attention=attention)
         if isinstance(cell, Module) or not callable(cell):
@@ -107,9 +110,10 @@ class AttentionDecoder(Module):
                 raise ValueError(f"AttentionDecoder: expected an attention with {name}={size}, as the decoder's "
                                  f"{name.replace('query', 'hidden')}, got {getattr(attention, name)}")
         fed = {None: 0, "attentional": hidden_size, "context": context_size}[feed]
-        self.feed, self.memory_size = feed, memory_size
+        self.feed, self.memory_size, self.num_layers, self.order = feed, memory_size, num_layers, order
         self.embedding = Embedding(vocab_size, embedding_dim)
-        self.rnn = cell(embedding_dim + fed, hidden_size)
+        width = embedding_dim + fed
+        self.rnn = cell(width, hidden_size) if num_layers == 1 else cell(width, hidden_size, num_layers)
         self.states = 2 if isinstance(self.rnn, LSTM) else 1
         self.attention: Any = attention
         self.combine = None if attention is None else Linear(context_size + hidden_size, hidden_size)
@@ -123,20 +127,21 @@ class AttentionDecoder(Module):
 
     def start(self, memory: Tensor, hidden: Hidden | None = None, mask: Like = None) -> DecoderState:
         """The state before the first token: memory (B, S, M), an encoder's or any other; s_0 (B, H), of an LSTM also
-        (h, c), zeros unless given; mask (B, S): True where memory is real."""
+        (h, c), of several layers (B, L, H), zeros unless given; mask (B, S): True where memory is real."""
         memory, real = masked_memory("AttentionDecoder", memory, mask)
         if self.attention is not None:
             vectors("AttentionDecoder", self.memory_size or None, self.out.weight.dtype, memory=memory)
-        expected = (memory.shape[0], self.rnn.hidden_size)
+        layers = (self.num_layers,) * (self.num_layers > 1)
+        expected = (memory.shape[0], *layers, self.rnn.hidden_size)
         zeros = Tensor(namespace(memory._data).zeros(expected, dtype=memory.dtype))
-        wanted = f"at most {self.states} of a first hidden state (B, H) = {expected}"
+        wanted = f"at most {self.states} of a first hidden state (B,{' L,' * len(layers)} H) = {expected}"
         parts = hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,)
         given = [numbers("AttentionDecoder", wanted, part, memory) for part in parts]
         if len(given) > self.states or any(part.shape != expected for part in given):
             raise ValueError(f"AttentionDecoder: expected {wanted}, got {check.describe(hidden)}")
         h, c, *_ = (*given, zeros, zeros)
         keys = None if self.attention is None else self.attention.keys(memory, real)
-        fed = zeros if self.feed == "attentional" else None
+        fed = (zeros[:, -1] if layers else zeros) if self.feed == "attentional" else None
         return DecoderState((h, c) if self.states == 2 else h, memory, keys, real, None, fed)
 
     def forward(self, tokens: Like, state: DecoderState, sampling: float = 0.0) -> Tensor:
@@ -185,19 +190,23 @@ class AttentionDecoder(Module):
         before: tuple[Tensor, ...] = state.hidden if isinstance(state.hidden, tuple) else (state.hidden,)
         fed = None if state.fed is None else ops.expand_dims(state.fed, 1)
         if self.feed == "context":
-            context, weights = self.attention.attend(ops.expand_dims(before[0], 1), *memory)
+            query = before[0][:, -1:] if self.num_layers > 1 else ops.expand_dims(before[0], 1)
+            context, weights = self.attention.attend(query, *memory)
             fed = context
         if fed is not None:
             x = ops.concat([x, ops.broadcast_to(fed, (*x.shape[:2], fed.shape[2]))], -1)
-        first: Any = tuple([part[None] for part in before])  # of the one layer
-        s, last = self.rnn(x, first if self.states == 2 else first[0])
-        hidden: Any = tuple([part[0] for part in last]) if self.states == 2 else last[0]
+        several = self.num_layers > 1
+        first: Any = tuple([ops.moveaxis(part, 1, 0) if several else part[None] for part in before])  # (L, B, H)
+        s, final = self.rnn(x, first if self.states == 2 else first[0])
+        last: Any = final if self.states == 2 else (final,)
+        after = [ops.moveaxis(part, 0, 1) if several else part[0] for part in last]
+        hidden: Any = tuple(after) if self.states == 2 else after[0]
         if self.combine is None:
             return s, state._replace(hidden=hidden)
         if context is None:
             context, weights = self.attention.attend(s, *memory)
         context = ops.broadcast_to(context, (*s.shape[:2], context.shape[2]))
-        a = ops.tanh(self.combine(ops.concat([context, s], -1)))
+        a = ops.tanh(self.combine(ops.concat([context, s] if self.order == "cs" else [s, context], -1)))
         if not a.shape[1]:
             return a, state
         return a, state._replace(hidden=hidden, weights=None if weights is None else weights[:, -1],
@@ -208,9 +217,9 @@ class EncoderDecoder(Module):
     """An encoder, embedding and sequence layer, and a decoder that takes its memory and final state.
 
     The encoder is any sequence layer: `encoder(x, lengths=lengths)` gives its outputs (B, S, M), the decoder's memory,
-    and its final state, (layers x directions, B, H) or a tuple of such; that of the last layer, both directions side by
-    side, is the decoder's first state: h, and c too if the decoder's `states` is 2. A layer that gives outputs alone
-    starts the decoder at zeros.
+    and its final state, (layers x directions, B, H) or a tuple of such; that of the last layer, or of all where the
+    decoder has several, both directions side by side, is the decoder's first state: h, and c too if the decoder's
+    `states` is 2. A layer that gives outputs alone starts the decoder at zeros.
 
     Training minimises minus the mean conditional log-likelihood, -1/N sum_n sum_t log p(y_t | y_<t, x): with targets
     `y` (B, T + 1) that begin with the start symbol and end with the end symbol, `cross_entropy(model(x, lengths, y[:,
@@ -257,7 +266,14 @@ class EncoderDecoder(Module):
         memory = ops.pad(memory, [(0, 0), (0, cut), (0, 0)]) if cut else memory
         directions = getattr(self.encoder, "directions", 1)
         parts = (final if isinstance(final, tuple) else (final,))[: getattr(self.decoder, "states", 1)]
-        hidden = tuple(ops.concat(list(part[-directions:]), -1) for part in parts)
+        layers = getattr(self.decoder, "num_layers", 1) if type(self.decoder) is AttentionDecoder else 1
+        for part in parts if layers > 1 else ():
+            if len(part) != layers * directions:
+                raise ValueError(f"EncoderDecoder: expected an encoder of the decoder's {layers} layers, got final "
+                                 f"states {part.shape}, of {len(part) // directions}")
+        of_layer = [tuple(ops.concat(list(part[i : i + directions or None]), -1) for part in parts)
+                    for i in range(-layers * directions, 0, directions)]
+        hidden = of_layer[0] if layers == 1 else tuple(ops.stack(list(part), 1) for part in zip(*of_layer, strict=True))
         mask = None if lengths is None else length_mask(
             lengths, memory.shape[1], len(memory), "EncoderDecoder").to(memory.backend)
         return self.decoder.start(memory, hidden if len(hidden) > 1 else (*hidden, None)[0], mask)
