@@ -39,7 +39,7 @@ class ConvolutionKernels(RowKernels):
         xp, (out, few, size) = self.xp, weight.shape
         y = xp.empty((x.shape[0], count_windows(x.shape[1], size, stride, dilation), out), dtype=x.dtype)
         matrix, every = self._matrix(weight, groups), self._windows(x, y.shape[1], size, stride, dilation)
-        for batch, start, stop in self._cut(y.shape[:2], size * x.shape[2]):
+        for batch, start, stop in self._blocks(y.shape[:2], size * x.shape[2]):
             part, some = y[batch, start:stop], every[batch, start:stop]
             if few == 1 and out == groups:  # each channel alone: no product of matrices
                 part[...] = xp.einsum("btkc,ck->btc", some, matrix[:, :, 0])
@@ -55,7 +55,7 @@ class ConvolutionKernels(RowKernels):
         dx = xp.zeros_like(x)
         matrix, every = self._matrix(weight, groups), self._windows(x, g.shape[1], size, stride, dilation)
         total = xp.zeros_like(matrix)
-        for batch, start, stop in self._cut(g.shape[:2], size * x.shape[2]):
+        for batch, start, stop in self._blocks(g.shape[:2], size * x.shape[2]):
             part, some = g[batch, start:stop], every[batch, start:stop]
             if few == 1 and out == groups:
                 total[:, :, 0] += xp.einsum("btkc,btc->ck", some, part)
@@ -118,7 +118,7 @@ class ConvolutionKernels(RowKernels):
         apart = self.xp.moveaxis(some.reshape(*some.shape[:3], groups, width // groups), 3, 0)
         return apart.reshape(groups, some.shape[0] * some.shape[1], size * width // groups)
 
-    def _cut(self, shape: tuple[int, ...], width: int) -> Iterator[tuple[slice, int, int]]:
+    def _blocks(self, shape: tuple[int, ...], width: int) -> Iterator[tuple[slice, int, int]]:
         """Which rows, and which windows from where to where, of `shape` (B, n), one of `width` numbers."""
         for i in blocks(shape, max(self.rows, self.unfolded // max(width, 1))) if math.prod(shape) else ():
             batch, steps = (*i[:-1], slice(None), slice(None))[:2]
