@@ -147,9 +147,7 @@ class Bert(Module):
         self.encoder = TransformerEncoder(
             TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, dtype=dtype),
             num_layers)
-        self.bias = _RelativeBias(buckets, nhead, dtype) if buckets else None
-        for layer in self.encoder.layers if self.bias else ():
-            layer.self_attn.change = self.bias.forward  # type: ignore[union-attr]
+        self.bias = Embedding(buckets, nhead, dtype=dtype) if buckets else None
         self.pooler: Linear | None = Linear(d_model, d_model, dtype=dtype)
 
     def forward(self, tokens: Like, lengths: Like = None, types: Like = None) -> tuple[Tensor, Tensor | None]:
@@ -164,26 +162,22 @@ class Bert(Module):
         if self.types is not None:
             words = words + (self.types.weight[0] if types is None else self.types(types))
         hidden: Tensor = self.dropout(self.norm(self.positions(words)))
-        hidden = self.encoder(hidden if self.project is None else self.project(hidden), lengths=lengths)
+        hidden = self.encoder(hidden if self.project is None else self.project(hidden), lengths=lengths,
+                              bias=None if self.bias is None else _relative(self.bias, words.shape[1]))
         hidden = ops.pad(hidden, [(0, 0), (0, cut), (0, 0)]) if cut else hidden
         return hidden, None if self.pooler is None else ops.tanh(self.pooler(ops.sum(hidden[:, :1], 1)))
 
 
-class _RelativeBias(Embedding):
-    """A number for each head and each of `buckets` distances, added to scores (B, heads, T, T): half of the buckets for
-    what comes later, half for what came before, wider the farther, to 128 (T5, Raffel et al. 2020, section 2.1; MPNet).
+def _relative(table: Embedding, steps: int) -> Tensor:
+    """What is added to scores, (heads, T, T): numbers of a `table` (buckets, heads), half of the buckets for what comes
+    later, half for what came before, wider the farther, to 128 (T5, Raffel et al. 2020, section 2.1; MPNet).
     """
-
-    def __init__(self, buckets: int, heads: int, dtype: Any = np.float32) -> None:
-        super().__init__(buckets, heads, dtype=dtype)
-
-    def forward(self, scores: Tensor) -> Tensor:
-        ahead = np.arange(scores.shape[-1]) - np.arange(scores.shape[-2])[:, None]
-        half = len(self.weight) // 2
-        exact, far = half // 2, np.abs(ahead)
-        ratio = np.log(np.maximum(far, 1).astype(np.float32) / exact) / math.log(128 / exact) * (half - exact)
-        bucket = np.where(far < exact, far, np.minimum(exact + ratio.astype(np.int64), half - 1))
-        return scores + ops.permute_dims(super().forward(bucket + half * (ahead > 0)), (2, 0, 1))
+    ahead = np.arange(steps) - np.arange(steps)[:, None]
+    half = len(table.weight) // 2
+    exact, far = half // 2, np.abs(ahead)
+    ratio = np.log(np.maximum(far, 1).astype(np.float32) / exact) / math.log(128 / exact) * (half - exact)
+    bucket = np.where(far < exact, far, np.minimum(exact + ratio.astype(np.int64), half - 1))
+    return ops.permute_dims(table(bucket + half * (ahead > 0)), (2, 0, 1))
 
 
 class Headless(LanguageModel):
@@ -239,12 +233,6 @@ class Classifier(Module):
         return y
 
 
-def _softcap(x: Tensor, cap: float) -> Tensor:
-    """cap tanh(x / cap): x, but never beyond the cap.
-    """
-    return ops.tanh(x / cap) * cap
-
-
 def _geglu(x: Tensor) -> Tensor:
     """gelu_tanh(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Gemma (Shazeer 2020).
     """
@@ -253,7 +241,7 @@ def _geglu(x: Tensor) -> Tensor:
 
 
 class _CappedLinear(Linear):
-    """A `Linear` without bias whose output is capped by `softcap`.
+    """A `Linear` without bias whose outputs x are cap tanh(x / cap): never beyond the cap.
     """
 
     def __init__(self, in_features: int, out_features: int, cap: float) -> None:
@@ -261,7 +249,7 @@ class _CappedLinear(Linear):
         self.cap = cap
 
     def forward(self, x: Tensor) -> Tensor:
-        return _softcap(super().forward(x), self.cap)
+        return ops.tanh(super().forward(x) / self.cap) * self.cap
 
 
 # --- a configuration, whose every value is held to what it can be ---------------------------------------------------
@@ -691,7 +679,7 @@ def _build(module: Any, arguments: Mapping[str, Any]) -> Any:
             width, nhead, a["dropout"], layers.biases != "", num_kv_heads=kv_heads, head_dim=layers.head_dim,
             window=window, q_norm=norm(lengths["queries"]) if layers.normed else None,
             k_norm=norm(lengths["keys"]) if layers.normed else None,
-            change=None if attention_cap is None else partial(_softcap, cap=attention_cap))
+            softcap=attention_cap)
         if layers.biases == "qkv":
             layer.self_attn.out_proj.bias = None
         if layers.norms != "before":
@@ -702,9 +690,8 @@ def _build(module: Any, arguments: Mapping[str, Any]) -> Any:
         if activation == "geglu":
             layer.activation = _geglu
     if logit_cap is not None and module is LanguageModel:
-        weight = model.out.weight
-        model.out = _CappedLinear(width, a["vocab_size"], logit_cap)
-        model.out.weight = weight if a["tied"] else model.out.weight
+        capped = _CappedLinear(width, a["vocab_size"], logit_cap)
+        capped.weight, model.out = model.out.weight, capped
     return model
 
 
