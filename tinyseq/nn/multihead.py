@@ -190,7 +190,7 @@ class MultiheadAttention(Attending):
         past[:, :, :, n] = qkv[:, self.num_heads :].reshape(batch, 2, few, wide)
         q, near = qkv[:, : self.num_heads], slice(max(0, n + 1 - (self.window or n + 1)), n + 1)
         mask = mask if mask is None else mask[:, near]
-        y, _ = backend.attention_few(q, past[:, 0, :, near], past[:, 1, :, near], mask, self.softcap)
+        y, _ = backend.attention_few(q, past[:, 0, :, near], past[:, 1, :, near], mask, self.softcap or 0.0)
         return call_few(backend, self.out_proj, y.reshape(*x.T.shape[:-1], self._rows[0]).T)
 
     def look(self, x: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
@@ -203,7 +203,7 @@ class MultiheadAttention(Attending):
         bias = None if self.in_proj_bias is None else self.in_proj_bias._data[rows]
         q = backend.linear_few(x, self._weights()[0]._data[rows], bias).T
         q = _normal_few(q.reshape(len(k), self.num_heads, self.head_dim), self.q_norm)
-        y, weights = backend.attention_few(q, k, v, mask, self.softcap)
+        y, weights = backend.attention_few(q, k, v, mask, self.softcap or 0.0)
         weights = weights.reshape(len(k), self.num_heads, k.shape[2])
         return call_few(backend, self.out_proj, y.reshape(*x.T.shape[:-1], self._rows[0]).T), weights
 
