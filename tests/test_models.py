@@ -565,6 +565,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "rope_type": "yarn", "factor": 4.0, "beta_fast": 2.0, "beta_slow": 0.5, "mscale": 0.7, "mscale_all_dim": 0.4,
         "truncate": False}}),
     "mistral": ("mistral", TINY | TWO | {"sliding_window": 4, "head_dim": 6}),
+    "mistral, no switch": ("mistral", TINY | TWO | {"sliding_window": 4, "use_sliding_window": False}),
     "mistral, no window": ("mistral", TINY | TWO | {"sliding_window": None}),
     "qwen2": ("qwen2", TINY | TWO | {"tie_word_embeddings": True}),
     "qwen2, windows": ("qwen2", TINY | TWO | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),

@@ -323,7 +323,7 @@ class _Layers(NamedTuple):
 
 def _decoder(config: Config, a: dict[str, Any], *, biases: str = "", near: Any = None, base: float = 1e4,
              local: float | None = None, turning: Any = None, partly: bool = False, stretched: bool = True,
-             normed: str = "", norms: str = "before", scaled: bool = False) -> dict[str, Any]:
+             normed: str = "", norms: str = "before", scaled: bool = False, switched: bool = False) -> dict[str, Any]:
     """Arguments and layers of a decoder with rotary positions: `near(config, i)` says whether layer i has a window,
     `turning(config, i)` whether it has positions; `local` is the base of those with a window, where it is another."""
     kind, layers, heads = config["model_type"], a["num_layers"], a["nhead"]
@@ -332,7 +332,7 @@ def _decoder(config: Config, a: dict[str, Any], *, biases: str = "", near: Any =
                          f"{a['num_kv_heads']} and {heads}")
     head_dim = config.get("head_dim")
     head_dim = a["d_model"] // heads if head_dim is None else check.integers(kind, 1, head_dim=head_dim)
-    windows = _windows(kind, config, layers, near)
+    windows = _windows(kind, config, layers, near, switched)
     given = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
     if len(given) > 1:
         raise ValueError(f"{kind}: expected rope_scaling or rope_parameters, not both, got {given}")
@@ -384,10 +384,10 @@ def _rotary(kind: str, config: Config, head_dim: int, partly: bool, stretched: b
                          f"{error}") from None
 
 
-def _windows(kind: str, config: Config, layers: int, near: Any) -> tuple[int | None, ...]:
-    """How far each layer sees, None for all."""
+def _windows(kind: str, config: Config, layers: int, near: Any, switched: bool) -> tuple[int | None, ...]:
+    """How far each layer sees, None for all. `switched`: windows are off unless use_sliding_window."""
     size = config.get("sliding_window")
-    if near is None or not config.get("use_sliding_window", True):
+    if near is None or (switched and not config["use_sliding_window"]):
         size = None
     elif size is not None:
         check.integers(kind, 1, sliding_window=size)
@@ -516,13 +516,15 @@ ARCHITECTURES = {
     "mistral": _llama._replace(
         expected={**_without("sliding_window"), "attention_bias": False}, more=partial(_decoder, near=_every),
         defaults={"num_key_value_heads": 8, "sliding_window": 4096}),
-    "qwen2": _llama._replace(more=partial(_decoder, biases="qkv", near=_last), **_qwen),
+    "qwen2": _llama._replace(more=partial(_decoder, biases="qkv", near=_last, switched=True), **_qwen),
     "qwen3": _llama._replace(
         parts=_LLAMA | _NORMED, names=_rules(_LLAMA | _NORMED, *_LAYERS) | _ROTARY, expected=_sliding,
-        more=partial(_decoder, normed="each", near=_last), defaults=_qwen["defaults"] | {"head_dim": 128}),
+        more=partial(_decoder, normed="each", near=_last, switched=True),
+        defaults=_qwen["defaults"] | {"head_dim": 128}),
     "smollm3": _llama._replace(
         tied=True, expected=_sliding, defaults={"num_key_value_heads": 4, "use_sliding_window": False},
-        more=partial(_decoder, base=2e6, near=lambda config, i: not _turning(config, i), turning=_turning)),
+        more=partial(_decoder, base=2e6, near=lambda config, i: not _turning(config, i), turning=_turning,
+                     switched=True)),
     "gemma": _gemma1,
     "gemma2": _gemma2,
     "gemma3_text": _gemma2._replace(
