@@ -755,6 +755,7 @@ def test_a_familys_configuration_means_what_it_means_to_transformers_or_is_refus
     ({"model_type": "phi3", "rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
      "rope_type 'default', got 'yarn'"),
     ({"model_type": "gemma3_text", "hidden_act": None}, "rope_parameters of full_attention"),
+    ({"query_pre_attn_scalar": 3}, "query_pre_attn_scalar=3"),
     ({"architectures": ["LlamaForTokenClassification"]}, r"head of ForTokenClassification, score\.: missing"),
 ])
 def test_what_a_family_does_not_have_is_refused_by_name(change: dict[str, Any], words: str) -> None:

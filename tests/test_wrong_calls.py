@@ -641,7 +641,7 @@ KINDS = {  # of arguments, by name, or by function and name
         constant_values nn.PReLU.init F.pad.value init.constant_.value gain length_penalty ts.arange.start
         ts.linspace.start total
         progress.initial""",
-    "at least 0": """eps layer_norm_eps rotary_base base std lr momentum weight_decay delta max_norm temperature
+    "at least 0": """eps softcap layer_norm_eps rotary_base base std lr momentum weight_decay delta max_norm temperature
         tolerance check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
         nn.SmoothL1Loss.beta schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
         schedules.inverse_sqrt.start peak schedules.one_cycle.start schedules.one_cycle.end schedules.warmup.start
@@ -653,7 +653,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm rope_type
         tokenize smooth_method lowercase best warmup mode padding_mode normalize nn.AttentionDecoder.order""",
     "function": """fn combine then F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder
-        save change""",
+        save""",
     "thing": """Adafactor.eps xs generator state layer module model parameters encoder_layer decoder_layer betas other
         file files
         cell attention decoder encoder W R q_norm k_norm head labels

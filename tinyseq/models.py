@@ -442,8 +442,8 @@ _SIZES = {"vocab_size": "vocab_size", "d_model": "hidden_size", "dim_feedforward
 _BERT_SIZES = _SIZES | {"max_length": "max_position_embeddings", "segments": "type_vocab_size"}
 _PLAIN: Config = dict.fromkeys((
     "quantization_config", "per_layer_config", "pruned_heads", "layer_types", "sliding_window",
-    "attn_logit_softcapping", "final_logit_softcapping", "embedding_multiplier", "residual_multiplier",
-    "attention_multiplier", "logits_scaling", "logit_scale", "use_bidirectional_attention")) | {
+    "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "embedding_multiplier",
+    "residual_multiplier", "attention_multiplier", "logits_scaling", "logit_scale", "use_bidirectional_attention")) | {
     "add_cross_attention": False, "is_decoder": False, "partial_rotary_factor": 1, "mlp_bias": False}
 _FOREIGN = ("cls.", "classifier.", "qa_outputs.", "lm_head.", "pre_classifier.", "vocab_", "discriminator_predictions.",
             "generator_", "sequence_summary.")
@@ -472,7 +472,8 @@ _gemma1 = _llama._replace(
 _gemma2 = _gemma1._replace(
     activation=("hidden_activation", "gelu_pytorch_tanh", {"gelu_pytorch_tanh": "geglu"}), parts=_GEMMA2,
     names=_rules(_GEMMA2, *_LAYERS) | _ROTARY,
-    expected=_without("layer_types", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping"),
+    expected=_without("layer_types", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
+                      "query_pre_attn_scalar"),
     more=partial(_decoder, scaled=True, norms="both", near=lambda config, i: i % 2 == 0),
     defaults={"head_dim": 256, "num_key_value_heads": 4, "query_pre_attn_scalar": 256, "sliding_window": 4096,
               "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0})
@@ -529,7 +530,7 @@ ARCHITECTURES = {
     "gemma2": _gemma2,
     "gemma3_text": _gemma2._replace(
         parts=_GEMMA2 | _NORMED, names=_rules(_GEMMA2 | _NORMED, *_LAYERS) | _ROTARY,
-        expected=_without("layer_types", "sliding_window", "final_logit_softcapping"),
+        expected=_without("layer_types", "sliding_window", "final_logit_softcapping", "query_pre_attn_scalar"),
         more=partial(_decoder, base=1e6, local=1e4, scaled=True, norms="both", normed="each", near=lambda config, i: (
             (i + 1) % check.integers("gemma3_text", 1, sliding_window_pattern=config["sliding_window_pattern"]))),
         defaults={"head_dim": 256, "num_key_value_heads": 4, "query_pre_attn_scalar": 256, "sliding_window": 4096,
