@@ -716,7 +716,8 @@ def test_a_familys_configuration_means_what_it_means_to_transformers_or_is_refus
     transformers = pytest.importorskip("transformers")
     source, folder = folders(family), tmp_path_factory.mktemp("changed")
     config = json.loads((source / "config.json").read_text())
-    known = set(config) | set(VALUES) | {"rope_theta", "rope_local_base_freq", "sliding_window_pattern"}
+    known = set(config) | set(VALUES) | {"rope_theta", "rope_local_base_freq", "sliding_window_pattern",
+                                          "use_sliding_window", "query_pre_attn_scalar"}
     key = data.draw(st.sampled_from(sorted(known - {"model_type", "transformers_version", "architectures"})))
     value = data.draw(st.sampled_from([*VALUES.get(key, []), None, True, False, 0, 1, 3, 0.5, "relu", {}, "left out"]))
     changed = {k: v for k, v in (config | {key: value}).items() if k != key or value != "left out"}
