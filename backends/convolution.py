@@ -36,16 +36,15 @@ class ConvolutionKernels(RowKernels):
 
     def conv1d(self, x: Array, weight: Array, stride: int, dilation: int, groups: int) -> Array:
         """y[b, i] = sum_k weight[:, :, k] x[b, i stride + k dilation]: (B, n, O) of weight (O, C / G, K)."""
-        xp, (out, few, size) = self.xp, weight.shape
+        xp, (out, _, size) = self.xp, weight.shape
         y = xp.empty((x.shape[0], count_windows(x.shape[1], size, stride, dilation), out), dtype=x.dtype)
         matrix, every = self._matrix(weight, groups), self._windows(x, y.shape[1], size, stride, dilation)
         for batch, start, stop in self._blocks(y.shape[:2], size * x.shape[2]):
             part, some = y[batch, start:stop], every[batch, start:stop]
-            if few == 1 and out == groups:  # each channel alone: no product of matrices
-                part[...] = xp.einsum("btkc,ck->btc", some, matrix[:, :, 0])
+            if matrix.ndim == 2:  # each channel alone: no product of matrices
+                part[...] = xp.einsum("btkc,kc->btc", some, matrix)
             else:
-                product = xp.matmul(self._rows(some, groups), matrix)  # (G, rows, O / G)
-                part[...] = xp.moveaxis(product, 0, 1).reshape(part.shape)
+                part[...] = xp.moveaxis(self._rows(some, groups) @ matrix, 0, 1).reshape(part.shape)
         return y
 
     def conv1d_backward(self, g: Array, x: Array, weight: Array, stride: int, dilation: int,
@@ -54,12 +53,12 @@ class ConvolutionKernels(RowKernels):
         xp, (out, few, size) = self.xp, weight.shape
         dx = xp.zeros_like(x)
         matrix, every = self._matrix(weight, groups), self._windows(x, g.shape[1], size, stride, dilation)
-        total = xp.zeros_like(matrix)
+        total = xp.zeros((groups, size * few, out // groups), dtype=weight.dtype)
         for batch, start, stop in self._blocks(g.shape[:2], size * x.shape[2]):
             part, some = g[batch, start:stop], every[batch, start:stop]
-            if few == 1 and out == groups:
+            if matrix.ndim == 2:
                 total[:, :, 0] += xp.einsum("btkc,btc->ck", some, part)
-                back = [part * w for w in matrix[:, :, 0].T]
+                back = (part * w for w in matrix)
             else:
                 given = xp.moveaxis(part.reshape(-1, groups, out // groups), 1, 0)  # (G, rows, O / G)
                 total += xp.matmul(xp.matrix_transpose(self._rows(some, groups)), given)
@@ -101,8 +100,10 @@ class ConvolutionKernels(RowKernels):
         return dx
 
     def _matrix(self, weight: Array, groups: int) -> Array:
-        """(O, C / G, K) -> (G, K C / G, O / G): what rows of windows are multiplied with."""
+        """(O, C / G, K) -> (G, K C / G, O / G): what rows of windows are multiplied with; (K, C) of channels alone."""
         out, few, size = weight.shape
+        if few == 1 and out == groups:
+            return self.xp.ascontiguousarray(weight[:, 0].T)
         apart = weight.reshape(groups, out // groups, few, size).transpose(0, 3, 2, 1)
         return self.xp.ascontiguousarray(apart).reshape(groups, size * few, out // groups)
 

@@ -729,7 +729,7 @@ class CupyBackend(NumpyBackend):
         return self.gelu(x, True)
 
     @in_float32
-    def attention_few(self, q: Array, k: Array, v: Array, mask: Array | None = None) -> tuple[Array, Array]:
+    def attention_few(self, q: Array, k: Array, v: Array, mask: Array = None, cap: float = 0.0) -> tuple[Array, Array]:
         (batch, few, steps, wide), heads = k.shape, q.shape[1]
         k, v = (a if a.strides[2:] == (wide * a.itemsize, a.itemsize) else dense(a) for a in (k, v))
         strides = [s // a.itemsize for a in (k, v) for s in a.strides[:2]]
@@ -738,7 +738,7 @@ class CupyBackend(NumpyBackend):
             threads = min(1024, max(32, 1 << (steps - 1).bit_length()))
             mask = None if mask is None else dense(mask)
             kernel("attend", q.dtype)((batch * heads,), (threads,), (
-                dense(q), k, v, mask, wide**-0.5, heads, heads // few, steps, wide, *strides, weights, y))
+                dense(q), k, v, mask, wide**-0.5, cap, heads, heads // few, steps, wide, *strides, weights, y))
         return y.reshape(batch, few, heads // few, wide), weights.reshape(batch, few, heads // few, steps)
 
     def linear_scan(self, a: Array, b: Array, h0: Array, reverse: bool) -> Array:

@@ -107,8 +107,8 @@ extern "C" __global__ void tinyseq_cross_entropy_backward(
 
 // k and v hold n vectors of each of fewer heads, every one of which serves `shared` heads of q; in them rows of the
 // batch are kb and vb apart, heads kh and vh. `take` (batch, n) is True where a key takes part.
-extern "C" __global__ void tinyseq_attend(const T* q, const T* k, const T* v, const bool* take, double scale, I heads,
-                                          I shared, I n, I width, I kb, I kh, I vb, I vh, T* weights, T* y) {
+extern "C" __global__ void tinyseq_attend(const T* q, const T* k, const T* v, const bool* take, double scale,
+                                          double cap, I heads, I shared, I n, I width, I kb, I kh, I vb, I vh, T* weights, T* y) {
   __shared__ T part[32][33];
   const I r = blockIdx.x, row = r / heads, head = r % heads / shared;
   const I lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -118,7 +118,7 @@ extern "C" __global__ void tinyseq_attend(const T* q, const T* k, const T* v, co
     T sum = 0;
     for (I d = lane; d < width; d += 32) sum += q[d] * (T)scale * k[s * width + d];
     for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(EVERYONE, sum, o);
-    if (lane == 0) weights[s] = sum;
+    if (lane == 0) weights[s] = cap ? (T)cap * tanh(sum / (T)cap) : sum;
   }
   __syncthreads();
   T top = (T)LOWEST, sum = 0;

@@ -76,15 +76,17 @@ class StepKernels(CellKernels):
         y *= half
         return y
 
-    def attention_few(self, q: Array, k: Array, v: Array, mask: Array | None = None) -> tuple[Array, Array]:
+    def attention_few(self, q: Array, k: Array, v: Array, mask: Array = None, cap: float = 0.0) -> tuple[Array, Array]:
         """Attention of one query a row: q (B, heads, D), k and v (B, few, S, D), mask (B, S), True takes part ->
-        (B, few, heads / few, D), and the weights, with S in the place of D. float16 is computed in float32."""
+        (B, few, heads / few, D), and the weights, with S in the place of D. `cap`: functional.attention's softcap, 0
+        for none. float16 is computed in float32."""
         if q.dtype.char == "e":
-            y, weights = self.attention_few(self._wide(q), self._wide(k), self._wide(v), mask)
+            y, weights = self.attention_few(self._wide(q), self._wide(k), self._wide(v), mask, cap)
             return y.astype(q.dtype), weights.astype(q.dtype)
         batch, few, steps, wide = k.shape
         scale, = constants(q.dtype, wide**-0.5)
         weights = (q * scale).reshape(batch, few, q.shape[1] // few, wide) @ k.swapaxes(-1, -2)
+        weights = np.tanh(weights / cap) * cap if cap else weights
         if mask is not None or not steps:
             weights = self.softmax(weights, -1, None if mask is None else mask[:, None, None])
         else:  # short, where that kernel is for many

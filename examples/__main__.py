@@ -9,7 +9,7 @@ from pathlib import Path
 STOPS = (("window",), ("sentiment",), ("tagging",), ("language_model",), ("memory",),
          ("translate", "keywords", "contexts"), ("caption",), ("frames", "ctc"), ("attention", "recurrence"),
          ("parallel", "retained", "selective"))
-REAL_DATA = ("pronounce", "charlm", "generate", "pretrained_g2p", "pretrained_minilm", "side_by_side")
+REAL_DATA = ("pronounce", "charlm", "generate", "pretrained_g2p", "embed", "side_by_side")
 
 
 def main() -> None:

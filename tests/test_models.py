@@ -565,6 +565,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "rope_type": "yarn", "factor": 4.0, "beta_fast": 2.0, "beta_slow": 0.5, "mscale": 0.7, "mscale_all_dim": 0.4,
         "truncate": False}}),
     "mistral": ("mistral", TINY | TWO | {"sliding_window": 4, "head_dim": 6}),
+    "mistral, no switch": ("mistral", TINY | TWO | {"sliding_window": 4, "use_sliding_window": False}),
     "mistral, no window": ("mistral", TINY | TWO | {"sliding_window": None}),
     "qwen2": ("qwen2", TINY | TWO | {"tie_word_embeddings": True}),
     "qwen2, windows": ("qwen2", TINY | TWO | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
@@ -715,7 +716,8 @@ def test_a_familys_configuration_means_what_it_means_to_transformers_or_is_refus
     transformers = pytest.importorskip("transformers")
     source, folder = folders(family), tmp_path_factory.mktemp("changed")
     config = json.loads((source / "config.json").read_text())
-    known = set(config) | set(VALUES) | {"rope_theta", "rope_local_base_freq", "sliding_window_pattern"}
+    known = set(config) | set(VALUES) | {"rope_theta", "rope_local_base_freq", "sliding_window_pattern",
+                                          "use_sliding_window", "query_pre_attn_scalar"}
     key = data.draw(st.sampled_from(sorted(known - {"model_type", "transformers_version", "architectures"})))
     value = data.draw(st.sampled_from([*VALUES.get(key, []), None, True, False, 0, 1, 3, 0.5, "relu", {}, "left out"]))
     changed = {k: v for k, v in (config | {key: value}).items() if k != key or value != "left out"}
@@ -754,6 +756,7 @@ def test_a_familys_configuration_means_what_it_means_to_transformers_or_is_refus
     ({"model_type": "phi3", "rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
      "rope_type 'default', got 'yarn'"),
     ({"model_type": "gemma3_text", "hidden_act": None}, "rope_parameters of full_attention"),
+    ({"query_pre_attn_scalar": 3}, "query_pre_attn_scalar=3"),
     ({"architectures": ["LlamaForTokenClassification"]}, r"head of ForTokenClassification, score\.: missing"),
 ])
 def test_what_a_family_does_not_have_is_refused_by_name(change: dict[str, Any], words: str) -> None:

@@ -139,9 +139,9 @@ GOOD = [
     "F.rms_norm(x=X, normalized_shape=3, weight=V, eps=1e-5)",
     "F.rotate(x=S, cos=S[..., :2], sin=S[..., :2])",
     "F.dropout(x=X, p=0.5, training=True, generator=None)",
-    "F.attention(query=S, key=S, value=S, mask=M, causal=True, scale=1.0, dropout=0.1, bias=T, change=ts.tanh,"
+    "F.attention(query=S, key=S, value=S, mask=M, causal=True, scale=1.0, dropout=0.1, bias=T, softcap=2.0,"
     " generator=None)",
-    "F.attention_weights(query=S, key=S, mask=M, causal=True, scale=1.0, bias=T, change=ts.tanh)",
+    "F.attention_weights(query=S, key=S, mask=M, causal=True, scale=1.0, bias=T, softcap=2.0)",
     "F.rnn_cell(x=X, h=X, w_ih=Q, w_hh=Q, b_ih=V, b_hh=V, nonlinearity='relu')",
     "F.lstm_cell(x=X, h=X, c=X, w_ih=Q4, w_hh=Q4, b_ih=V4, b_hh=V4)",
     "F.gru_cell(x=X, h=X, w_ih=Q3, w_hh=Q3, b_ih=V3, b_hh=V3, reset='before', dropped=X)",
@@ -200,7 +200,7 @@ GOOD = [
     "nn.Scan(cell=nn.GRUCell, input_size=2, hidden_size=3, num_layers=2, dropout=0.1, bidirectional=True)",
     "nn.MultiheadAttention(embed_dim=4, num_heads=2, dropout=0.1, bias=True, kdim=3, vdim=3, batch_first=True, "
     "dtype=ts.float32, num_kv_heads=1, head_dim=3, window=2, q_norm=nn.RMSNorm(3), k_norm=nn.RMSNorm(3), "
-    "change=ts.tanh)",
+    "softcap=2.0)",
     "nn.AdditiveAttention(query_size=2, memory_size=3, hidden_size=4)",
     "nn.DotAttention(query_size=2, memory_size=3, projected=True, scale=True)",
     "nn.FixedContext(memory_size=4, pool='both', size=3)",
@@ -641,7 +641,7 @@ KINDS = {  # of arguments, by name, or by function and name
         constant_values nn.PReLU.init F.pad.value init.constant_.value gain length_penalty ts.arange.start
         ts.linspace.start total
         progress.initial""",
-    "at least 0": """eps layer_norm_eps rotary_base base std lr momentum weight_decay delta max_norm temperature
+    "at least 0": """eps softcap layer_norm_eps rotary_base base std lr momentum weight_decay delta max_norm temperature
         tolerance check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
         nn.SmoothL1Loss.beta schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
         schedules.inverse_sqrt.start peak schedules.one_cycle.start schedules.one_cycle.end schedules.warmup.start
@@ -653,7 +653,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm rope_type
         tokenize smooth_method lowercase best warmup mode padding_mode normalize nn.AttentionDecoder.order""",
     "function": """fn combine then F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder
-        save change""",
+        save""",
     "thing": """Adafactor.eps xs generator state layer module model parameters encoder_layer decoder_layer betas other
         file files
         cell attention decoder encoder W R q_norm k_norm head labels

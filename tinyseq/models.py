@@ -147,9 +147,7 @@ class Bert(Module):
         self.encoder = TransformerEncoder(
             TransformerEncoderLayer(d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, dtype=dtype),
             num_layers)
-        self.bias = _RelativeBias(buckets, nhead, dtype) if buckets else None
-        for layer in self.encoder.layers if self.bias else ():
-            layer.self_attn.change = self.bias.forward  # type: ignore[union-attr]
+        self.bias = Embedding(buckets, nhead, dtype=dtype) if buckets else None
         self.pooler: Linear | None = Linear(d_model, d_model, dtype=dtype)
 
     def forward(self, tokens: Like, lengths: Like = None, types: Like = None) -> tuple[Tensor, Tensor | None]:
@@ -164,26 +162,22 @@ class Bert(Module):
         if self.types is not None:
             words = words + (self.types.weight[0] if types is None else self.types(types))
         hidden: Tensor = self.dropout(self.norm(self.positions(words)))
-        hidden = self.encoder(hidden if self.project is None else self.project(hidden), lengths=lengths)
+        hidden = self.encoder(hidden if self.project is None else self.project(hidden), lengths=lengths,
+                              bias=None if self.bias is None else _relative(self.bias, words.shape[1]))
         hidden = ops.pad(hidden, [(0, 0), (0, cut), (0, 0)]) if cut else hidden
         return hidden, None if self.pooler is None else ops.tanh(self.pooler(ops.sum(hidden[:, :1], 1)))
 
 
-class _RelativeBias(Embedding):
-    """A number for each head and each of `buckets` distances, added to scores (B, heads, T, T): half of the buckets for
-    what comes later, half for what came before, wider the farther, to 128 (T5, Raffel et al. 2020, section 2.1; MPNet).
+def _relative(table: Embedding, steps: int) -> Tensor:
+    """What is added to scores, (heads, T, T): numbers of a `table` (buckets, heads), half of the buckets for what comes
+    later, half for what came before, wider the farther, to 128 (T5, Raffel et al. 2020, section 2.1; MPNet).
     """
-
-    def __init__(self, buckets: int, heads: int, dtype: Any = np.float32) -> None:
-        super().__init__(buckets, heads, dtype=dtype)
-
-    def forward(self, scores: Tensor) -> Tensor:
-        ahead = np.arange(scores.shape[-1]) - np.arange(scores.shape[-2])[:, None]
-        half = len(self.weight) // 2
-        exact, far = half // 2, np.abs(ahead)
-        ratio = np.log(np.maximum(far, 1).astype(np.float32) / exact) / math.log(128 / exact) * (half - exact)
-        bucket = np.where(far < exact, far, np.minimum(exact + ratio.astype(np.int64), half - 1))
-        return scores + ops.permute_dims(super().forward(bucket + half * (ahead > 0)), (2, 0, 1))
+    ahead = np.arange(steps) - np.arange(steps)[:, None]
+    half = len(table.weight) // 2
+    exact, far = half // 2, np.abs(ahead)
+    ratio = np.log(np.maximum(far, 1).astype(np.float32) / exact) / math.log(128 / exact) * (half - exact)
+    bucket = np.where(far < exact, far, np.minimum(exact + ratio.astype(np.int64), half - 1))
+    return ops.permute_dims(table(bucket + half * (ahead > 0)), (2, 0, 1))
 
 
 class Headless(LanguageModel):
@@ -239,12 +233,6 @@ class Classifier(Module):
         return y
 
 
-def _softcap(x: Tensor, cap: float) -> Tensor:
-    """cap tanh(x / cap): x, but never beyond the cap.
-    """
-    return ops.tanh(x / cap) * cap
-
-
 def _geglu(x: Tensor) -> Tensor:
     """gelu_tanh(a) b, a and b the halves of x (..., 2 F) -> (..., F): the gated unit of Gemma (Shazeer 2020).
     """
@@ -253,7 +241,7 @@ def _geglu(x: Tensor) -> Tensor:
 
 
 class _CappedLinear(Linear):
-    """A `Linear` without bias whose output is capped by `softcap`.
+    """A `Linear` without bias whose outputs x are cap tanh(x / cap): never beyond the cap.
     """
 
     def __init__(self, in_features: int, out_features: int, cap: float) -> None:
@@ -261,7 +249,7 @@ class _CappedLinear(Linear):
         self.cap = cap
 
     def forward(self, x: Tensor) -> Tensor:
-        return _softcap(super().forward(x), self.cap)
+        return ops.tanh(super().forward(x) / self.cap) * self.cap
 
 
 # --- a configuration, whose every value is held to what it can be ---------------------------------------------------
@@ -335,7 +323,7 @@ class _Layers(NamedTuple):
 
 def _decoder(config: Config, a: dict[str, Any], *, biases: str = "", near: Any = None, base: float = 1e4,
              local: float | None = None, turning: Any = None, partly: bool = False, stretched: bool = True,
-             normed: str = "", norms: str = "before", scaled: bool = False) -> dict[str, Any]:
+             normed: str = "", norms: str = "before", scaled: bool = False, switched: bool = False) -> dict[str, Any]:
     """Arguments and layers of a decoder with rotary positions: `near(config, i)` says whether layer i has a window,
     `turning(config, i)` whether it has positions; `local` is the base of those with a window, where it is another."""
     kind, layers, heads = config["model_type"], a["num_layers"], a["nhead"]
@@ -344,7 +332,7 @@ def _decoder(config: Config, a: dict[str, Any], *, biases: str = "", near: Any =
                          f"{a['num_kv_heads']} and {heads}")
     head_dim = config.get("head_dim")
     head_dim = a["d_model"] // heads if head_dim is None else check.integers(kind, 1, head_dim=head_dim)
-    windows = _windows(kind, config, layers, near)
+    windows = _windows(kind, config, layers, near, switched)
     given = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
     if len(given) > 1:
         raise ValueError(f"{kind}: expected rope_scaling or rope_parameters, not both, got {given}")
@@ -396,10 +384,10 @@ def _rotary(kind: str, config: Config, head_dim: int, partly: bool, stretched: b
                          f"{error}") from None
 
 
-def _windows(kind: str, config: Config, layers: int, near: Any) -> tuple[int | None, ...]:
-    """How far each layer sees, None for all."""
+def _windows(kind: str, config: Config, layers: int, near: Any, switched: bool) -> tuple[int | None, ...]:
+    """How far each layer sees, None for all. `switched`: windows are off unless use_sliding_window."""
     size = config.get("sliding_window")
-    if near is None or not config.get("use_sliding_window", True):
+    if near is None or (switched and not config["use_sliding_window"]):
         size = None
     elif size is not None:
         check.integers(kind, 1, sliding_window=size)
@@ -454,8 +442,8 @@ _SIZES = {"vocab_size": "vocab_size", "d_model": "hidden_size", "dim_feedforward
 _BERT_SIZES = _SIZES | {"max_length": "max_position_embeddings", "segments": "type_vocab_size"}
 _PLAIN: Config = dict.fromkeys((
     "quantization_config", "per_layer_config", "pruned_heads", "layer_types", "sliding_window",
-    "attn_logit_softcapping", "final_logit_softcapping", "embedding_multiplier", "residual_multiplier",
-    "attention_multiplier", "logits_scaling", "logit_scale", "use_bidirectional_attention")) | {
+    "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "embedding_multiplier",
+    "residual_multiplier", "attention_multiplier", "logits_scaling", "logit_scale", "use_bidirectional_attention")) | {
     "add_cross_attention": False, "is_decoder": False, "partial_rotary_factor": 1, "mlp_bias": False}
 _FOREIGN = ("cls.", "classifier.", "qa_outputs.", "lm_head.", "pre_classifier.", "vocab_", "discriminator_predictions.",
             "generator_", "sequence_summary.")
@@ -484,7 +472,8 @@ _gemma1 = _llama._replace(
 _gemma2 = _gemma1._replace(
     activation=("hidden_activation", "gelu_pytorch_tanh", {"gelu_pytorch_tanh": "geglu"}), parts=_GEMMA2,
     names=_rules(_GEMMA2, *_LAYERS) | _ROTARY,
-    expected=_without("layer_types", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping"),
+    expected=_without("layer_types", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
+                      "query_pre_attn_scalar"),
     more=partial(_decoder, scaled=True, norms="both", near=lambda config, i: i % 2 == 0),
     defaults={"head_dim": 256, "num_key_value_heads": 4, "query_pre_attn_scalar": 256, "sliding_window": 4096,
               "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0})
@@ -528,18 +517,20 @@ ARCHITECTURES = {
     "mistral": _llama._replace(
         expected={**_without("sliding_window"), "attention_bias": False}, more=partial(_decoder, near=_every),
         defaults={"num_key_value_heads": 8, "sliding_window": 4096}),
-    "qwen2": _llama._replace(more=partial(_decoder, biases="qkv", near=_last), **_qwen),
+    "qwen2": _llama._replace(more=partial(_decoder, biases="qkv", near=_last, switched=True), **_qwen),
     "qwen3": _llama._replace(
         parts=_LLAMA | _NORMED, names=_rules(_LLAMA | _NORMED, *_LAYERS) | _ROTARY, expected=_sliding,
-        more=partial(_decoder, normed="each", near=_last), defaults=_qwen["defaults"] | {"head_dim": 128}),
+        more=partial(_decoder, normed="each", near=_last, switched=True),
+        defaults=_qwen["defaults"] | {"head_dim": 128}),
     "smollm3": _llama._replace(
         tied=True, expected=_sliding, defaults={"num_key_value_heads": 4, "use_sliding_window": False},
-        more=partial(_decoder, base=2e6, near=lambda config, i: not _turning(config, i), turning=_turning)),
+        more=partial(_decoder, base=2e6, near=lambda config, i: not _turning(config, i), turning=_turning,
+                     switched=True)),
     "gemma": _gemma1,
     "gemma2": _gemma2,
     "gemma3_text": _gemma2._replace(
         parts=_GEMMA2 | _NORMED, names=_rules(_GEMMA2 | _NORMED, *_LAYERS) | _ROTARY,
-        expected=_without("layer_types", "sliding_window", "final_logit_softcapping"),
+        expected=_without("layer_types", "sliding_window", "final_logit_softcapping", "query_pre_attn_scalar"),
         more=partial(_decoder, base=1e6, local=1e4, scaled=True, norms="both", normed="each", near=lambda config, i: (
             (i + 1) % check.integers("gemma3_text", 1, sliding_window_pattern=config["sliding_window_pattern"]))),
         defaults={"head_dim": 256, "num_key_value_heads": 4, "query_pre_attn_scalar": 256, "sliding_window": 4096,
@@ -691,7 +682,7 @@ def _build(module: Any, arguments: Mapping[str, Any]) -> Any:
             width, nhead, a["dropout"], layers.biases != "", num_kv_heads=kv_heads, head_dim=layers.head_dim,
             window=window, q_norm=norm(lengths["queries"]) if layers.normed else None,
             k_norm=norm(lengths["keys"]) if layers.normed else None,
-            change=None if attention_cap is None else partial(_softcap, cap=attention_cap))
+            softcap=attention_cap)
         if layers.biases == "qkv":
             layer.self_attn.out_proj.bias = None
         if layers.norms != "before":
@@ -702,9 +693,8 @@ def _build(module: Any, arguments: Mapping[str, Any]) -> Any:
         if activation == "geglu":
             layer.activation = _geglu
     if logit_cap is not None and module is LanguageModel:
-        weight = model.out.weight
-        model.out = _CappedLinear(width, a["vocab_size"], logit_cap)
-        model.out.weight = weight if a["tied"] else model.out.weight
+        capped = _CappedLinear(width, a["vocab_size"], logit_cap)
+        capped.weight, model.out = model.out.weight, capped
     return model
 
 

@@ -231,11 +231,11 @@ class CompiledSteps(StepKernels):
     def gelu_few(self, x: Array) -> Array:
         return super().gelu_few(x) if x.dtype.char not in NONE else self.gelu(x.T, tanh=True).T
 
-    def attention_few(self, q: Array, k: Array, v: Array, mask: Array | None = None) -> tuple[Array, Array]:
+    def attention_few(self, q: Array, k: Array, v: Array, mask: Array = None, cap: float = 0.0) -> tuple[Array, Array]:
         kind, (batch, few, steps, wide) = q.dtype.char, k.shape
         alike = fits(k, kind, (len(q), few, steps, q.shape[2])) and fits(v, kind, k.shape)
-        if kind not in NONE or not alike or not steps or not k.strides[3] == v.strides[3] == q.itemsize:
-            return super().attention_few(q, k, v, mask)
+        if kind not in NONE or not alike or not steps or not k.strides[3] == v.strides[3] == q.itemsize or cap:
+            return super().attention_few(q, k, v, mask, cap)
         q = dense(q).reshape(batch, few, q.shape[1] // few, wide)
         y, weights = np.empty_like(q), np.empty((*q.shape[:3], steps), kind)
         mask = NO_MASK if mask is None else dense(mask)
@@ -254,6 +254,8 @@ class CompiledSteps(StepKernels):
                   for shape in ((size, fan), (size,))]
         if kind not in NONE or batch > FEW or past.dtype.char != kind or x.shape[1:] not in ((), (batch,)) or (
                 activation not in NAMES or n >= past.shape[3] or not (mask is None or mask.shape == (batch, n + 1))):
+            return None
+        if turn is not None and 2 * turn[0].shape[-1] != wide:  # a part of a head's entries
             return None
         if width * inner // 4 >= 2 * LEAST and get_num_threads() > 1:  # its products are shared by threads
             return None

@@ -77,9 +77,10 @@ def test_gelu(seed: int, dtype: str, batch: int, size: int, scale: float) -> Non
 
 
 @given(seed=seeds, dtype=dtypes, batch=batches, few=st.integers(1, 3), shared=st.integers(1, 3),
-       steps=st.integers(0, 70), wide=st.sampled_from([1, 2, 5, 33, 40]), masked=st.booleans(), sliced=st.booleans())
+       steps=st.integers(0, 70), wide=st.sampled_from([1, 2, 5, 33, 40]), masked=st.booleans(), sliced=st.booleans(),
+       cap=st.sampled_from([None, 2.0, 30.0]))
 def test_attention(seed: int, dtype: str, batch: int, few: int, shared: int, steps: int, wide: int, masked: bool,
-                   sliced: bool) -> None:
+                   sliced: bool, cap: float | None) -> None:
     q, k, v = drawn(seed, dtype, (batch, few * shared, wide), *[(batch, few, steps + 3, wide)] * 2)
     q = (q * 30).astype(dtype)
     k, v = (k[:, :, :steps], v[:, :, 3:]) if sliced else (k[:, :, :steps].copy(), v[:, :, :steps].copy())
@@ -88,9 +89,9 @@ def test_attention(seed: int, dtype: str, batch: int, few: int, shared: int, ste
     one = [ts.Tensor(q[:, :, None]), ts.Tensor(k)]
     taking = None if mask is None else ts.Tensor(mask)[:, None, None]
     for backend in kernels(q):
-        y, weights = backend.attention_few(q, k, v, mask)
-        close(y.reshape(q.shape), F.attention(*one, ts.Tensor(v), taking)[:, :, 0])
-        close(weights.reshape(batch, few * shared, steps), F.attention_weights(*one, taking)[:, :, 0])
+        y, weights = backend.attention_few(q, k, v, mask, cap or 0.0)
+        close(y.reshape(q.shape), F.attention(*one, ts.Tensor(v), taking, softcap=cap)[:, :, 0])
+        close(weights.reshape(batch, few * shared, steps), F.attention_weights(*one, taking, softcap=cap)[:, :, 0])
     for now, then in zip((q, k, v), before, strict=True):
         close(now, ts.Tensor(then))
 

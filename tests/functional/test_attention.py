@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyseq as ts
-from tinyseq import backends
+from tinyseq import backends, nn
 from tinyseq import functional as F
 from tinyseq.testing import check_grad
 
@@ -302,3 +302,25 @@ def test_a_bias_is_no_mask_and_a_mask_no_bias() -> None:
             call(*given_, bias=ts.ones((2, 3)))
         with pytest.raises(TypeError, match="bias float64"):
             call(*given_, bias=np.ones((3, 3)))
+
+
+@given(cap=st.sampled_from([0.5, 2.0, 50.0]), causal=st.booleans(), seed=st.integers(0, 99))
+def test_a_softcap_bounds_the_scores_before_the_bias(cap: float, causal: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    q, k, v, bias = (rng.normal(size=s) for s in ((2, 4, 3, 6), (2, 2, 5, 6), (2, 2, 5, 7), (4, 3, 5)))
+    scores = cap * np.tanh(q @ np.repeat(k, 2, 1).mT / 6**0.5 / cap) + bias
+    e = np.exp(scores) * (np.tri(3, 5, 2) if causal else 1)
+    expected = e / e.sum(-1, keepdims=True)
+    given_ = [ts.asarray(x) for x in (q, k, v)]
+    options: dict[str, Any] = {"causal": causal, "bias": bias, "softcap": cap}
+    np.testing.assert_allclose(F.attention_weights(*given_[:2], **options).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(F.attention(*given_, **options).numpy(), expected @ np.repeat(v, 2, 1), atol=1e-12)
+
+
+@pytest.mark.parametrize("cap", [0, -1.0, np.nan, np.inf])
+def test_a_softcap_that_bounds_nothing_is_refused(cap: float) -> None:
+    q = ts.ones((1, 2, 3, 4))
+    with pytest.raises(ValueError, match=r"a number 0 < softcap < inf, got"):
+        F.attention(q, q, q, softcap=cap)
+    with pytest.raises(ValueError, match=r"a number 0 < softcap < inf, got"):
+        nn.MultiheadAttention(4, 2, softcap=cap)

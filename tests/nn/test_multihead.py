@@ -188,3 +188,32 @@ def test_alibi_is_a_bias() -> None:
     expected = np.exp(bias) / np.exp(bias).sum(-1, keepdims=True)
     np.testing.assert_allclose(weights[0].detach().numpy(), expected)
     assert ts.all(weights[1, :, :, 2:] == 0) and ts.all(weights[2] == 0)
+
+
+@given(seed=seeds, capped=st.booleans(), together=st.booleans())
+def test_a_step_looks_at_a_memory_with_all_that_the_heads_have(seed: int, capped: bool, together: bool) -> None:
+    ts.manual_seed(seed)
+    decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 8, 0.0), 2).eval()
+    for layer in decoder.layers:
+        wide = 12 if together else 6
+        layer.multihead_attn = nn.MultiheadAttention(8, 2, head_dim=6, softcap=0.3 if capped else None,
+                                                     q_norm=nn.RMSNorm(wide), k_norm=nn.RMSNorm(wide))
+    tgt, memory = ts.random.normal((3, 4, 8)), ts.random.normal((3, 5, 8))
+    whole, state = decoder(tgt, memory, memory_lengths=[5, 2, 1], causal=True), decoder.start(memory, [5, 2, 1])
+    for t in range(4):
+        y, state = decoder.step(tgt[:, t], state)
+        close(y, whole[:, t])
+    decoder.layers[0].multihead_attn.window = 2
+    with pytest.raises(ValueError, match=r"look: a window counts from the last query"):
+        decoder.step(tgt[:, 0], state)
+
+
+def test_layers_and_encoders_hand_a_bias_on() -> None:
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, 0.0), 2).eval()
+    x, bias = ts.random.normal((2, 4, 8)), ts.random.normal((2, 4, 4))
+    far = np.where(np.tri(4) > 0, 0.0, -np.inf).astype("f")
+    close(encoder(x, bias=far), encoder(x, causal=True))
+    _, weights = nn.attention_weights(encoder, x, bias=bias)
+    _, unbiased = nn.attention_weights(encoder, x)
+    first = [w["layers.0.self_attn"] for w in (weights, unbiased)]
+    close(first[0], ts.nn.functional.softmax(ts.log(first[1]) + bias, -1))

@@ -86,13 +86,9 @@ def model_of(seed: int, **options: Any) -> nn.LanguageModel:
     return model.eval()
 
 
-def soft(x: ts.Tensor) -> ts.Tensor:
-    return 2 * ts.tanh(x / 2)
-
-
 @pytest.mark.parametrize("options", [
-    {}, {"change": soft}, {"q_norm": nn.RMSNorm(6), "k_norm": nn.RMSNorm(6)},
-    {"q_norm": nn.RMSNorm(24), "k_norm": nn.RMSNorm(12), "change": soft}], ids=["plain", "change", "each", "all"])
+    {}, {"softcap": 2.0}, {"q_norm": nn.RMSNorm(6), "k_norm": nn.RMSNorm(6)},
+    {"q_norm": nn.RMSNorm(24), "k_norm": nn.RMSNorm(12), "softcap": 2.0}], ids=["plain", "softcap", "each", "all"])
 @given(seed=st.integers(0, 99), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=3))
 def test_a_step_is_forward_whatever_the_heads_have(options: dict[str, Any], seed: int, lengths: list[int]) -> None:
     model = model_of(seed, **options)
@@ -114,7 +110,7 @@ def test_a_window_hides_what_is_farther_and_nothing_else() -> None:
     assert ((weights.detach().numpy() > 0) == ((near >= 0) & (near < 3))).all()
 
 
-def test_a_change_of_scores_has_gradients() -> None:
-    attention = nn.MultiheadAttention(4, 2, head_dim=3, change=soft, dtype=np.float64)
+def test_capped_scores_have_gradients() -> None:
+    attention = nn.MultiheadAttention(4, 2, head_dim=3, softcap=2.0, dtype=np.float64)
     x = ts.tensor(np.random.default_rng(0).standard_normal((1, 3, 4)), requires_grad=True)
     ts.testing.check_grad(lambda x: attention(x, causal=True)[0], x)

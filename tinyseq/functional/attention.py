@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tinyseq import backends
+from tinyseq import backends, check
 from tinyseq.check import explained
 from tinyseq.engine import ops, random
 from tinyseq.engine.autograd import op, wide
@@ -16,8 +15,6 @@ from tinyseq.engine.tensor import Like, Out, Tensor, namespace
 from tinyseq.functional.arguments import one_dtype
 from tinyseq.functional.layers import _dropout
 from tinyseq.functional.normalisation import softmax
-
-Change = Callable[[Tensor], Tensor]  # of scores
 
 
 @op(wide=True)
@@ -41,10 +38,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Out:
 
 
 def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float,
-                       bias: Tensor | None = None, change: Change | None = None) -> Tensor:
+                       bias: Tensor | None = None, softcap: float | None = None) -> Tensor:
     scores = (query * scale) @ key.mT
+    scores = scores if softcap is None else ops.tanh(scores / softcap) * softcap
     scores = scores if bias is None else scores + bias
-    scores = scores if change is None else change(scores)
     if causal:
         past = ops.tril(ops.ones_like(scores.detach(), np.bool), key.shape[-2] - query.shape[-2])
         mask = past if mask is None else past & mask
@@ -53,8 +50,8 @@ def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, causal: 
 
 def _attention_definition(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float,
                           p: float, seed: int, stream: int, bias: Tensor | None = None,
-                          change: Change | None = None) -> Tensor:
-    weights = _attention_weights(query, key, mask, causal, scale, bias, change)
+                          softcap: float | None = None) -> Tensor:
+    weights = _attention_weights(query, key, mask, causal, scale, bias, softcap)
     return (_dropout(weights, p, seed, stream) if p else weights) @ value
 
 
@@ -68,7 +65,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, c
 
 @explained
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, causal: bool = False,
-              scale: float | None = None, dropout: float = 0.0, *, bias: Like = None, change: Change | None = None,
+              scale: float | None = None, dropout: float = 0.0, *, bias: Like = None, softcap: float | None = None,
               generator: random.Generator | None = None) -> Tensor:
     """softmax(query key^T scale + bias) value (Vaswani et al. 2017, equation 1); `attention_weights` gives the softmax.
 
@@ -79,9 +76,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
     `bias`, floating-point numbers that broadcast to (..., T, S), is added to the scores: ALiBi's slopes (Press et al.
     2022), T5's relative positions (Raffel et al. 2020). It is no mask, nor a mask a bias: each refuses the other.
     `scale` is 1 / sqrt(D) unless given. `dropout` is the probability that a weight is dropped; it takes the next random
-    stream, of `generator` if given. Memory grows with T + S, as the weights are never there all at once; only a bias,
-    gradients of gradients need T S, and `change`, a function of the scores (..., T, S) before the mask, whose result
-    stands for them: soft caps.
+    stream, of `generator` if given. `softcap` c makes c tanh(s / c) of each score s, before the bias: none goes beyond
+    it (Gemma 2). Memory grows with T + S, as the weights are never there all at once; only a bias, a softcap and
+    gradients of gradients need T S.
 
     >>> query, key = ts.zeros((2, 4)), ts.zeros((2, 4))         # alike: equal weights
     >>> value = ts.tensor([[2.0], [4.0]])
@@ -102,11 +99,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Like = None, caus
         raise ValueError(f"expected 0 <= dropout < 1, got {dropout}")
     query, key, value = ops.operand(query), ops.operand(key), ops.operand(value)
     shape = (*query.shape[:-1], *value.shape[-1:])
-    query, key, value, mask, scale, bias = _attention_arguments(query, key, value, mask, scale, bias)
+    query, key, value, mask, scale, bias = _attention_arguments(query, key, value, mask, scale, bias, softcap)
     drawn = random.next_stream(generator) if dropout else (0, 0)
     given = (query, key, value, mask, causal, scale, dropout, *drawn)
-    plain = bias is None and change is None
-    return ops.reshape(_attention(*given) if plain else _changed_attention(*given, bias, change), shape)
+    plain = bias is None and softcap is None
+    return ops.reshape(_attention(*given) if plain else _changed_attention(*given, bias, softcap), shape)
 
 
 _changed_attention = wide(_attention_definition)
@@ -114,7 +111,7 @@ _changed_attention = wide(_attention_definition)
 
 @wide
 def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: bool = False,
-                      scale: float | None = None, *, bias: Like = None, change: Change | None = None) -> Tensor:
+                      scale: float | None = None, *, bias: Like = None, softcap: float | None = None) -> Tensor:
     """softmax(query key^T scale + bias): how much each query (..., T, D) takes of each key (..., S, D), (..., T, S).
 
     The arguments are those of `attention`.
@@ -125,12 +122,13 @@ def attention_weights(query: Tensor, key: Tensor, mask: Like = None, causal: boo
     """
     query, key = ops.operand(query), ops.operand(key)
     shape = (*query.shape[:-1], *key.shape[-2:-1])
-    query, key, _, mask, scale, bias = _attention_arguments(query, key, key, mask, scale, bias)
-    return ops.reshape(_attention_weights(query, key, mask, causal, scale, bias, change), shape)
+    query, key, _, mask, scale, bias = _attention_arguments(query, key, key, mask, scale, bias, softcap)
+    return ops.reshape(_attention_weights(query, key, mask, causal, scale, bias, softcap), shape)
 
 
 def _attention_arguments(query: Tensor, key: Tensor, value: Tensor, mask: Like, scale: float | None,
-                         bias: Like) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float, Tensor | None]:
+                         bias: Like, softcap: float | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float,
+                                                                    Tensor | None]:
     """The arguments, checked; heads (B, H, T, D) that share one of the key as (B, H_key, H / H_key, T, D)."""
     lead, heads = query.shape[:-2], key.shape[-3] if key.ndim > 3 else 0
     shared = heads and lead[:-1] == key.shape[:-3] and lead[-1] % heads == 0
@@ -140,6 +138,8 @@ def _attention_arguments(query: Tensor, key: Tensor, value: Tensor, mask: Like, 
                          "but for key and value with a part of the heads of a query (B, H, T, D); got shapes "
                          f"{query.shape}, {key.shape} and {value.shape}")
     one_dtype(query=query, key=key, value=value)
+    if softcap is not None:
+        check.numbers("attention", above=0, below=math.inf, softcap=softcap)
     shape = (*query.shape[:-1], key.shape[-2])
     if bias is not None:
         bias = ops.like(query, bias)

@@ -29,8 +29,7 @@ def _conv1d_definition(x: Tensor, weight: Tensor, bias: Tensor | None, stride: i
         seen = x[:, place]
         return ops.einsum("btgi,goi->btgo", ops.reshape(seen, (*seen.shape[:2], groups, few)), apart[:, :, :, k])
 
-    every = windows(x.shape[1], size, stride, dilation)
-    y = functools.reduce(ops.add, [entry(k, place) for k, place in enumerate(every)])
+    y = functools.reduce(ops.add, [entry(*at) for at in enumerate(windows(x.shape[1], size, stride, dilation))])
     y = ops.reshape(y, (*y.shape[:2], weight.shape[0]))
     return y if bias is None else y + bias
 

@@ -5,6 +5,7 @@ Every position asks every other one, in several subspaces at once (Vaswani et al
 
 from __future__ import annotations
 
+import math
 from contextvars import ContextVar
 from typing import Any
 
@@ -40,7 +41,7 @@ class MultiheadAttention(Attending):
     and W_v then have num_kv_heads D rows each. D may be another `head_dim`; W_o is then (E, n D).
 
     A `window` hides the keys that stand as many positions or more before a query. `q_norm` and `k_norm` are norms, as
-    wide as D or as all heads together, of projected queries and keys, before `between`. `change` is that of
+    wide as D or as all heads together, of projected queries and keys, before `between`. `softcap` is that of
     `functional.attention`.
 
     >>> attention = nn.MultiheadAttention(8, num_heads=2)
@@ -64,7 +65,7 @@ class MultiheadAttention(Attending):
                  add_bias_kv: bool = False, add_zero_attn: bool = False, kdim: int | None = None,
                  vdim: int | None = None, batch_first: bool = True, device: None = None, dtype: Any = np.float32, *,
                  num_kv_heads: int | None = None, head_dim: int | None = None, window: int | None = None,
-                 q_norm: Module | None = None, k_norm: Module | None = None, change: Any = None) -> None:
+                 q_norm: Module | None = None, k_norm: Module | None = None, softcap: float | None = None) -> None:
         refuse(self, batch_first=not batch_first, device=device is not None, add_bias_kv=add_bias_kv,
                add_zero_attn=add_zero_attn)
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
@@ -77,12 +78,12 @@ class MultiheadAttention(Attending):
             raise ValueError(f"MultiheadAttention: expected embed_dim to be a multiple of num_heads, and that of "
                              f"num_kv_heads, got {embed_dim}, {num_heads} and {kv_heads}")
         check.instance("MultiheadAttention", Module | None, q_norm=q_norm, k_norm=k_norm)
-        if change is not None:
-            check.function("MultiheadAttention", change=change)
+        if softcap is not None:
+            softcap = check.numbers("MultiheadAttention", above=0, below=math.inf, softcap=softcap)
         self.embed_dim, self.num_heads, self.num_kv_heads = embed_dim, num_heads, kv_heads
         self.dropout = check.numbers("MultiheadAttention", least=0, below=1, dropout=dropout)
         self.head_dim, self.bias, self.kdim, self.vdim = head_dim or embed_dim // num_heads, bias, kdim, vdim
-        self.window, self.q_norm, self.k_norm, self.change = window, q_norm, k_norm, change
+        self.window, self.q_norm, self.k_norm, self.softcap = window, q_norm, k_norm, softcap
         wide, narrow = self.head_dim * num_heads, self.head_dim * kv_heads
         self._rows = [wide, wide + narrow]  # where the rows of K and of V begin
         self.packed = {kdim, vdim} <= {None, embed_dim}
@@ -147,10 +148,10 @@ class MultiheadAttention(Attending):
             near = ops.like(q, ahead > -self.window)
             taking = near if taking is None else taking & near
         y = functional.attention(q, k, v, taking, causal, dropout=self.dropout if self.training else 0.0, bias=bias,
-                                 change=self.change)
+                                 softcap=self.softcap)
         weights, seen = None, _seen.get()
         if need_weights or seen is not None:
-            weights = functional.attention_weights(q, k, taking, causal, bias=bias, change=self.change)
+            weights = functional.attention_weights(q, k, taking, causal, bias=bias, softcap=self.softcap)
             if seen is not None:
                 seen.append((self, weights))
         y = ops.reshape(ops.permute_dims(y, (0, 2, 1, 3)), (*query.shape[:2], self._rows[0]))
@@ -182,28 +183,27 @@ class MultiheadAttention(Attending):
         qkv = qkv.reshape(batch, self.num_heads + 2 * few, wide)
         for norm, part in ((self.q_norm, qkv[:, : self.num_heads]), (self.k_norm, qkv[:, self.num_heads : -few])):
             if norm is not None:
-                flat = Tensor(part.reshape(batch, 1, part.shape[1] * wide))
-                part[...] = _normal(flat, norm)._data.reshape(part.shape)
+                part[...] = _normal_few(part, norm)
         if turn is not None:
             turned = qkv[:, :-few]
             turned[...] = functional.rotate.body(turned, *turn)[0]  # type: ignore[attr-defined]
         past[:, :, :, n] = qkv[:, self.num_heads :].reshape(batch, 2, few, wide)
         q, near = qkv[:, : self.num_heads], slice(max(0, n + 1 - (self.window or n + 1)), n + 1)
-        k, v, mask = past[:, 0, :, near], past[:, 1, :, near], mask if mask is None else mask[:, near]
-        if self.change is None:
-            y, _ = backend.attention_few(q, k, v, mask)
-        else:
-            taking = None if mask is None else Tensor(mask[:, None, None])
-            y = functional.attention(Tensor(q[:, :, None]), Tensor(k), Tensor(v), taking, change=self.change)._data
+        mask = mask if mask is None else mask[:, near]
+        y, _ = backend.attention_few(q, past[:, 0, :, near], past[:, 1, :, near], mask, self.softcap or 0.0)
         return call_few(backend, self.out_proj, y.reshape(*x.T.shape[:-1], self._rows[0]).T)
 
     def look(self, x: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
         """`forward` of one position x, as that of `step`, to what `remember` made of a memory: as x, and the weights
         (B, heads, S); mask (B, S)."""
+        if self.window is not None:
+            raise ValueError("MultiheadAttention.look: a window counts from the last query, which no step knows: "
+                             "expected window=None of attention to a memory, or all positions at once")
         backend, rows = backends.of(x), slice(self._rows[0])
         bias = None if self.in_proj_bias is None else self.in_proj_bias._data[rows]
-        q = backend.linear_few(x, self._weights()[0]._data[rows], bias)
-        y, weights = backend.attention_few(q.T.reshape(len(k), self.num_heads, self.head_dim), k, v, mask)
+        q = backend.linear_few(x, self._weights()[0]._data[rows], bias).T
+        q = _normal_few(q.reshape(len(k), self.num_heads, self.head_dim), self.q_norm)
+        y, weights = backend.attention_few(q, k, v, mask, self.softcap or 0.0)
         weights = weights.reshape(len(k), self.num_heads, k.shape[2])
         return call_few(backend, self.out_proj, y.reshape(*x.T.shape[:-1], self._rows[0]).T), weights
 
@@ -230,6 +230,11 @@ def _normal(x: Tensor, norm: Any) -> Tensor:
         return x
     wide = len(norm.weight)
     return ops.reshape(norm(ops.reshape(x, (*x.shape[:2], x.shape[2] // wide, wide))), x.shape)
+
+
+def _normal_few(x: Array, norm: Any) -> Array:
+    """Heads (B, heads, D) of one position, normalised."""
+    return x if norm is None else _normal(Tensor(x.reshape(len(x), 1, -1)), norm)._data.reshape(x.shape)
 
 
 def attention_weights(model: Module, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:

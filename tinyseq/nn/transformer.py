@@ -66,7 +66,7 @@ class TransformerEncoderLayer(Attending):
         x = norm1(x + attention(x)), y = norm2(x + f(x))          f(x) = W_2 activation(W_1 x + b_1) + b_2, equation 2
         x = x + attention(norm1(x)), y = x + f(norm2(x))          with `norm_first`
 
-        layer(src, *, mask=None, lengths=None, causal=False) -> y
+        layer(src, *, mask=None, lengths=None, causal=False, bias=None) -> y
         src (B, T, E), lengths (B,), mask (B, T), (B, T, T) or (B, heads, T, T) -> y (B, T, E), E = `d_model`
 
     `nhead` heads; `dropout` falls on the attention's weights, behind the activation, and on all that is added.
@@ -111,11 +111,13 @@ class TransformerEncoderLayer(Attending):
     crosses = False  # attention to a memory too
 
     def forward(self, src: Tensor, *, mask: Like = None, lengths: Like = None, causal: bool = False,
-                between: Between | None = None, look: Sublayer | None = None) -> Tensor:
+                bias: Like = None, between: Between | None = None, look: Sublayer | None = None) -> Tensor:
         """src (B, T, E) -> (B, T, E); the arguments are those of `MultiheadAttention`. `look` comes after it."""
         name, given = type(self).__name__, {"tgt" if self.crosses else "src": src}
         src = masks.vectors(name, self.d_model, getattr(self.self_attn, "dtype", None), **given)
-        attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between)[0]
+        more = {} if bias is None else {"bias": bias}
+        attend: Sublayer = lambda x: self.self_attn(x, mask=mask, lengths=lengths, causal=causal, between=between,
+                                                    **more)[0]
         y = self._around(attend, look, _real(name, src, lengths), lambda layer, x: layer(x), self.dropout)
         return _real(name, y, lengths)
 
@@ -137,7 +139,8 @@ class TransformerEncoderLayer(Attending):
         linears, norms = (attn.out_proj, self.linear1, self.linear2), (self.norm1, self.norm2)
         parts, ours = (*linears, *norms, attn, self.dropout), [Linear] * 3 + [kind] * 2 + [MultiheadAttention, Dropout]
         if kind not in (LayerNorm, RMSNorm) or [*map(type, parts)] != ours or self.activation not in OURS or (
-                any(["forward" in part.__dict__ for part in parts])):
+                any(["forward" in part.__dict__ for part in parts])) or (
+                any(x is not None for x in (attn.window, attn.q_norm, attn.k_norm, attn.softcap))):
             return None
         pairs = [(attn.in_proj_weight, attn.in_proj_bias), *[(p.weight, p.bias) for p in linears],
                  *[(p.weight, p.bias if kind is LayerNorm else None) for p in norms]]

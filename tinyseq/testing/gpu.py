@@ -122,7 +122,7 @@ def few_vectors(backend: Any, dtype: str) -> dict[str, str]:
     x, weight, bias, q, k, v = (rng.standard_normal(shape).astype(dtype) for shape in (
         (40, 3), (70, 40), (70,), (3, 4, 40), (3, 2, 90, 40), (3, 2, 90, 40)))
     calls = {"linear_few": (x, weight, bias), "norm_few": (x, weight[0], bias[:40], 1e-5), "gelu_few": (x,),
-             "attention_few": (q, k, v, rng.random((3, 90)) < 0.7)}
+             "attention_few": (q, k, v, rng.random((3, 90)) < 0.7, 2.0)}
     found = {}
     for kernel, args in calls.items():
         given = [backend.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
