@@ -26,6 +26,7 @@ import numpy as np
 Array = Any
 
 LARGE = 1 << 29  # multiplications of a product: some 10 ms, longer than a thread waits for its turn
+WORTH = 1 << 24  # those worth two of our threads, where a number was said
 MOST = 1 << 10  # more threads than any of the libraries takes: theirs are C's int
 VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")  # that OpenBLAS reads
 
@@ -67,6 +68,7 @@ def library() -> Library | None:
 
 _large: float = math.inf  # products of so many multiplications take ...
 _many = 1  # ... so many threads, and others what the library is set to
+_ours = False  # whether these are our threads, and the library's is one
 
 
 _settling = threading.RLock()
@@ -88,6 +90,21 @@ def _settle() -> None:
         if _many > 1:
             blas.set(1)
             _large = LARGE
+
+
+def share_products() -> None:
+    """Large products are for our threads from here on, in the whole process, and OpenBLAS keeps to one."""
+    global _large, _many, _ours
+    settle()
+    blas, _ours = library(), True
+    if blas and blas.name == "OpenBLAS" and _large == math.inf:  # a number holds
+        _large, _many = WORTH, blas.get()
+        blas.set(1)
+
+
+def pieces(work: int) -> int:
+    """How many of our threads a product of so many multiplications is for."""
+    return min(_many, work // (WORTH // 2)) if _ours and work >= _large else 1
 
 
 def set_num_threads(n: int) -> None:
@@ -118,6 +135,8 @@ def set_num_threads(n: int) -> None:
     settle()  # which is not to come later
     _large = math.inf
     blas.set(min(number, MOST))
+    if _ours:
+        share_products()
 
 
 def get_num_threads() -> int:
