@@ -58,6 +58,7 @@ def test_it_says_how_many_threads_and_what_a_small_product_takes(state: dict[str
 
 
 def test_a_library_that_sets_no_threads_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_large", float("inf"))
     monkeypatch.setattr(threads, "library", lambda: None)
     said: Any = doctor_numpy.about()
     assert len(said) == 2 and said[1].endswith("the library chooses its threads") and doctor_numpy.fault() == ""

@@ -40,6 +40,7 @@ def blas(monkeypatch: pytest.MonkeyPatch) -> Iterator[Blas]:
     monkeypatch.setattr(threads, "_matmul", blas.matmul)
     monkeypatch.setattr(threads, "_large", math.inf)
     monkeypatch.setattr(threads, "_many", 1)
+    monkeypatch.setattr(threads, "_ours", False)
     monkeypatch.setattr(threads, "LARGE", LIMIT)
     for name in threads.VARIABLES:
         monkeypatch.delenv(name, raising=False)
