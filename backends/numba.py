@@ -18,11 +18,10 @@ from tinyseq.backends.compiled.losses import CompiledLosses
 from tinyseq.backends.compiled.normalisation import CompiledNormalisation
 from tinyseq.backends.compiled.optim import CompiledOptim
 from tinyseq.backends.compiled.paths import CompiledPaths
-from tinyseq.backends.compiled.products import CompiledProducts
+from tinyseq.backends.compiled.products import CompiledProducts, share_products
 from tinyseq.backends.compiled.recurrent import CompiledRecurrence
 from tinyseq.backends.compiled.steps import CompiledSteps
 from tinyseq.backends.numpy import NumpyBackend
-from tinyseq.backends.threads import share_products
 
 
 class NumbaBackend(CompiledActivations, CompiledCells, CompiledLayers, CompiledLinear, CompiledLosses,

@@ -2,6 +2,7 @@
 without Python."""
 
 import ctypes
+import math
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from tinyseq.backends.pool import LEAST, share
 Array = Any
 
 NAMES = ("scipy_cblas_{}gemm64_", "scipy_cblas_{}gemm", "cblas_{}gemm64_", "cblas_{}gemm")
+WORTH = 1 << 24  # multiplications that are worth two of our threads, where a number was said
 ROWS, PLAIN, TURNED = 101, 111, 112  # of CBLAS: matrices by rows, an operand as it is, transposed
 
 
@@ -77,12 +79,21 @@ def turned_multiply(blas: Any, a: Any, b: Any, c: Any, add: Any = False) -> None
     _gemm(blas, TURNED, PLAIN, a.shape[0], a, b, c, add)
 
 
+def share_products() -> None:
+    """Large products are for our threads from here on, in the whole process, and OpenBLAS keeps to one."""
+    threads.settle()
+    threads.renewed = share_products
+    if threads.large == math.inf:  # a number holds
+        threads.reserve(WORTH)
+
+
 class CompiledProducts(threads.ProductKernels):
     """NumPy's product, of which each thread makes some matrices, rows or columns."""
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        n = threads.pieces(a.size * b.shape[-1]) if a.ndim == b.ndim > 1 and a.dtype == b.dtype else 1
-        if n < 2 or (*a.shape[:-2], a.shape[-1]) != b.shape[:-1]:
+        work = a.size * b.shape[-1] if a.ndim == b.ndim > 1 and a.dtype == b.dtype else 0
+        n = min(threads.many, work // (WORTH // 2))
+        if n < 2 or work < threads.large or (*a.shape[:-2], a.shape[-1]) != b.shape[:-1]:
             return super().matmul(a, b, out)
         y = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype) if out is None else out
         turned = a.ndim == 2 and y.shape[0] < y.shape[1]  # then y.T = b.T @ a.T
