@@ -19,9 +19,9 @@ ONE = sys.getrefcount(_list[0])  # as Python counts, with the call itself, what 
 
 def alone(arrays: list[Array], i: int) -> bool:
     """Whether nothing but the list refers to its array i, of NumPy, nor to an array all of which that is a view of."""
-    a, whole = sys.getrefcount(arrays[i]), sys.getrefcount(arrays[i].base)  # with no name for them, which would count
-    if type(arrays[i]) is not np.ndarray or a != ONE or not arrays[i].flags.writeable:
+    if type(arrays[i]) is not np.ndarray or sys.getrefcount(arrays[i]) != ONE or not arrays[i].flags.writeable:
         return False
+    whole = sys.getrefcount(arrays[i].base)  # before it has a name here, which counts
     if arrays[i].base is None:
         return bool(arrays[i].flags.owndata)
     return (type(base := arrays[i].base) is np.ndarray and base.flags.owndata and base.nbytes == arrays[i].nbytes
