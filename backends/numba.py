@@ -18,14 +18,19 @@ from tinyseq.backends.compiled.losses import CompiledLosses
 from tinyseq.backends.compiled.normalisation import CompiledNormalisation
 from tinyseq.backends.compiled.optim import CompiledOptim
 from tinyseq.backends.compiled.paths import CompiledPaths
+from tinyseq.backends.compiled.products import CompiledProducts, share_products
 from tinyseq.backends.compiled.recurrent import CompiledRecurrence
 from tinyseq.backends.compiled.steps import CompiledSteps
 from tinyseq.backends.numpy import NumpyBackend
 
 
 class NumbaBackend(CompiledActivations, CompiledCells, CompiledLayers, CompiledLinear, CompiledLosses,
-                   CompiledNormalisation, CompiledOptim, CompiledPaths, CompiledRecurrence, CompiledSteps,
-                   NumpyBackend):
+                   CompiledNormalisation, CompiledOptim, CompiledPaths, CompiledProducts, CompiledRecurrence,
+                   CompiledSteps, NumpyBackend):
     """NumPy arrays; kernels of float32 and float64 compiled, of float16 the portable ones."""
 
     name = "numba"
+
+    def __init__(self) -> None:
+        super().__init__()
+        share_products()

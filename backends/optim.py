@@ -4,6 +4,7 @@ A step's arrays are float32 or float64. What is float16 is stepped as its float3
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,19 @@ from tinyseq.backends.rows import blocks
 from tinyseq.backends.sums import Array, SumKernels
 
 Arrays = Sequence[Array]
+_list = [np.empty(1)]
+ONE = sys.getrefcount(_list[0])  # as Python counts, with the call itself, what a list alone refers to
+
+
+def alone(arrays: list[Array], i: int) -> bool:
+    """Whether nothing but the list refers to its array i, of NumPy, nor to an array all of which that is a view of."""
+    if type(arrays[i]) is not np.ndarray or sys.getrefcount(arrays[i]) != ONE or not arrays[i].flags.writeable:
+        return False
+    whole = sys.getrefcount(arrays[i].base)  # before it has a name here, which counts
+    if arrays[i].base is None:
+        return bool(arrays[i].flags.owndata)
+    return (type(base := arrays[i].base) is np.ndarray and base.flags.owndata and base.nbytes == arrays[i].nbytes
+            and whole == ONE)
 
 
 class OptimKernels(SumKernels):
@@ -138,6 +152,13 @@ class OptimKernels(SumKernels):
     def copies(self, arrays: Arrays) -> list[Array]:
         """A new array for each, with its numbers."""
         return [self.xp.asarray(a, copy=True) for a in arrays]
+
+    def own(self, arrays: list[Array]) -> list[Array]:
+        """The list, of which whoever gave it away may write to each array: a copy where others could see that."""
+        shared = [i for i in range(len(arrays)) if not alone(arrays, i)]
+        for i, copy in zip(shared, self.copies([arrays[i] for i in shared]), strict=True):
+            arrays[i] = copy
+        return arrays
 
     def follow(self, masters: Arrays, halves: Arrays) -> None:
         """Masters, float32, of which the float16 arrays are not what they were rounded to become what those are."""

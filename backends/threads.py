@@ -65,8 +65,9 @@ def library() -> Library | None:
     return None
 
 
-_large: float = math.inf  # products of so many multiplications take ...
-_many = 1  # ... so many threads, and others what the library is set to
+large: float = math.inf  # products of so many multiplications take ...
+many = 1  # ... so many threads, and others what the library is set to
+renewed: Callable[[], object] | None = None  # called when a number has been said
 
 
 _settling = threading.RLock()
@@ -81,13 +82,16 @@ def settle() -> None:
 @functools.cache
 def _settle() -> None:
     """Where nobody has said a number."""
-    global _large, _many
-    blas = library()
-    if blas and blas.name == "OpenBLAS" and not any(os.environ.get(name) for name in VARIABLES):
-        _many = blas.get()
-        if _many > 1:
-            blas.set(1)
-            _large = LARGE
+    if not any(os.environ.get(name) for name in VARIABLES):
+        reserve(LARGE)
+
+
+def reserve(least: float) -> None:
+    """OpenBLAS's threads are for products of `least` multiplications alone."""
+    global large, many
+    if (blas := library()) and blas.name == "OpenBLAS" and (n := blas.get()) > 1:
+        large, many = least, n
+        blas.set(1)
 
 
 def set_num_threads(n: int) -> None:
@@ -111,13 +115,15 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"set_num_threads: expected an integer of 1 or more, got n={n!r}") from None
     if number < 1:
         raise ValueError(f"set_num_threads: expected an integer of 1 or more, got n={n!r}")
-    global _large
+    global large
     if (blas := library()) is None:
         raise RuntimeError("set_num_threads: NumPy's BLAS has no call here that sets threads; before Python starts: "
                            f"export VECLIB_MAXIMUM_THREADS={number} (Apple's), or OMP_NUM_THREADS={number}")
     settle()  # which is not to come later
-    _large = math.inf
+    large = math.inf
     blas.set(min(number, MOST))
+    if renewed:
+        renewed()
 
 
 def get_num_threads() -> int:
@@ -128,28 +134,24 @@ def get_num_threads() -> int:
     """
     settle()
     blas = library()
-    return (os.cpu_count() or 1) if blas is None else _many if _large < math.inf else blas.get()
+    return (os.cpu_count() or 1) if blas is None else many if large < math.inf else blas.get()
 
 
 class ProductKernels:
     """NumPy's product, with the threads that it is worth."""
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        if a.size * b.size < _large or not _is_large(a.shape, b.shape):  # the first says it of most, and soon
+        # The first says it of most, and soon. NumPy multiplies one matrix after the other.
+        if a.size * b.size < large or min(a.ndim, b.ndim) < 2 or a.shape[-2] * a.shape[-1] * b.shape[-1] < large:
             return _matmul(a, b) if out is None else _matmul(a, b, out)
         blas = library()
         assert blas is not None  # or nothing would be large
-        blas.set(_many)
+        blas.set(many)
         try:
             return _matmul(a, b, out)
         finally:
-            if _large < math.inf:  # or another thread of Python has said a number meanwhile
+            if large < math.inf:  # or another thread of Python has said a number meanwhile
                 blas.set(1)
-
-
-def _is_large(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether (..., n, k) @ (..., k, m) is of large products: NumPy multiplies one matrix after the other."""
-    return len(a) > 1 and len(b) > 1 and a[-2] * a[-1] * b[-1] >= _large
 
 
 _matmul = np.matmul  # sooner found here than there

@@ -1,4 +1,4 @@
-"""GELU, compiled."""
+"""GELU and sigmoid, compiled."""
 
 import math
 from typing import Any
@@ -47,8 +47,24 @@ def gelu_backward(g: Array, x: Array, approximate: Any, dx: Array) -> None:
             dx[i] = g[i] * (HALF * erf(half * v) + HALF + v * peak * exp(-HALF * v * v))
 
 
+@compiled
+def sigmoid(x: Array, y: Array) -> None:
+    """y = 1 / (1 + exp(-x)), both (n,), the small ones with all their digits."""
+    for i in range(x.size):
+        z = exp(-abs(x[i]))
+        y[i] = (z if x[i] < 0 else ONE) / (ONE + z)
+
+
 class CompiledActivations(ActivationKernels):
     """What replaces the portable kernels."""
+
+    def sigmoid(self, x: Array) -> Array:
+        if not isinstance(x, np.ndarray) or x.dtype.char not in "fd" or not x.ndim:
+            return super().sigmoid(x)
+        y = np.empty(x.shape, x.dtype)
+        a, b = dense(x).reshape(-1), y.reshape(-1)
+        share(lambda start, stop: sigmoid(a[start:stop], b[start:stop]), x.size, 4 * x.size)
+        return y
 
     def gelu(self, x: Array, tanh: bool = False) -> Array:
         if x.dtype.char not in "fd":

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from tinyseq.backends.compiled import compiled, intrinsic
-from tinyseq.backends.compiled.rows import dense
+from tinyseq.backends.compiled.rows import dense, grow
 from tinyseq.backends.layers import LayerKernels
 from tinyseq.backends.pool import share
 
@@ -89,11 +89,11 @@ def add_rows(g: Array, order: Array, ends: Array, start: int, stop: int, y: Arra
         begin = ends[r - 1] if r else 0
         if ends[r] - begin <= FEW:
             for k in range(begin, ends[r]):
-                y[r] += g[order[k]]
+                grow(g[order[k]], y[r])
         else:
             total[:] = 0
             for k in range(begin, ends[r]):
-                total += g[order[k]]
+                grow(g[order[k]], total)
             y[r] = total
 
 

@@ -1,15 +1,22 @@
-"""Matrix products inside compiled kernels, by the library that multiplies for NumPy, called without Python."""
+"""Matrix products: large ones on our threads; inside compiled kernels, by the library that multiplies for NumPy, called
+without Python."""
 
 import ctypes
+import math
 from functools import cache
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from tinyseq.backends import threads
 from tinyseq.backends.compiled import inline, intrinsic
+from tinyseq.backends.pool import LEAST, share
+
+Array = Any
 
 NAMES = ("scipy_cblas_{}gemm64_", "scipy_cblas_{}gemm", "cblas_{}gemm64_", "cblas_{}gemm")
+WORTH = 1 << 24  # multiplications that are worth two of our threads, where a number was said
 ROWS, PLAIN, TURNED = 101, 111, 112  # of CBLAS: matrices by rows, an operand as it is, transposed
 
 
@@ -70,3 +77,32 @@ def multiply_turned(blas: Any, a: Any, b: Any, c: Any, add: Any = False) -> None
 def turned_multiply(blas: Any, a: Any, b: Any, c: Any, add: Any = False) -> None:
     """c = a.T @ b."""
     _gemm(blas, TURNED, PLAIN, a.shape[0], a, b, c, add)
+
+
+def share_products() -> None:
+    """Large products are for our threads from here on, in the whole process, and OpenBLAS keeps to one."""
+    threads.settle()
+    threads.renewed = share_products
+    if threads.large == math.inf:  # a number holds
+        threads.reserve(WORTH)
+
+
+class CompiledProducts(threads.ProductKernels):
+    """NumPy's product, of which each thread makes some matrices, rows or columns."""
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        work = a.size * b.shape[-1] if a.ndim == b.ndim > 1 and a.dtype == b.dtype else 0
+        n = min(threads.many, work // (WORTH // 2))
+        if n < 2 or work < threads.large or (*a.shape[:-2], a.shape[-1]) != b.shape[:-1]:
+            return super().matmul(a, b, out)
+        y = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype) if out is None else out
+        turned = a.ndim == 2 and y.shape[0] < y.shape[1]  # then y.T = b.T @ a.T
+        left, right, whole = (b.T, a.T, y.T) if turned else (a, b, y)
+        each = -(-len(left) // n)
+
+        def some(start: int, stop: int) -> None:
+            part = slice(start * each, stop * each)
+            np.matmul(left[part], right if a.ndim == 2 else right[part], whole[part])
+
+        share(some, n, n * LEAST)
+        return y

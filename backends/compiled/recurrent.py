@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tinyseq.backends.compiled import apart, compiled, inline, products
 from tinyseq.backends.compiled.numbers import ONE, ZERO, sigmoid, tanh
-from tinyseq.backends.compiled.rows import dense
+from tinyseq.backends.compiled.rows import dense, grow
 from tinyseq.backends.pool import LEAST, share
 from tinyseq.backends.recurrent import RecurrentKernels
 from tinyseq.backends.threads import get_num_threads
@@ -35,13 +35,6 @@ def copy(a: Array, b: Array) -> None:
     apart()
     for j in range(a.size):
         b[j] = a[j]
-
-
-@inline
-def grow(a: Array, b: Array) -> None:
-    apart()
-    for j in range(a.size):
-        b[j] += a[j]
 
 
 @inline

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
-from tinyseq.backends.compiled import inline
+from tinyseq.backends.compiled import apart, inline
 from tinyseq.backends.compiled.numbers import ZERO, maximum
 
 Array = Any
@@ -29,3 +29,11 @@ def row_max(x: Any) -> Any:
     for i in range(x.size):
         top = maximum(top, x[i])
     return ZERO if top == -math.inf else top
+
+
+@inline
+def grow(a: Any, b: Any) -> None:
+    """b += a, both (n,), which do not overlap."""
+    apart()
+    for j in range(a.size):
+        b[j] += a[j]

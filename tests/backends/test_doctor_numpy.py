@@ -17,8 +17,8 @@ def state(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     state = {"n": 1}
     monkeypatch.setattr(threads, "library",
                         lambda: threads.Library("OpenBLAS", lambda n: state.update(n=n), lambda: state["n"]))
-    monkeypatch.setattr(threads, "_large", threads.LARGE)
-    monkeypatch.setattr(threads, "_many", 8)
+    monkeypatch.setattr(threads, "large", threads.LARGE)
+    monkeypatch.setattr(threads, "many", 8)
     for name in list(os.environ):
         if name.endswith("_NUM_THREADS") or name.startswith("TINYSEQ_"):
             monkeypatch.delenv(name)
@@ -50,7 +50,7 @@ def test_it_says_how_many_threads_and_what_a_small_product_takes(state: dict[str
     assert blas.endswith("large products take 8 threads, others 1")
     assert re.search(r"takes [\d,]+ µs on 1 thread, [\d,]+ µs on 8 threads$", product)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    monkeypatch.setattr(threads, "_large", float("inf"))
+    monkeypatch.setattr(threads, "large", float("inf"))
     state["n"] = 4
     versions, blas, product = doctor_numpy.about()
     assert "OMP_NUM_THREADS=4" in versions and blas.endswith("all products take 4 threads")
@@ -58,6 +58,7 @@ def test_it_says_how_many_threads_and_what_a_small_product_takes(state: dict[str
 
 
 def test_a_library_that_sets_no_threads_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "large", float("inf"))
     monkeypatch.setattr(threads, "library", lambda: None)
     said: Any = doctor_numpy.about()
     assert len(said) == 2 and said[1].endswith("the library chooses its threads") and doctor_numpy.fault() == ""

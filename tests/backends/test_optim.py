@@ -1,6 +1,7 @@
 """Optimizer steps against their equations, and PyTorch."""
 
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -186,3 +187,25 @@ def test_large_arrays_are_stepped_in_stretches_without_large_memory(backend: Num
         tracemalloc.stop()
     assert most < p.nbytes / 2
     assert all((a == a[0, 0]).all() for a in (p, m, v, s))
+
+
+def test_an_array_is_owned_as_it_is_where_nobody_else_can_see_its_memory() -> None:
+    backend, held, whole = BACKENDS[0], np.ones(3), np.ones(6)
+    fresh: list[Callable[[], Any]] = [lambda: np.ones(3), lambda: np.ones((2, 3)).T, lambda: np.ones(6).reshape(2, 3)]
+    for make in fresh:
+        arrays = [make()]
+        address = arrays[0].ctypes.data
+        assert backend.own(arrays)[0].ctypes.data == address
+    shared: list[Callable[[], Any]] = [
+        lambda: held, lambda: held[:], lambda: whole.reshape(2, 3), lambda: np.ones(6)[:3], lambda: np.float32(1),
+        lambda: np.broadcast_to(np.ones(1), (1,)), lambda: np.frombuffer(bytearray(8)),
+        lambda: np.broadcast_to(np.ones(3), (2, 3)), lambda: np.ones((2, 3))[:, ::2]]
+    for make in shared:
+        arrays = [make()]
+        before = np.array(arrays[0])
+        (y,) = backend.own(list(arrays))
+        assert not np.shares_memory(y, arrays[0]) and y.flags.writeable
+        assert np.array_equal(y, before) and y.dtype == before.dtype
+    twice = [np.ones(3)] * 2
+    a, b = backend.own(twice)
+    assert not np.shares_memory(a, b)

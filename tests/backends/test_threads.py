@@ -38,8 +38,9 @@ def blas(monkeypatch: pytest.MonkeyPatch) -> Iterator[Blas]:
     blas = Blas()
     monkeypatch.setattr(threads, "library", lambda: threads.Library("OpenBLAS", blas.set, lambda: blas.n))
     monkeypatch.setattr(threads, "_matmul", blas.matmul)
-    monkeypatch.setattr(threads, "_large", math.inf)
-    monkeypatch.setattr(threads, "_many", 1)
+    monkeypatch.setattr(threads, "large", math.inf)
+    monkeypatch.setattr(threads, "many", 1)
+    monkeypatch.setattr(threads, "renewed", None)
     monkeypatch.setattr(threads, "LARGE", LIMIT)
     for name in threads.VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -75,8 +76,8 @@ def test_large_matrices_take_all_threads_and_others_one(m: int, k: int, n: int, 
         blas = Blas(1)
         patch.setattr(threads, "library", lambda: threads.Library("OpenBLAS", blas.set, lambda: blas.n))
         patch.setattr(threads, "_matmul", blas.matmul)
-        patch.setattr(threads, "_large", LIMIT)
-        patch.setattr(threads, "_many", 8)
+        patch.setattr(threads, "large", LIMIT)
+        patch.setattr(threads, "many", 8)
         a, b = np.arange(m * k).reshape(m, k) + np.zeros((*of_a, 1, 1)), np.ones((*of_b, k, n))
         try:
             expected = np.matmul(a, b)

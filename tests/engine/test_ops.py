@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.rows import NUMBER, REAL, ROWS, Row, inputs
-from helpers.tensors import by_name, equal, is_wide, leaf
+from helpers.tensors import apart, by_name, equal, is_wide, leaf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +74,7 @@ def test_gradients_are_central_differences(row: Row, data: st.DataObject) -> Non
                 for part in y if isinstance(y, tuple) else [y]:
                     if part.requires_grad:
                         part.backward(ts.ones_like(part), retain_graph=True)
+                apart(y, [x for x in leaves if isinstance(x, ts.Tensor)])
     elif row.smooth is False:
         for x in arguments:
             if isinstance(x, ts.Tensor):

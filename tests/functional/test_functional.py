@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.functions import KERNELS, ROWS, Row, close, composed, flat, is_float, masks, results, seed, tensors
-from helpers.tensors import by_name, is_wide
+from helpers.tensors import apart, by_name, is_wide
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +60,15 @@ def test_gradients_are_central_differences(row: Row, data: st.DataObject) -> Non
     if options.get("padding_idx") is not None:
         return  # gradient 0 by decree
     check_grad(lambda *args: row(*args, **masks(options)), *tensors(arguments, "float64", choose), order=2)
+
+
+@every_row
+@given(data=st.data())
+def test_gradients_are_their_owners(row: Row, data: st.DataObject) -> None:
+    choose = lambda options: data.draw(st.sampled_from(options))
+    arguments, options = row.arguments(choose)
+    given = tensors(arguments, choose(["float32", "float64"]), choose)
+    apart(row(*given, **masks(options)), [x for x in given if isinstance(x, ts.Tensor)])
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if {r.name, f"_{r.name}"} & set(KERNELS)], ids=lambda r: r.name)

@@ -18,6 +18,25 @@ def equal(t: ts.Tensor | None, values: Any) -> None:
     np.testing.assert_allclose(t.detach().numpy(), values, rtol=1e-12, atol=1e-12)
 
 
+def apart(outputs: Any, leaves: list[ts.Tensor]) -> None:
+    """Gradients are their owner's: what is written to one is seen by no output, leaf, seed or other gradient, nor by a
+    second walk back through the graph, which has what the ops saved."""
+    roots = [y for y in (outputs if isinstance(outputs, (tuple, list)) else [outputs]) if y.requires_grad]
+    seeds = [ts.asarray(np.random.default_rng(y.size).standard_normal(y.shape), y.dtype) for y in roots]
+    if roots:
+        found = [g for g in ts.grad(roots, leaves, seeds, retain_graph=True, allow_unused=True) if g is not None]
+        everything = [t.detach() for t in (*roots, *leaves, *seeds, *found)]
+        before = [t.numpy().copy() for t in everything]
+        for g in reversed(found):
+            assert g.data.flags.writeable
+            g.data[...], everything = 7, everything[:-1]
+            for t, values in zip(everything, before, strict=False):
+                assert np.array_equal(t.numpy(), values, equal_nan=True)
+        again = [g for g in ts.grad(roots, leaves, seeds, allow_unused=True) if g is not None]
+        for g, values in zip(again, before[len(before) - len(found):], strict=True):
+            assert np.array_equal(g.numpy(), values, equal_nan=True)
+
+
 def keyword_only(x: Any, *, w: Any) -> Any:
     """The body of an op whose w is given by keyword only."""
     return x * w, (lambda g: g * w,)

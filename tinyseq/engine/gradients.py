@@ -34,12 +34,13 @@ def backward(x: Tensor, grad: Like = None, *, retain_graph: bool = False, create
     tensor([ 2., 44.])
     """
     found = pull_back([x], [grad], wanted=None, create_graph=create_graph, retain_graph=retain_graph)
-    first = _first(found)
-    for leaf, g in found.items():
+    leaves = [n for n in found if (t := cast(Leaf, n).tensor()) is not None and t.grad is None]
+    first = dict(zip(leaves, _owned(found, leaves), strict=True))
+    for leaf, g in (first | found).items():
         tensor = cast(Leaf, leaf).tensor()
         while tensor is not None:  # until no other thread changed .grad while we added
             old = tensor.grad
-            new = first[leaf] if old is None and leaf in first else grown(old, g)
+            new = g if old is None and leaf in first else grown(old, g)
             # Threads may share a leaf: who came first is added to. In one line, where no tracer can raise halfway.
             with _swapping: tensor.grad = now = new if tensor.grad is old else tensor.grad  # noqa: E701
             if now is new:
@@ -76,7 +77,9 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor], 
         if x.node not in found and not allow_unused:
             raise ValueError(f"the outputs do not depend on input {i}, of shape {x.shape}: pass allow_unused=True "
                              "for None in its place")
-    results = [grown(None, found[x.node]) if x.node in found else None for x in xs]
+    nodes = [x.node if x.node in found else None for x in xs]
+    tensors = iter(_owned(found, [n for n in nodes if n]))
+    results = [n and next(tensors) for n in nodes]
     return results[0] if isinstance(inputs, Tensor) else results
 
 
@@ -87,13 +90,15 @@ def _several(name: str, given: Any) -> list[Tensor]:
     return several
 
 
-def _first(found: dict[Node, Any]) -> dict[Node, Tensor]:
-    """`grown` of the arrays at leaves without a gradient, where they are of one kind: by one call of their backend."""
-    mine = {n: g for n, g in found.items() if (t := cast(Leaf, n).tensor()) is not None and t.grad is None}
-    if len(kinds := {type(g) for g in mine.values()}) != 1 or Tensor in kinds:
-        return {}
-    copies = backends.of(next(iter(mine.values()))).copies(list(mine.values()))
-    return dict(zip(mine, map(Tensor, copies), strict=True))
+def _owned(found: dict[Node, Any], nodes: Sequence[Node]) -> list[Tensor]:
+    """What was `found` at nodes, taken out of there, as Tensors that the user may write to: arrays of one library by
+    one call of its backend, which copies those that anyone else holds."""
+    arrays = [found[n] for n in nodes]
+    for n in {*nodes}:
+        del found[n]
+    if len({namespaces[type(g)] for g in arrays}) != 1 or type(arrays[0]) is Tensor:
+        return [grown(None, g) for g in arrays]
+    return list(map(Tensor, backends.of(arrays[0]).own(arrays)))
 
 
 def grown(old: Tensor | None, g: Any) -> Tensor:

@@ -1,5 +1,9 @@
-"""Matrix products inside compiled kernels against NumPy's."""
+"""Matrix products against NumPy's: inside compiled kernels, and shared by threads."""
 
+import os
+import re
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("numba")
+from tinyseq.backends import pool, threads
 from tinyseq.backends.compiled import compiled, products
+from tinyseq.backends.compiled.products import CompiledProducts
 
 multiply, multiply_turned, turned_multiply = products.multiply, products.multiply_turned, products.turned_multiply
 
@@ -32,3 +38,72 @@ def test_products(n: int, k: int, m: int, dtype: Any, seed: int) -> None:
     three(blas, a, b, np.ascontiguousarray(a.T), np.ascontiguousarray(b.T), c)
     for got, expected in zip(c, (a @ b, a @ b, 1 + a @ b), strict=True):
         close(got, expected, dtype)
+
+
+@given(n=st.integers(0, 9), k=st.integers(0, 9), m=st.integers(0, 9), lead=st.sampled_from([(), (1,), (5,), (2, 3)]),
+       turned=st.booleans(), given_out=st.booleans(), dtype=dtypes, seed=seeds)
+def test_threads_share_a_product(n: int, k: int, m: int, lead: tuple[int, ...], turned: bool, given_out: bool,
+                                 dtype: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((*lead, n, k)).astype(dtype), rng.standard_normal((*lead, k, m)).astype(dtype)
+    if turned:
+        a, b = (np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2) for x in (a, b))
+    expected, shares = a @ b, list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ("large", 2), ("many", 3):
+            patch.setattr(threads, name, value)
+        patch.setattr(products, "WORTH", 2)
+        patch.setattr(pool, "get_num_threads", lambda: 3)
+        patch.setattr(products, "share", lambda work, pieces, cost: (shares.append(pieces), pool.share(
+            work, pieces, cost)))
+        out = np.full_like(expected, np.nan) if given_out else None
+        found = CompiledProducts().matmul(a, b, out)
+    close(found, expected, dtype)
+    work = a.size * m
+    assert shares == [min(3, work)] * (work > 1) and (out is None or found is out)
+
+
+def test_what_is_not_cut_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "large", 2)
+    monkeypatch.setattr(threads, "many", 1)
+    monkeypatch.setattr(products, "WORTH", 2)
+    multiply = CompiledProducts().matmul
+    for a, b in ((3,), (3, 4)), ((4, 3), (3,)), ((2, 4, 3), (3, 5)), ((1, 4, 3), (2, 3, 5)):
+        x, y = np.ones(a, np.float32), np.ones(b)
+        assert np.array_equal(multiply(x, y), np.matmul(x, y)) and multiply(x, y).dtype == np.float64
+    with pytest.raises(ValueError, match="matmul"):
+        multiply(np.ones((4, 3)), np.ones((4, 3)))
+
+
+NUMBERS = """if True:
+    import numpy as np, tinyseq as ts
+    from tinyseq.backends import pool, threads
+    from tinyseq.backends.compiled import products
+    sizes, share = [], products.share
+    products.share = lambda work, n, cost: (sizes.append(n), share(work, n, cost))
+    def tell():
+        x, y = ts.full((512, 512), 2.0), ts.full((512, 512), 0.5)
+        assert ((x @ y).numpy() == 512).all()
+        print(ts.get_num_threads(), threads.library().get(), *sizes)
+        sizes.clear()
+    tell()
+    ts.set_num_threads(3)
+    tell()
+    ts.set_num_threads(1)
+    tell()
+    ts.set_num_threads(2)
+    tell()
+"""
+
+
+@pytest.mark.skipif(products.gemm() is None, reason="NumPy multiplies with a library of other threads")
+@pytest.mark.parametrize("number", ["", "2"])
+def test_threads_are_ours_and_openblas_keeps_to_one(number: str) -> None:
+    """Where nobody says a number, none of a product that is not LARGE."""
+    bare = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")} | {"TINYSEQ_BACKEND": "numba"}
+    said = {"OMP_NUM_THREADS": number} if number else {}
+    done = subprocess.run([sys.executable, "-c", NUMBERS], env=bare | said, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, *others = done.stdout.splitlines()
+    assert others == ["3 1 3", "1 1", "2 1 2"]
+    assert first == "2 1 2" if number else re.fullmatch(r"\d+ 1", first)
