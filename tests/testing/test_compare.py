@@ -154,7 +154,7 @@ def test_gradients_of_gradients_and_recomputation(other: Any) -> None:
 
 def test_backends_agree_in_float16_past_2048_rows(other: Any) -> None:
     layer, norm = nn.Linear(3, 8, dtype="float16"), nn.LayerNorm(8, dtype="float16")
-    norm.weight.data = np.linspace(0.5, 1.5, 8).astype(np.float16)  # of equal weights the gradient of x is 0 but for rounding
+    norm.weight.data = np.linspace(0.5, 1.5, 8).astype(np.float16)  # of equal ones the gradient of x is 0
     x = ts.tensor(RNG.standard_normal((8192, 3)), np.float16)
     with parity():
         y = norm(layer(x))
