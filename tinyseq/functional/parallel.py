@@ -10,7 +10,7 @@ from typing import Any
 from tinyseq import backends, check
 from tinyseq.check import describe, explained
 from tinyseq.engine import ops
-from tinyseq.engine.autograd import op
+from tinyseq.engine.autograd import op, wide
 from tinyseq.engine.indexing import along, axes_of
 from tinyseq.engine.tensor import Like, Out, Tensor, namespace
 from tinyseq.functional.arguments import lengths_of, one_dtype, real_steps
@@ -22,7 +22,7 @@ def _delayed(x: Any, first: Any, reverse: bool) -> Any:
     return xp.concat([x[:, 1:], first] if reverse else [first, x[:, :-1]], axis=1)
 
 
-@op(wide=True)
+@op
 def _linear_scan(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Out:
     one_dtype(a=a, b=b, h0=h0)
     run: Any = _linear_scan if isinstance(b, Tensor) else backends.of(b).linear_scan
@@ -38,7 +38,7 @@ def _linear_scan(a: Tensor, b: Tensor, h0: Tensor, reverse: bool) -> Out:
     return h, pull
 
 
-@explained
+@wide
 def linear_scan(a: Like, b: Tensor, h0: Like = None, lengths: Like = None, reverse: bool = False) -> Tensor:
     """h_t = a_t h_(t-1) + b_t, entry by entry, of all steps together: h (B, T, H).
 
