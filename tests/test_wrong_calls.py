@@ -243,6 +243,8 @@ GOOD = [
     *[f"init.{name}(tensor=P, gain=1.0, generator=None)" for name in ("kaiming_uniform_", "kaiming_normal_")],
     "init.recurrent_(module=nn.GRU(2, 3), generator=None)",
     "convert.from_onnx(layer=nn.GRU(2, 3, reset='before'), W=np.ones((1, 9, 2)), R=np.ones((1, 9, 3)))",
+    "convert.from_gates(layer=nn.LSTM(2, 3), arrays=(np.ones((2, 12)), np.ones((3, 12))), preset=None, prefix='', "
+    "order='ifog', forget_bias=1.0, reset=None, update=None, transposed=True, interleaved=False)",
     "convert.from_torch(layer=nn.GRU(2, 3), state=nn.GRU(2, 3).state_dict())",
     # optimizers
     "optim.SGD(parameters=[P], lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True)",
@@ -640,7 +642,7 @@ KINDS = {  # of arguments, by name, or by function and name
     "number": """beta2_decay fill_value correction ord negative_slope alpha stop step scale mean low high
         constant_values nn.PReLU.init F.pad.value init.constant_.value gain length_penalty ts.arange.start
         ts.linspace.start total
-        progress.initial""",
+        progress.initial forget_bias""",
     "at least 0": """eps softcap layer_norm_eps rotary_base base std lr momentum weight_decay delta max_norm temperature
         tolerance check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
         nn.SmoothL1Loss.beta schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
@@ -651,12 +653,13 @@ KINDS = {  # of arguments, by name, or by function and name
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
     "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm rope_type
-        tokenize smooth_method lowercase best warmup mode padding_mode normalize nn.AttentionDecoder.order""",
+        tokenize smooth_method lowercase best warmup mode padding_mode normalize nn.AttentionDecoder.order
+        preset update convert.from_gates.order transposed interleaved""",
     "function": """fn combine then F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder
         save""",
     "thing": """Adafactor.eps xs generator state layer module model parameters encoder_layer decoder_layer betas other
         file files
-        cell attention decoder encoder W R q_norm k_norm head labels
+        cell attention decoder encoder W R q_norm k_norm head labels arrays prefix
         embedding symbols items.source unknown sequences hypotheses references weights columns plot.attention.rows
         plot.words.rows plot.words.values plot.heads.weights panels models rules Module.to.target X.to.target
         plot.runs.figures Run.world""",

@@ -1,4 +1,4 @@
-"""Checkpoint files as dictionaries of NumPy arrays: safetensors, also in shards, `.npz`, PyTorch's `.pt`, ONNX.
+"""Checkpoint files as dictionaries of NumPy arrays: safetensors, also in shards, `.npz`, PyTorch's `.pt`, ONNX, Keras.
 
     state = checkpoint.load("pytorch_model.bin")                            # needs no PyTorch, and runs no code
     state = checkpoint.rename(state, {"h.{}.mlp.c_fc.{}.T": "layers.{}.linear1.{}"})
@@ -10,7 +10,8 @@ A whole training is a nested dictionary, and goes on bit for bit:
                                         "random": ts.random.get_state(), "step": step})
 
 Files are not trusted: a file that is broken, or made to do harm, is a `CheckpointError` and nothing else. What is read
-takes at most twice the memory of the file, or 32 times where it is compressed, and 256 MiB.
+takes at most twice the memory of the file, or 32 times where it is compressed, and 256 MiB. Only of HDF5, which its own
+library reads, faults of that library are not held off.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tinyseq import archives, check, onnx_files
+from tinyseq import archives, check, dynet_files, keras_files, onnx_files
 from tinyseq.engine.tensor import Tensor
 
 __all__ = ["CheckpointError", "CheckpointNotFoundError", "CheckpointOSError", "load", "rename", "save"]
@@ -55,13 +56,19 @@ _OTHERS = {
     rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": "PyTorch's old format: torch.save(torch.load(path), path) in PyTorch "
                                                   "writes the new one",
     rb"\x80[\x02-\x05]": "a pickle, which may run code: if you trust it, pickle.load it and np.savez its arrays",
-    rb"\x89HDF\r\n": "HDF5 (.h5, of Keras or MATLAB): h5py.File(path) reads it; nn.convert takes Keras' layers",
     rb"GGUF": "GGUF: gguf.GGUFReader(path) reads it",
     rb"[\x81-\x8f\xde\xdf]": "msgpack (of Flax): flax.serialization.msgpack_restore reads its bytes",
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd": "a compressed file: unpack it (gunzip, bunzip2, unxz, unzstd)",
     rb".{257}ustar": "a tar archive: unpack it",
     rb"version https://git-lfs": "Git LFS's pointer to the file: 'git lfs pull' fetches it",
     rb"\s*<": "a page of HTML or XML: the download went wrong"}
+
+# And by the end of its name.
+_BY_NAME = {
+    ".pdparams": "PaddlePaddle's, a pickle, which may run code: if you trust it, in Paddle np.savez('model.npz', "
+                 "**{k: v.numpy() for k, v in paddle.load(path).items()})",
+    ".pb": "a graph of TensorFlow (saved_model.pb), whose weights lie in variables/: in TensorFlow "
+           "np.savez('model.npz', **{v.name: v.numpy() for v in tf.saved_model.load(folder).variables})"}
 
 # What members of .npz may be whose dtypes are no numbers of NumPy's.
 _FLOAT32 = ", which .npz does not know: save array.astype(float32), or safetensors"
@@ -131,7 +138,9 @@ def load(path: Name) -> dict[str, Any]:
     (`save` does not). NumPy has no bfloat16, so bfloat16 becomes float32 in memory, exactly.
 
     Of an ONNX file it gives the initialisers, those in other files of its folder too; `nn.convert.from_onnx_nodes`
-    makes its recurrent layers. Of PyTorch's files only tensors, dicts, lists, tuples, numbers and strings are read;
+    makes its recurrent layers. Of Keras' `.keras`, `.weights.h5` and `.h5`, and of other HDF5, it gives all arrays by
+    path, with h5py (`pip install 'tinyseq[h5]'`); `nn.convert.from_keras_layers` makes the recurrent layers. Of DyNet's
+    text, the parameters. Of PyTorch's files only tensors, dicts, lists, tuples, numbers and strings are read;
     anything else that a pickle asks for, such as a class or a function, is refused by name. While `save` replaces the
     file, what is read is the old one or the new one, whole. Raises CheckpointError, or OSError for no such file.
 
@@ -181,12 +190,20 @@ def _file(path: Path, room: archives.Room) -> dict[str, Any]:
         file.seek(0)
         if head[8:9] == b"{":
             return _safetensors(file, room)
+        if head[:8] == b"\x89HDF\r\n\x1a\n":
+            return keras_files.read(file, room).arrays
+        if re.match(dynet_files.START, head):
+            return dynet_files.read(file, room)
+        if path.suffix in _BY_NAME:
+            raise ValueError(f"this seems to be {_BY_NAME[path.suffix]}")
         if path.suffix == ".onnx" or re.match(_ONNX, head, re.DOTALL):
             return onnx_files.read(file, room).arrays
         if head[:2] != b"PK":
             seems = (f"seems to be {text}" for start, text in _OTHERS.items() if re.match(start, head, re.DOTALL))
-            raise ValueError("expected safetensors, .npz, PyTorch's zip format or ONNX, and this "
+            raise ValueError("expected safetensors, .npz, PyTorch's zip format, ONNX, HDF5 or DyNet's text, and this "
                              f"{next(seems, f'begins with {head[:8]!r}')}")
+        if path.suffix == ".keras":
+            return keras_files.read(file, room).arrays
         with archives.Archive(file, room) as archive:
             roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
             return archives.torch(archive, roots[0]) if roots else _npz(archive)
@@ -225,8 +242,8 @@ def _safetensors(file: archives.File, room: archives.Room) -> dict[str, Any]:
 def _npz(archive: archives.Archive) -> dict[str, Any]:
     names = archive.namelist()
     if names and not any(name.endswith(".npy") for name in names):
-        raise ValueError(f"expected .npz or PyTorch's zip format, and this is a zip file of {names[:4]}: unpack it, or "
-                         "where it is Keras' (.keras), load it there, and give its weights to nn.convert")
+        raise ValueError("expected .npz, PyTorch's zip format or Keras' .keras, and this is a zip file of "
+                         f"{names[:4]}: unpack it")
     state: dict[str, Any] = {}
     for name in names:
         with _blame(name):

@@ -15,17 +15,10 @@ from typing import Any
 import numpy as np
 
 from tinyseq import check
-from tinyseq.nn.recurrent import GRU, KEYS, LSTM, RNN
+from tinyseq.nn.gates import EQUATIONS, State, as_array, from_gates, mapping, name_of, same, state_of
+from tinyseq.nn.recurrent import GRU, LSTM, RNN
 
-State = dict[str, Any]
-EQUATIONS = {
-    "rnn_tanh": "h' = tanh(W x + b + U h + d)",
-    "rnn_relu": "h' = relu(W x + b + U h + d)",
-    "gru": "n = tanh(W x + b + r * (U h + d)), which is reset='after'",
-    "gru_before": "n = tanh(W x + b + U (r * h) + d), which is reset='before'",
-    "lstm": "i, f, o = sigmoid(W x + b + U h + d), g = tanh(likewise), c' = f * c + i * g, h' = o * tanh(c')",
-}
-
+__all__ = ["from_gates", "from_keras", "from_keras_layers", "from_onnx", "from_onnx_nodes", "from_torch"]
 
 # Of what a Keras layer's or cell's get_config() holds: that which changes no number, and that which must be False.
 KERAS_PLAIN = {
@@ -51,12 +44,12 @@ def from_torch(layer: Any, state: Mapping[str, Any]) -> State:
     >>> gru.load_state_dict(nn.convert.from_torch(gru, theirs))
     IncompatibleKeys(missing_keys=[], unexpected_keys=[])
     """
-    name = _name("from_torch", layer)
-    _mapping("from_torch", "state", state)
-    _same(layer, EQUATIONS["gru" if name == "GRU" else layer.kind])
+    name = name_of("from_torch", layer)
+    mapping("from_torch", "state", state)
+    same(layer, EQUATIONS["gru" if name == "GRU" else layer.kind])
     if any(key.startswith("weight_hr") for key in state):
-        _same(layer, "h' = W_hr (o * tanh(c')), which is proj_size > 0")
-    return {key: _array("from_torch", key, value) for key, value in state.items()}
+        same(layer, "h' = W_hr (o * tanh(c')), which is proj_size > 0")
+    return {key: as_array("from_torch", key, value) for key, value in state.items()}
 
 
 def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], index: int = 0) -> State:
@@ -78,8 +71,8 @@ def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], in
     >>> ts.all(lstm.weight_ih_l0[4:8] == 1), bool(ts.sum(lstm.weight_ih_l0) == 12)
     (tensor(True), True)
     """
-    name = _name("from_keras", layer)
-    _mapping("from_keras", "config", config)
+    name = name_of("from_keras", layer)
+    mapping("from_keras", "config", config)
     index = check.integers("from_keras", 0, layer.num_layers - 1, index=index)
     cells = [_keras_cell(layer, name, side, side is config.get("backward_layer")) for side in _sides(layer, config)]
     count = sum(2 + cell["use_bias"] for cell in cells)
@@ -89,12 +82,59 @@ def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], in
                          f"{len(weights) if isinstance(weights, Sequence) else type(weights).__name__}")
     given, parts, two = iter(weights), [], (2,) if layer.kind == "gru" else ()
     for cell in cells:
-        kernel, recurrent = (_array("from_keras", key, next(given), 2) for key in ("kernel", "recurrent_kernel"))
-        b = _array("from_keras", "bias", next(given)) if cell["use_bias"] else np.zeros((*two, kernel.shape[1]))
+        kernel, recurrent = (as_array("from_keras", key, next(given), 2) for key in ("kernel", "recurrent_kernel"))
+        b = as_array("from_keras", "bias", next(given)) if cell["use_bias"] else np.zeros((*two, kernel.shape[1]))
         if b.shape[:-1] != two:
             raise ValueError(f"from_keras: bias of shape {b.shape}: (2, 3 H) is that of a GRU with reset_after=True")
         parts.append((kernel.T, recurrent.T, *(b if two else (b, 0 * b))))
-    return _state("from_keras", layer, index, parts, (1, 0, 2) if name == "GRU" else None)
+    return state_of("from_keras", layer, index, parts, (1, 0, 2) if name == "GRU" else None)
+
+
+def from_keras_layers(path: Any, config: Any = None) -> dict[str, Any]:
+    """The recurrent layers of a file of Keras 2 or 3, ready: the user's name -> nn.RNN, GRU or LSTM.
+
+    From `.keras` and from `.h5` of `model.save`, with no more. `.weights.h5` and `.h5` of `save_weights` have no
+    settings in them: `config` is `model.to_json()` of the same model, or that as a dictionary. A layer in a model in it
+    is "inner/lstm". Layers with settings that are not computed here are refused as in `from_keras`, by their name. It
+    needs h5py (`pip install 'tinyseq[h5]'`), and raises CheckpointError for what is no such file.
+
+    >>> nn.convert.from_keras_layers("tagger.keras")          # doctest: +SKIP
+    {'encoder': LSTM(300, 128, bidirectional=True)}
+    """
+    from tinyseq import archives, checkpoint, keras_files
+
+    where = "convert.from_keras_layers"
+    with checkpoint._blame(f"{where}: path {path}"), archives.File(Path(path)) as file:
+        found = list(keras_files.recurrent(keras_files.read(file, archives.Room()), config))
+    if not found:
+        raise ValueError(f"{where}: {path} has none of the layers {', '.join(keras_files.LAYERS)}")
+    layers = {}
+    for name, entry, weights in found:
+        try:
+            layers[name] = _keras_layer(entry, weights)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:   # of settings that Keras does not write
+            raise ValueError(f"{where}: layer {name!r}: {error}") from error
+    return layers
+
+
+def _keras_layer(entry: Mapping[str, Any], weights: Sequence[Any]) -> Any:
+    """A layer of these settings, {"class_name", "config"}, with its weights."""
+    two = entry["class_name"] == "Bidirectional"
+    settings = entry["config"] if two else {"layer": entry}
+    sides = [settings["layer"], *([settings["backward_layer"]] if settings.get("backward_layer") else [])]
+    kinds = {side["config"].get("cell", side).get("class_name").removesuffix("Cell") for side in sides}
+    cells = [side["config"].get("cell", side)["config"] for side in sides]
+    makers: dict[str, Any] = {"SimpleRNN": RNN, "GRU": GRU, "LSTM": LSTM}
+    if len(kinds) != 1 or not kinds <= makers.keys():
+        raise ValueError(f"layers here are one of {', '.join(makers)}, got {' and '.join(sorted(kinds))}")
+    [kind] = kinds
+    options = {"SimpleRNN": {"nonlinearity": "relu" if cells[0].get("activation") == "relu" else "tanh"},
+               "GRU": {"reset": "after" if cells[0].get("reset_after", True) else "before"}, "LSTM": {}}[kind]
+    (inputs, _), (hidden, _), dtype = weights[0].shape, weights[1].shape, weights[0].dtype
+    layer = makers[kind](inputs, hidden, bias=any(cell.get("use_bias", True) for cell in cells), bidirectional=two,
+                         dtype=dtype, **options)
+    layer.load_state_dict(from_keras(layer, weights, entry["config"]))
+    return layer
 
 
 def _sides(layer: Any, config: Mapping[str, Any]) -> list[Any]:
@@ -104,21 +144,21 @@ def _sides(layer: Any, config: Mapping[str, Any]) -> list[Any]:
     if more := config.keys() - {"name", "trainable", "dtype", "merge_mode", "layer", "backward_layer"}:
         raise ValueError(f"from_keras: a Bidirectional with the settings {sorted(more)} is not known here")
     if (mode := config.get("merge_mode", "concat")) != "concat":
-        _same(layer, f"merge_mode={mode!r} of both directions' y, which are side by side with 'concat'")
+        same(layer, f"merge_mode={mode!r} of both directions' y, which are side by side with 'concat'")
     return [config["layer"], config.get("backward_layer") or config["layer"]]
 
 
 def _keras_cell(layer: Any, name: str, side: Any, backward: bool) -> dict[str, Any]:
     """The settings of a Keras layer of one direction, {"class_name", "config"}, if ours computes the same."""
     kind = {"RNN": "SimpleRNN"}.get(name, name)
-    settings = dict(_mapping("from_keras", "config", _mapping("from_keras", "layer", side).get("config")))
+    settings = dict(mapping("from_keras", "config", mapping("from_keras", "layer", side).get("config")))
     classes = [(side.get("class_name", kind), kind)]
     if cell := settings.pop("cell", None):  # an RNN around it
-        settings |= _mapping("from_keras", "config", _mapping("from_keras", "cell", cell).get("config"))
+        settings |= mapping("from_keras", "config", mapping("from_keras", "cell", cell).get("config"))
         classes = [(side.get("class_name", "RNN"), "RNN"), (cell.get("class_name"), f"{kind}Cell")]
     for found, expected in classes:
         if found != expected:
-            _same(layer, f"the equations of a {found}, not of a {expected}")
+            same(layer, f"the equations of a {found}, not of a {expected}")
     read = {"RNN": [], "GRU": ["recurrent_activation", "reset_after"], "LSTM": ["recurrent_activation"]}[name]
     if more := settings.keys() - KERAS_PLAIN - KERAS_FALSE.keys() - {"activation", "use_bias", *read}:
         raise ValueError(f"from_keras: expected what get_config() of a {kind} returns, as is; {sorted(more)} are not "
@@ -126,11 +166,11 @@ def _keras_cell(layer: Any, name: str, side: Any, backward: bool) -> dict[str, A
     for key, meaning in KERAS_FALSE.items():
         usual = backward and key == "go_backwards"
         if settings.get(key, usual) != usual:
-            _same(layer, f"{key}={settings[key]!r}, {meaning}")
+            same(layer, f"{key}={settings[key]!r}, {meaning}")
     check.choice("from_keras", (True, False), use_bias=settings.setdefault("use_bias", True),
                  reset_after=settings.setdefault("reset_after", True))
     f, g = settings.get("activation", "tanh"), settings.get("recurrent_activation", "sigmoid")
-    _same(layer, _equation(name, f, name == "RNN" or (f, g) == ("tanh", "sigmoid"), settings["reset_after"])
+    same(layer, _equation(name, f, name == "RNN" or (f, g) == ("tanh", "sigmoid"), settings["reset_after"])
           or f"activation={f!r}, recurrent_activation={g!r}")
     return settings
 
@@ -156,10 +196,10 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     Traceback (most recent call last):
     ValueError: these weights are for n = tanh(W x + b + U (r * h) + d), which is reset='before'; the ...
     """
-    name = _name("from_onnx", layer)
+    name = name_of("from_onnx", layer)
     index = check.integers("from_onnx", 0, layer.num_layers - 1, index=index)
-    W, R = _array("from_onnx", "W", W, 3), _array("from_onnx", "R", R, 3)
-    B = np.zeros((len(W), 2 * W.shape[1])) if B is None else _array("from_onnx", "B", B, 2)
+    W, R = as_array("from_onnx", "W", W, 3), as_array("from_onnx", "R", R, 3)
+    B = np.zeros((len(W), 2 * W.shape[1])) if B is None else as_array("from_onnx", "B", B, 2)
     if len(R) != len(W) or B.shape != (len(W), 2 * W.shape[1]):
         raise ValueError(f"from_onnx: expected W (D, G H, I), R (D, G H, H) and B (D, 2 G H), got {W.shape}, {R.shape} "
                          f"and {B.shape}")
@@ -179,14 +219,14 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     given = [f.decode() if isinstance(f, bytes) else str(f) for f in given]
     lower = [f.lower() for f in given]
     plain = lower == (lower[:1] * len(W) if name == "RNN" else usual)
-    _same(layer, _equation(name, lower[0], plain, after) or f"activations={given}")
-    if P is not None and np.any(_array("from_onnx", "P", P)):
-        _same(layer, "i = sigmoid(W x + b + U h + d + P * c), and so on, with peepholes P")
+    same(layer, _equation(name, lower[0], plain, after) or f"activations={given}")
+    if P is not None and np.any(as_array("from_onnx", "P", P)):
+        same(layer, "i = sigmoid(W x + b + U h + d + P * c), and so on, with peepholes P")
     for option, value in needed.items():
         if attributes.get(option, value) != value:
-            _same(layer, f"{option}={attributes[option]!r} in place of {value!r}")
+            same(layer, f"{option}={attributes[option]!r} in place of {value!r}")
     parts = [(w, r, *np.split(b, 2)) for w, r, b in zip(W, R, B, strict=True)]
-    return _state("from_onnx", layer, index, parts, {"RNN": None, "GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}[name])
+    return state_of("from_onnx", layer, index, parts, {"RNN": None, "GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}[name])
 
 
 def from_onnx_nodes(path: Any) -> dict[str, Any]:
@@ -271,55 +311,3 @@ def _empty(node: Any, w: Any, layers: int, bias: bool) -> Any:
     dtype = w.dtype if w.dtype.kind == "f" else np.float32
     return kinds[node.kind](w.shape[2], node.attributes["hidden_size"], layers, bias=bias,
                             bidirectional=len(w) == 2, dtype=dtype, **options)
-
-
-def _name(where: str, layer: Any) -> str:
-    if isinstance(layer, (RNN, GRU, LSTM)):
-        return layer.kind.partition("_")[0].upper()
-    raise TypeError(f"{where}: expected layer as the nn.RNN, GRU or LSTM that the weights are for, got a "
-                    f"{type(layer).__name__}")
-
-
-def _mapping(where: str, name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TypeError(f"{where}: expected {name} as a dictionary of names, got a {type(value).__name__}")
-    return value
-
-
-def _array(where: str, name: str, value: Any, axes: int | None = None) -> np.ndarray[Any, Any]:
-    """A value as an array of numbers of so many axes."""
-    try:
-        array = np.asarray(value)
-    except Exception as error:  # of whatever library the value is from
-        raise TypeError(f"{where}: expected {name} as an array that NumPy reads, got a {type(value).__name__}: "
-                        f"{error}") from error
-    if array.dtype.kind not in "fiu" or array.ndim != (array.ndim if axes is None else axes):
-        raise ValueError(f"{where}: expected {name} as numbers{'' if axes is None else f' of {axes} axes'}, got a "
-                         f"{type(value).__name__} of {array.dtype}, shape {array.shape}")
-    return array
-
-
-def _same(layer: Any, equation: str) -> None:
-    """Refuse weights that are made for another equation than the layer's."""
-    if equation != EQUATIONS[layer.kind]:
-        ours = f"the {type(layer).__name__} here computes {EQUATIONS[layer.kind]}"
-        raise ValueError(f"these weights are for {equation}; {ours}")
-
-
-def _state(where: str, layer: Any, index: int, parts: Sequence[Any], order: Sequence[int] | None) -> State:
-    """Keys and checked values from (W, U, b, d) of each direction, the gates brought into PyTorch's order."""
-    state: State = {}
-    if len(parts) != layer.directions:
-        raise ValueError(f"{where}: {type(layer).__name__} has {layer.directions} direction(s), the weights have "
-                         f"{len(parts)}")
-    for suffix, arrays in zip(("", "_reverse"), parts, strict=False):
-        for key, a in zip(KEYS, arrays, strict=True):
-            name = f"{key}_l{index}{suffix}"
-            here = getattr(layer, name, None)
-            if here is None and not np.any(a):
-                continue  # no bias here, and none there
-            if here is None or here.shape != a.shape:
-                raise ValueError(f"{where}: {name}: {a.shape} given, {None if here is None else here.shape} here")
-            gates = a.reshape(-1, layer.hidden_size, *a.shape[1:])
-            state[name] = gates[list(order or range(len(gates)))].reshape(a.shape)
-    return state
