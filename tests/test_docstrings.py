@@ -15,14 +15,14 @@ import tinyseq as ts
 from tinyseq import functional, nn
 
 ROOMS = ["tinyseq", *(f"tinyseq.{room}" for room in """
-    checkpoint data decode distributed functional glance lens logs metrics models nn nn.convert nn.init optim
+    checkpoint data decode distributed export functional glance lens logs metrics models nn nn.convert nn.init optim
     optim.schedules plot random runs testing
 """.split())]
 if find_spec("matplotlib") is None:
     ROOMS.remove("tinyseq.plot")
 NEEDED = {"metrics.token_error_rate": "rapidfuzz", "metrics.TokenErrorRate": "rapidfuzz", "metrics.BLEU": "sacrebleu",
           "metrics.CHRF": "sacrebleu", "logs.progress": "tqdm", "logs.TensorBoard": "tensorboardX",
-          "data.Tokenizer": "tokenizers"}
+          "data.Tokenizer": "tokenizers", "export.onnx": "onnx"}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -429,7 +429,7 @@ def test_a_module_that_is_in_the_making_is_still_found(monkeypatch: pytest.Monke
 def test_modules_list_what_is_theirs_alone() -> None:
     """What tab completion shows: nothing that they use."""
     rooms = [nn, functional, nn.init, optim, ts.random, ts.data, ts.decode, ts.plot, ts.metrics, ts.testing, ts.lens,
-             ts.models, ts.checkpoint, ts.glance, ts.logs, ts.runs, ts.distributed]
+             ts.models, ts.checkpoint, ts.glance, ts.logs, ts.runs, ts.distributed, ts.export]
     for room in [*rooms, optim.schedules]:
         assert dir(room) == sorted(room.__all__), room
     for room in (optim, nn.init):  # all that is theirs

@@ -61,14 +61,14 @@ __all__ = [
     "vecdot", "vector_norm", "where", "zeros", "zeros_like",
 ]
 
-_lazy = ("checkpoint", "data", "decode", "distributed", "glance", "lens", "logs", "metrics", "models", "optim", "plot",
-         "runs", "testing")
+_lazy = ("checkpoint", "data", "decode", "distributed", "export", "glance", "lens", "logs", "metrics", "models",
+         "optim", "plot", "runs", "testing")
 _glance = ("profile", "summary")  # functions of that room, as lazy
 
 if TYPE_CHECKING:
     from tinyseq import checkpoint as checkpoint, data as data, decode as decode, distributed as distributed
-    from tinyseq import glance as glance, lens as lens, logs as logs, metrics as metrics, models as models
-    from tinyseq import optim as optim, plot as plot, runs as runs, testing as testing
+    from tinyseq import export as export, glance as glance, lens as lens, logs as logs, metrics as metrics
+    from tinyseq import models as models, optim as optim, plot as plot, runs as runs, testing as testing
     from tinyseq.glance import profile as profile, summary as summary
 
     __version__: str

@@ -44,9 +44,8 @@ class _Windows(Module):
     def out_lengths(self, lengths: Like) -> Array:
         """The lengths (B,) of rows of y, for the `lengths` (B,) of rows of x: (n + padding - span) // stride + 1, not
         below 0, and 0 of a row without steps. What the next layer, or a loss, is given."""
-        n = ops.as_int64(lengths, f"{type(self).__name__}: ")
-        xp = namespace(n)
-        return xp.where(n > 0, xp.maximum((n + (sum(self.around) - self.span)) // self.stride + 1, 0), 0)
+        n = ops.asarray(ops.as_int64(lengths, f"{type(self).__name__}: "))
+        return ops.where(n > 0, ops.maximum((n + (sum(self.around) - self.span)) // self.stride + 1, 0), 0)._data
 
     def _apply(self, x: Tensor, real: Tensor | None) -> Tensor:
         """y of x (B, T, C), 0 where it is not `real` (B, T, 1)."""
@@ -169,7 +168,8 @@ class Conv1d(_Windows):
             steps = np.arange(-before, x.shape[1] + after)
             if real is None:
                 refuse_width("Conv1d", self.padding_mode, x.shape[1], max(before, after))
-                x = ops.take(x, places(steps, x.shape[1], self.padding_mode), 1)
+                n = ops.like(x, np.asarray(x.shape[1]))
+                x = ops.take(x, places(ops.like(x, steps), n, self.padding_mode), 1)
             else:
                 x = self._around_each(x, real, steps)
         return self._convolved(x)
@@ -179,8 +179,8 @@ class Conv1d(_Windows):
         n = ops.sum(real, (1, 2))
         for length in set(n.tolist()) - {0} if backends.on_host(n._data) else ():
             refuse_width("Conv1d", self.padding_mode, length, max(self.around))
-        at = places(ops.like(x, steps)._data, n._data[:, None], self.padding_mode)
-        return x[ops.like(x, np.arange(x.shape[0])[:, None]), Tensor(at)]
+        at = places(ops.like(x, steps), n[:, None], self.padding_mode)
+        return x[ops.like(x, np.arange(x.shape[0])[:, None]), at]
 
 
 class _Pool(_Windows):

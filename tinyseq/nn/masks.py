@@ -85,7 +85,7 @@ def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str =
     """
     check.integers(where, 0, steps=steps, **{} if rows is None else {"rows": rows})
     data = checked_lengths(lengths, steps, rows, where)
-    return ops.asarray(namespace(data).arange(steps) < data[:, None])
+    return ops.less(namespace(data).arange(steps), ops.expand_dims(ops.asarray(data), 1))
 
 
 def cut_padding(where: str, x: Like, lengths: Like, reach: int) -> tuple[Like, int]:

@@ -144,8 +144,8 @@ class MultiheadAttention(Attending):
         if masked and taking is None:
             taking = attention_mask(name, q, (*q.shape[:3], k.shape[2]), mask, lengths)
         if self.window is not None and k.shape[2] > self.window:
-            ahead = np.arange(k.shape[2]) - np.arange(k.shape[2] - q.shape[2], k.shape[2])[:, None]
-            near = ops.like(q, ahead > -self.window)
+            here = ops.like(q, np.arange(k.shape[2] - q.shape[2], k.shape[2]))
+            near = ops.like(q, np.arange(k.shape[2])) > here[:, None] - self.window
             taking = near if taking is None else taking & near
         y = functional.attention(q, k, v, taking, causal, dropout=self.dropout if self.training else 0.0, bias=bias,
                                  softcap=self.softcap)
