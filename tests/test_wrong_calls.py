@@ -154,8 +154,9 @@ GOOD = [
     "F.mse_loss(x=X, target=X, reduction='sum')",
     "F.l1_loss(x=X, target=X, reduction='sum')",
     "F.huber_loss(x=X, target=X, reduction='sum', delta=1.0)",
-    "F.binary_cross_entropy(probs=X, target=X, reduction='sum')",
-    "F.binary_cross_entropy_with_logits(x=X, target=X, reduction='sum', pos_weight=V)",
+    "F.smooth_l1_loss(x=X, target=X, reduction='sum', beta=1.0)",
+    "F.binary_cross_entropy(probs=X, target=X, weight=V, reduction='sum')",
+    "F.binary_cross_entropy_with_logits(x=X, target=X, weight=V, reduction='sum', pos_weight=V)",
     "F.kl_div(log_probs=X, target=X, reduction='sum', log_target=True)",
     # layers
     "nn.Linear(in_features=2, out_features=3, bias=True, dtype=ts.float32)",
@@ -169,9 +170,10 @@ GOOD = [
     "nn.EmbeddingBag(num_embeddings=2, embedding_dim=3, mode='sum', padding_idx=0, dtype=ts.float32)",
     "nn.CrossEntropyLoss(weight=V, ignore_index=1, reduction='sum', label_smoothing=0.1)",
     "nn.NLLLoss(weight=V, ignore_index=1, reduction='sum')",
-    *[f"nn.{name}(reduction='sum')" for name in ("MSELoss", "L1Loss", "BCELoss")],
+    *[f"nn.{name}(reduction='sum')" for name in ("MSELoss", "L1Loss")],
+    "nn.BCELoss(weight=V, reduction='sum')",
     "nn.HuberLoss(reduction='sum', delta=0.5)", "nn.SmoothL1Loss(reduction='sum', beta=0.5)",
-    "nn.BCEWithLogitsLoss(reduction='sum', pos_weight=V)", "nn.KLDivLoss(reduction='sum', log_target=True)",
+    "nn.BCEWithLogitsLoss(weight=V, reduction='sum', pos_weight=V)", "nn.KLDivLoss(reduction='sum', log_target=True)",
     *[f"nn.{name}(axis=0)" for name in ("Softmax", "LogSoftmax", "GLU")], "nn.LogSigmoid()", "nn.Identity()",
     "nn.Embedding(num_embeddings=2, embedding_dim=3, padding_idx=0, dtype=ts.float32)",
     "nn.LayerNorm(normalized_shape=3, eps=1e-5, elementwise_affine=True, bias=True, dtype=ts.float32)",
@@ -643,7 +645,7 @@ KINDS = {  # of arguments, by name, or by function and name
         progress.initial""",
     "at least 0": """eps layer_norm_eps rotary_base base std lr momentum weight_decay delta max_norm temperature
         tolerance check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
-        nn.SmoothL1Loss.beta schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
+        nn.SmoothL1Loss.beta F.smooth_l1_loss.beta schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
         schedules.inverse_sqrt.start peak schedules.one_cycle.start schedules.one_cycle.end schedules.warmup.start
         Plateau.value threshold floor""",
     "probability": """p dropout recurrent_dropout label_smoothing top_p min_p backoff_factor decay rise factor
@@ -864,7 +866,7 @@ def test_a_wrong_call_is_named(row: tuple[str, str, str, str], names: dict[str, 
 # --- right calls with an array in each of its forms ------------------------------------------------------------------
 
 HANDED_ON = {"ts.recompute", "testing.check_grad", "ts.from_dlpack", "ts.namespace",  # arrays are as they are there
-             "nn.CrossEntropyLoss", "nn.NLLLoss", "nn.BCEWithLogitsLoss"}  # and in tests/nn/test_losses.py
+             "nn.CrossEntropyLoss", "nn.NLLLoss", "nn.BCELoss", "nn.BCEWithLogitsLoss"}  # and in tests/nn/test_losses.py
 
 
 def check_forms(text: str, names: dict[str, Any], torch: bool) -> None:
