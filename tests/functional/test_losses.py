@@ -81,8 +81,8 @@ def test_losses_take_arrays() -> None:
 
 # --- their width, and the ends of the numbers ------------------------------------------------------------------------
 
-NAMES = ["cross_entropy", "cross_entropy of probabilities", "nll_loss", "mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss",
-         "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div"]
+NAMES = ["cross_entropy", "cross_entropy of probabilities", "nll_loss", "mse_loss", "l1_loss", "huber_loss",
+         "smooth_l1_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div"]
 
 
 def lossy(name: str, rng: Any, size: float = 1.0) -> tuple[Any, Any, Any]:
