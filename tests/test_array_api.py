@@ -110,7 +110,8 @@ def test_a_function_of_several_arrays_is_the_standards(name: str, data: st.DataO
 
 def test_every_function_of_the_standard_is_compared() -> None:
     strict = pytest.importorskip("array_api_strict")
-    there = {name for name in strict.__all__ if inspect.isfunction(getattr(strict, name)) and hasattr(ts, name) and name[0] != "_"}
+    there = {name for name in strict.__all__ if inspect.isfunction(getattr(strict, name)) and hasattr(ts, name)
+             and name[0] != "_"}
     elsewhere = """arange asarray broadcast_arrays broadcast_to concat empty empty_like eye finfo from_dlpack full iinfo
         isdtype linspace meshgrid moveaxis ones permute_dims reshape stack take take_along_axis tile unique_all
         zeros""".split()  # where dtypes are the input's, or said

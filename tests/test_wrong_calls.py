@@ -664,8 +664,9 @@ KINDS = {  # of arguments, by name, or by function and name
         RMSprop.alpha""",
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
-    "choice": """side indexing approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm
-        rope_type tokenize smooth_method lowercase best warmup mode padding_mode normalize nn.AttentionDecoder.order""",
+    "choice": """side indexing approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation
+        norm rope_type tokenize smooth_method lowercase best warmup mode padding_mode normalize
+        nn.AttentionDecoder.order""",
     "function": """fn combine then F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder
         save change""",
     "thing": """Adafactor.eps xs generator state layer module model parameters encoder_layer decoder_layer betas other
@@ -677,7 +678,8 @@ KINDS = {  # of arguments, by name, or by function and name
     "path": "path paths pairs.source pairs.target",
     "folder": "folder",
     "seed": "seed",
-    "flag": """stable copy include_initial equal_nan keepdims requires_grad endpoint disable descending largest create_graph retain_graph allow_unused causal
+    "flag": """stable copy include_initial equal_nan
+        keepdims requires_grad endpoint disable descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
         norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes count_include_pad
         keep_ended affine track_running_stats each""",
@@ -695,7 +697,8 @@ TAKEN = {  # the reason: arguments, and the values if not all that are tried
     "a decoder refuses a state, as in ROWS, in its own name": "decode.greedy.state decode.sample.state "
         "decode.stream.state decode.beam.state decode.score.state",
 }
-UNSWEPT = """ts.can_cast ts.finfo ts.iinfo ts.isdtype ts.result_type ts.Tensor ts.bool ts.debug ts.no_grad ts.enable_grad nn.Module nn.Attention nn.Activation
+UNSWEPT = """ts.can_cast ts.finfo ts.iinfo ts.isdtype ts.result_type
+    ts.Tensor ts.bool ts.debug ts.no_grad ts.enable_grad nn.Module nn.Attention nn.Activation
     nn.DecoderState nn.LanguageState init.skip decode.Hypothesis decode.Step decode.Scores
     data.Stream data.Tokenizer
     decode.take_rows optim.Optimizer checkpoint.CheckpointError models.Architecture models.Headless random.current
@@ -703,7 +706,7 @@ UNSWEPT = """ts.can_cast ts.finfo ts.iinfo ts.isdtype ts.result_type ts.Tensor t
     random.next_stream random.host_generator testing.check_sequence_layer X.numpy
     X.item X.tolist X.detach X.written X.flatten X.reshape X.permute_dims""".split()  # no arguments, inner, or in ROWS
 NOT_TRIED = {"self", "device", "add_bias_kv", "add_zero_attn", "enable_nested_tensor", "mask_check"}  # in ROWS, unused
-DTYPES = {np.dtype(name).type for name in "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()}
+DTYPES = {np.dtype(name).type for name in "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8".split()}
 
 
 def among(listed: dict[str, str], function: str, argument: str) -> bool:

@@ -64,3 +64,12 @@ def test_what_is_no_distribution_is_refused(probs: Any) -> None:
     if probs not in (1.0, [], [0.5, 0.6], [0.2, 0.2]):
         with pytest.raises(ValueError, match=r"bernoulli\(p=.*probabilities from 0 to 1"):
             random.bernoulli(probs)
+
+
+def test_a_class_without_a_chance_is_not_drawn_by_a_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lowest:
+        def random(self, shape: Any) -> Any:
+            return np.zeros(shape)
+
+    monkeypatch.setattr(ts.random, "host_generator", lambda generator: Lowest())
+    assert random.categorical([0.0, 0.0, 1.0]).item() == 2 and not random.bernoulli(0.0).item()

@@ -128,8 +128,8 @@ def _new(name: str, *args: Any, dtype: Any, device: str | None, requires_grad: b
 @explained
 def zeros(shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False, *,
           device: str | None = None) -> Tensor:
-    """All entries 0, float32: (2, 3), or one number for a vector. On the active backend, or that named `device`, as in all
-    functions that make tensors.
+    """All entries 0, float32: (2, 3), or one number for a vector. On the active backend, or that named `device`, as in
+    all functions that make tensors.
 
     >>> ts.zeros((2, 3))
     tensor([[0., 0., 0.],

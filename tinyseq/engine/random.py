@@ -14,7 +14,8 @@ from tinyseq import check
 from tinyseq.check import explained
 from tinyseq.engine.creation import like, on_host, tensor
 from tinyseq.engine.streams import Generator, current, get_state, manual_seed, set_state
-from tinyseq.engine.streams import host_generator as host_generator, next_stream as next_stream
+from tinyseq.engine.streams import host_generator as host_generator
+from tinyseq.engine.streams import next_stream as next_stream
 from tinyseq.engine.tensor import Like, Shape, Tensor
 
 __all__ = ["Generator", "bernoulli", "categorical", "current", "get_state", "integers", "manual_seed", "normal",
