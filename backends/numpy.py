@@ -52,7 +52,8 @@ class NumpyBackend(ActivationKernels, NormalisationKernels, LossKernels, LayerKe
         public = {k: v for k, v in vars(library).items() if not k.startswith("__") or k == "__getattr__"}
         ours = (self.sum, self.mean, self.cumulative_sum, self.erf, self.sigmoid, self.getitem, self.unindex,
                 self.matmul)
-        vars(xp).update({"unstack": self.unstack} | public | {f.__name__: f for f in ours})  # NumPy's own is new in 2.1
+        new = {"unstack": self.unstack, "cumulative_prod": library.cumprod}  # NumPy's own are new in 2.1
+        vars(xp).update(new | public | {f.__name__: f for f in ours})
         return xp
 
     # ---- arrays in and out

@@ -122,7 +122,8 @@ CALLS: dict[str, Callable[[], Any]] = {
     "cross_entropy": lambda: function(F.cross_entropy, WAVES, IDS, CHANCES[0, 0]),
     "nll_loss": lambda: function(F.nll_loss, WAVES, IDS, CHANCES[0, 0]),
     **{name: lambda name=name: function(getattr(F, name), np.sqrt(CHANCES), CHANCES) for name in (
-        "mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div")},
+        "mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss",
+        "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div")},
     "mse_loss the other way round": lambda: function(lambda t, x: F.mse_loss(x, t), WAVES, CHANCES),
     "softmax": lambda: function(lambda x, mask: F.softmax(x, -1, mask), WAVES, CHANCES > 0.4),
     "attention": lambda: function(F.attention, WAVES, CHANCES, CHANCES, REAL[:, None]),

@@ -13,6 +13,7 @@ import pytest
 
 import tinyseq as ts
 from tinyseq import functional, nn
+from tinyseq.engine.methods import Standard
 
 ROOMS = ["tinyseq", *(f"tinyseq.{room}" for room in """
     checkpoint data decode distributed export functional glance lens logs metrics models nn nn.convert nn.init optim
@@ -39,7 +40,7 @@ def public(room: ModuleType) -> Iterator[tuple[str, object]]:
 
 
 SHOWN = {f"{room}.{name}": value for room in ROOMS for name, value in public(import_module(room))}
-SHOWN |= {f"tinyseq.Tensor.{name}": value for name, value in vars(ts.Tensor).items()
+SHOWN |= {f"tinyseq.Tensor.{name}": value for name, value in {**vars(Standard), **vars(ts.Tensor)}.items()
           if not name.startswith("_") and inspect.isfunction(value)}
 
 

@@ -44,11 +44,13 @@ pytest.importorskip("matplotlib")  # for plot
 # X (2, 3) and V (3,) are floats, I (2,) and J (2, 3) integers, S (2, 3, 4) a batch of sequences.
 
 UNARY = """square sqrt exp expm1 log log1p log2 log10 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf
-sigmoid abs sign floor ceil trunc round negative reciprocal logical_not isnan isinf isfinite matrix_transpose""".split()
+sigmoid abs sign floor ceil trunc round negative reciprocal logical_not isnan isinf isfinite matrix_transpose
+clone count_nonzero nonzero positive signbit unique_all unique_counts unique_inverse unique_values""".split()
 BINARY = """add subtract multiply divide pow floor_divide remainder atan2 logaddexp maximum minimum equal not_equal less
-less_equal greater greater_equal logical_and logical_or logical_xor""".split()
-BITWISE = ["bitwise_and", "bitwise_or", "bitwise_xor"]
-REDUCING = ["sum", "mean", "prod", "max", "min", "any", "all", "argmax", "argmin", "logsumexp"]
+less_equal greater greater_equal logical_and logical_or logical_xor copysign hypot nextafter""".split()
+BITWISE = ["bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift"]
+REDUCING = ["sum", "mean", "prod", "max", "min", "any", "all", "argmax", "argmin", "logsumexp",
+            "count_nonzero"]
 METHODS = ["abs", "exp", "log", "sqrt", "square", "sin", "cos", "tanh", "sigmoid"]
 
 GOOD = [
@@ -56,8 +58,16 @@ GOOD = [
     *[f"ts.{name}(a=X, b=X)" for name in BINARY], *[f"ts.{name}(a=J, b=J)" for name in BITWISE],
     *[f"ts.{name}(x=X, axis=0, keepdims=True)" for name in REDUCING],
     "ts.tensor(data=[1.0], dtype=ts.float32, requires_grad=True)",
-    "ts.asarray(data=[1.0], dtype=ts.float32)",
-    "ts.from_dlpack(x=X)",
+    *[f"ts.{name}(x=X, axis=0, keepdims=True, dtype=ts.float64)" for name in ("sum", "prod")],
+    "ts.searchsorted(a=V, b=X, side='right', sorter=[0, 1, 2])",
+    "ts.isclose(a=X, b=X, rtol=0.1, atol=0.1, equal_nan=True)",
+    *[f"ts.{name}(x=X, axis=0, dtype=ts.float64, include_initial=True)" for name in ("cumulative_sum",
+                                                                                    "cumulative_prod")],
+    "ts.diff(x=X, axis=0, n=1, prepend=X, append=X)", "ts.diagonal(x=X, offset=1)",
+    "ts.swapaxes(x=X, axis1=0, axis2=1)",
+    "ts.masked_fill(x=X, mask=X > 0.5, value=1.0)", "ts.meshgrid(V, V, indexing='ij')", "ts.broadcast_arrays(X, V)",
+    "ts.empty(shape=(2, 3), dtype=ts.float32)", "ts.empty_like(x=X, dtype=ts.float32)",
+    "ts.from_dlpack(x=X, copy=True)", "ts.asarray(data=[1.0], dtype=ts.float32, copy=True)",
     "ts.zeros(shape=(2, 3), dtype=ts.float32, requires_grad=True)",
     "ts.ones(shape=(2, 3), dtype=ts.float32, requires_grad=True)",
     "ts.full(shape=(2, 3), fill_value=1.5, dtype=ts.float32, requires_grad=True)",
@@ -71,12 +81,11 @@ GOOD = [
     "ts.clip(x=X, min=0.0, max=1.0)",
     "ts.flatten(x=X, start_axis=0)",
     "ts.where(condition=X > 0, a=X, b=X)",
-    "ts.astype(x=X, dtype=ts.float64)",
+    "ts.astype(x=X, dtype=ts.float64, copy=True)",
     "ts.var(x=X, axis=0, correction=1, keepdims=True)",
     "ts.std(x=X, axis=0, correction=1, keepdims=True)",
-    "ts.cumulative_sum(x=X, axis=0)",
-    "ts.argsort(x=X, axis=0, descending=True)",
-    "ts.sort(x=X, axis=0, descending=True)",
+    "ts.argsort(x=X, axis=0, descending=True, stable=True)",
+    "ts.sort(x=X, axis=0, descending=True, stable=True)",
     "ts.topk(x=X, k=2, axis=1, largest=True)",
     "ts.set_num_threads(n=1)", "ts.get_num_threads()",
     "ts.matmul(a=X, b=X.T)",
@@ -114,11 +123,11 @@ GOOD = [
     "ts.op(body=lambda x: (x, None), definition=ts.abs, wide=False)",
     # methods
     *[f"X.{name}()" for name in METHODS],
-    *[f"X.{name}(axis=0, keepdims=True)" for name in REDUCING if name != "logsumexp"],
+    *[f"X.{name}(axis=0, keepdims=True)" for name in REDUCING if name not in ("logsumexp", "count_nonzero")],
     *[f"X.{name}(axis=0, correction=1, keepdims=True)" for name in ("var", "std")],
     *[f"X.{name}(axis=0, descending=True)" for name in ("sort", "argsort")],
     "X.clip(min=0.0, max=1.0)", "X.astype(dtype=ts.float64)", "X.to(target=ts.float64)", "X.expand_dims(axis=0)",
-    "X[None].squeeze(axis=0)", "X.take(indices=I, axis=0)",
+    "X.softmax(axis=0, mask=X > 0)", "X[None].squeeze(axis=0)", "X.take(indices=I, axis=0)",
     "Y.backward(grad=X, retain_graph=True, create_graph=True)",
     # functions
     *[f"F.{name}(x=X)" for name in ("relu", "silu", "softplus", "log_sigmoid")],
@@ -154,8 +163,9 @@ GOOD = [
     "F.mse_loss(x=X, target=X, reduction='sum')",
     "F.l1_loss(x=X, target=X, reduction='sum')",
     "F.huber_loss(x=X, target=X, reduction='sum', delta=1.0)",
-    "F.binary_cross_entropy(probs=X, target=X, reduction='sum')",
-    "F.binary_cross_entropy_with_logits(x=X, target=X, reduction='sum', pos_weight=V)",
+    "F.smooth_l1_loss(x=X, target=X, reduction='sum', beta=1.0)",
+    "F.binary_cross_entropy(probs=X, target=X, weight=V, reduction='sum')",
+    "F.binary_cross_entropy_with_logits(x=X, target=X, weight=V, reduction='sum', pos_weight=V)",
     "F.kl_div(log_probs=X, target=X, reduction='sum', log_target=True)",
     # layers
     "nn.Linear(in_features=2, out_features=3, bias=True, dtype=ts.float32)",
@@ -169,9 +179,10 @@ GOOD = [
     "nn.EmbeddingBag(num_embeddings=2, embedding_dim=3, mode='sum', padding_idx=0, dtype=ts.float32)",
     "nn.CrossEntropyLoss(weight=V, ignore_index=1, reduction='sum', label_smoothing=0.1)",
     "nn.NLLLoss(weight=V, ignore_index=1, reduction='sum')",
-    *[f"nn.{name}(reduction='sum')" for name in ("MSELoss", "L1Loss", "BCELoss")],
+    *[f"nn.{name}(reduction='sum')" for name in ("MSELoss", "L1Loss")],
+    "nn.BCELoss(weight=V, reduction='sum')",
     "nn.HuberLoss(reduction='sum', delta=0.5)", "nn.SmoothL1Loss(reduction='sum', beta=0.5)",
-    "nn.BCEWithLogitsLoss(reduction='sum', pos_weight=V)", "nn.KLDivLoss(reduction='sum', log_target=True)",
+    "nn.BCEWithLogitsLoss(weight=V, reduction='sum', pos_weight=V)", "nn.KLDivLoss(reduction='sum', log_target=True)",
     *[f"nn.{name}(axis=0)" for name in ("Softmax", "LogSoftmax", "GLU")], "nn.LogSigmoid()", "nn.Identity()",
     "nn.Embedding(num_embeddings=2, embedding_dim=3, padding_idx=0, dtype=ts.float32)",
     "nn.LayerNorm(normalized_shape=3, eps=1e-5, elementwise_affine=True, bias=True, dtype=ts.float32)",
@@ -322,6 +333,8 @@ GOOD = [
     "random.normal(shape=(2, 3), mean=0.0, std=1.0, dtype=ts.float32, generator=None)",
     "random.uniform(shape=(2, 3), low=0.0, high=1.0, dtype=ts.float32, generator=None)",
     "random.integers(shape=(2, 3), low=0, high=5, generator=None)",
+    "random.bernoulli(p=X, shape=(4, 2, 3), generator=None)",
+    "random.categorical(probs=[[0.5, 0.5]], generator=None)",
     "random.permutation(n=4, generator=None)", "random.Generator(seed=1)",
     "random.set_state(state=(1, 2))",
     "backends.load(name='numpy')",
@@ -626,9 +639,9 @@ NONSENSE: dict[str, list[Any]] = {
 KINDS = {  # of arguments, by name, or by function and name
     "tensor": """x a b values query key value weight F.linear.bias F.layer_norm.bias logits probs log_probs target
         targets condition cos sin h c w_ih w_hh h0 c0 tensor ids indices tensors grad grad_outputs outputs inputs mask
-        pos_weight h_mask lengths b_ih b_hh dropped data start min max
+        pos_weight prepend append sorter random.bernoulli.p h_mask lengths b_ih b_hh dropped data start min max
         count nll tokens characters predictions Module.update.total F.attention.bias F.attention_weights.bias""",
-    "axis": "axis source destination axes",
+    "axis": "axis source destination axes axis1 axis2",
     "size": """proj_size num num_classes n_rows n_cols topk.k in_features out_features num_embeddings embedding_dim
         input_size hidden_size num_layers embed_dim num_heads num_kv_heads head_dim window embedding_size buckets keep
         kdim vdim query_size memory_size d_model nhead dim_feedforward vocab_size num_encoder_layers num_decoder_layers
@@ -636,25 +649,25 @@ KINDS = {  # of arguments, by name, or by function and name
         normalized_shape order max_ngram_order char_order beta in_channels out_channels kernel_size stride padding
         dilation groups num_features num_groups num_channels num_parameters CSV.start TensorBoard.start
         growth_interval patience cooldown""",
-    "integer": """nn.Softmax.axis nn.LogSoftmax.axis nn.GLU.axis k shift repeats padding_idx ignore_index blank end
-        random.integers.low random.integers.high sections
+    "integer": """nn.Softmax.axis nn.LogSoftmax.axis nn.GLU.axis k offset shift repeats padding_idx ignore_index blank
+        end random.integers.low random.integers.high sections
         argnums start_axis word_order""",
     "number": """beta2_decay fill_value correction ord negative_slope alpha stop step scale mean low high
-        constant_values nn.PReLU.init F.pad.value init.constant_.value gain length_penalty ts.arange.start
-        ts.linspace.start total
-        progress.initial forget_bias""",
-    "at least 0": """eps softcap layer_norm_eps rotary_base base std lr momentum weight_decay delta max_norm temperature
-        tolerance check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
-        nn.SmoothL1Loss.beta schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
+        constant_values nn.PReLU.init F.pad.value ts.masked_fill.value init.constant_.value gain length_penalty
+        ts.arange.start ts.linspace.start total progress.initial forget_bias""",
+    "at least 0": """rtol atol eps softcap layer_norm_eps rotary_base base std lr momentum weight_decay delta max_norm
+        temperature tolerance check_grad.step r_min r_max max_phase count growth_factor LossScaler.scale clip_value d
+        nn.SmoothL1Loss.beta F.smooth_l1_loss.beta
+        schedules.linear.start schedules.linear.end schedules.cosine.start schedules.cosine.end
         schedules.inverse_sqrt.start peak schedules.one_cycle.start schedules.one_cycle.end schedules.warmup.start
         Plateau.value threshold floor""",
     "probability": """p dropout recurrent_dropout label_smoothing top_p min_p backoff_factor decay rise factor
         RMSprop.alpha""",
     "shape": "shape repetitions pad_width",
     "dtype": "dtype",
-    "choice": """approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation norm rope_type
-        tokenize smooth_method lowercase best warmup mode padding_mode normalize nn.AttentionDecoder.order
-        preset update convert.from_gates.order transposed interleaved""",
+    "choice": """side indexing approximate nonlinearity reset reduction F.scan.cell pool name positions feed activation
+        norm rope_type tokenize smooth_method lowercase best warmup mode padding_mode normalize
+        nn.AttentionDecoder.order preset update convert.from_gates.order transposed interleaved""",
     "function": """fn combine then F.unroll.step loss body definition nn.Scan.cell custom_encoder custom_decoder
         save""",
     "thing": """Adafactor.eps xs generator state layer module model parameters encoder_layer decoder_layer betas other
@@ -666,7 +679,8 @@ KINDS = {  # of arguments, by name, or by function and name
     "path": "path paths pairs.source pairs.target",
     "folder": "folder",
     "seed": "seed",
-    "flag": """keepdims requires_grad endpoint disable descending largest create_graph retain_graph allow_unused causal
+    "flag": """stable copy include_initial equal_nan
+        keepdims requires_grad endpoint disable descending largest create_graph retain_graph allow_unused causal
         training reverse log_target bias elementwise_affine batch_first bidirectional projected DotAttention.scale tied
         norm_first last_norm out_bias nesterov centered strict align wide zero_infinity writes count_include_pad
         keep_ended affine track_running_stats each""",
@@ -684,15 +698,16 @@ TAKEN = {  # the reason: arguments, and the values if not all that are tried
     "a decoder refuses a state, as in ROWS, in its own name": "decode.greedy.state decode.sample.state "
         "decode.stream.state decode.beam.state decode.score.state",
 }
-UNSWEPT = """ts.Tensor ts.bool ts.debug ts.no_grad ts.enable_grad nn.Module nn.Attention nn.Activation
+UNSWEPT = """ts.can_cast ts.finfo ts.iinfo ts.isdtype ts.result_type
+    ts.Tensor ts.bool ts.debug ts.no_grad ts.enable_grad nn.Module nn.Attention nn.Activation
     nn.DecoderState nn.LanguageState init.skip decode.Hypothesis decode.Step decode.Scores
     data.Stream data.Tokenizer
     decode.take_rows optim.Optimizer checkpoint.CheckpointError models.Architecture models.Headless random.current
     models.load random.get_state
-    random.next_stream random.recording random.replaying random.host_generator testing.check_sequence_layer X.numpy
+    random.next_stream random.host_generator testing.check_sequence_layer X.numpy
     X.item X.tolist X.detach X.written X.flatten X.reshape X.permute_dims""".split()  # no arguments, inner, or in ROWS
 NOT_TRIED = {"self", "device", "add_bias_kv", "add_zero_attn", "enable_nested_tensor", "mask_check"}  # in ROWS, unused
-DTYPES = {np.dtype(name).type for name in "float16 float32 float64 int8 int16 int32 int64 uint8".split()}
+DTYPES = {np.dtype(name).type for name in "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8".split()}
 
 
 def among(listed: dict[str, str], function: str, argument: str) -> bool:
@@ -867,7 +882,7 @@ def test_a_wrong_call_is_named(row: tuple[str, str, str, str], names: dict[str, 
 # --- right calls with an array in each of its forms ------------------------------------------------------------------
 
 HANDED_ON = {"ts.recompute", "testing.check_grad", "ts.from_dlpack", "ts.namespace",  # arrays are as they are there
-             "nn.CrossEntropyLoss", "nn.NLLLoss", "nn.BCEWithLogitsLoss"}  # and in tests/nn/test_losses.py
+             "nn.CrossEntropyLoss", "nn.NLLLoss", "nn.BCELoss", "nn.BCEWithLogitsLoss"}  # in tests/nn/test_losses.py
 
 
 def check_forms(text: str, names: dict[str, Any], torch: bool) -> None:

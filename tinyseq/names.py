@@ -19,17 +19,17 @@ NAMES = {
 cat concatenate hstack vstack dstack column_stack row_stack | ts.concat([x, y], axis=axis)
 view view_as reshape_as unflatten atleast_1d atleast_2d atleast_3d | x.reshape(3, 2)
 permute | x.permute_dims(1, 0)  # all axes, in their new order
-transpose swapaxes swapdims t adjoint H mH | x.mT  # swaps the last two axes; x.moveaxis(0, 1), x.permute_dims(1, 0)
+transpose swapdims t adjoint H mH | x.swapaxes(0, 1)  # or x.mT, the last two axes; x.permute_dims(1, 0)
 ravel | x.flatten()
-unsqueeze newaxis | x.expand_dims(axis)  # or x[None]
-expand expand_as broadcast broadcast_tensors broadcast_arrays | x.broadcast_to((4, 2, 3))  # or y.shape
+unsqueeze | x.expand_dims(axis)  # or x[None]
+expand expand_as broadcast broadcast_tensors | x.broadcast_to((4, 2, 3))  # or y.shape
 gather take_along_dim | x.take_along_axis(ids[:, None], axis=1)
 index_select | x.take(ids, axis=axis)
 select narrow | x[:, 0:2]
 masked_select compress extract | x[mask]
-masked_fill putmask | ts.where(mask, 0.0, x)
+putmask | x.masked_fill(mask, 0.0)
 scatter put index_put scatter_add scatter_reduce index_copy index_fill | x.index_add(0, ids, y)  # or x[ids] = y
-nonzero argwhere flatnonzero | np.argwhere(x.numpy())
+argwhere flatnonzero | ts.stack(x.nonzero(), axis=1)
 chunk tensor_split array_split hsplit vsplit dsplit | x.split(2, axis=axis)  # equal parts, or places to cut before
 unbind | x.unstack(axis=axis)
 repeat_interleave | x.repeat(2, axis=axis)
@@ -66,10 +66,10 @@ lt | x < y
 le | x <= y
 gt | x > y
 ge | x >= y
-isclose allclose | np.allclose(x.numpy(), y.numpy())
+allclose | x.isclose(y).all()
 array_equal | (x == y).all()
 bitwise_not invert | ~mask
-bitwise_left_shift left_shift bitwise_right_shift right_shift | ids * 2 ** ids  # shifts are not here
+left_shift right_shift | ids << ids  # and ids >> ids
 amax | x.max(axis=axis)
 amin | x.min(axis=axis)
 aminmax | (x.min(), x.max())
@@ -81,32 +81,30 @@ ptp | x.max() - x.min()
 norm | x.vector_norm(axis=axis)
 dist | (x - y).vector_norm()
 cumsum | x.cumulative_sum(axis=axis)
-cumprod | x.log().cumulative_sum(axis=axis).exp()  # of numbers above 0
-diff | x[:, 1:] - x[:, :-1]
-count_nonzero | (x != 0).sum()
+cumprod | x.cumulative_prod(axis=axis)
 mm bmm mv dot | x @ y.mT
 inner vdot | x.vecdot(y)  # of vectors
 addmm baddbmm addmv addbmm | x + x @ y.mT @ y
 ger | x[0].outer(y[0])
 trace | ts.einsum("ii->", x @ y.mT)
-diagonal diag | ts.einsum("ii->i", x @ y.mT)
+diag | x.diagonal()  # of the last two axes; of a vector, v * ts.eye(3)
 kron | ts.einsum("ij,kl->ikjl", x, y).reshape(4, 9)
 median quantile percentile kthvalue nanmedian | x.sort(axis=1)[:, 1]  # the place in the sorted entries
 argpartition partition | x.topk(2, axis=axis)
-unique bincount histc histogram searchsorted digitize bucketize | np.unique(x.numpy())  # NumPy's, without a gradient
+unique | x.unique_values()  # or unique_counts, unique_inverse, unique_all
+digitize bucketize | x[0].sort().searchsorted(y)
+bincount histc histogram | np.bincount(ids.numpy())  # NumPy's, without a gradient
 cummax cummin logcumsumexp | np.maximum.accumulate(x.numpy(), 1)  # without a gradient
 erfinv lgamma digamma sinc cross svd qr inverse inv det cholesky cdist | # is not here: `@ts.op` makes an op of SciPy's
-multinomial | (x / -ts.random.uniform(x.shape).log()).argmax(axis=-1)  # a draw a row; ts.decode.sample takes logits
+multinomial | ts.random.categorical(F.softmax(x))  # a draw a row; ts.decode.sample takes logits
 real imag conj angle view_as_complex view_as_real | # complex numbers are not here: two real Tensors
 """,
     "ts": """
 array as_tensor | ts.asarray(a)
 from_numpy asanyarray ascontiguousarray frombuffer | ts.asarray(a)  # shares memory; ts.tensor(a) copies
-empty | ts.zeros((2, 3))
-empty_like | ts.zeros_like(x)
 identity | ts.eye(3)
 tri | ts.ones((3, 3)).tril()
-tril_indices triu_indices indices ix_ meshgrid mgrid ogrid | ts.asarray(np.stack(np.tril_indices(3)))
+tril_indices triu_indices indices ix_ mgrid ogrid | ts.asarray(np.stack(np.tril_indices(3)))
 logspace geomspace | 10.0 ** ts.linspace(0.0, 2.0, 3)
 range | ts.arange(5)
 rand random_sample | ts.random.uniform((2, 3))
@@ -115,7 +113,7 @@ randn standard_normal | ts.random.normal((2, 3))
 randn_like | ts.random.normal(x.shape)
 randint | ts.random.integers((2, 3), 0, 10)
 randperm shuffle | ts.random.permutation(5)
-bernoulli | ts.random.uniform(x.shape) < x
+bernoulli | ts.random.bernoulli(x / 4)
 seed random_seed | ts.manual_seed(0)
 get_rng_state initial_seed | ts.random.get_state()
 set_rng_state | ts.random.set_state(ts.random.get_state())
@@ -128,10 +126,10 @@ IntTensor | ts.int32
 short | ts.int16
 byte ByteTensor uint | ts.uint8
 bool_ BoolTensor | ts.bool
-complex64 complex128 cfloat uint16 uint32 uint64 | # is not here: float16 to float64, int8 to int64, uint8, bool are
+complex64 complex128 cfloat | # is not here: float16 to float64, int8 to int64, uint8 to uint64, bool are
 set_default_dtype get_default_dtype | ts.tensor([1.0], dtype=ts.float64)  # numbers without a dtype are float32
-dtype finfo iinfo result_type promote_types can_cast | np.finfo(ts.float32)  # NumPy's: dtypes are its own
-pi e inf nan | np.inf
+dtype | np.dtype(ts.float32)  # NumPy's: dtypes are its own
+promote_types | ts.result_type(ts.float32, ts.float64)
 device set_default_device get_default_device cuda mps xpu | ts.use_backend("cupy")  # a device is a backend here
 Size size shape ndim numel | x.shape
 is_tensor ndarray | isinstance(x, ts.Tensor)
@@ -157,18 +155,17 @@ printoptions set_printoptions | np.set_printoptions(precision=3)
 assert_allclose | np.testing.assert_allclose(x.numpy(), x.numpy())
 """,
     "x": """
-cuda to_device | x.to("cupy")  # a device is a backend here
+cuda | x.to("cupy")  # a device is a backend here
 cpu | x.to("numpy")
-device is_cuda get_device | x.backend
-float | x.astype(ts.float32)
+is_cuda get_device | x.device
 double | x.astype(ts.float64)
 half bfloat16 | x.astype(ts.float16)
-long int | x.astype(ts.int64)
+int | x.long()
 short | x.astype(ts.int16)
 byte | x.astype(ts.uint8)
 bool | x.astype(ts.bool)
 type type_as | x.astype(y.dtype)
-clone copy | ts.tensor(x)  # or x.detach() to cut it from the graph: no operation writes into another's array
+copy | x.clone()  # or x.detach() to cut it from the graph: no operation writes into another's array
 contiguous is_contiguous stride data_ptr storage strides flags | x.data  # the backend's array knows its layout
 numel nelement | x.size
 dim ndimension | x.ndim
@@ -244,7 +241,6 @@ prelu rrelu | F.leaky_relu(x, 0.2)  # or nn.PReLU(), whose slope is learnt
 softsign tanhshrink | x / (1 + x.abs())
 softmin | F.softmax(-x)
 gumbel_softmax | F.softmax(x - (-ts.random.uniform(x.shape).log()).log())
-smooth_l1_loss | F.huber_loss(x, y)
 ctc_loss | nn.CTCLoss()(F.log_softmax(q), ids[:1, None], [2], [1])
 triplet_margin_loss margin_ranking_loss hinge_embedding_loss multi_margin_loss | F.relu(1 - x + y).mean()
 poisson_nll_loss gaussian_nll_loss | (x.exp() - y * x).mean()
@@ -278,14 +274,14 @@ rand random random_sample | ts.random.uniform((2, 3))
 randn standard_normal | ts.random.normal((2, 3))
 randint random_integers | ts.random.integers((2, 3), 0, 10)
 randperm shuffle | ts.random.permutation(5)
-choice | x[ts.random.integers(2, 0, len(x))]  # with probabilities p: (p / -ts.random.uniform(p.shape).log()).argmax()
-multinomial | (p / -ts.random.uniform(p.shape).log()).argmax(axis=-1)  # one draw a row, as probable as p says
+choice | x[ts.random.integers(2, 0, len(x))]  # with probabilities p: ts.random.categorical(p)
+multinomial | ts.random.categorical(F.softmax(x))  # one draw a row, as probable as it says
 seed | ts.manual_seed(0)
 default_rng RandomState PRNGKey key | ts.random.Generator(0)
 get_rng_state | ts.random.get_state()
 set_rng_state | ts.random.set_state(ts.random.get_state())
 fork_rng split | ts.random.Generator(0)  # `with generator:` draws from it
-bernoulli binomial | ts.random.uniform(x.shape) < 0.5
+binomial | ts.random.bernoulli(0.5, (10, 2)).sum(axis=0)
 exponential | -ts.random.uniform(x.shape).log()
 beta gamma poisson dirichlet laplace truncated_normal gumbel | ts.asarray(np.random.default_rng(0).gamma(2.0, size=3))
 """,

@@ -82,7 +82,7 @@ def test_losses_take_arrays() -> None:
 # --- their width, and the ends of the numbers ------------------------------------------------------------------------
 
 NAMES = ["cross_entropy", "cross_entropy of probabilities", "nll_loss", "mse_loss", "l1_loss", "huber_loss",
-         "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div"]
+         "smooth_l1_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div"]
 
 
 def lossy(name: str, rng: Any, size: float = 1.0) -> tuple[Any, Any, Any]:
@@ -124,10 +124,11 @@ EDGES = np.array([-INF, -1e4, -1e-3, 0.0, 1e-3, 1e4, INF])
 @dtypes
 @pytest.mark.reference
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_with_logits", "kl_div"])
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss",
+                                  "binary_cross_entropy_with_logits", "kl_div"])
 def test_losses_are_torchs_at_the_ends_of_the_numbers(name: str, dtype: str) -> None:
     torch = pytest.importorskip("torch")
-    x, t = (a.ravel().astype(dtype) for a in np.meshgrid(EDGES, EDGES if name[0] in "mlh" else [0, 0.3, 1]))
+    x, t = (a.ravel().astype(dtype) for a in np.meshgrid(EDGES, EDGES if name[0] in "mlhs" else [0, 0.3, 1]))
     x = np.minimum(x, 0) if name == "kl_div" else x
     theirs = torch.tensor(x, requires_grad=True)
     z = getattr(torch.nn.functional, name)(theirs, torch.tensor(t), reduction="none")

@@ -146,8 +146,14 @@ def huber_loss(x: Any, t: Any, reduction: str, delta: float) -> Any:
     return reduce(np.where(d <= delta, d * d / 2, delta * (d - delta / 2)), reduction)
 
 
-def binary(p: Any, t: Any, reduction: str, pos_weight: Any = None) -> Any:
-    return reduce(-(t * np.log(p) * (1 if pos_weight is None else pos_weight) + (1 - t) * np.log(1 - p)), reduction)
+def smooth_l1_loss(x: Any, t: Any, reduction: str, beta: float) -> Any:
+    d = abs(x - t)
+    return reduce(np.where(d < beta, d * d / (2 * (beta or 1)), d - beta / 2), reduction)
+
+
+def binary(p: Any, t: Any, reduction: str, weight: Any = None, pos_weight: Any = None) -> Any:
+    losses = -(t * np.log(p) * (1 if pos_weight is None else pos_weight) + (1 - t) * np.log(1 - p))
+    return reduce(losses * (1 if weight is None else weight), reduction)
 
 
 def kl_div(logs: Any, t: Any, reduction: str, log_target: bool) -> Any:
@@ -424,6 +430,7 @@ a, b, narrow, whole = np.zeros((2, 3)), np.zeros((3, 5)), np.zeros((2, 3), "floa
 three = (np.zeros((6, 4)), np.zeros((6, 2)))
 two_shapes = [(whole, a, "floating-point .*, got int64"), (a, b, r"\(2, 3\).*\(3, 5\)"),
               (a, a, {"reduction": "avg"}, "reduction .* 'avg'")]
+wider = (a, a, np.ones((2, 1, 1)), r"weight.*\(2, 1, 1\)|\(2, 3\)")
 class_errors = [
     (a, np.zeros(3, int), r"\(2, 3\) and \(3,\)"), (a, np.zeros(2), "float64"), (a, np.array([0, 3]), "id 3 .* < 3"),
     (a, np.array([0, -1]), "id -1"), (a, np.zeros(2, int), {"weight": np.ones(4)}, r"\(3,\).*\(4,\)"),
@@ -526,12 +533,17 @@ ROWS = [
     Row("l1_loss", pair(**REDUCTIONS), lambda x, t, reduction: reduce(abs(x - t), reduction), "l1_loss", two_shapes),
     Row("huber_loss", pair(**REDUCTIONS, delta=[1.0, 0.3]), huber_loss, "huber_loss", [
         *two_shapes, *((a, a, {"delta": d}, f"huber_loss.* delta, got {d}") for d in (-1, 0.0))]),
-    Row("binary_cross_entropy", pair(sigmoid, lambda t, **_: sigmoid(t), **REDUCTIONS), binary,
-        "binary_cross_entropy", [*two_shapes, (a - 0.5, a, "from 0 to 1, got -0.5 .*with_logits"),
+    Row("smooth_l1_loss", pair(**REDUCTIONS, beta=[1.0, 0.3, 0.0]), smooth_l1_loss, "smooth_l1_loss", [
+        *two_shapes, (a, a, {"beta": -1}, "smooth_l1_loss.* beta, got -1")]),
+    Row("binary_cross_entropy",
+        pair(sigmoid, lambda t, **_: sigmoid(t), **REDUCTIONS, weight=[None, np.array(2.5), np.array(0.0)]), binary,
+        "binary_cross_entropy", [*two_shapes, wider, (a - 0.5, a, "from 0 to 1, got -0.5 .*with_logits"),
                                  (a + 1.5, a, "got 1.5")]),
     Row("binary_cross_entropy_with_logits",
-        pair(None, lambda t, **_: sigmoid(t), **REDUCTIONS, pos_weight=[None, np.array(2.5)]),
-        lambda x, t, **options: binary(sigmoid(x), t, **options), "binary_cross_entropy_with_logits", two_shapes),
+        pair(None, lambda t, **_: sigmoid(t), **REDUCTIONS, weight=[None, np.array(0.5)],
+             pos_weight=[None, np.array(2.5)]),
+        lambda x, t, **options: binary(sigmoid(x), t, **options), "binary_cross_entropy_with_logits",
+        [*two_shapes, wider]),
     Row("kl_div", pair(lambda x: np.minimum(x, -0.1), lambda t, log_target, **_: t if log_target else abs(t) + 0.1,
                        reduction=["mean", "sum", "none", "batchmean"], log_target=[False, True]),
         kl_div, "kl_div", two_shapes),

@@ -280,6 +280,28 @@ def np_index_add(x: Any, values: Any, indices: Any, axis: int) -> Any:
     return y
 
 
+def running(fn: Any, first: int) -> Any:
+    """NumPy's `cumsum` or `cumprod`, with the first of all before the others."""
+    def twin(x: Any, axis: int, include_initial: bool) -> Any:
+        y = fn(x, axis)
+        edge = np.full([1 if i == axis % x.ndim else n for i, n in enumerate(x.shape)], first, y.dtype)
+        return np.concat([edge, y], axis) if include_initial else y
+
+    return twin
+
+
+def np_unique_inverse(x: Any) -> Any:
+    values, inverse = np.unique(x, return_inverse=True)
+    return values, inverse.reshape(x.shape)
+
+
+def np_unique_all(x: Any) -> Any:
+    values, first, inverse, counts = np.unique(x, return_index=True, return_inverse=True, return_counts=True)
+    return values, first, inverse.reshape(x.shape), counts
+
+
+PLACES = np.array([-1.5, -1.0, 0.0, 1.0, 1.0])
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 F23, F34, F4, I3, B3 = (np.ones((2, 3), np.float32), np.ones((3, 4), np.float32), np.ones(4, np.float32),
@@ -309,6 +331,8 @@ ROWS = [
     row("full", none(shape=SHAPES, fill_value=[1.5, 2, True]), smooth=False,
         twin=lambda shape, fill_value: np.full(shape, fill_value, np.float32 if fill_value == 1.5 else None)),
     *[row(name, one(dtype=[None, "float32"]), kinds=ANY, smooth=False) for name in ("zeros_like", "ones_like")],
+    row("empty", none(shape=SHAPES), smooth=False, twin=lambda shape: np.zeros(shape, np.float32)),
+    row("empty_like", one(dtype=[None, "float32"]), np.zeros_like, kinds=ANY, smooth=False),
     row("full_like", one(fill_value=[3], dtype=[None, "float32"]), kinds=ANY, smooth=False),
     row("arange", none(start=[0, 5], stop=[None, 7], step=[1, 2]), smooth=False),
     row("arange", none(start=[0.0], stop=[1.5], step=[0.5]), smooth=False,
@@ -346,11 +370,20 @@ ROWS = [
     row("astype", one(dtype=["float64"]), lambda x, dtype: x.astype(dtype), kinds=ANY, wrong=[(F23, "text")]),
     row("astype", one(dtype=["float32", "int64", "bool"]), lambda x, dtype: x.astype(dtype), kinds=ANY, smooth=None),
     row("to_backend", one(name=["numpy"]), lambda x, name: x, kinds=ANY, wrong=[(F23, "nowhere")]),
+    *unary("positive", kinds=NUMBERS), *unary("clone", twin=lambda x: x, kinds=ANY),
+    *unary("signbit", smooth=False), *binary("nextafter", smooth=False),
+    *binary("hypot", domain=[(0.3, 2.0), REAL]), *binary("copysign", domain=[(0.3, 2.0), (0.3, 2.0)]),
+    *binary("copysign", domain=[(0.3, 2.0), (-2.0, -0.3)]),
+    row("masked_fill", lambda choose: ([s := choose(SHAPES), s[choose(range(len(s) + 1)):]], {"value": choose([2, 0])}),
+        lambda x, y, value: np.where(y > 0, value, x).astype(x.dtype),
+        fn=lambda x, y, value: ts.masked_fill(x, y > 0, value), kinds=NUMBERS, wrong=[(F23, F4, {"value": 0.0})]),
     # comparisons and logic
     *binary("equal not_equal less less_equal greater greater_equal logical_and logical_or logical_xor", kinds=ANY,
             smooth=False, wrong=[(F23, F4)]),
     *unary("logical_not isnan isinf isfinite", kinds=ANY, smooth=False),
     *binary("bitwise_and bitwise_or bitwise_xor", kinds=("int64", "bool"), smooth=False, wrong=[(F23, F23)]),
+    *binary("bitwise_left_shift bitwise_right_shift", kinds=("int64",), domain=[(-3, 3), (0, 3)], smooth=False,
+            wrong=[(F23, F23)]),
     *unary("bitwise_invert", kinds=("int64", "bool"), smooth=False),
     # reductions
     row("sum", reduced(), kinds=ANY, wrong=[(F23, 2), ("text",), (F23, (0, 0)), (F23, 0.5)]),
@@ -361,11 +394,31 @@ ROWS = [
     *[row(name, reduced(FULL), kinds=ANY, wrong=[(F23, 2), (F23[:0],)]) for name in ("max", "min")],
     row("logsumexp", reduced(FULL), np_logsumexp, wrong=[(F23, 2)]),
     row("logsumexp", reduced(), np_logsumexp, smooth=None),
-    row("cumulative_sum", along(), np.cumsum, kinds=ANY, wrong=[(F23, 2)]),
+    row("cumulative_sum", along(include_initial=[False, True]), running(np.cumsum, 0), kinds=ANY,
+        wrong=[(F23, 2), (F23, None), (F23, True)]),
+    row("cumulative_prod", along(include_initial=[False, True]), running(np.cumprod, 1), kinds=ANY, wrong=[(F23, 2)]),
+    row("cumulative_prod", along(), np.cumprod, kinds=NUMBERS, domain=(0.3, 2)),
+    *[row(name, one(dtype=["int32", "float64"]), smooth=None, kinds=("int64", "float32")) for name in ("sum", "prod")],
+    row("count_nonzero", reduced(), kinds=ANY, smooth=False, wrong=[(F23, 2)]),
+    row("diff", along(n=[0, 1, 2]), lambda x, axis, n: np.diff(x, n, axis), kinds=ANY,
+        wrong=[(F23, {"axis": 2}), (F23, {"n": -1})]),
+    row("diff", lambda choose: ([(2, 3), (2, 1), (2, 2)], {}), kinds=NUMBERS,
+        fn=lambda x, before, after: ts.diff(x, prepend=before, append=after),
+        twin=lambda x, before, after: np.diff(x, prepend=before, append=after)),
     *[row(name, reduced(), kinds=ANY, smooth=False, wrong=[(F23, 2)]) for name in ("any", "all")],
     *[row(name, along(FULL[1:], keepdims=[False, True]), kinds=ANY, smooth=False, wrong=[(F23, 2), (F23[:0],)])
       for name in ("argmax", "argmin")],
     *[row(name, one(FULL), kinds=NUMBERS, smooth=False) for name in ("argmax", "argmin")],
+    # searching and sets
+    row("nonzero", one(AXES), kinds=ANY, smooth=False, wrong=[("text",)]),
+    row("searchsorted", several(1), lambda x: np.searchsorted(PLACES, x), kinds=NUMBERS, smooth=False,
+        fn=lambda x: ts.searchsorted(ts.tensor(PLACES), x), wrong=[("text",)]),
+    row("searchsorted", one([(4,)]), lambda x: np.searchsorted(np.sort(x), x[:2], side="right"), kinds=NUMBERS,
+        fn=lambda x: ts.searchsorted(x, x[:2], side="right", sorter=ts.argsort(x)), smooth=False),
+    row("isclose", several(2), kinds=NUMBERS, smooth=False, wrong=[(F23, F4), (F23, "text"), (F23, F23, -1.0)]),
+    *[row(f"unique_{name}", one(), twin, kinds=ANY, smooth=False, wrong=[("text",)]) for name, twin in (
+        ("values", np.unique), ("counts", lambda x: np.unique(x, return_counts=True)), ("inverse", np_unique_inverse),
+        ("all", np_unique_all))],
     # sorting
     row("sort", along(descending=[False, True]), np_sort, kinds=ANY, wrong=[(F23, 2)]),
     row("argsort", along(descending=[False, True]), np_argsort, kinds=ANY, smooth=False, wrong=[(F23, 2)]),
@@ -395,6 +448,17 @@ ROWS = [
         fn=lambda x, axis, destination: ts.moveaxis(x, axis, destination),
         twin=lambda x, axis, destination: np.moveaxis(x, axis, destination)),
     row("moveaxis", one([(3, 2, 4)], source=[(0, 1), (-1, 0)], destination=[(2, 0), (0, 1)]), kinds=ANY),
+    row("swapaxes", one(MATRICES, axis1=[0, -1], axis2=[0, 1]), kinds=ANY, wrong=[(F23, 0, 2), (F23, True, 0)],
+        twin=lambda x, axis1, axis2: np.swapaxes(x, axis1, axis2)),
+    row("diagonal", one(MATRICES, offset=[0, 1, -1, 3]), kinds=ANY, wrong=[(F4,)],
+        twin=lambda x, offset: np.diagonal(x, offset, -2, -1)),
+    row("broadcast_arrays", several(3, numbers=False), np.broadcast_arrays, kinds=ANY,
+        fn=lambda *xs: ts.broadcast_arrays(*xs)),
+    row("meshgrid", lambda choose: ([choose([(2,), (0,), (1,)]) for _ in range(choose([1, 2, 3]))],
+                                    {"indexing": choose(["xy", "ij"])}), kinds=ANY,
+        fn=lambda *xs, indexing: ts.meshgrid(*xs, indexing=indexing),
+        twin=lambda *xs, indexing: tuple(np.meshgrid(*xs, indexing=indexing)),
+        wrong=[(F23, {"indexing": "xy"})]),
     row("expand_dims", one(axis=[0, -1, (0, -1)]), kinds=ANY, wrong=[(F23, 4)]),
     row("squeeze", one([(1,), (1, 3, 1), (2, 1, 0)], axis=[None]), kinds=ANY),
     row("squeeze", one([(3, 1), (1, 1), (2, 0, 1)], axis=[-1, (-1,)]), kinds=ANY, wrong=[(F23, 0), (F23, 2)]),
@@ -411,6 +475,7 @@ ROWS = [
         twin=lambda x, sections: tuple(np.split(x, sections)), wrong=[(F23, 3), (F23, 0), (F23, 1, 2)]),
     row("flip", one(axis=[None]), kinds=ANY), row("flip", along(), kinds=ANY, wrong=[(F23, 2)]),
     row("roll", along(shift=[0, 1, -1, 5]), kinds=ANY, wrong=[(F23, 1, 2)]),
+    row("roll", one(shift=[1, -2]), kinds=ANY),
     row("roll", one(MATRICES, shift=[(1, -1), [2, 0]], axis=[(0, 1), (-1, 0)]), kinds=ANY),
     row("repeat", along(repeats=[0, 1, 3]), kinds=ANY, wrong=[(F23, -1, {"axis": 0}), (F23, 1, {"axis": 2})]),
     row("repeat", one([(3,), (2, 3), (0, 3)], repeats=[[0, 2, 1], np.array([1, 1, 3])], axis=[-1]), kinds=ANY,

@@ -20,7 +20,8 @@ CASES: list[tuple[str, dict[str, Any], Any, Any]] = [
     ("CrossEntropyLoss", {"ignore_index": 3}, X, np.abs(T) % 5), ("NLLLoss", {"weight": W, "reduction": "sum"}, X, T),
     ("MSELoss", {}, X, Y), ("MSELoss", {"reduction": "none"}, X, Y), ("L1Loss", {"reduction": "sum"}, X, Y),
     ("HuberLoss", {"delta": 0.5}, X, Y), ("SmoothL1Loss", {"beta": 0.3}, X, Y), ("SmoothL1Loss", {"beta": 0.0}, X, Y),
-    ("BCELoss", {}, P, Q), ("BCEWithLogitsLoss", {"pos_weight": W}, X, Q),
+    ("BCELoss", {}, P, Q), ("BCEWithLogitsLoss", {"pos_weight": W}, X, Q), ("BCELoss", {"weight": W}, P, Q),
+    ("BCEWithLogitsLoss", {"pos_weight": W, "weight": W[::-1].copy(), "reduction": "sum"}, X, Q),
     ("KLDivLoss", {"reduction": "batchmean"}, X, Q), ("KLDivLoss", {"log_target": True, "reduction": "sum"}, X, Y),
 ]
 

@@ -2,7 +2,7 @@
 
 - `graph`: nodes, which lead from what was computed back to the leaves; whether anything is recorded (`no_grad`)
 - `interop`: what other libraries hand in, and NumPy's functions called on a Tensor
-- `methods`: the signatures of the functions that are methods
+- `methods`: what the standard asks of an array, and the signatures of the functions that are methods
 - `tensor`: the Tensor that users hold: an array, its node, and the functions as methods
 - `interop`: what other libraries hand in, and NumPy's functions called on a Tensor
 - `creation`: Tensors from numbers, lists and arrays
@@ -14,8 +14,11 @@
 - `shapes`: the same entries in another shape or order, joined, cut, repeated
 - `reductions`: many entries to one: sums, means, extremes, norms
 - `products`: sums of products: `matmul`, and named axes (`einsum`, `tensordot`)
+- `searching`: where entries are, which there are, and how often
+- `standard`: what else the Array API standard has: running sums, differences, grids, dtypes
 - `ops`: all functions under one name
-- `random`: numbers that are a function of (seed, stream)
+- `streams`: random numbers that are a function of (seed, stream)
+- `random`: draws of distributions
 - `recompute`: what a function computed is forgotten, and computed again on the way back
 - `debug`: where a NaN comes from
 

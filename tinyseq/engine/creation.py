@@ -39,8 +39,9 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 
 
 @explained
-def asarray(data: Any, dtype: Any = None) -> Tensor:
-    """Like `tensor`, but shares memory where it can; a Tensor is returned as it is, or as `dtype`.
+def asarray(data: Any, dtype: Any = None, *, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """Like `tensor`, but shares memory where it can; a Tensor is returned as it is, or as `dtype`. With `copy` it never
+    shares, and where that is False it is an error not to; `device` is the name of a backend.
 
     >>> array = np.zeros(2, np.float32)
     >>> x = ts.asarray(array)
@@ -48,9 +49,13 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
     >>> x
     tensor([5., 0.])
     """
-    if isinstance(data, Tensor):
-        return data if dtype is None else data.astype(dtype)
-    return _tensor(data, dtype, None)
+    if device is not None:
+        return asarray(data, dtype, copy=copy).to(backends.load(device).name)
+    if not isinstance(data, Tensor):
+        return _tensor(data, dtype, copy)
+    if copy is False and dtype not in (None, data.dtype):
+        raise ValueError(f"expected copy to be None or True, to make {np.dtype(dtype)} of {data.dtype}")
+    return data if dtype is None and not copy else data.astype(dtype or data.dtype, copy=copy is not False)
 
 
 def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = False, beside: Any = None) -> Tensor:
@@ -67,6 +72,8 @@ def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = Fals
         raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
     if dtype is not None:
         check.fitting(data, check.dtype(dtype))
+    elif plain and data.dtype == np.int_:  # of 32 bits on some platforms
+        dtype = np.int64
     elif plain and data.dtype == np.float64:
         dtype = np.float32 if beside is None or beside.dtype.kind != "f" else beside.dtype
     return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
@@ -93,21 +100,24 @@ def on_host(data: Any) -> Array:
 
 
 @explained
-def from_dlpack(x: Any) -> Tensor:
+def from_dlpack(x: Any, *, device: str | None = None, copy: bool | None = None) -> Tensor:
     """A tensor that shares the memory of another library's (PyTorch, JAX, CuPy, ...), and has its shape and dtype.
 
-    On the backend where new tensors are born: the active one has to read the memory in which `x` lies.
+    On the backend where new tensors are born: the active one has to read the memory in which `x` lies. From there to
+    the `device` if one is named, and with memory of its own with `copy`.
 
     >>> ts.from_dlpack(np.arange(3))                            # anything with __dlpack__
     tensor([0, 1, 2])
     """
-    return Tensor(backends.active().xp.from_dlpack(x))
+    return asarray(Tensor(backends.active().xp.from_dlpack(x)), device=device, copy=copy)
 
 
-def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more: Any) -> Tensor:
-    """What the active backend's function `name` makes, float32 unless said otherwise; or that of the array given."""
+def _new(name: str, *args: Any, dtype: Any, device: str | None, requires_grad: bool = False, **more: Any) -> Tensor:
+    """What the function `name` of a `device`, else of the active backend, makes, float32 unless said otherwise; or that
+    of the array given."""
     of_another = name.endswith("_like")
-    xp = namespace(args[0]) if of_another else backends.active().xp
+    args = (asarray(args[0], device=device)._data, *args[1:]) if of_another else args
+    xp = namespace(args[0]) if of_another else (backends.active() if device is None else backends.load(device)).xp
     dtype = np.float32 if dtype is None and not of_another else dtype
     if args[0] is None:  # of which older NumPys make a number
         raise TypeError("expected numbers")
@@ -116,8 +126,10 @@ def _new(name: str, *args: Any, dtype: Any, requires_grad: bool = False, **more:
 
 
 @explained
-def zeros(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
-    """All entries 0: (2, 3), or one number for a vector.
+def zeros(shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False, *,
+          device: str | None = None) -> Tensor:
+    """All entries 0, float32: (2, 3), or one number for a vector. On the active backend, or that named `device`, as in
+    all functions that make tensors.
 
     >>> ts.zeros((2, 3))
     tensor([[0., 0., 0.],
@@ -125,22 +137,24 @@ def zeros(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = Fal
     >>> ts.zeros(2, dtype=ts.int64)
     tensor([0, 0])
     """
-    return _new("zeros", shape, dtype=dtype, requires_grad=requires_grad)
+    return _new("zeros", shape, dtype=dtype, requires_grad=requires_grad, device=device)
 
 
 @explained
-def ones(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
-    """All entries 1: (2, 3), or one number for a vector.
+def ones(shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False, *,
+         device: str | None = None) -> Tensor:
+    """All entries 1, float32: (2, 3), or one number for a vector.
 
     >>> ts.ones((2, 3))
     tensor([[1., 1., 1.],
             [1., 1., 1.]])
     """
-    return _new("ones", shape, dtype=dtype, requires_grad=requires_grad)
+    return _new("ones", shape, dtype=dtype, requires_grad=requires_grad, device=device)
 
 
 @explained
-def full(shape: Shape, fill_value: float, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+def full(shape: Shape, fill_value: float, dtype: DTypeLike | None = None, requires_grad: bool = False, *,
+         device: str | None = None) -> Tensor:
     """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does.
 
     >>> ts.full((2, 2), 0.5)
@@ -152,42 +166,43 @@ def full(shape: Shape, fill_value: float, dtype: DTypeLike | None = None, requir
     value = check.scalar(fill_value.item() if isinstance(fill_value, np.generic) else fill_value)
     dtype = dtype or {int: np.int64, bool: np.bool}.get(type(value))
     check.fitting(np.asarray(value), dtype or np.float32)
-    return _new("full", shape, value, dtype=dtype, requires_grad=requires_grad)
+    return _new("full", shape, value, dtype=dtype, requires_grad=requires_grad, device=device)
 
 
 @explained
-def zeros_like(x: Like, dtype: Any = None) -> Tensor:
+def zeros_like(x: Like, dtype: Any = None, *, device: str | None = None) -> Tensor:
     """Zeros of x's shape and, unless given, dtype, where x lives.
 
     >>> ts.zeros_like(ts.tensor([1, 2, 3]))
     tensor([0, 0, 0])
     """
-    return _new("zeros_like", asarray(x)._data, dtype=dtype)
+    return _new("zeros_like", x, dtype=dtype, device=device)
 
 
 @explained
-def ones_like(x: Like, dtype: Any = None) -> Tensor:
+def ones_like(x: Like, dtype: Any = None, *, device: str | None = None) -> Tensor:
     """Ones of x's shape and, unless given, dtype, where x lives.
 
     >>> ts.ones_like(ts.tensor([1, 2, 3]), dtype=ts.float32)
     tensor([1., 1., 1.])
     """
-    return _new("ones_like", asarray(x)._data, dtype=dtype)
+    return _new("ones_like", x, dtype=dtype, device=device)
 
 
 @explained
-def full_like(x: Like, fill_value: float, dtype: Any = None) -> Tensor:
+def full_like(x: Like, fill_value: float, dtype: Any = None, *, device: str | None = None) -> Tensor:
     """`fill_value` in x's shape and, unless given, dtype, where x lives.
 
     >>> ts.full_like(ts.zeros((2, 2)), 0.5)
     tensor([[0.5, 0.5],
             [0.5, 0.5]])
     """
-    return _new("full_like", asarray(x)._data, check.scalar(fill_value), dtype=dtype)
+    return _new("full_like", x, check.scalar(fill_value), dtype=dtype, device=device)
 
 
 @explained
-def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
+def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None, *,
+           device: str | None = None) -> Tensor:
     """start, start + step, ... before `stop`; `arange(n)` is 0 .. n-1. int64 for integers, float32 if any argument is a
     float.
 
@@ -204,11 +219,12 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
     start, stop = (0, start) if stop is None else (start, stop)
     if (n := math.ceil((stop - start) / step)) > 0:
         check.fitting(np.asarray([start, start + (n - 1) * step]), check.dtype(dtype))
-    return _new("arange", start, stop, step, dtype=dtype)
+    return _new("arange", start, stop, step, dtype=dtype, device=device)
 
 
 @explained
-def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpoint: bool = True) -> Tensor:
+def linspace(start: float, stop: float, num: int, dtype: Any = None, endpoint: bool = True, *,
+             device: str | None = None) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False.
 
     >>> ts.linspace(0, 1, 5)
@@ -218,12 +234,13 @@ def linspace(start: float, stop: float, num: int, dtype: Any = np.float32, endpo
     """
     start, stop = check.numbers("linspace", start=start, stop=stop)
     num = check.integers("linspace", 0, num=num)
-    check.fitting(np.asarray([start, stop]), check.dtype(dtype))
-    return _new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint)
+    check.fitting(np.asarray([start, stop]), check.dtype(dtype or np.float32))
+    return _new("linspace", start, stop, num, dtype=dtype, endpoint=endpoint, device=device)
 
 
 @explained
-def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.float32) -> Tensor:
+def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = None, *,
+        device: str | None = None) -> Tensor:
     """(n_rows, n_cols) with ones on the k-th diagonal, zeros elsewhere; square unless `n_cols` is given.
 
     >>> ts.eye(2)
@@ -235,4 +252,4 @@ def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = np.floa
     """
     n_rows, n_cols = check.integers("eye", 0, n_rows=n_rows, n_cols=n_rows if n_cols is None else n_cols)
     k = check.integers("eye", k=k)
-    return _new("eye", n_rows, n_cols, k=k, dtype=dtype)
+    return _new("eye", n_rows, n_cols, k=k, dtype=dtype, device=device)

@@ -344,9 +344,9 @@ def where(condition: Like, a: Like, b: Like) -> Out:
 
 
 @op
-def astype(x: Tensor, dtype: Any) -> Out:
-    """x converted to `dtype`, a copy; gradients pass between floating-point types. A fraction is cut off on the way to
-    an integer type, as NumPy does.
+def astype(x: Tensor, dtype: Any, *, copy: bool = True) -> Out:
+    """x converted to `dtype`, a copy, or without `copy` itself if it has that already; gradients pass between
+    floating-point types. A fraction is cut off on the way to an integer type, as NumPy does.
 
     >>> ts.astype(ts.tensor([1.75, -1.75]), ts.int64)
     tensor([ 1, -1])
@@ -354,7 +354,7 @@ def astype(x: Tensor, dtype: Any) -> Out:
     Traceback (most recent call last):
     TypeError: astype(x=float32[1], dtype='complex64'): expected dtype to be a dtype of real numbers or booleans...
     """
-    return x.astype(check.dtype(dtype)), (lambda g: g,)
+    return x.astype(check.dtype(dtype), copy=copy), (lambda g: g,)
 
 
 @op

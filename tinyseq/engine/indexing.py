@@ -158,8 +158,9 @@ def index_add(x: Tensor, axis: int, indices: Like, values: Tensor) -> Out:
 
 
 @op
-def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Out:
-    """Places of the entries in ascending (or descending) order, int64, of x's shape; tied ones keep their order.
+def argsort(x: Tensor, axis: int = -1, descending: bool = False, stable: bool = True) -> Out:
+    """Places of the entries in ascending (or descending) order, int64, of x's shape; tied ones keep their order,
+    `stable` or not.
 
     >>> ts.argsort(ts.tensor([3.0, 1.0, 3.0]))
     tensor([1, 0, 2])
@@ -168,13 +169,13 @@ def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Out:
     """
     xp = namespace(x)
     if not descending:
-        return xp.argsort(x, axis=axis, stable=True), None
+        return xp.argsort(x, axis=axis, stable=True).astype(np.int64, copy=False), None
     flipped = xp.argsort(xp.flip(x, axis=axis), axis=axis, stable=True)  # flipped twice, so that ties keep their order
-    return xp.flip(x.shape[axis] - 1 - flipped, axis=axis), None
+    return xp.flip(x.shape[axis] - 1 - flipped, axis=axis).astype(np.int64, copy=False), None
 
 
 @explained
-def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
+def sort(x: Tensor, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
     """In ascending (or descending) order along `axis`; each gradient goes to the entry that stands there, ties in their
     order.
 
@@ -183,7 +184,7 @@ def sort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
     >>> ts.sort(ts.tensor([3.0, 1.0, 2.0]), descending=True)
     tensor([3., 2., 1.])
     """
-    return take_along_axis(x, argsort(x, axis, descending), axis)
+    return take_along_axis(x, argsort(x, axis, descending, stable), axis)
 
 
 @explained

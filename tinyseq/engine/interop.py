@@ -18,14 +18,16 @@ from tinyseq.engine import ops
 # NumPy's functions whose names here are others; `arctan`, ... are `atan`, ...
 NAMES = {
     "absolute": "abs", "amax": "max", "amin": "min", "array_split": "split", "concatenate": "concat",
-    "cumsum": "cumulative_sum", "dot": "matmul", "hstack": "concat", "identity": "eye", "invert": "bitwise_invert",
-    "norm": "vector_norm", "power": "pow", "swapaxes": "matrix_transpose", "transpose": "matrix_transpose",
-    "true_divide": "divide", "vstack": "concat",
+    "cumprod": "cumulative_prod", "cumsum": "cumulative_sum", "dot": "matmul", "hstack": "concat", "identity": "eye",
+    "invert": "bitwise_invert", "left_shift": "bitwise_left_shift", "norm": "vector_norm", "power": "pow",
+    "right_shift": "bitwise_right_shift", "transpose": "matrix_transpose", "true_divide": "divide",
+    "unique": "unique_all", "vstack": "concat",
 }
 # NumPy's operators of two operands, and ours once they were used
 OPERATORS: dict[Any, Callable[..., Any] | None] = dict.fromkeys((
     np.add, np.subtract, np.multiply, np.divide, np.floor_divide, np.remainder, np.power, np.matmul, np.bitwise_and,
-    np.bitwise_or, np.bitwise_xor, np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal))
+    np.bitwise_or, np.bitwise_xor, np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
+    np.left_shift, np.right_shift))
 
 
 def is_foreign(x: Any) -> bool:

@@ -25,15 +25,24 @@ from tinyseq.engine.shapes import (
     roll, split, squeeze, stack, tile, tril, triu, unstack,
 )
 from tinyseq.engine.reductions import (
-    all, any, argmax, argmin, cumulative_sum, logsumexp, max, mean, min, prod, std, sum, var, vector_norm,
+    all, any, argmax, argmin, logsumexp, max, mean, min, prod, std, sum, var, vector_norm,
 )
 from tinyseq.engine.products import einsum, matmul, matmul_arrays, matmul_over_rows, outer, tensordot, vecdot
+from tinyseq.engine.searching import (
+    count_nonzero, isclose, nonzero, searchsorted, unique_all, unique_counts, unique_inverse, unique_values,
+)
+from tinyseq.engine.standard import (
+    bitwise_left_shift, bitwise_right_shift, broadcast_arrays, can_cast, clone, copysign, cumulative_prod,
+    cumulative_sum, diagonal, diff, empty, empty_like, finfo, hypot, iinfo, isdtype, masked_fill, meshgrid, nextafter,
+    positive, result_type, signbit, swapaxes,
+)
 from tinyseq.engine.methods import Methods
 from tinyseq.engine.tensor import Like, Tensor
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
     "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "floordiv": floor_divide, "mod": remainder,
     "pow": pow, "matmul": matmul, "and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor,
+    "lshift": bitwise_left_shift, "rshift": bitwise_right_shift,
     "neg": negative, "abs": abs, "invert": bitwise_invert,
     "eq": equal, "ne": not_equal, "lt": less, "le": less_equal, "gt": greater, "ge": greater_equal,
 }
@@ -47,7 +56,7 @@ def _from_right(function: Callable[..., Any]) -> Any:
 
 # A method is the function, and so is an operator: an error of one is that of both.
 for _name in vars(Methods):
-    if not _name.startswith("_"):
+    if not _name.startswith("_") and _name != "softmax":  # which `functional` puts there
         setattr(Tensor, _name, globals()[_name])
 for _name, _function in _OPERATORS.items():
     setattr(Tensor, f"__{_name}__", _function)

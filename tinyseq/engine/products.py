@@ -88,7 +88,8 @@ def vecdot(a: Like, b: Like, axis: int = -1) -> Tensor:
     i, j = (axes_of(axis, x.ndim)[0] for x in (a, b))
     if a.shape[i] != b.shape[j]:
         raise ValueError(f"vecdot: expected axis {axis} as long in both, got shapes {a.shape} and {b.shape}")
-    return sum(multiply(a, b), axis)
+    products = multiply(a, b)
+    return sum(products, axis, dtype=products.dtype)
 
 
 @explained

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tinyseq.check import describe
-from tinyseq.engine import random
+from tinyseq.engine import streams
 from tinyseq.engine.autograd import attach, frozen
 from tinyseq.engine.gradients import gradients_through
 from tinyseq.engine.graph import Leaf, enable_grad, grad_enabled, serials
@@ -42,7 +42,7 @@ def recompute(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     def again(*arguments: Any) -> Any:
         whole = [Tensor(x) if t and not isinstance(x, Tensor) else x for x, t in zip(arguments, given, strict=True)]
-        found = random.replaying(record.draws, call, *whole)
+        found = streams.replaying(record.draws, call, *whole)
         return found if isinstance(found, Tensor) else _parts(found)
 
     def pull(g: Any, needs: tuple[bool, ...]) -> list[Any]:
@@ -55,7 +55,7 @@ def recompute(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return gradients_through(out, g, [*(getattr(a, "node", None) for a in begun), *closed_over], needs)
 
     arguments = leaves()
-    with enable_grad(), random.recording() as record:
+    with enable_grad(), streams.recording() as record:
         out = call(*arguments)
     outs = _parts(out)
     seen = dict.fromkeys(y.node for y in outs if y.node is not None)

@@ -35,10 +35,18 @@ def _divisor(x: Tensor, axis: Axis, correction: float = 0) -> float:
     return n - correction
 
 
+def summed_as(x: Any, dtype: Any) -> Any:
+    """x in the dtype of its sums: that given, or of booleans and integers a 64-bit one, on every platform."""
+    if dtype is None and x.dtype.kind == "f":
+        return x
+    kind = (np.uint64 if x.dtype.kind == "u" else np.int64) if dtype is None else check.dtype(dtype)
+    return x if x.dtype == kind else x.astype(kind)
+
+
 @op
-def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
+def sum(x: Tensor, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Out:
     """Sum over an axis, several, or all; `keepdims` keeps those with length 1. Of booleans and narrow integers it is a
-    64-bit integer, as in NumPy.
+    64-bit integer, unless `dtype` says otherwise.
 
     >>> x = ts.tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> ts.sum(x)
@@ -50,7 +58,8 @@ def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
             [7.]])
     """
     xp, shape, expand = namespace(x), x.shape, _expander(x, axis, keepdims)
-    return xp.sum(x, axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(expand(g), shape),)
+    y = xp.sum(summed_as(x, dtype), axis=axis, keepdims=keepdims)
+    return y if dtype is None else y.astype(dtype, copy=False), (lambda g: xp.broadcast_to(expand(g), shape),)
 
 
 @op(wide=True)
@@ -108,16 +117,18 @@ def _root(x: Tensor, n: float) -> Out:
 
 
 @op(wide=True)
-def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
-    """Product over an axis, several, or all. Its gradient, the product of the others, is right at zeros as well.
+def prod(x: Tensor, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Out:
+    """Product over an axis, several, or all; its dtype as for `sum`. Its gradient, the product of the
+    others, is right at zeros as well.
 
     >>> x = ts.tensor([0.0, 2.0, 3.0], requires_grad=True)
     >>> ts.prod(x).backward()
     >>> x.grad
     tensor([6., 0., 0.])
     """
-    xp, expand, axes = namespace(x), _expander(x, axis, keepdims), axes_of(axis, x.ndim)
+    xp, expand, axes, x = namespace(x), _expander(x, axis, keepdims), axes_of(axis, x.ndim), summed_as(x, dtype)
     y = xp.prod(x, axis=axis, keepdims=keepdims)
+    y = y if dtype is None else y.astype(dtype, copy=False)
 
     def pull(g: Array) -> Array:
         if not bool(xp.any(x == 0)):
@@ -187,26 +198,13 @@ def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     return y if keepdims else xp.squeeze(y, axis=axis), (lambda g: expand(g) / total * parts,)
 
 
-@op
-def cumulative_sum(x: Tensor, axis: int = -1) -> Out:
-    """Running sums along `axis`, each including its own entry; of x's shape. Of narrow integers they are 64-bit ones,
-    as in NumPy.
-
-    >>> ts.cumulative_sum(ts.tensor([1, 2, 3]))
-    tensor([1, 3, 6])
-    """
-    xp = namespace(x)
-    back = lambda g: xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis)
-    return xp.cumulative_sum(x, axis=check.no_flag(axis)), (back,)
-
-
 def _found(name: str, doc: str, shown: str) -> _Reduction:
     """The op `name` over axes, without a gradient."""
 
     def body(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
         """{doc}
 
-        `keepdims` keeps the axes with length 1. No gradient.
+        `keepdims` keeps the axes with length 1. No gradient; a place is int64.
 
         >>> x = ts.tensor([[3., 1.], [0., 2.], [0., 0.]])
         >>> ts.{name}(x, axis=1)
@@ -214,7 +212,8 @@ def _found(name: str, doc: str, shown: str) -> _Reduction:
         >>> ts.{name}(x, axis=1, keepdims=True).shape
         (3, 1)
         """
-        return getattr(namespace(x), name)(x, axis=axis, keepdims=keepdims), None
+        y = getattr(namespace(x), name)(x, axis=axis, keepdims=keepdims)
+        return y if name in ("any", "all") else y.astype(np.int64), None
 
     return named(name, doc, f" -> {shown}", body)
 

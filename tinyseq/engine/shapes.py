@@ -208,8 +208,9 @@ def flip(x: Tensor, axis: Axis = None) -> Out:
 
 
 @op
-def roll(x: Tensor, shift: int | Sequence[int], axis: Axis) -> Out:
-    """Shifted along an axis, or several by as many shifts, what leaves at one end entering at the other.
+def roll(x: Tensor, shift: int | Sequence[int], axis: Axis = None) -> Out:
+    """Shifted along an axis, or several by as many shifts, what leaves at one end entering at the other; as if it were
+    flattened for None.
 
     >>> ts.roll(ts.tensor([1, 2, 3]), 1, axis=0)
     tensor([3, 1, 2])

@@ -14,7 +14,7 @@ from tinyseq.functional.recurrence import gru_cell, lstm_cell, rnn_cell, scan, u
 from tinyseq.functional.parallel import associative_scan, linear_scan
 from tinyseq.functional.losses import (
     binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, huber_loss, kl_div, l1_loss, mse_loss,
-    nll_loss,
+    nll_loss, smooth_l1_loss,
 )
 
 __all__ = [
@@ -22,5 +22,5 @@ __all__ = [
     "binary_cross_entropy_with_logits", "conv1d", "cross_entropy", "dropout", "elu", "embedding", "gelu", "glu",
     "gru_cell", "huber_loss", "kl_div", "l1_loss", "layer_norm", "leaky_relu", "linear", "linear_scan", "log_sigmoid",
     "log_softmax", "lstm_cell", "max_pool1d", "mse_loss", "nll_loss", "pad", "relu", "rms_norm", "rnn_cell", "rotate",
-    "scan", "sigmoid", "silu", "softmax", "softplus", "swiglu", "tanh", "unroll",
+    "scan", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "swiglu", "tanh", "unroll",
 ]

@@ -78,6 +78,11 @@ def _class_weight(x: Tensor, weight: Like) -> Any:
     return weight
 
 
+def _entry_weight(x: Tensor, weight: Like) -> Any:
+    """Weights that broadcast to x's shape, or 1."""
+    return 1 if weight is None else ops.broadcast_to(matched(x, weight), x.shape)
+
+
 def _nll(log_probs: Tensor, ids: Any, weight: Any, ignore: int) -> tuple[Tensor, Tensor]:
     """-log_probs (..., C) at the ids (...), weighted, and the weights: both (...), and 0 where ignored."""
     kept = ops.like(log_probs, ids != ignore)
@@ -202,6 +207,18 @@ def huber_loss(x: Tensor, target: Like, reduction: str = "mean", delta: float = 
     return _reduce(_huber(x - _target(x, target), delta), reduction)
 
 
+@_loss
+def smooth_l1_loss(x: Tensor, target: Like, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, with d = x - target, of one shape, and beta >= 0:
+    `huber_loss` with that delta, divided by it.
+
+    >>> F.smooth_l1_loss(ts.tensor([0.25, 3.0]), [0.0, 0.0], reduction="none", beta=0.5)
+    tensor([0.0625, 2.75  ])
+    """
+    d, beta = x - _target(x, target), check.numbers("smooth_l1_loss", least=0, beta=beta)
+    return _reduce(_huber(d, beta) * (1 / beta) if beta else ops.abs(d), reduction)
+
+
 @op(wide=True)
 def _binary_cross_entropy(p: Tensor, t: Tensor) -> Out:
     xp = namespace(p, t)
@@ -212,10 +229,11 @@ def _binary_cross_entropy(p: Tensor, t: Tensor) -> Out:
 
 
 @_loss
-def binary_cross_entropy(probs: Tensor, target: Like, *, reduction: str = "mean") -> Tensor:
+def binary_cross_entropy(probs: Tensor, target: Like, weight: Like = None, *, reduction: str = "mean") -> Tensor:
     """-(t log p + (1 - t) log(1 - p)), logarithms not below -100, of one shape; the gradient is PyTorch's too,
     (p - t) / max(p (1 - p), 1e-12).
 
+    `weight`, which broadcasts to that shape, multiplies the losses; the mean is over their number, as in PyTorch.
     Probabilities outside [0, 1] are a ValueError; on a device nobody looks.
 
     >>> F.binary_cross_entropy(ts.tensor([0.5, 0.5]), [1.0, 0.0])           # log 2
@@ -224,11 +242,11 @@ def binary_cross_entropy(probs: Tensor, target: Like, *, reduction: str = "mean"
     Traceback (most recent call last):
     ValueError: binary_cross_entropy(...): expected probabilities from 0 to 1, got 1.5 to 1.5; for logits there is...
     """
-    data, target = probs._data, _target(probs, target)
+    data, target, weight = probs._data, _target(probs, target), _entry_weight(probs, weight)
     if backends.on_host(data) and ((data < 0) | (data > 1)).any():
         raise ValueError(f"expected probabilities from 0 to 1, got {data.min()} to {data.max()}; "
                          "for logits there is binary_cross_entropy_with_logits")
-    return _reduce(_binary_cross_entropy(probs, target), reduction)
+    return _reduce(_binary_cross_entropy(probs, target) * weight, reduction)
 
 
 @op
@@ -242,16 +260,17 @@ def _binary_cross_entropy_with_logits(x: Tensor, yes: Tensor, no: Tensor) -> Out
 
 
 @_loss
-def binary_cross_entropy_with_logits(x: Tensor, target: Like, *, reduction: str = "mean",
+def binary_cross_entropy_with_logits(x: Tensor, target: Like, weight: Like = None, *, reduction: str = "mean",
                                      pos_weight: Like = None) -> Tensor:
-    """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight`, which broadcasts, weights the positive term.
+    """`binary_cross_entropy` of sigmoid(x), right for any x; `pos_weight`, which broadcasts, weights the positive term,
+    and `weight` both. A loss of weight 0 is 0, be x infinite.
 
     >>> F.binary_cross_entropy_with_logits(ts.tensor([-1000.0]), [1.0])
     tensor(1000.)
     """
-    target = _target(x, target)
+    target, weight = _target(x, target), _entry_weight(x, weight)
     yes = target if pos_weight is None else target * matched(x, pos_weight)
-    return _reduce(_binary_cross_entropy_with_logits(x, yes, 1 - target), reduction)
+    return _reduce(_binary_cross_entropy_with_logits(x, yes * weight, (1 - target) * weight), reduction)
 
 
 @_loss

@@ -46,6 +46,9 @@ def softmax(x: Tensor, axis: int = -1, mask: Like = None) -> Out:
     return y, (lambda g: backend.softmax_backward(g, y, axis),)
 
 
+Tensor.softmax = softmax  # type: ignore[method-assign, assignment]  # a method too, as users of PyTorch type it
+
+
 def _log_softmax_definition(x: Tensor, axis: int = -1) -> Tensor:
     z, total = _shifted(x, axis)
     return z - ops.log(total)

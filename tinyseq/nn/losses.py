@@ -121,7 +121,7 @@ class HuberLoss(_Loss):
 
 
 class SmoothL1Loss(_Loss):
-    """d^2 / (2 beta) where |d| < `beta`, else |d| - beta / 2, with d = x - target: HuberLoss(delta=beta) / beta.
+    """`functional.smooth_l1_loss`: d^2 / (2 beta) where |d| < `beta`, else |d| - beta / 2, with d = x - target.
 
     >>> nn.SmoothL1Loss(reduction="none", beta=0.5)(ts.tensor([0.25, 3.0]), [0.0, 0.0])
     tensor([0.0625, 2.75  ])
@@ -133,41 +133,41 @@ class SmoothL1Loss(_Loss):
 
     def forward(self, x: Tensor, target: Like) -> Tensor:
         """x (...), target of its shape -> a number, or (...) without a reduction."""
-        if not self.beta:
-            return functional.l1_loss(x, target, reduction=self.reduction)
-        y: Tensor = functional.huber_loss(x, target, self.reduction, self.beta) * (1 / self.beta)
-        return y
+        return functional.smooth_l1_loss(x, target, reduction=self.reduction, beta=self.beta)
 
 
 class BCELoss(_Loss):
-    """`functional.binary_cross_entropy`: probabilities and targets of one shape.
+    """`functional.binary_cross_entropy`: probabilities and targets of one shape, to which `weight` broadcasts.
 
     >>> nn.BCELoss()(ts.tensor([0.5, 0.5]), [1.0, 0.0])       # log 2
     tensor(0.6931...)
     """
 
-    def __init__(self, *, reduction: str = "mean") -> None:
+    def __init__(self, weight: Like = None, *, reduction: str = "mean") -> None:
         super().__init__(reduction)
+        self.weight = _weights("BCELoss", weight)
 
     def forward(self, probs: Tensor, target: Like) -> Tensor:
         """probs (...), target of its shape -> a number, or (...) without a reduction."""
-        return functional.binary_cross_entropy(probs, target, reduction=self.reduction)
+        return functional.binary_cross_entropy(probs, target, self.weight, reduction=self.reduction)
 
 
 class BCEWithLogitsLoss(_Loss):
-    """`functional.binary_cross_entropy_with_logits`; `pos_weight`, which broadcasts, weights the positive term.
+    """`functional.binary_cross_entropy_with_logits`; `pos_weight`, which broadcasts, weights the positive term, and
+    `weight` both.
 
     >>> nn.BCEWithLogitsLoss()(ts.tensor([-1000.0]), [1.0])
     tensor(1000.)
     """
 
-    def __init__(self, *, reduction: str = "mean", pos_weight: Like = None) -> None:
+    def __init__(self, weight: Like = None, *, reduction: str = "mean", pos_weight: Like = None) -> None:
         super().__init__(reduction)
+        self.weight = _weights("BCEWithLogitsLoss", weight)
         self.pos_weight = _weights("BCEWithLogitsLoss", pos_weight, "pos_weight")
 
     def forward(self, x: Tensor, target: Like) -> Tensor:
         """x (...), target of its shape -> a number, or (...) without a reduction."""
-        return functional.binary_cross_entropy_with_logits(x, target, reduction=self.reduction,
+        return functional.binary_cross_entropy_with_logits(x, target, self.weight, reduction=self.reduction,
                                                            pos_weight=self.pos_weight)
 
 
