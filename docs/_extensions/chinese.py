@@ -1,4 +1,4 @@
-"""Chinese pages say so to browsers, and can be searched: Chinese has no spaces, so its words are pairs of characters."""
+"""Chinese pages say so to browsers, and can be searched: a text without spaces is split into pairs of characters."""
 
 import re
 from typing import Any

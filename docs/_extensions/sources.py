@@ -10,7 +10,6 @@
 import ast
 import os
 from collections.abc import Iterator
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted({path.relative_to(ROOT) for pattern in (
-    "tinyseq/**/*.py", "backends/**/*.py", "backends/*.cu", "examples/*.py", "findings/*.sh", "tests/benchmarks/**/*.py",
-    "tests/cupy_on_cpu/*.md", ".ci/run") for path in ROOT.glob(pattern)})
+SHOWN = ("tinyseq/**/*.py", "backends/**/*.py", "backends/*.cu", "examples/*.py", "findings/*.sh",
+         "tests/benchmarks/**/*.py", "tests/cupy_on_cpu/*.md", ".ci/run")
+FILES = sorted({path.relative_to(ROOT) for pattern in SHOWN for path in ROOT.glob(pattern)})
 FOLDERS = {folder for file in FILES for folder in file.parents if folder.name}
-INCLUDED = {"README": "index", "CHANGELOG": "changelog", "CONTRIBUTING": "contributing"}
+INCLUDED = {"README.md": "index", "CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing"}
 
 
 def page_of(path: Path) -> str:
@@ -61,11 +60,13 @@ class Sources(SphinxTransform):
             if not target or not path.is_relative_to(ROOT) or not path.exists():
                 continue
             name = path.relative_to(ROOT)
-            page = path.relative_to(ROOT / "docs").with_suffix("") if (name.parts[0], path.suffix) == ("docs", ".md") else None
-            if page or name.stem in INCLUDED and len(name.parts) == 1:
+            page = INCLUDED.get(str(name))
+            if name.parts[0] == "docs" and name.suffix == ".md":
+                page = name.relative_to("docs").with_suffix("").as_posix()
+            if page:
                 found: nodes.Element = addnodes.pending_xref(
-                    refdomain="doc", reftype="myst", reftarget=page.as_posix() if page else INCLUDED[name.stem],
-                    reftargetid=anchor or None, refdoc=self.env.docname, refexplicit=True)
+                    refdomain="doc", reftype="myst", reftarget=page, reftargetid=anchor or None,
+                    refdoc=self.env.docname, refexplicit=True)
                 found += nodes.inline(classes=["xref", "myst"])
                 found[0] += link[0].children if isinstance(link[0], nodes.inline) else link.children
             elif name in FILES or name in FOLDERS:
@@ -119,9 +120,9 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     inside = lambda path: path.parent
     for folder, paths in groupby(sorted({*FILES, *FOLDERS}, key=inside), inside):
         if folder.name:
-            rows = "".join(f'<li><a href="{folder.name}/{escape(path.name)}.html">{escape(path.name)}</a></li>'
-                           for path in paths)
-            yield page_of(folder), {"title": folder.as_posix(), "body": f"<h1>{folder}</h1><ul>{rows}</ul>"}, "page.html"
+            rows = "".join(f'<li><a href="{folder.name}/{path.name}.html">{path.name}</a></li>' for path in paths)
+            body = f"<h1>{folder.as_posix()}</h1><ul>{rows}</ul>"
+            yield page_of(folder), {"title": folder.as_posix(), "body": body}, "page.html"
 
 
 def below(app: Sphinx, name: str, source: list[str]) -> None:
