@@ -18,7 +18,6 @@ import numpy as np
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
 
 ROOMS = """
     tinyseq random nn nn.init nn.convert functional optim optim.schedules data decode checkpoint models metrics logs
@@ -263,15 +262,17 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     return f"../source/{Path(file or '').relative_to(ROOT).as_posix()}.html#line-{line}"
 
 
-def missing(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text: nodes.Element) -> nodes.Node | None:
-    """The names in annotations: `Tensor`, `Module`; and those of other libraries, which are no links."""
-    if node["refdomain"] != "py" or node["reftype"] == "obj":
-        return None
-    name = node["reftarget"].removeprefix("ts.")
-    full = next((found for found in (f"tinyseq.{name}", f"tinyseq.nn.{name}") if found in NAMES), None)
-    if full:
-        return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, text)
-    return text
+def annotations(app: Sphinx, page: nodes.document) -> None:
+    """Classes in annotations are links; what other libraries have, and Python, is none."""
+    for link in [*page.findall(addnodes.pending_xref)]:
+        if link.get("refdomain") == "py" and link["reftype"] in ("class", "exc"):
+            name = link["reftarget"].removeprefix("ts.")
+            tried = (name, f"tinyseq.{name}", f"tinyseq.nn.{name}")
+            found = next((key for key in tried if name[1:] and inspect.isclass(NAMES.get(key))), None)
+            if found and not found.islower():
+                link.attributes.update(reftarget=found, reftype="obj")
+            else:
+                link.replace_self(link.children)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -280,5 +281,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write)
     app.connect("autodoc-process-docstring", docstring)
     app.connect("autodoc-process-signature", signature)
-    app.connect("missing-reference", missing)
+    app.connect("doctree-read", annotations)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
