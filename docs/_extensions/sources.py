@@ -87,8 +87,11 @@ class Sources(SphinxTransform):
         if name:
             first, last = place(text, name)
             code = "\n".join(text.splitlines()[first - 1 : last])
-            paragraph.parent.insert(paragraph.parent.index(paragraph) + 1,
-                                    nodes.literal_block(code, code, language="python"))
+            after = paragraph.parent.index(paragraph) + 1
+            opened = f"<details class='source'><summary>{last - first + 1} lines</summary>"
+            paragraph.parent[after:after] = [
+                nodes.raw("", opened, format="html"), nodes.literal_block(code, code, language="python"),
+                nodes.raw("", "</details>", format="html")]
         elif isinstance(following, nodes.literal_block):
             quoted = following.astext().splitlines()[0].strip()
             first = next((n for n, line in enumerate(text.splitlines(), 1) if line.strip().startswith(quoted)), 0)
@@ -102,7 +105,7 @@ def place(text: str, name: str) -> tuple[int, int]:
     """The first and the last line of a function, class or method in a text of Python."""
     body, node = ast.parse(text).body, None
     for part in name.split("."):
-        node = next((found for found in body if getattr(found, "name", None) == part), None)
+        node = next((found for found in body[::-1] if getattr(found, "name", None) == part), None)    # no overload
         if node is None:
             raise ValueError(f"there is no {name} in the file that a page takes it from")
         body = node.body
