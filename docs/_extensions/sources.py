@@ -88,7 +88,8 @@ class Sources(SphinxTransform):
             first, last = place(text, name)
             code = "\n".join(text.splitlines()[first - 1 : last])
             after = paragraph.parent.index(paragraph) + 1
-            opened = f"<details class='source'><summary>{last - first + 1} lines</summary>"
+            short = " open" if last - first < 20 else ""
+            opened = f"<details class='source'{short}><summary>{last - first + 1} lines</summary>"
             paragraph.parent[after:after] = [
                 nodes.raw("", opened, format="html"), nodes.literal_block(code, code, language="python"),
                 nodes.raw("", "</details>", format="html")]
