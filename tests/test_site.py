@@ -15,7 +15,10 @@ import tinyseq as ts
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build/site"
-pytestmark = pytest.mark.skipif(not (SITE / "index.html").exists(), reason="the site is not built (make site)")
+BUILT = (SITE / "searchindex.js").stat().st_mtime if (SITE / "searchindex.js").exists() else 0.0
+CHANGED = max(path.stat().st_mtime for pattern in ("docs/**/*.md", "docs/_*/*", "tinyseq/**/*.py", "*.md")
+              for path in ROOT.glob(pattern))
+pytestmark = pytest.mark.skipif(BUILT < CHANGED, reason="the site is not built, or older than its sources (make site)")
 PAGES = sorted(SITE.glob("**/*.html"))
 DRAWN = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
 
