@@ -254,7 +254,7 @@ def signature(app: Sphinx, what: str, name: str, value: Any, *_: object) -> tupl
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     """The line of a name's source, on the page of its file (_extensions/sources.py)."""
     value: Any = NAMES.get(f"{info['module']}.{info['fullname']}")
-    value = inspect.unwrap(value.fget if isinstance(value, property) else value)
+    value = inspect.unwrap(getattr(value, "fget", value))
     try:
         file, line = inspect.getsourcefile(value), inspect.getsourcelines(value)[1]
     except TypeError:

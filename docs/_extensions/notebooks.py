@@ -74,8 +74,8 @@ def markdown(text: str, page: Path) -> dict[str, Any]:
 
 
 def code(source: str, **metadata: Any) -> dict[str, Any]:
-    shown = {"execution_count": None, "outputs": []}
-    return {"cell_type": "code", "metadata": metadata, "source": source.strip("\n"), **shown}
+    return {"cell_type": "code", "metadata": metadata, "source": source.strip("\n"), "execution_count": None,
+            "outputs": []}
 
 
 def parts(name: str, flags: str) -> list[dict[str, Any]]:

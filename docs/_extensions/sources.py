@@ -104,13 +104,11 @@ class Sources(SphinxTransform):
 
 def place(text: str, name: str) -> tuple[int, int]:
     """The first and the last line of a function, class or method in a text of Python."""
-    body, node = ast.parse(text).body, None
+    node: Any = ast.parse(text)
     for part in name.split("."):
-        node = next((found for found in body[::-1] if getattr(found, "name", None) == part), None)    # no overload
+        node = next((found for found in node.body[::-1] if getattr(found, "name", None) == part), None)   # no overload
         if node is None:
             raise ValueError(f"there is no {name} in the file that a page takes it from")
-        body = node.body
-    assert node is not None and node.end_lineno
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]), node.end_lineno
 
 
