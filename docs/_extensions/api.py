@@ -189,9 +189,10 @@ def inline(text: str, where: str) -> str:
         if code:
             found = meant(code.removesuffix("()"), where)
             marked += f"\\ :py:obj:`{escaped(code)} <{found}>`\\ " if found else f"\\ ``{code}``\\ "
-        else:                                   # and names such as GRU and LayerNorm without backticks
-            of_room = lambda m: f"\\ :py:obj:`{m[0]} <{found}>`\\ " if (found := meant(m[0], where)) else escaped(m[0])
-            marked += re.sub(r"(?<![\w.])[A-Z]+[a-z]*[A-Z]\w*|[^A-Z]+|[A-Z]", of_room, plain)
+            continue
+        for i, part in enumerate(re.split(r"(?<![\w.])([A-Z]+[a-z]*[A-Z]\w*)", plain)):
+            found = meant(part, where) if i % 2 else None       # GRU and LayerNorm are names without backticks too
+            marked += f"\\ :py:obj:`{part} <{found}>`\\ " if inspect.isclass(NAMES.get(found or "")) else escaped(part)
     return marked
 
 
@@ -233,7 +234,7 @@ def docstring(app: Sphinx, what: str, name: str, value: object, options: object,
     lines[:] = rst("\n".join(lines), name)
 
 
-def signature(app: Sphinx, what: str, name: str, value: Any, *_: object) -> tuple[str, str] | None:
+def signature(app: Sphinx, what: str, name: str, value: Any, *about: object) -> tuple[str, str] | None:
     """Annotations as they are written: `ArrayLike`, not the twenty types that it stands for."""
     if what not in ("class", "function", "method", "exception"):
         return None
@@ -244,8 +245,9 @@ def signature(app: Sphinx, what: str, name: str, value: Any, *_: object) -> tupl
     written = [p.replace(annotation=Written(p.annotation) if isinstance(p.annotation, str) else p.annotation,
                          default=Written(f"np.{p.default.__name__}") if inspect.isclass(p.default)
                          and issubclass(p.default, np.generic) else p.default) for p in found.parameters.values()]
-    if what == "method" and written and written[0].name in ("self", "x") and not inspect.ismethod(value):
-        del written[0]
+    where, _, own = name.rpartition(".")
+    if what == "method" and not isinstance(vars(NAMES.get(where))[own], (staticmethod, classmethod)):
+        del written[0]                          # self, or of Tensor's functions the tensor
     returned = found.return_annotation
     said = str(returned) if isinstance(returned, str) and what != "class" else ""
     return str(found.replace(parameters=written, return_annotation=inspect.Signature.empty)), said

@@ -84,6 +84,7 @@ class Sources(SphinxTransform):
         file, _, name = link.astext().partition(": ")
         if file != link["source"]:
             return
+        self.env.note_dependency(str(ROOT / file))              # this page is read again when the file changes
         if name:
             first, last = place(text, name)
             code = "\n".join(text.splitlines()[first - 1 : last])
