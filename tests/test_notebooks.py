@@ -1,6 +1,5 @@
 """The notebooks of the road: each runs, draws and tells how far it is, and is the same program in both languages."""
 
-import json
 import os
 import re
 import runpy
@@ -28,7 +27,8 @@ def test_a_notebook_has_its_page_and_its_scripts(page: Path) -> None:
     assert re.findall(r"!\[.*?\]\(attachment:(.*?)\)", text) == held != []
     assert "](../" not in text and text.startswith("# ")
     commands = re.findall(r"^python examples/(\w+)\.py", page.read_text("utf-8"), re.MULTILINE)
-    assert [cell["metadata"]["script"] for cell in cells(notebook, "code") if cell["metadata"]] == commands != []
+    assert [cell["metadata"]["script"] for cell in cells(notebook, "code")
+            if "script" in cell["metadata"]] == commands != []
     for name in commands:                       # whole, but for what asks whether it is the program
         lines = (ROOT / f"examples/{name}.py").read_text("utf-8").partition('"""\n\n')[2].splitlines()
         kept = [line.replace("Path(__file__).parent", "EXAMPLES") for line in lines if "_commands  #" not in line]
@@ -65,14 +65,22 @@ def test_a_notebook_runs_and_shows_its_pictures(page: Path, tmp_path: Path) -> N
         if name := cell.metadata.get("script"):
             said = "".join(output.text for output in outputs if output.output_type == "stream")
             assert "baseline" in said and "left" in said, f"{name}: neither its figure nor how far it was"
-        if "display(" in cell.source and "def " not in cell.source:
+        if cell.metadata.get("pictures"):
             assert outputs and all("image/png" in output.data for output in outputs), cell.source
 
 
-def test_what_a_notebook_shows_of_tensors_modules_and_figures(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install 'tinyseq[plot]')")
-    from tinyseq import nn, plot
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_a_notebook_shows_of_tensors_modules_figures_and_progress(tmp_path: Path) -> None:
+    pytest.importorskip("nbclient", reason="nbclient is not installed (pip install 'tinyseq[site]')")
+    import nbformat
+    from nbclient import NotebookClient
 
-    figure = plot.curves({"loss": [2.0, 1.0]})
-    assert figure._repr_png_().startswith(b"\x89PNG")
-    assert repr(nn.GRU(2, 3)).startswith("GRU(") and json.dumps(repr(nn.GRU(2, 3)))
+    sources = ["import tinyseq as ts; from tinyseq import nn, plot; ts.ones((2, 2))", "nn.GRU(2, 3)",
+               "plot.curves({'loss': [2.0, 1.0]})", "for _ in ts.logs.progress(range(3), desc='learns'): pass"]
+    notebook: Any = nbformat.from_dict(made["of_cells"]([made["code"](source) for source in sources]))
+    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": tmp_path}}).execute()
+    tensor, module, figure, bar = (cell.outputs[-1] for cell in notebook.cells)
+    assert tensor.data["text/plain"] == "tensor([[1., 1.],\n        [1., 1.]])"
+    assert module.data["text/plain"].startswith("GRU(2, 3")
+    assert "image/png" in figure.data
+    assert re.fullmatch(r"(learns +\d+%, .* left\n)+", bar.text), bar.text

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parents[1]
 EXAMPLES = DOCS.parent / "examples"
 PAGES = sorted({*DOCS.glob("road*/*.md")} - {*DOCS.glob("road*/11-*.md")})    # which takes forty minutes, and weights
-BLOCK = r"^```(?:\{runnable\}.*|(?=\npython examples/\w+\.py))\n(.*?)^```$"
+BLOCK = r"^```(?:\{runnable\}[^\n]*|(?=\npython examples/\w+\.py))\n(.*?)^```$"
 BESIDE = '''\
 import sys
 from pathlib import Path
@@ -37,17 +37,20 @@ def notebook(page: Path) -> dict[str, Any]:
     """The notebook of a page, format 4.5."""
     text, cells = page.read_text("utf-8"), []
     text = re.sub(r"(?<=\n\n)\[.*\]\(\.\./road(?:\.zh)?\.md\).*\n\n", "", text, count=1)     # the way to other pages
-    at, beside = 0, False
+    at = 0
     for found in re.finditer(BLOCK, text, re.DOTALL | re.MULTILINE):
         cells.append(markdown(text[at : found.start()], page))
-        at = found.end()
         command = re.match(r"python examples/(\w+)\.py(.*)", found[1])
-        if command and not beside and needs_files(script(command[1])):
-            beside = True
+        added = parts(*command.groups()) if command else [cell_of_page(DOCS.parent / found[1].strip())]
+        if any("EXAMPLES" in cell["source"] or cell["metadata"].get("beside") for cell in added):
             cells.append(code(BESIDE))
-        cells += parts(*command.groups()) if command else [code(re.sub(r"^:\w.*\n", "", found[1], flags=re.MULTILINE))]
+        cells += added
+        at = found.end()
     cells.append(markdown(text[at:], page))
-    cells = [cell for cell in cells if cell["source"]]
+    return of_cells([cell for cell in cells if cell["source"]])
+
+
+def of_cells(cells: list[dict[str, Any]]) -> dict[str, Any]:
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -58,10 +61,14 @@ def script(name: str) -> str:
     return (EXAMPLES / f"{name}.py").read_text("utf-8")
 
 
-def needs_files(text: str) -> bool:
-    """Whether a script reads or imports what lies beside it."""
-    imported = re.findall(r"^from (\w+) import", text, re.MULTILINE)
-    return "__file__" in text or any((EXAMPLES / f"{name}.py").exists() for name in imported)
+def cell_of_page(file: Path) -> dict[str, Any]:
+    """A cell that runs in the page, whose code is a file; in the page the files that it reads lie beside it."""
+    return code(re.sub(r'"(\w+\.npz)"', r'EXAMPLES / "data/\1"', file.read_text("utf-8")))
+
+
+def imports_others(text: str) -> bool:
+    """Whether a script imports what lies beside it."""
+    return any((EXAMPLES / f"{name}.py").exists() for name in re.findall(r"^from (\w+) import", text, re.MULTILINE))
 
 
 def markdown(text: str, page: Path) -> dict[str, Any]:
@@ -96,10 +103,10 @@ def parts(name: str, flags: str) -> list[dict[str, Any]]:
     if "__main__" in cells[-1]["source"]:
         del cells[-1]
     run = f"sys.argv = [{name!r}, *{flags.strip()!r}.split()]        # add flags here; --help says which"
-    cells.append(code(f"import sys\n\n{run}\nmain()", script=name))
+    cells.append(code(f"import sys\n\n{run}\nmain()", script=name, beside=imports_others(script(name))))
     drawn = dict.fromkeys(re.findall(r'"([\w-]+\.png)"', script(name)))
     shown = "\n".join(f"display(Image({picture!r}))" for picture in drawn)
-    return [*cells, code(f"from IPython.display import Image, display\n\n{shown}")]
+    return [*cells, code(f"from IPython.display import Image, display\n\n{shown}", pictures=True)]
 
 
 def link(app: Sphinx, name: str, source: list[str]) -> None:
