@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.11 or newer: they make .venv themselves.
+# `make demo`, `make test` and `make site` need nothing but Python 3.11 or newer: they make .venv themselves.
 # Where python3 is older: make test PYTHON=python3.12. Where .venv is another's: make test VENV=.venv-tinyseq
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ OURS = $(wildcard $(BEGUN) $(MADE))
 READY := $(VENV)/ready
 TYPES := .venv-types
 
-.PHONY: help demo test cupy lint types lines bench clean
+.PHONY: help demo test site cupy lint types lines bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -36,6 +36,13 @@ demo: $(VENV)/demo  ## train a small model on a real dictionary; ARGS="--seconds
 
 test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags on
 	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+
+$(VENV)/site: $(MADE)
+	$(VENV)/bin/pip install --quiet --editable '.[site]'
+	touch $@
+
+site: $(VENV)/site  ## build the pages of docs/ and the API's into build/site, which any server serves
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -j auto -d build/site.cache docs build/site
 
 # The tests that a backend can change, on the real CuPy with a CPU in the GPU's place: tests/cupy_on_cpu/README.md.
 # CUPY_ON_CPU_CACHE names the folder of compiled kernels.
@@ -72,5 +79,5 @@ bench: $(READY)  ## print the table of times and memory beside PyTorch and other
 	$(VENV)/bin/python tests/benchmarks/table.py --memory --threads 1 --markdown build/memory.md
 
 clean:  ## remove the environments that make made, and everything built
-	rm -rf $(if $(OURS),$(VENV)) $(TYPES) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(if $(OURS),$(VENV)) $(TYPES) build dist docs/api *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
