@@ -561,7 +561,7 @@ def _axes(x: _Value, axis: Any) -> list[int]:
 
 def _reduction(kind: str, dtype: Any = None) -> Any:
     """An op over axes, computed in a given type or that of the result."""
-    def emit(g: _Graph, outs: Any, x: _Value, axis: Any, keepdims: bool) -> Any:
+    def emit(g: _Graph, outs: Any, x: _Value, axis: Any, keepdims: bool, *_: Any) -> Any:
         inside = np.dtype(dtype or outs[0].dtype)
         y = g(kind, g.cast(x, inside), _axes(x, axis), keepdims=int(keepdims), noop_with_empty_axes=1)
         return g.cast(_Value(y, inside), outs[0].dtype)
@@ -606,7 +606,7 @@ class _Ops(_Graph):
     log2 = lambda g, outs, x: g("Div", g("Log", x), g.constant(math.log(2), x.dtype))
     log10 = lambda g, outs, x: g("Div", g("Log", x), g.constant(math.log(10), x.dtype))
     trunc = lambda g, outs, x: g("Mul", g("Sign", x), g("Floor", g("Abs", x)))
-    astype = lambda g, outs, x, dtype: g.cast(x, outs[0].dtype)
+    astype = lambda g, outs, x, *_: g.cast(x, outs[0].dtype)
     reshape = flatten = expand_dims = squeeze = lambda g, outs, x, *_: g.shaped(x, outs[0].shape)
     broadcast_to = lambda g, outs, x, _: g("Expand", x, g.ints(outs[0].shape))
     permute_dims = lambda g, outs, x, axes: _moved(g, outs, x, lambda a: a.transpose(axes))
@@ -616,9 +616,9 @@ class _Ops(_Graph):
     triu = lambda g, outs, x, k: g("Trilu", x, g.cast(k, np.int64), upper=1)
     unstack = lambda g, outs, x, axis: [g("Gather", x, i, axis=axis) for i in range(len(outs))]
     flip = lambda g, outs, x, axis: g.sliced(x, [(axis, slice(None, None, -1)) for axis in _axes(x, axis)])
-    cumulative_sum = lambda g, outs, x, axis: g("CumSum", g.cast(x, outs[0].dtype), axis)
-    argsort = lambda g, outs, x, axis, down: g("TopK", x, g.ints([x.shape[axis]]), axis=axis, largest=int(down),
-                                               outputs=2)[1]
+    _cumulative_sum = lambda g, outs, x, axis: g("CumSum", g.cast(x, outs[0].dtype), axis)
+    argsort = lambda g, outs, x, axis, down, _: g("TopK", x, g.ints([x.shape[axis]]), axis=axis, largest=int(down),
+                                                  outputs=2)[1]
     embedding = lambda g, outs, weight, ids, _: g("Gather", weight, g.cast(ids, np.int64))
     log_softmax = lambda g, outs, x, axis: g("LogSoftmax", x, axis=axis)
 

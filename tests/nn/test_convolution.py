@@ -59,6 +59,7 @@ def test_a_row_in_a_batch_is_as_alone(data: st.DataObject) -> None:
             close(y[row, :n], layer(ts.tensor(x[row : row + 1, :length]))[0])
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")     # PyTorch's, of even kernels, once a process
 @pytest.mark.reference
 @given(st.data())
 def test_equal_to_pytorch(data: st.DataObject) -> None:
