@@ -616,7 +616,7 @@ class _Ops(_Graph):
     triu = lambda g, outs, x, k: g("Trilu", x, g.cast(k, np.int64), upper=1)
     unstack = lambda g, outs, x, axis: [g("Gather", x, i, axis=axis) for i in range(len(outs))]
     flip = lambda g, outs, x, axis: g.sliced(x, [(axis, slice(None, None, -1)) for axis in _axes(x, axis)])
-    _cumulative_sum = lambda g, outs, x, axis: g("CumSum", g.cast(x, outs[0].dtype), axis)
+    cumulative_sum = lambda g, outs, x, axis: g("CumSum", g.cast(x, outs[0].dtype), axis)
     argsort = lambda g, outs, x, axis, down, _: g("TopK", x, g.ints([x.shape[axis]]), axis=axis, largest=int(down),
                                                   outputs=2)[1]
     embedding = lambda g, outs, weight, ids, _: g("Gather", weight, g.cast(ids, np.int64))
