@@ -25,13 +25,16 @@ OTHERWISE = {  # why, and what the page's row has
     "ts.pad": ("NumPy's: a pair for every axis", "`F.pad("),
     "F.pad": ("as ts.pad", "`F.pad("),
     "F.lstm_cell": ("PyTorch's, without documentation, has h and c in a list: a list is an error", "`torch.lstm_cell("),
+    "ts.searchsorted": ("the Array API's", "`torch.searchsorted("),
+    "Tensor.softmax": ("as F.softmax", "`torch.softmax("),
+    "ts.random.bernoulli": ("probabilities and a shape", "`torch.bernoulli("),
     "F.softmax": ("third is PyTorch's private _stacklevel, a dtype of torch.softmax: an error", "`torch.softmax("),
 }
 
 SAME = {  # PyTorch's words for ours
     "x": "input", "a": "input self x", "b": "other exponent vec2 y", "ids": "input", "logits": "input",
     "probs": "input", "log_probs": "input", "targets": "target", "h": "hx", "h0": "hx", "state": "hx",
-    "axis": "dim dims", "start_axis": "start_dim",
+    "axis": "dim dims", "start_axis": "start_dim", "axis1": "axis0", "axis2": "axis1",
     "axes": "dims dims_self", "keepdims": "keepdim", "correction": "unbiased", "shape": "size",
     "indices": "index", "values": "source", "k": "diagonal", "repetitions": "dims", "shift": "shifts", "stop": "end",
     "num": "steps", "n_rows": "n", "n_cols": "m", "subscripts": "equation args", "operands": "tensors",

@@ -21,9 +21,10 @@ TESTS = Path(__file__).parents[1]
 
 
 KERNELS = {name for name in dir(NumpyBackend) if name[0] != "_" and callable(getattr(NumpyBackend, name))}
-KERNELS -= set("namespace asarray asnumpy synchronize upload unstack cumulative_sum copies best_paths".split())
+KERNELS -= set("namespace asarray asnumpy synchronize upload unstack cumulative_sum copies own best_paths".split())
 KERNELS -= set("lstm_gates lstm_gates_backward gru_gates gru_gates_backward layer_few".split())  # portable on a device
 OP_OF = {  # where it has another name than its kernel
+    "sum_pool1d": "avg_pool1d", "sum_pool1d_backward": "avg_pool1d",
     "rnn_forward": "scan", "rnn_backward": "scan", "unindex": "getitem", "dropout_mask": "dropout",
     "alignments_forward": "alignments", "chain_forward": "chain", "global_norm": "clip_grad_norm_",
     "scale": "clip_grad_norm_", "sgd_step": "SGD.step", "adam_step": "AdamW.step",

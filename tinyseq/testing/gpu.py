@@ -82,6 +82,9 @@ def exercise(dtype: str, extent: Extent) -> None:
     for layer in (nn.RNN(24, 40, **of), nn.RNN(24, 40, 1, "relu", bias=False, **of), nn.GRU(24, 40, **of),
                   nn.GRU(24, 40, reset="before", **of), nn.LSTM(24, 40, **of), nn.MinGRU(24, 40, **of)):
         run(layer(some(batch, 9, 24)), layer(some(batch, 9, 24), lengths=lengths))
+    frames = some(batch, 9, 24)
+    run(functional.conv1d(frames, some(6, 12, 3), some(6), 2, 1, groups=2), functional.max_pool1d(frames, 3, 2),
+        functional.avg_pool1d(frames, 3, 2))
     logs, crf = functional.log_softmax(some(batch, 9, 5)), nn.CRF(5, dtype)
     run(nn.CTCLoss(reduction="none")(logs, [[1, 1]] * batch, [9] * batch, [2] * batch))
     run(crf(some(batch, 9, 5), np.resize(np.arange(5), (batch, 9)), lengths))
