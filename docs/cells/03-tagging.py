@@ -1,0 +1,36 @@
+import numpy as np
+import tinyseq as ts
+from tinyseq import data, nn, optim, plot
+
+ts.manual_seed(0)
+rng = np.random.default_rng(0)
+names, tags = "apple orange kiwi peach".split(), ["padding", "other", "fruit", "company"]
+fruit = ["i ate the {} today", "the {} is ripe", "she likes eating {}", "the {} fell from the tree"]
+firm = ["he works for {} today", "the {} is a great company", "she sold shares of {}", "the {} hired new people"]
+words = data.Vocabulary(sorted({*" ".join(fruit + firm + names).split()}))
+
+def batch():
+    kinds = rng.integers(2, size=32)
+    texts = [rng.choice((fruit, firm)[kind]).format(rng.choice(names)).split() for kind in kinds]
+    return texts, data.pad([[2 + kind if word in names else 1 for word in text] for text, kind in zip(texts, kinds)])[0]
+
+left = nn.Embedding(len(words), 16), nn.LSTM(16, 16), nn.Linear(16, 4)
+both = nn.Embedding(len(words), 16), nn.LSTM(16, 16, bidirectional=True), nn.Linear(32, 4)
+def tag(parts, texts):                                              # a score of each tag for each word
+    ids, lengths = data.pad([words.encode(text) for text in texts])
+    return parts[2](parts[1](parts[0](ids), lengths=lengths)[0])
+
+optimizer = optim.Adam([p for part in left + both for p in part.parameters()], lr=1e-2)
+for step in range(151):
+    texts, right = batch()
+    scores = {"from the left": tag(left, texts), "from both sides": tag(both, texts)}
+    optimizer.zero_grad()
+    sum(ts.functional.cross_entropy(score, right, ignore_index=0) for score in scores.values()).backward()
+    optimizer.step()
+    if step % 50 == 0:
+        said = {name: (score.detach().numpy().argmax(2) == right)[right > 1].mean() for name, score in scores.items()}
+        print(f"step {step}:", ", ".join(f"{100 * share:.1f}% {name}" for name, share in said.items()))
+shown = [text.format("apple").split() for text in (*fruit[:2], *firm[:2])]
+p = np.concatenate([ts.functional.softmax(tag(parts, shown)).detach().numpy() for parts in (left, both)])
+colours = [(0.5 + (row[:, 3] - row[:, 2]) / 2)[: len(text)] for row, text in zip(p, shown * 2)]
+plot.words(shown * 2, colours, "red is a fruit, blue a company; first from the left, then from both sides")
