@@ -8,7 +8,7 @@ OURS = $(wildcard $(BEGUN) $(MADE))
 READY := $(VENV)/ready
 TYPES := .venv-types
 
-.PHONY: help demo test cupy lint types lines bench clean
+.PHONY: help demo test site cupy lint types lines bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -36,6 +36,13 @@ demo: $(VENV)/demo  ## train a small model on a real dictionary; ARGS="--seconds
 
 test: $(READY)  ## run all tests on all cores; ARGS="-k gru -n 0" passes flags on
 	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+
+$(VENV)/site: $(MADE)
+	$(VENV)/bin/pip install --quiet --editable '.[site]'
+	touch $@
+
+site: $(VENV)/site  ## build the pages of docs/ and the API's into build/site, which any server serves
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -j auto -d build/site.cache docs build/site
 
 # The tests that a backend can change, on the real CuPy with a CPU in the GPU's place: tests/cupy_on_cpu/README.md.
 # CUPY_ON_CPU_CACHE names the folder of compiled kernels.

@@ -113,9 +113,9 @@ def test_the_list_names_every_script_once(run: Any) -> None:
     listed = [re.match(r"(\d+|\+) +python examples/(\w+)\.py +\S.*\?", line) for line in lines]
     scripts = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py"))
     assert sorted(found[2] for found in listed if found) == scripts and len(lines) == len(scripts)
-    table = (EXAMPLES.parent / "README.md").read_text("utf-8")  # numbers the stops alike
+    table = (EXAMPLES.parent / "docs/road.md").read_text("utf-8")  # numbers the stops alike
     numbered = [found.groups() for found in listed if found and found[1] != "+"]
-    assert numbered == re.findall(r"\| (\d+) \|.*examples/(\w+)\.py", table)
+    assert numbered == re.findall(r"\| \[(\d+)\].*examples/(\w+)\.py", table)
 
 
 def test_gradients_by_hand_are_autograds(run: Any, tmp_path: Path) -> None:
