@@ -3,13 +3,12 @@ import tinyseq as ts
 from tinyseq import data, nn, optim, plot
 
 ts.manual_seed(0)
-rng = np.random.default_rng(0)
-names, tags = "apple orange kiwi peach".split(), ["padding", "other", "fruit", "company"]
+rng, names = np.random.default_rng(0), "apple orange kiwi peach".split()
 fruit = ["i ate the {} today", "the {} is ripe", "she likes eating {}", "the {} fell from the tree"]
 firm = ["he works for {} today", "the {} is a great company", "she sold shares of {}", "the {} hired new people"]
 words = data.Vocabulary(sorted({*" ".join(fruit + firm + names).split()}))
 
-def batch():
+def batch():                                                        # tags: 0 padding, 1 other, 2 fruit, 3 company
     kinds = rng.integers(2, size=32)
     texts = [rng.choice((fruit, firm)[kind]).format(rng.choice(names)).split() for kind in kinds]
     return texts, data.pad([[2 + kind if word in names else 1 for word in text] for text, kind in zip(texts, kinds)])[0]
@@ -23,14 +22,14 @@ def tag(parts, texts):                                              # a score of
 optimizer = optim.Adam([p for part in left + both for p in part.parameters()], lr=1e-2)
 for step in range(151):
     texts, right = batch()
-    scores = {"from the left": tag(left, texts), "from both sides": tag(both, texts)}
+    scores = [tag(left, texts), tag(both, texts)]
     optimizer.zero_grad()
-    sum(ts.functional.cross_entropy(score, right, ignore_index=0) for score in scores.values()).backward()
+    sum(ts.functional.cross_entropy(score, right, ignore_index=0) for score in scores).backward()
     optimizer.step()
     if step % 50 == 0:
-        said = {name: (score.detach().numpy().argmax(2) == right)[right > 1].mean() for name, score in scores.items()}
-        print(f"step {step}:", ", ".join(f"{100 * share:.1f}% {name}" for name, share in said.items()))
+        rates = [np.mean((s.detach().numpy().argmax(2) == right)[right > 1]) for s in scores]
+        print(f"step {step}: right {rates[0]:.0%} from the left, {rates[1]:.0%} from both sides")
 shown = [text.format("apple").split() for text in (*fruit[:2], *firm[:2])]
 p = np.concatenate([ts.functional.softmax(tag(parts, shown)).detach().numpy() for parts in (left, both)])
-colours = [(0.5 + (row[:, 3] - row[:, 2]) / 2)[: len(text)] for row, text in zip(p, shown * 2)]
-plot.words(shown * 2, colours, "red is a fruit, blue a company; first from the left, then from both sides")
+p = [(0.5 + row[: len(text), 3] / 2 - row[: len(text), 2] / 2) for row, text in zip(p, shown * 2)]
+plot.words(shown * 2, p, "red is a fruit, blue a company; first from the left, then from both sides")
