@@ -9,9 +9,8 @@ firm = ["he works for {} today", "the {} is a great company", "she sold shares o
 words = data.Vocabulary(sorted({*" ".join(fruit + firm + names).split()}))
 
 def batch():                                                        # tags: 0 padding, 1 other, 2 fruit, 3 company
-    kinds = rng.integers(2, size=32)
-    texts = [rng.choice((fruit, firm)[kind]).format(rng.choice(names)).split() for kind in kinds]
-    return texts, data.pad([[2 + kind if word in names else 1 for word in text] for text, kind in zip(texts, kinds)])[0]
+    texts = [(k, rng.choice((fruit, firm)[k]).format(rng.choice(names)).split()) for k in rng.integers(2, size=32)]
+    return [text for _, text in texts], data.pad([[2 + k if w in names else 1 for w in text] for k, text in texts])[0]
 
 left = nn.Embedding(len(words), 16), nn.LSTM(16, 16), nn.Linear(16, 4)
 both = nn.Embedding(len(words), 16), nn.LSTM(16, 16, bidirectional=True), nn.Linear(32, 4)
@@ -27,9 +26,9 @@ for step in range(151):
     sum(ts.functional.cross_entropy(score, right, ignore_index=0) for score in scores).backward()
     optimizer.step()
     if step % 50 == 0:
-        rates = [np.mean((s.detach().numpy().argmax(2) == right)[right > 1]) for s in scores]
-        print(f"step {step}: right {rates[0]:.0%} from the left, {rates[1]:.0%} from both sides")
+        print("step {}: right {:.0%} from the left, {:.0%} from both sides".format(
+            step, *(np.mean((s.detach().numpy().argmax(2) == right)[right > 1]) for s in scores)))
 shown = [text.format("apple").split() for text in (*fruit[:2], *firm[:2])]
 p = np.concatenate([ts.functional.softmax(tag(parts, shown)).detach().numpy() for parts in (left, both)])
-p = [(0.5 + row[: len(text), 3] / 2 - row[: len(text), 2] / 2) for row, text in zip(p, shown * 2)]
-plot.words(shown * 2, p, "red is a fruit, blue a company; first from the left, then from both sides")
+colours = [0.5 + (row[:, 3] - row[:, 2])[: len(text)] / 2 for row, text in zip(p, shown * 2)]
+plot.words(shown * 2, colours, "red is a fruit, blue a company; first from the left, then from both sides")

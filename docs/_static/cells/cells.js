@@ -93,4 +93,68 @@ function makeCell(cell) {
     bar.hidden = false;
 }
 
+// A map of numbers from 0 to 1, as blue as they are large, with names at its rows and columns.
+function drawMap({ title, rows, columns, values }) {
+    const make = (name, attributes, text = "") => {
+        const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+        for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+        node.textContent = text;
+        return node;
+    };
+    const upright = columns.some((column) => column.length > 2);
+    const size = 22, left = 12 + 9 * Math.max(...rows.map((row) => row.length));
+    const top = upright ? 12 + 8 * Math.max(...columns.map((column) => column.length)) : 20;
+    const [width, height] = [left + size * columns.length + 4, top + size * rows.length + 2];
+    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": title });
+    columns.forEach((column, x) => {
+        const [at, y] = [left + size * (x + 0.5), top - 6];
+        svg.append(make("text", upright ? { x: at + 4, y, transform: `rotate(-90 ${at + 4} ${y})` }
+                                        : { x: at, y, "text-anchor": "middle" }, column));
+    });
+    rows.forEach((row, y) => {
+        svg.append(make("text", { x: left - 6, y: top + size * (y + 0.7), "text-anchor": "end" }, row));
+        columns.forEach((column, x) => {
+            const cell = make("rect", { x: left + size * x, y: top + size * y, width: size - 1, height: size - 1,
+                                        fill: "#2a6f97", "fill-opacity": values[y][x], class: "playground-cell" });
+            cell.append(make("title", {}, `${row} ${column}: ${values[y][x]}`));
+            svg.append(cell);
+        });
+    });
+    const figure = document.createElement("figure");
+    figure.append(Object.assign(document.createElement("figcaption"), { textContent: title }), svg);
+    return figure;
+}
+
+function makePlayground(place) {
+    const part = (name) => place.querySelector(`.${name}`);
+    const words = WORDS[place.dataset.language];
+    const python = new Python(place);
+    const [input, state] = [part("cell-code"), part("cell-state")];
+    let working = false;
+
+    function show({ text, maps }) {
+        part("playground-text").textContent = text;
+        part("playground-maps").replaceChildren(...maps.map(drawMap));
+    }
+    // Of the letters that come while Python works only the last ones are asked for.
+    async function watch() {
+        if (working) return;
+        working = true;
+        for (let asked; asked !== input.value;) {
+            asked = input.value;
+            const message = { file: place.dataset.file, call: "watch", argument: asked, files: place.dataset.files.split(" ") };
+            const { error, result } = await python.ask(message, (heard) => {
+                if (heard.state) state.textContent = words[heard.state];
+            });
+            state.textContent = error || "";
+            if (result) show(result);
+        }
+        working = false;
+    }
+
+    show(JSON.parse(place.dataset.found));
+    input.oninput = watch;
+}
+
 document.querySelectorAll(".cell").forEach(makeCell);
+document.querySelectorAll(".playground").forEach(makePlayground);

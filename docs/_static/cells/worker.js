@@ -26,6 +26,7 @@ async function fetched(address) {
 async function bring(python, root, files) {
     for (const name of files)
         if (!python.FS.analyzePath(name).exists) python.FS.writeFile(name, await fetched(`${root}_static/cells/${name}`));
+    python.pyimport("importlib").invalidate_caches();
 }
 
 onmessage = async ({ data }) => {
