@@ -114,9 +114,10 @@ def wheel(app: Sphinx, exception: Exception | None) -> None:
                     "--wheel-dir", folder, ROOT], check=True)
     for built in folder.glob("tinyseq-*.whl"):
         built.replace(folder / "tinyseq.whl")
-    names = " ".join(BROUGHT.values()).split()
-    files = [path for home in (ASKED, ROOT / "examples") for name in names if (path := home / name).exists()]
-    for file in (*files, *DATA.glob("*.npz")):
+    for name in " ".join(BROUGHT.values()).split():
+        home = ASKED if (ASKED / name).exists() else ROOT / "examples"
+        (folder / name).write_bytes((home / name).read_bytes())
+    for file in DATA.glob("*.npz"):
         (folder / file.name).write_bytes(file.read_bytes())
 
 

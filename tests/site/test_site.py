@@ -34,6 +34,13 @@ class Handler(SimpleHTTPRequestHandler):
         name = unquote(urlsplit(path).path).lstrip("/")
         return str(PYODIDE / name.removeprefix("pyodide/") if name.startswith("pyodide/") else SITE / name)
 
+    def do_GET(self) -> None:
+        if self.path == "/favicon.ico":         # which a browser asks every server for
+            self.send_response(204)
+            self.end_headers()
+        else:
+            super().do_GET()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -44,6 +51,7 @@ def address() -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="session")
@@ -131,13 +139,19 @@ def part(browser: Any, name: str, which: str) -> Any:
     return browser.find_element("css selector", f"#{name} .cell-{which}")
 
 
+def press(browser: Any, name: str, which: str) -> None:
+    button = part(browser, name, which)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button)
+    button.click()
+
+
 @pytest.mark.parametrize("page", CELLS)
 def test_a_cell_prints_what_cpython_prints(browser: Any, address: str, page: str) -> None:
     wide(browser, 1280)
     name, stored = f"cell-{CELLS[page]}", by_cpython(CELLS[page])
     browser.get(f"{address}{page}?pyodide=/pyodide/")
     assert part(browser, name, "text").text.strip() == stored["text"].strip()      # before any Python is there
-    part(browser, name, "run").click()
+    press(browser, name, "run")
     wait(lambda: part(browser, name, "text").text)                                  # while it learns
     assert not part(browser, name, "run").is_enabled()
     wait(lambda: part(browser, name, "run").is_enabled())
@@ -154,12 +168,12 @@ def test_a_cell_is_edited_stopped_and_says_which_line_is_wrong(browser: Any, add
 
     def run(code: str) -> None:
         browser.execute_script("arguments[0].value = arguments[1]", part(browser, name, "code"), code)
-        part(browser, name, "run").click()
+        press(browser, name, "run")
 
     run("import time\nfor i in range(10**6):\n    print('step', i)\n    time.sleep(0.05)")
     wait(lambda: "step 3" in part(browser, name, "text").text)                      # it streams
     assert browser.execute_script("return 1 + 1") == 2                              # and the page is alive
-    part(browser, name, "stop").click()
+    press(browser, name, "stop")
     assert part(browser, name, "run").is_enabled() and "stopped" in part(browser, name, "state").text
     said = part(browser, name, "text").text
     time.sleep(0.5)
