@@ -19,12 +19,12 @@ try {
     pyodide.globals.set("args", pyodide.toPy(args));
     process.exitCode = pyodide.runPython(`
 import os, sys
-sys.path.append("/packages")
+sys.path += ["/packages", "/repo/tests"]
 sys.dont_write_bytecode = True
-os.environ["CI"] = "true"
+os.environ["TINYSEQ_TEST_PROFILE"] = "emulated"       # few examples: it is several times slower than CPython
 os.chdir("/repo")
 import pytest
-int(pytest.main(["-p", "no:cacheprovider", "--capture=sys", *args]))        # there are no files without a name
+int(pytest.main(["-p", "no:cacheprovider", "-p", "wasm.named", "--capture=sys", *args]))        # there are no files without a name
 `);
 } catch (error) {
     console.error(error.message);       // not the error: Node would show a line of Pyodide, which is a megabyte long

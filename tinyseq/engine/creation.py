@@ -67,6 +67,8 @@ def _tensor(data: Any, dtype: Any, copy: bool | None, requires_grad: bool = Fals
         raise TypeError(f"expected real numbers or booleans, got dtype {data.dtype}")
     if dtype is not None:
         check.fitting(data, check.dtype(dtype))
+    elif plain and data.dtype == np.int_:  # of 32 bits on some platforms
+        dtype = np.int64
     elif plain and data.dtype == np.float64:
         dtype = np.float32 if beside is None or beside.dtype.kind != "f" else beside.dtype
     return Tensor(backend.asarray(data, dtype=dtype, copy=copy), requires_grad)
