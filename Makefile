@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.11 or newer: they make .venv themselves.
+# `make demo`, `make test` and `make site` need nothing but Python 3.11 or newer: they make .venv themselves.
 # Where python3 is older: make test PYTHON=python3.12. Where .venv is another's: make test VENV=.venv-tinyseq
 PYTHON ?= python3
 VENV := .venv
@@ -79,5 +79,5 @@ bench: $(READY)  ## print the table of times and memory beside PyTorch and other
 	$(VENV)/bin/python tests/benchmarks/table.py --memory --threads 1 --markdown build/memory.md
 
 clean:  ## remove the environments that make made, and everything built
-	rm -rf $(if $(OURS),$(VENV)) $(TYPES) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(if $(OURS),$(VENV)) $(TYPES) build dist docs/api *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -18,6 +18,8 @@ nitpicky = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
+highlight_language = "text"                     # of blocks that name none: shells, and what they print
+
 html_theme = "furo"
 html_title = "tinyseq"
 html_static_path = ["_static"]

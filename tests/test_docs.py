@@ -72,3 +72,10 @@ def test_commands_run_scripts_that_exist() -> None:
     text = "".join(page.read_text("utf-8") for page in ROAD)
     commands = re.findall(r"^python (\S+)", text, re.MULTILINE)
     assert len(commands) > 15 and not [script for script in commands if not (ROOT / script).exists()]
+
+
+def test_the_short_table_is_a_part_of_the_long_one() -> None:
+    rows = [[line for line in (ROOT / page).read_text("utf-8").splitlines() if re.match(r"\| .* \| [\d.]+ \|$", line)]
+            for page in ("README.md", "docs/how-fast.md")]
+    assert len(rows[0]) > 10 and not {*rows[0]} - {*rows[1]}
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 130, "what a newcomer needs in two minutes"

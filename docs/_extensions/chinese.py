@@ -14,7 +14,7 @@ class Search(SearchEnglish):
 
     lang = "en-zh"
     js_splitter_code = """
-const splitQuery = (query) => (query.match(/[\\u4e00-\\u9fff]+|[\\p{Letter}\\p{Number}_]+/gu) || []).flatMap((word) =>
+var splitQuery = (query) => (query.match(/[\\u4e00-\\u9fff]+|[\\p{Letter}\\p{Number}_]+/gu) || []).flatMap((word) =>
   /^[\\u4e00-\\u9fff]{3,}$/u.test(word) ? [...word].slice(1).map((c, i) => word[i] + c) : [word]);
 """
 

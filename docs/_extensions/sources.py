@@ -84,11 +84,16 @@ class Sources(SphinxTransform):
         file, _, name = link.astext().partition(": ")
         if file != link["source"]:
             return
+        self.env.note_dependency(str(ROOT / file))              # this page is read again when the file changes
         if name:
             first, last = place(text, name)
             code = "\n".join(text.splitlines()[first - 1 : last])
-            paragraph.parent.insert(paragraph.parent.index(paragraph) + 1,
-                                    nodes.literal_block(code, code, language="python"))
+            after = paragraph.parent.index(paragraph) + 1
+            short = " open" if last - first < 20 else ""
+            opened = f"<details class='source'{short}><summary>{last - first + 1} lines</summary>"
+            paragraph.parent[after:after] = [
+                nodes.raw("", opened, format="html"), nodes.literal_block(code, code, language="python"),
+                nodes.raw("", "</details>", format="html")]
         elif isinstance(following, nodes.literal_block):
             quoted = following.astext().splitlines()[0].strip()
             first = next((n for n, line in enumerate(text.splitlines(), 1) if line.strip().startswith(quoted)), 0)
@@ -100,13 +105,11 @@ class Sources(SphinxTransform):
 
 def place(text: str, name: str) -> tuple[int, int]:
     """The first and the last line of a function, class or method in a text of Python."""
-    body, node = ast.parse(text).body, None
+    node: Any = ast.parse(text)
     for part in name.split("."):
-        node = next((found for found in body if getattr(found, "name", None) == part), None)
+        node = next((found for found in node.body[::-1] if getattr(found, "name", None) == part), None)   # no overload
         if node is None:
             raise ValueError(f"there is no {name} in the file that a page takes it from")
-        body = node.body
-    assert node is not None and node.end_lineno
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]), node.end_lineno
 
 
