@@ -47,7 +47,8 @@ def test_every_cell_is_tested_and_shown_in_both_languages() -> None:
     files = {path.stem for path in ROOT.glob("docs/cells/*.py")}
     for road in ("road", "road.zh"):
         text = "".join(page.read_text("utf-8") for page in ROOT.glob(f"docs/{road}/*.md"))
-        assert set(re.findall(r"^```\{runnable\}\ndocs/cells/(.*)\.py\n```$", text, re.MULTILINE)) == files == set(CELLS)
+        shown = re.findall(r"^```\{runnable\}\ndocs/cells/(.*)\.py\n```$", text, re.MULTILINE)
+        assert set(shown) == files == set(CELLS)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -70,7 +71,8 @@ def test_an_error_shows_its_message_and_its_lines(capsys: pytest.CaptureFixture[
     run, pictures = driver().run, []
     wrong = "import tinyseq as ts\ndef f(x):\n    return x @ ts.ones((4, 4))\n\nprint(1)\nf(ts.ones(3))\n"
     said = run(wrong, pictures.append).splitlines()
-    assert said[0].startswith("ValueError") and said[1:] == ["line 3: return x @ ts.ones((4, 4))", "line 6: f(ts.ones(3))"]
+    assert said[0].startswith("ValueError")
+    assert said[1:] == ["line 3: return x @ ts.ones((4, 4))", "line 6: f(ts.ones(3))"]
     assert run("x = 1\n1 +", print) == "SyntaxError: invalid syntax\nline 2: 1 +"
     assert run("raise SystemExit(3)", print).startswith("SystemExit: 3")
     capsys.readouterr()
@@ -99,16 +101,19 @@ def test_the_playground_pronounces_letter_by_letter() -> None:
         found = json.loads(line)
         for shown in found["maps"]:
             values = np.array(shown["values"])
-            assert values.shape == (len(shown["rows"]), len(shown["columns"])) and shown["rows"] == found["text"].split()
+            assert values.shape == (len(shown["rows"]), len(shown["columns"]))
+            assert shown["rows"] == found["text"].split()
             np.testing.assert_allclose(values.sum(1), 1, atol=0.02)
     assert "N AY T L IY" in asked("import attention; print(attention.watch('knightly'))")
 
 
 def test_the_playground_shows_the_gates_that_the_layer_has() -> None:
-    code = ("import gates, numpy as np; from tinyseq import lens\nids = gates.WORDS.encode('the film was not bad'.split())\n"
+    code = ("import gates, numpy as np; from tinyseq import lens\n"
+            "ids = gates.WORDS.encode('the film was not bad'.split())\n"
             "found = lens.gate_saturation(gates.model.rnn, gates.model.embedding([ids]).detach())\n"
             "for gate, mine in zip('rz', gates.gates(ids)):\n"
-            "    np.testing.assert_allclose(np.stack([(mine < .1).mean(1), (mine > .9).mean(1)], 1), found[gate], atol=1e-6)")
+            "    mine = np.stack([(mine < .1).mean(1), (mine > .9).mean(1)], 1)\n"
+            "    np.testing.assert_allclose(mine, found[gate], atol=1e-6)")
     assert asked(code) == ""
     for text, good in (("the film was not bad at all", "100%"), ("the film was bad", "0%"), ("zebras ate it", "")):
         assert f'"good: {good}' in asked(f"import gates; print(gates.watch({text!r}))")

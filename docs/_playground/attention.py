@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 from weights import read  # before the script
-from pronounce import LETTERS, PHONEMES, build_model, pronounce  # isort: skip
+from pronounce import LETTERS, PHONEMES, build_model, pronounce
 
 model = build_model(96, 64, 0.0)
 model.load_state_dict(read("pronounce.safetensors"))

@@ -11,7 +11,7 @@ from random import Random
 
 import numpy as np
 from weights import read  # before the script
-from sentiment import BAD, FLIPS, GOOD, KEEPS, THINGS, review  # isort: skip
+from sentiment import BAD, FLIPS, GOOD, KEEPS, THINGS, review
 
 import tinyseq as ts
 from tinyseq import checkpoint, data, nn, optim
@@ -43,7 +43,8 @@ def learn(steps: int = 3000) -> None:
         optimizer.lr = 1e-2 * (1 - step / steps)
         optimizer.step()
     print(f"loss {loss.item():.4f}, right {np.mean(scores.detach().numpy().argmax(1) == right):.0%}")
-    checkpoint.save("gates.safetensors", {name: value.astype("float16") for name, value in model.state_dict().items()})
+    half = {name: value.astype("float16") for name, value in model.state_dict().items()}
+    checkpoint.save("gates.safetensors", half)
 
 
 @ts.no_grad()
@@ -58,7 +59,7 @@ def gates(ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def watch(text: str) -> str:
-    """Of a sentence: {"text", "maps"}, as JSON; a map has a title, names of its rows and columns, and numbers 0 to 1."""
+    """Of a sentence: {"text", "maps"}, as JSON; a map has a title, names of rows and columns, numbers 0 to 1."""
     words = re.findall(r"[a-z]+|,", text.lower())[:20]
     if not words:
         return json.dumps({"text": "", "maps": []})

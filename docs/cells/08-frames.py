@@ -14,7 +14,7 @@ def scores(utterances):                                             # of the spe
     states, _ = rnn(ts.tensor(x), lengths=lengths)                  # 0 after the end
     return out(ts.sum(states, 1) / lengths[:, None].astype("f"))
 
-optimizer, rates = optim.Adam([*rnn.parameters(), *out.parameters()], lr=5e-3), []
+optimizer = optim.Adam([*rnn.parameters(), *out.parameters()], lr=5e-3)
 heard = [1, 2, 4, 8, 12, 16, 20]
 for step in range(301):
     rows = rng.integers(270, size=32)
@@ -24,6 +24,7 @@ for step in range(301):
     optimizer.step()
     if step % 100 == 0:
         with ts.no_grad():
-            rates = [100 * np.mean(scores([u[:n] for u in said[270:]]).numpy().argmax(1) == speakers[270:]) for n in heard]
+            right = [scores([u[:n] for u in said[270:]]).numpy().argmax(1) == speakers[270:] for n in heard]
+        rates = [100 * np.mean(part) for part in right]
         print(f"step {step}: loss {loss.item():.2f}, {rates[-1]:.1f}% right on 370 others (a guess: 11.1%)")
         display(plot.curves({"right, %": (heard, rates)}, "frames heard"))

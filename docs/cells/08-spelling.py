@@ -3,8 +3,7 @@ import numpy as np
 import tinyseq as ts
 from tinyseq import nn, optim, plot
 
-ts.manual_seed(0)
-rng = np.random.default_rng(0)
+_, rng = ts.manual_seed(0), np.random.default_rng(0)
 images, labels = (np.load("digits.npz")[name] for name in ("images", "labels"))     # (1797, 8, 8), from 0 to 16
 
 def strips(size, low, high):                                        # two digits of different widths: nobody says where
@@ -29,5 +28,6 @@ for step in range(401):
         x, numbers = strips(200, 1200, 1797)                        # by other writers
         p = np.exp(read(x).detach().numpy())
         said = [[label for label, _ in groupby(row) if label] for row in p.argmax(2).tolist()]
-        print(f"step {step}: loss {loss.item():.2f}, {np.mean([a == b for a, b in zip(said, numbers.tolist())]):.0%} right")
+        right = [row == number for row, number in zip(said, numbers.tolist())]
+        print(f"step {step}: loss {loss.item():.2f}, {np.mean(right):.0%} right")
         display(plot.attention([x[0].T, p[0].T], [" " * 8, "_0123456789"], [" " * 24] * 2))

@@ -31,4 +31,4 @@ for step in range(101):
     optimizer.step()
     if step % 25 == 0:
         print(f"step {step}: loss {loss.item():.3f}, {np.mean(scores.detach().numpy().argmax(1) == right):.0%} right")
-        display(plot.words(texts[:4], 0.5 + weights.detach().numpy()[:4] / 2, "where 'magazine' looks, to know what it is"))
+        display(plot.words(texts[:4], 0.5 + weights.detach().numpy()[:4] / 2, "where 'magazine' looks"))

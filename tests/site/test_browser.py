@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SITE, PYODIDE = ROOT / "build/site", ROOT / "build/pyodide"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("**/*.html"))
-SEEN = [page for page in PAGES if not page.startswith("source/")]      # by eyes; of the sources links alone are followed
+SEEN = [page for page in PAGES if not page.startswith("source/")]      # of the sources links alone are followed
 CELLS = {"road/01-window.html": "01-window", "road/02-sentiment.html": "02-sentiment",
          "road.zh/09-attention.html": "09-attention"}
 pytestmark = pytest.mark.site
