@@ -59,7 +59,7 @@ def gates(ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def watch(text: str) -> str:
-    """Of a sentence: {"text", "maps"}, as JSON; a map has a title, names of rows and columns, numbers 0 to 1."""
+    """Of a sentence: {"text", "maps"}, as JSON; a map has a title, rows, columns and numbers 0 to 1."""
     words = re.findall(r"[a-z]+|,", text.lower())[:20]
     if not words:
         return json.dumps({"text": "", "maps": []})
@@ -68,7 +68,8 @@ def watch(text: str) -> str:
     unknown = [word for word in words if word not in WORDS]
     maps = [("good?", [""], good[None]), ("z: how much of the old state stays", units, z.T),
             ("r: how much of it a new state is made of", units, r.T)]
-    return json.dumps({"text": f"good: {good[-1]:.0%}" + "; never read: " * bool(unknown) + ", ".join(unknown), "maps": [
+    said = f"good: {good[-1]:.0%}" + "; never read: " * bool(unknown) + ", ".join(unknown)
+    return json.dumps({"text": said, "maps": [
         {"title": title, "rows": rows, "columns": words, "values": np.round(values, 3).tolist()}
         for title, rows, values in maps]})
 

@@ -3,7 +3,8 @@ import numpy as np
 import tinyseq as ts
 from tinyseq import nn, optim, plot
 
-_, rng = ts.manual_seed(0), np.random.default_rng(0)
+ts.manual_seed(0)
+rng = np.random.default_rng(0)
 images, labels = (np.load("digits.npz")[name] for name in ("images", "labels"))     # (1797, 8, 8), from 0 to 16
 
 def strips(size, low, high):                                        # two digits of different widths: nobody says where
@@ -12,7 +13,7 @@ def strips(size, low, high):                                        # two digits
         first, second = rng.integers(6, 11, 2)
         strip[2 : first + 2] = images[row[0]].T[np.arange(first) * 8 // first] / 16
         strip[first + 2 : first + second + 2] = images[row[1]].T[np.arange(second) * 8 // second] / 16
-    return x, labels[which] + 1                                     # label 0 is the blank
+    return x, (labels[which] + 1).tolist()                          # label 0 is the blank
 
 rnn, out, ctc = nn.GRU(8, 48, bidirectional=True), nn.Linear(96, 11), nn.CTCLoss()
 read = lambda x: ts.functional.log_softmax(out(rnn(ts.tensor(x))[0]))
@@ -28,6 +29,5 @@ for step in range(401):
         x, numbers = strips(200, 1200, 1797)                        # by other writers
         p = np.exp(read(x).detach().numpy())
         said = [[label for label, _ in groupby(row) if label] for row in p.argmax(2).tolist()]
-        right = [row == number for row, number in zip(said, numbers.tolist())]
-        print(f"step {step}: loss {loss.item():.2f}, {np.mean(right):.0%} right")
+        print(f"step {step}: loss {loss.item():.2f}, {np.mean([a == b for a, b in zip(said, numbers)]):.0%} right")
         display(plot.attention([x[0].T, p[0].T], [" " * 8, "_0123456789"], [" " * 24] * 2))
