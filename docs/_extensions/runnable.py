@@ -71,7 +71,7 @@ class Runnable(SphinxDirective):
         picture = f'<img class="cell-picture" alt="" src="data:image/png;base64,{found["picture"]}">'
         return [nodes.raw("", f"""<div class="cell" id="cell-{path.stem}" data-root="{up}" data-files="{data}"
  data-pyodide="{html.escape(self.config.runnable_pyodide)}" data-language="{language(self.env.docname)}">
-<textarea class="cell-code" spellcheck="false" autocapitalize="off" rows="{len(code.splitlines())}"
+<textarea class="cell-code" spellcheck="false" autocapitalize="off" rows="{len(code.splitlines()) + 2}"
  aria-label="{path.name}">
 {html.escape(code)}
 </textarea>

@@ -29,10 +29,11 @@ def run(code: str, draw: Callable[[str], object]) -> str:
     linecache.cache[NAME] = len(code), None, code.splitlines(True), NAME        # whose lines an error then shows
     try:
         tree = ast.parse(code, NAME)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, NAME, "exec"), names)
-        if last:
-            display(eval(compile(ast.Expression(last.value), NAME, "eval"), names))
+        *most, last = tree.body or [ast.Pass()]
+        if not isinstance(last, ast.Expr):
+            most, last = tree.body, ast.Expr(ast.Constant(None))
+        exec(compile(ast.Module(most, []), NAME, "exec"), names)
+        display(eval(compile(ast.fix_missing_locations(ast.Expression(last.value)), NAME, "eval"), names))
     except BaseException as error:
         return explain(error)
     return ""
