@@ -42,11 +42,12 @@ $(VENV)/site: $(MADE)
 	touch $@
 
 site: $(VENV)/site  ## build the pages of docs/ and the API's into build/site, which any server serves
-	$(VENV)/bin/python -m sphinx -q -W --keep-going -j auto -d build/site.cache docs build/site
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -j auto -d build/site.cache $(if $(PYODIDE),-D runnable_pyodide=$(PYODIDE)) \
+	    docs build/site
 
 # What runs in a reader's browser. tests/wasm/pyodide.txt names the Pyodide that is fetched for this, and its hash.
-PYODIDE := build/pyodide/pyodide.js
-$(PYODIDE): tests/wasm/pyodide.txt tests/wasm/parts.py
+FETCHED := build/pyodide/pyodide.js
+$(FETCHED): tests/wasm/pyodide.txt tests/wasm/parts.py
 	$(VENV)/bin/python tests/wasm/parts.py build/pyodide build/wasm
 	touch $@
 
@@ -54,11 +55,11 @@ $(VENV)/browser: $(VENV)/site $(READY)
 	$(VENV)/bin/pip install --quiet 'selenium>=4.20'
 	touch $@
 
-site-test: site $(VENV)/browser $(PYODIDE)  ## open the site in Chromium, run cells and playgrounds; needs apt's chromium-driver
+site-test: site $(VENV)/browser $(FETCHED)  ## open the site in Chromium, run cells and playgrounds; needs apt's chromium-driver
 	$(VENV)/bin/python -m pytest -n 0 -m site tests/site $(ARGS)
 
 WASM_TESTS := tests/engine tests/functional tests/nn
-wasm: $(READY) $(PYODIDE)  ## run tests of engine, functional and nn on CPython under WebAssembly, for half an hour; needs node
+wasm: $(READY) $(FETCHED)  ## run tests of engine, functional and nn on CPython under WebAssembly, for half an hour; needs node
 	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	node tests/wasm/run.mjs build/pyodide build/wasm build/wheel/tinyseq-*.whl -q -m "not reference" $(or $(ARGS),$(WASM_TESTS))
 
