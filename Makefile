@@ -8,10 +8,10 @@ OURS = $(wildcard $(BEGUN) $(MADE))
 READY := $(VENV)/ready
 TYPES := .venv-types
 
-.PHONY: help demo test site cupy lint types lines bench clean
+.PHONY: help demo test site site-test wasm cupy lint types lines bench clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 $(MADE): pyproject.toml
 	$(if $(OURS),,$(if $(wildcard $(VENV)),$(error $(VENV) is here and was not made by make, which leaves it as it is: \
@@ -42,7 +42,26 @@ $(VENV)/site: $(MADE)
 	touch $@
 
 site: $(VENV)/site  ## build the pages of docs/ and the API's into build/site, which any server serves
-	$(VENV)/bin/python -m sphinx -q -W --keep-going -j auto -d build/site.cache docs build/site
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -j auto -d build/site.cache $(if $(PYODIDE),-D runnable_pyodide=$(PYODIDE)) \
+	    docs build/site
+
+# What runs in a reader's browser. tests/wasm/pyodide.txt names the Pyodide that is fetched for this, and its hash.
+FETCHED := build/pyodide/pyodide.js
+$(FETCHED): tests/wasm/pyodide.txt tests/wasm/parts.py
+	$(VENV)/bin/python tests/wasm/parts.py build/pyodide build/wasm
+	touch $@
+
+$(VENV)/browser: $(VENV)/site $(READY)
+	$(VENV)/bin/pip install --quiet 'selenium>=4.20'
+	touch $@
+
+site-test: site $(VENV)/browser $(FETCHED)  ## open the site in Chromium, run cells and playgrounds; needs apt's chromium-driver
+	$(VENV)/bin/python -m pytest -n 0 -m site tests/site $(ARGS)
+
+WASM_TESTS := tests/engine tests/functional tests/nn
+wasm: $(READY) $(FETCHED)  ## run tests of engine, functional and nn on CPython under WebAssembly, in ten minutes; needs node
+	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	node tests/wasm/run.mjs build/pyodide build/wasm build/wheel/tinyseq-*.whl -q -m "not reference" $(or $(ARGS),$(WASM_TESTS))
 
 # The tests that a backend can change, on the real CuPy with a CPU in the GPU's place: tests/cupy_on_cpu/README.md.
 # CUPY_ON_CPU_CACHE names the folder of compiled kernels.

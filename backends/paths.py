@@ -113,7 +113,7 @@ class PathKernels(RowKernels):
         if not high - low <= REACH:
             raise FloatingPointError("exp leaves float64's range")
         size, rows, end = min(16, int(REACH / max(high - low, 1))), xp.arange(batch), 2 * counts + 1
-        places = xp.zeros((path.shape[1] + 1, batch), dtype=np.int64)
+        places = xp.zeros((path.shape[1] + 1, batch), dtype=np.intp)  # which `take` and `bincount` want
         places[:-1] = path.T
         hops = xp.zeros(places.shape)
         hops[:-1] = skips.T

@@ -426,7 +426,7 @@ def pair(x_map: Any = None, t_map: Any = None, **options: Any) -> Any:
 
 
 REDUCTIONS = {"reduction": ["mean", "sum", "none"]}
-a, b, narrow, whole = np.zeros((2, 3)), np.zeros((3, 5)), np.zeros((2, 3), "float32"), np.zeros((2, 3), int)
+a, b, narrow, whole = np.zeros((2, 3)), np.zeros((3, 5)), np.zeros((2, 3), "float32"), np.zeros((2, 3), "i8")
 three = (np.zeros((6, 4)), np.zeros((6, 2)))
 two_shapes = [(whole, a, "floating-point .*, got int64"), (a, b, r"\(2, 3\).*\(3, 5\)"),
               (a, a, {"reduction": "avg"}, "reduction .* 'avg'")]

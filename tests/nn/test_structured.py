@@ -284,10 +284,10 @@ def test_a_crf_does_not_decode_what_is_no_number() -> None:
     (lambda: nn.CTCLoss(-1), ValueError, "CTCLoss: .* blank, got -1"),
     (lambda: nn.CTCLoss(0, "avg"), ValueError, "CTCLoss: .* reduction .* 'avg'"),
     (lambda: nn.CTCLoss(0, "sum", 1), ValueError, "CTCLoss: .* zero_infinity .* 1"),
-    (lambda: nn.CTCLoss()(np.zeros((1, 2, 3), int), [[1]], [2], [1]), ValueError, "floating-point log_probs.*int64"),
+    (lambda: nn.CTCLoss()(np.zeros((1, 2, 3), "i8"), [[1]], [2], [1]), ValueError, "floating-point log_probs.*int64"),
     (lambda: nn.CTCLoss()(np.zeros((1, 2, 3)), [[1.0]], [2], [1]), TypeError, "CTCLoss: targets: .* float64"),
     (lambda: nn.CTCLoss()(np.zeros((1, 2, 3)), [[1]], [2.0], [1]), ValueError, "CTCLoss: .* input_lengths .* float64"),
-    (lambda: nn.CRF(3)(np.zeros((1, 2, 3), int), [[1, 2]]), ValueError, "CRF: .* floating-point scores .* int64"),
+    (lambda: nn.CRF(3)(np.zeros((1, 2, 3), "int64"), [[1, 2]]), ValueError, "CRF: .* floating-point scores .* int64"),
     (lambda: nn.CRF(3)(np.zeros((1, 2, 3)), ts.Tensor(np.array([[1, 3]]))), IndexError, "CRF: id 3"),
     (lambda: nn.CRF(3)(np.zeros((1, 2, 3)), [[1, 2]], [3]), ValueError, "CRF: expected lengths"),
 ])

@@ -232,7 +232,7 @@ def repeat(x: Tensor, repeats: int | Sequence[int], *, axis: int) -> Out:
     """
     xp, after = namespace(x), axes_of(axis, x.ndim)[0] + 1
     if not isinstance(repeats, int):
-        places = np.repeat(np.arange(x.shape[after - 1]), as_int64(repeats))
+        places = np.repeat(np.arange(x.shape[after - 1]), as_int64(repeats).astype(np.intp))
         return picked(x, along(axis, x.ndim, places))
     apart = (*x.shape[:after], repeats, *x.shape[after:])
     return xp.repeat(x, repeats, axis=axis), (lambda g: xp.sum(xp.reshape(g, apart), axis=after),)
