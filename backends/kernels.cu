@@ -4,6 +4,7 @@
 //   #define LOWEST the lowest finite T
 //   #define MANY   the arrays that one launch of an optimizer takes
 //   #define ROWS   of a batch in a block of a recurrent cell's kernel
+//   #define WORDS  of a recorded step that one launch puts in their places
 //
 // Arrays are contiguous unless strides are given; a null pointer stands for an array that is not there. A number comes
 // as I, U or double: `kernel` in cupy.py reads the parameters here. Row kernels run one block a row.
@@ -243,9 +244,12 @@ extern "C" __global__ void tinyseq_gelu_backward(const T* x, T* dx, I n, const T
 
 // ---- random numbers: Philox4x64-10 (Salmon et al. 2011), key (seed, 0), counter (block + 1, 0, stream, 0)
 
-__device__ void philox(U seed, U stream, U block, U* c) {
-  U k0 = seed, k1 = 0;
-  c[0] = block + 1, c[1] = 0, c[2] = stream, c[3] = 0;
+// `there`, if it is not null, has the two of this time: of a step that was recorded (see captured.py).
+struct Draw { U seed, stream; const U* there; };
+
+__device__ void philox(const Draw& d, U block, U* c) {
+  U k0 = d.there ? d.there[0] : d.seed, k1 = 0;
+  c[0] = block + 1, c[1] = 0, c[2] = d.there ? d.there[1] : d.stream, c[3] = 0;
   for (int round = 0; round < 10; round++) {
     const U m0 = 0xD2E7470EE14C6C93ull, m1 = 0xCA5A826395121157ull;
     const U high0 = __umul64hi(m0, c[0]), low0 = m0 * c[0], high1 = __umul64hi(m1, c[2]), low1 = m1 * c[2];
@@ -254,23 +258,23 @@ __device__ void philox(U seed, U stream, U block, U* c) {
   }
 }
 
-extern "C" __global__ void tinyseq_philox(U seed, U stream, U skip, U* y, I n) {
+extern "C" __global__ void tinyseq_philox(Draw draw, U skip, U* y, I n) {
   U c[4];
-  philox(seed, stream, skip + ELEMENT, c);
+  philox(draw, skip + ELEMENT, c);
   for (int k = 0; k < 4; k++) if (4 * ELEMENT + k < n) y[4 * ELEMENT + k] = c[k];
 }
 
-extern "C" __global__ void tinyseq_dropout_mask(U seed, U stream, U skip, I threshold, bool* keep, I n) {
+extern "C" __global__ void tinyseq_dropout_mask(Draw draw, U skip, I threshold, bool* keep, I n) {
   U c[4];
-  philox(seed, stream, skip + ELEMENT, c);
+  philox(draw, skip + ELEMENT, c);
   for (int k = 0; k < 8; k++)
     if (8 * ELEMENT + k < n) keep[8 * ELEMENT + k] = (I)(c[k / 2] >> 32 * (k % 2) & EVERYONE) >= threshold;
 }
 
 // y = x where that is kept, times `scale`: eight numbers a thread, which are eight draws of 32 bits.
-extern "C" __global__ void tinyseq_dropout(U seed, U stream, I threshold, double scale, const T* x, T* y, I n) {
+extern "C" __global__ void tinyseq_dropout(Draw draw, I threshold, double scale, const T* x, T* y, I n) {
   U c[4];
-  philox(seed, stream, ELEMENT, c);
+  philox(draw, ELEMENT, c);
   for (I k = 0, i = 8 * ELEMENT; k < 8 && i < n; k++, i++)
     y[i] = x[i] * ((I)(c[k / 2] >> 32 * (k % 2) & EVERYONE) >= threshold ? (T)scale : (T)0);
 }
@@ -281,7 +285,7 @@ extern "C" __global__ void tinyseq_dropout(U seed, U stream, I threshold, double
 // the rows of each, and of `take`, True where a key takes part. A weight is kept where 32 random bits reach `threshold`.
 struct Attending {
   I t, s, d, e, d1, d2, causal, threshold;
-  U seed, stream;
+  Draw draw;
   double scale, kept;
   I q[4], k[4], v[4], y[4], g[4], dq[4], dk[4], dv[4], take[5];
 };
@@ -332,7 +336,7 @@ __device__ T kept(const Attending& a, I head, I t, I s) {
   if (!a.threshold) return 1;
   const I n = (head * a.t + t) * a.s + s;
   U c[4];
-  philox(a.seed, a.stream, n / 8, c);
+  philox(a.draw, n / 8, c);
   return (I)(c[n % 8 / 2] >> 32 * (n % 2) & EVERYONE) >= a.threshold ? (T)(1 / a.kept) : (T)0;
 }
 
@@ -473,7 +477,17 @@ struct Arrays { T* p[MANY]; T* g[MANY]; T* m[MANY]; T* v[MANY]; T* b[MANY]; I n[
 #define EACH(i) for (I i = ELEMENT; i < all.n[blockIdx.y]; i += gridDim.x * (I)blockDim.x)
 #define OF(name) all.name[blockIdx.y][i]
 
-extern "C" __global__ void tinyseq_sgd(Arrays all, double rate, double momentum, I nesterov, double decay) {
+// What a step is told: as it is given or, of a step that was recorded, as it is this time.
+struct Numbers {
+  double given[8];
+  const double* there;
+  __device__ double operator[](int i) const { return there ? there[i] : given[i]; }
+};
+struct Words { U w[WORDS]; };
+extern "C" __global__ void tinyseq_put(Words words, U* there) { if (ELEMENT < WORDS) there[ELEMENT] = words.w[ELEMENT]; }
+
+extern "C" __global__ void tinyseq_sgd(Arrays all, Numbers a) {
+  const double rate = a[0], momentum = a[1], nesterov = a[2], decay = a[3];
   EACH(i) {
     const T g = OF(g) + (T)decay * OF(p);
     T d = g;
@@ -485,8 +499,8 @@ extern "C" __global__ void tinyseq_sgd(Arrays all, double rate, double momentum,
   }
 }
 
-extern "C" __global__ void tinyseq_adam(Arrays all, double rate, double beta1, double beta2, double eps,
-                                        double decay, double shrink) {
+extern "C" __global__ void tinyseq_adam(Arrays all, Numbers a) {
+  const double rate = a[0], beta1 = a[1], beta2 = a[2], eps = a[3], decay = a[4], shrink = a[5];
   EACH(i) {
     const T p = OF(p) * (T)shrink, g = OF(g) + (T)decay * p;
     const T m = OF(m) = OF(m) * (T)beta1 + (T)(1 - beta1) * g;
@@ -495,8 +509,8 @@ extern "C" __global__ void tinyseq_adam(Arrays all, double rate, double beta1, d
   }
 }
 
-extern "C" __global__ void tinyseq_rmsprop(Arrays all, double rate, double alpha, double eps, double decay,
-                                           double momentum, I centred, I moving) {
+extern "C" __global__ void tinyseq_rmsprop(Arrays all, Numbers a) {
+  const double rate = a[0], alpha = a[1], eps = a[2], decay = a[3], momentum = a[4], centred = a[5], moving = a[6];
   EACH(i) {
     const T g = OF(g) + (T)decay * OF(p), s = OF(m) = OF(m) * (T)alpha + (T)(1 - alpha) * g * g;
     const T mean = centred ? OF(v) = OF(v) * (T)alpha + (T)(1 - alpha) * g : (T)0, left = s - mean * mean;
@@ -506,12 +520,84 @@ extern "C" __global__ void tinyseq_rmsprop(Arrays all, double rate, double alpha
   }
 }
 
-extern "C" __global__ void tinyseq_lion(Arrays all, double rate, double beta1, double beta2, double shrink) {
+extern "C" __global__ void tinyseq_lion(Arrays all, Numbers a) {
+  const double rate = a[0], beta1 = a[1], beta2 = a[2], shrink = a[3];
   EACH(i) {
     const T g = OF(g), m = OF(m), c = m * (T)beta1 + g * (T)(1 - beta1);
     OF(p) = OF(p) * (T)shrink - (T)rate * (c > 0 ? (T)1 : c < 0 ? (T)-1 : c);
     OF(m) = m * (T)beta2 + g * (T)(1 - beta2);
   }
+}
+
+// Adafactor. Of (.., height, width) m has means of g^2 along rows, v along columns; of what has no height m has g^2.
+struct Sizes { int height[MANY], width[MANY]; };
+#define SIZES const I n = all.n[blockIdx.y], high = sizes.height[blockIdx.y], wide = sizes.width[blockIdx.y]; \
+    const T* const g = all.g[blockIdx.y]; \
+    T *const p = all.p[blockIdx.y], *const rows = all.m[blockIdx.y], *const columns = all.v[blockIdx.y];
+
+extern "C" __global__ void tinyseq_adafactor_means(Arrays all, Numbers a, Sizes sizes) {  // 32 lanes by 32 warps
+  __shared__ double part[32][33];
+  SIZES
+  const I warp = blockIdx.x * (I)32 + threadIdx.y, warps = gridDim.x * (I)32, tiles = (wide + 31) / 32;
+  const T share = a[0];
+  for (I i = warp * 32 + threadIdx.x; !high && i < n; i += warps * 32) rows[i] += (g[i] * g[i] - rows[i]) * share;
+  for (I r = warp; n && high && r < n / wide; r += warps) {  // a warp a row
+    double sum = 0;
+    for (I i = r * wide + threadIdx.x; i < (r + 1) * wide; i += 32) sum += (double)g[i] * g[i];
+    for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(EVERYONE, sum, o);
+    if (threadIdx.x == 0) rows[r] += ((T)(sum / wide) - rows[r]) * share;
+  }
+  for (I tile = blockIdx.x; n && high && tile < n / wide / high * tiles; tile += gridDim.x) {  // a block 32 columns
+    const I column = tile % tiles * 32 + threadIdx.x, matrix = tile / tiles;
+    double sum = 0;
+    for (I r = threadIdx.y; column < wide && r < high; r += 32) {
+      const T d = g[(matrix * high + r) * wide + column];
+      sum += (double)d * d;
+    }
+    part[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y == 0 && column < wide) {
+      for (int k = 1; k < 32; k++) sum += part[k][threadIdx.x];
+      T& mean = columns[matrix * wide + column];
+      mean += ((T)(sum / high) - mean) * share;
+    }
+    __syncthreads();
+  }
+}
+
+// each(i, u) for the entries of this thread, u = g / sqrt(rows columns / the mean of rows)
+template <class Each> __device__ void updates(const Arrays& all, const Sizes& sizes, T least, Each each) {
+  SIZES
+  for (I start = 0, area = high ? high * wide : n; start < n; start += area) {
+    double sum = 0;
+    for (I r = threadIdx.x; r < high; r += blockDim.x) sum += rows[start / wide + r];
+    const T of_rows = high ? (T)(over_block<false>(sum) / high) : (T)1, mean = of_rows < least ? least : of_rows;
+    for (I i = ELEMENT; i < area; i += gridDim.x * (I)blockDim.x) {
+      const T root = sqrt(high ? rows[(start + i) / wide] / mean * columns[start / high + i % wide] : rows[i]);
+      each(start + i, g[start + i] / (root < least ? least : root));
+    }
+  }
+}
+
+// The sums of u^2 and of p^2 of each block: `sums` (arrays, blocks, 2).
+extern "C" __global__ void tinyseq_adafactor_sums(Arrays all, Numbers a, Sizes sizes, double* sums) {
+  double of_u = 0, of_p = 0;
+  updates(all, sizes, a[1], [&](I i, T u) {
+    of_u += (double)u * u, of_p += (double)all.p[blockIdx.y][i] * all.p[blockIdx.y][i];
+  });
+  of_u = over_block<false>(of_u), of_p = over_block<false>(of_p), sums += 2 * (blockIdx.y * (I)gridDim.x + blockIdx.x);
+  if (threadIdx.x == 0) sums[0] = of_u, sums[1] = of_p;
+}
+
+extern "C" __global__ void tinyseq_adafactor(Arrays all, Numbers a, Sizes sizes, const double* sums) {
+  double of_u = 0, of_p = 0;
+  sums += 2 * blockIdx.y * (I)gridDim.x;
+  for (I k = threadIdx.x; k < gridDim.x; k += blockDim.x) of_u += sums[2 * k], of_p += sums[2 * k + 1];
+  of_u = sqrt(over_block<false>(of_u) / all.n[blockIdx.y]) / a[4];
+  of_p = sqrt(over_block<false>(of_p) / all.n[blockIdx.y]);
+  const double size = (of_p < a[2] ? a[2] : of_p) * a[3], shrink = a[5];
+  const T rate = size / (of_u < 1 ? 1.0 : of_u);
+  updates(all, sizes, a[1], [&](I i, T u) { all.p[blockIdx.y][i] = all.p[blockIdx.y][i] * (T)shrink - rate * u; });
 }
 
 extern "C" __global__ void tinyseq_scale(Arrays all, const T* factor) { EACH(i) OF(p) *= *factor; }

@@ -40,6 +40,7 @@ from tinyseq.engine.tensor import Tensor, namespace
 from tinyseq.engine.graph import enable_grad, no_grad
 from tinyseq.engine.autograd import op
 from tinyseq.engine.gradients import grad, value_and_grad
+from tinyseq.captured import capture
 
 _modules[f"{__name__}.random"] = random  # so that `import tinyseq.random` finds it too
 _modules[f"{__name__}.nn.functional"] = functional
@@ -47,18 +48,19 @@ _modules[f"{__name__}.nn.functional"] = functional
 __all__ = [
     "abs", "acos", "acosh", "add", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",
     "astype", "atan", "atan2", "atanh", "backends", "bitwise_and", "bitwise_invert", "bitwise_or", "bitwise_xor",
-    "bool", "broadcast_to", "ceil", "clip", "concat", "cos", "cosh", "cumulative_sum", "debug", "divide", "einsum",
-    "enable_grad", "equal", "erf", "exp", "expand_dims", "expm1", "eye", "flatten", "flip", "float16", "float32",
-    "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like", "functional", "get_num_threads", "grad",
-    "greater", "greater_equal", "index_add", "int16", "int32", "int64", "int8", "isfinite", "isinf", "isnan", "less",
-    "less_equal", "linspace", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or",
-    "logical_xor", "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean", "min", "minimum",
-    "moveaxis", "multiply", "namespace", "negative", "nn", "no_grad", "not_equal", "one_hot", "ones", "ones_like", "op",
-    "optim", "outer", "pad", "permute_dims", "pow", "prod", "random", "reciprocal", "recompute", "remainder", "repeat",
-    "reshape", "roll", "round", "set_num_threads", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square",
-    "squeeze", "stack", "std", "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "Tensor", "tensor",
-    "tensordot", "tile", "topk", "tril", "triu", "trunc", "uint8", "unstack", "use_backend", "value_and_grad", "var",
-    "vecdot", "vector_norm", "where", "zeros", "zeros_like",
+    "bool", "broadcast_to", "capture", "ceil", "clip", "concat", "cos", "cosh", "cumulative_sum", "debug", "divide",
+    "einsum", "enable_grad", "equal", "erf", "exp", "expand_dims", "expm1", "eye", "flatten", "flip", "float16",
+    "float32", "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like", "functional",
+    "get_num_threads", "grad", "greater", "greater_equal", "index_add", "int16", "int32", "int64", "int8", "isfinite",
+    "isinf", "isnan", "less", "less_equal", "linspace", "log", "log10", "log1p", "log2", "logaddexp", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max",
+    "maximum", "mean", "min", "minimum", "moveaxis", "multiply", "namespace", "negative", "nn", "no_grad",
+    "not_equal", "one_hot", "ones", "ones_like", "op", "optim", "outer", "pad", "permute_dims", "pow", "prod",
+    "random", "reciprocal", "recompute", "remainder", "repeat", "reshape", "roll", "round", "set_num_threads",
+    "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum",
+    "take", "take_along_axis", "tan", "tanh", "Tensor", "tensor", "tensordot", "tile", "topk", "tril", "triu",
+    "trunc", "uint8", "unstack", "use_backend", "value_and_grad", "var", "vecdot", "vector_norm", "where", "zeros",
+    "zeros_like",
 ]
 
 _lazy = ("checkpoint", "data", "decode", "distributed", "glance", "lens", "logs", "metrics", "models", "optim", "plot",
