@@ -29,14 +29,14 @@ class Recording:
         self.used = 0
         self.works: list[Callable[[], Any]] = []
         self.draws: dict[tuple[int, int], int] = {}  # (seed, stream) of a draw -> where it lies on the device
-        self.constants: list[tuple[np.ndarray[Any, Any], Any]] = []  # from the host, and the same on the device
+        self.constants: list[tuple[Any, Any]] = []  # from the host, and the same on the device
         self.seen = 0  # of them, when recorded
         self.before: list[tuple[Any, str, Any]] = []  # (object, name, value) of what Python changed: for `together`
         self.products: Any = None  # (handle, library), where products must not take the usual ones
 
     def run(self, phase: str, step: Callable[[], T]) -> T:
         """What `step()` returns, in that phase."""
-        self.phase, self.used, self.seen = phase, 0, 0
+        self.phase, self.used, self.seen, self.before = phase, 0, 0, []
         if phase == "rehearsed":
             self.constants = []
         before = _current.set(self)
@@ -75,12 +75,12 @@ class Recording:
         """A copy on the device of what comes from the host, of `upload(array)`."""
         if self.phase == "rehearsed":
             self.constants.append((array.copy(), upload(array)))
-        known, there = self.constants[self.seen] if self.seen < len(self.constants) else (None, None)
+        known, there = (*self.constants, (None, None))[min(self.seen, len(self.constants))]
         self.seen += 1
-        if known is None or (known.dtype, known.shape) != (array.dtype, array.shape) or (
+        if there is None or (known.dtype, known.shape) != (array.dtype, array.shape) or (
                 known.tobytes() != array.tobytes()):
-            raise RuntimeError(f"{array.dtype}{list(array.shape)} comes from the host and is not what came in the run "
-                               "before: give what changes as an argument, or draw it on the device (dropout does)")
+            raise RuntimeError(f"{array.dtype}{list(array.shape)} comes from the host and is not what it was before: "
+                               "give what changes as an argument, or draw it on the device, as dropout does")
         return there.copy()
 
 
@@ -99,9 +99,10 @@ def again(work: Callable[[], Any], before: Callable[[], tuple[Any, str, Any]]) -
     to be set, should the recording fail, for it not to have been."""
     recording = current()
     if recording is None:
-        return work()
-    recording.before.append(before())
-    recording.again(work)
+        work()
+    else:
+        recording.before.append(before())
+        recording.again(work)
 
 
 def place(numbers: list[float]) -> int:

@@ -195,7 +195,8 @@ class CupyBackend(NumpyBackend):
 
     def namespace(self, library: ModuleType) -> ModuleType:
         xp = super().namespace(library)
-        ours = (self.asarray, self.sum, self.cumulative_sum, self.argsort, self.where, self.vecdot, self.matmul)
+        ours = (self.asarray, self.sum, self.cumulative_sum, self.argsort, self.where, self.vecdot, self.matmul,
+                graphs.concat, graphs.stack)
         vars(xp).update({f.__name__: f for f in ours})
         return xp
 
@@ -616,7 +617,7 @@ class CupyBackend(NumpyBackend):
         for dtype, grid, addresses in self._launches(grads):
             sums.append(cp.empty(math.prod(grid), dtype=np.float64))
             kernel("squares", dtype)(grid, (BLOCK,), (addresses, sums[-1]))
-        everything, y = sums[0] if len(sums) == 1 else cp.concatenate(sums), cp.empty((), dtype=dtype)
+        everything, y = sums[0] if len(sums) == 1 else graphs.concat(sums), cp.empty((), dtype=dtype)
         kernel("root_of_sum", dtype)((1,), (1024,), (everything, everything.size, y))
         return y
 

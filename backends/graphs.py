@@ -11,7 +11,7 @@ import ctypes
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cupy as cp
@@ -42,6 +42,17 @@ def there(x: Any, *options: Any) -> Any:
     if recording is None or isinstance(x, cp.ndarray):
         return cp.asarray(x, *options)
     return recording.constant(np.asarray(x, *options), cp.asarray)
+
+
+def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Any:
+    """CuPy's, which copies addresses to the device where there are more than 8: recorded it is by 8."""
+    while captured.current() is not None and len(arrays) > 8:
+        arrays = [cp.concatenate(arrays[i:i + 8], axis) for i in range(0, len(arrays), 8)]
+    return cp.concatenate(arrays, axis)
+
+
+def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
+    return concat([cp.expand_dims(a, axis) for a in arrays], axis=axis % (arrays[0].ndim + 1))
 
 
 def cublas() -> tuple[Any, Any]:

@@ -479,8 +479,7 @@ struct Arrays { T* p[MANY]; T* g[MANY]; T* m[MANY]; T* v[MANY]; T* b[MANY]; I n[
 
 // What a step is told: as it is given or, of a step that was recorded, as it is this time.
 struct Numbers {
-  double given[8];
-  const double* there;
+  double given[8]; const double* there;
   __device__ double operator[](int i) const { return there ? there[i] : given[i]; }
 };
 struct Words { U w[WORDS]; };
@@ -540,20 +539,19 @@ extern "C" __global__ void tinyseq_adafactor_means(Arrays all, Numbers a, Sizes 
   SIZES
   const I warp = blockIdx.x * (I)32 + threadIdx.y, warps = gridDim.x * (I)32, tiles = (wide + 31) / 32;
   const T share = a[0];
+  if (!n) return;
   for (I i = warp * 32 + threadIdx.x; !high && i < n; i += warps * 32) rows[i] += (g[i] * g[i] - rows[i]) * share;
-  for (I r = warp; n && high && r < n / wide; r += warps) {  // a warp a row
+  for (I r = warp; high && r < n / wide; r += warps) {  // a warp a row
     double sum = 0;
     for (I i = r * wide + threadIdx.x; i < (r + 1) * wide; i += 32) sum += (double)g[i] * g[i];
     for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(EVERYONE, sum, o);
     if (threadIdx.x == 0) rows[r] += ((T)(sum / wide) - rows[r]) * share;
   }
-  for (I tile = blockIdx.x; n && high && tile < n / wide / high * tiles; tile += gridDim.x) {  // a block 32 columns
+  for (I tile = blockIdx.x; high && tile < n / wide / high * tiles; tile += gridDim.x) {  // a block 32 columns
     const I column = tile % tiles * 32 + threadIdx.x, matrix = tile / tiles;
     double sum = 0;
-    for (I r = threadIdx.y; column < wide && r < high; r += 32) {
-      const T d = g[(matrix * high + r) * wide + column];
-      sum += (double)d * d;
-    }
+    for (I r = threadIdx.y, i; column < wide && r < high; r += 32)
+      i = (matrix * high + r) * wide + column, sum += (double)g[i] * g[i];
     part[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y == 0 && column < wide) {

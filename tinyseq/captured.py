@@ -99,18 +99,32 @@ class _Captured:
         run = functools.partial(self.step, *args, **kwargs)
         if self.runs < REHEARSALS:
             with _Reading(self.recording) as reading:
-                out = _results(self.recording.rehearse(run), Tensor.detach)
+                self._returned(self.recording.rehearse(run))
             self.held, self.runs = reading.tensors(), self.runs + 1
-            return out
-        with uninterrupted():
-            if self.runs == REHEARSALS:
-                self._record(run)
-            else:
-                self._again()
-            self.recording.launch()
-            together(*[(t, "grad", g) for t, g in self.grads])
-            copies = iter(self.backend.copies([x._data for x in self.results]))
-            return _results(self.out, lambda _: Tensor(next(copies)))
+        else:
+            with uninterrupted():
+                if self.runs == REHEARSALS:
+                    self._record(run)
+                else:
+                    self._again()
+                self.recording.launch()
+                together(*[(t, "grad", g) for t, g in self.grads])
+        copies = iter(self.backend.copies([x._data for x in self.results]))
+        return _each(self.out, lambda _, x: x if x is None else Tensor(next(copies)))
+
+    def _returned(self, out: Any) -> None:
+        """What the step returned: Tensors and None."""
+        self.results = list[Tensor]()
+
+        def leaf(place: str, x: Any) -> Tensor | None:
+            if isinstance(x, Tensor):
+                self.results.append(x.detach())
+            elif x is not None:
+                raise RuntimeError(f"it returns {check.describe(x)}, which would be the same ever after, expected "
+                                   "Tensors and None, in tuples, lists and dictionaries")
+            return x if x is None else self.results[-1]
+
+        self.out = _each(out, leaf, "returned")
 
     def _record(self, run: Callable[[], Any]) -> None:
         """The step once more, of which nothing is computed before it is launched."""
@@ -135,8 +149,7 @@ class _Captured:
 
     def _settle(self, out: Any, before: list[tuple[Tensor, Array, Tensor | None]]) -> None:
         """As the last of the step: what it put in new arrays is copied to where the next one looks for it."""
-        self.out, self.results = _results(out, Tensor.detach), list[Tensor]()
-        _results(self.out, self.results.append)
+        self._returned(out)
         for t, a, g in before:
             if t._data is not a:
                 a[...] = t._data
@@ -174,7 +187,7 @@ class _Earlier(Tensor):
         self.node, self.grad = None, None
 
     @property
-    def _data(self) -> Array:  # type: ignore[override]
+    def _data(self) -> Array:
         raise RuntimeError("a gradient from before the step is used or added to: zero_grad() comes before backward(), "
                            "and several backward() of one update are one step")
 
@@ -199,7 +212,7 @@ class _Streams(list[tuple[int, int]]):
 class _Reading(watching):
     """Which tensors that were there before are read by the ops in a block."""
 
-    def __init__(self, recording: captured.Recording) -> None:
+    def __init__(self, recording: Any) -> None:
         self.recording, self.read = recording, set[int]()
         self.before = [(t, t._data) for t in _alive(Tensor) if type(t) is not _Earlier and hasattr(t, "_data")]
 
@@ -210,6 +223,7 @@ class _Reading(watching):
         return pulls
 
     def in_place(self, name: str, body: Callable[..., Any], args: Any) -> Any:
+        self.read.update(id(x) for a in args if isinstance(a, list) for x in a)
         return body(*args)
 
     def tensors(self) -> list[Tensor]:
@@ -228,17 +242,6 @@ def _each(tree: Any, leaf: Callable[[str, Any], Any], place: str = "") -> Any:
         return leaf(place, tree)
     parts = [_each(x, leaf, f"{place}[{i}]" if place else ("args", "kwargs")[i]) for i, x in enumerate(tree)]
     return tree._make(parts) if hasattr(tree, "_make") else type(tree)(parts)
-
-
-def _results(tree: Any, each: Callable[[Tensor], Any]) -> Any:
-    """What a step returned with `each` of its Tensors."""
-    def leaf(place: str, x: Any) -> Any:
-        if x is not None and not isinstance(x, Tensor):
-            raise RuntimeError(f"it returns {check.describe(x)}, which would be the same ever after, expected Tensors "
-                               "and None, in tuples, lists and dictionaries")
-        return None if x is None else each(x)
-
-    return _each(tree, leaf, "returned")
 
 
 def _is_array(x: Any) -> bool:
@@ -265,8 +268,9 @@ def _same(old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """`file:line: code: ` of the innermost line that is the user's."""
-    own = {"tinyseq", "cupy", "contextlib", "functools"}
-    lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
-             if frame.f_globals.get("__name__", "").partition(".")[0] not in own]
-    return "{}:{}: {}: ".format(*lines[-1], linecache.getline(*lines[-1]).strip()) if lines else ""
+    """`file:line: code: ` of the user's line that called what raised an error."""
+    frames = [(frame.f_globals.get("__name__", "").partition(".")[0], (frame.f_code.co_filename, line))
+              for frame, line in traceback.walk_tb(error.__traceback__)]
+    last = max(i for i, frame in enumerate(frames) if frame[0] == "tinyseq")
+    users = [place for name, place in [*frames[last:], *frames[:last]] if name not in ("tinyseq", "contextlib")]
+    return "{}:{}: {}: ".format(*users[-1], linecache.getline(*users[-1]).strip()) if users else ""
