@@ -34,6 +34,7 @@ BLOCK = 256  # threads of a block where any number will do
 ROWS = 8  # of a batch in a block of a recurrent cell's kernel
 MANY = 64  # arrays that one launch of an optimizer takes: their addresses are an argument, of at most 4 KiB
 ADDRESSES = np.dtype([(name, np.uint64, MANY) for name in "pgmvb"] + [("n", np.int64, MANY)])
+ACTS = {"relu": 1, "gelu_tanh": 2, "silu": 3}  # that a product of few vectors applies
 SIZES = np.dtype([("height", np.int32, MANY), ("width", np.int32, MANY)])
 
 ATTENDING = np.dtype([(name, np.int64) for name in ("t", "s", "d", "e", "d1", "d2", "causal", "threshold")] + [
@@ -741,12 +742,41 @@ class CupyBackend(NumpyBackend):
         rows = 1 if x.ndim == 1 else x.shape[1]
         if rows > 32 or len(x) != weight.shape[1] or x.dtype != weight.dtype or x.dtype.char not in "fd":
             return super().linear_few(x, weight, bias)
-        y = cp.empty((*x.shape[1:], len(weight)), x.dtype)
+        return self._rows_few(dense(x.T), weight, bias).T
+
+    def _rows_few(self, x: Array, weight: Array, bias: Array | None, norm: Any = (0, 0.0, None, None), act: int = 0,
+                  more: Array | None = None) -> Array:
+        """act(x weight^T + bias) + more of few rows x (I,) or (B, I), normalised first by (kind, eps, gain, shift)."""
+        y, rows = cp.empty((*x.shape[:-1], len(weight)), x.dtype), x.size // x.shape[-1] if x.size else 0
         if y.size:
-            grid = (len(weight) + 7) // 8, (rows + 7) // 8
+            grid = (len(weight) + 7) // 8, max(1, (rows + 7) // 8)
             kernel("linear_few", x.dtype)(grid, (32, 8), (
-                dense(x.T), dense(weight), dense(bias), y, rows, len(x), len(weight)))
-        return y.T
+                x, dense(weight), dense(bias), y, y.size // len(weight), x.shape[-1], len(weight), *norm, act, more))
+        return y
+
+    def layer_few(self, parts: Any, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array | None:
+        """NumpyBackend's in six launches, in eight where norms come last."""
+        if turn is not None or (found := parts()) is None or found[3] not in ACTS or n >= past.shape[3]:
+            return None
+        (*arrays, g1, s1, g2, s2), eps, heads, act, first, centred = found
+        (batch, _, few, _, wide), width, inner, dtype = past.shape, len(x), arrays[6].shape[1], x.dtype
+        shapes = ((heads + 2 * few) * wide, width), (width, heads * wide), (inner, width), (width, inner)
+        wanted = [shape for out, fan in shapes for shape in ((out, fan), (out,))] + [(width,)] * 4
+        if batch > 32 or dtype.char not in "fd" or past.dtype != dtype or any(a is not None and (
+                a.shape, a.dtype) != (shape, dtype) for a, shape in zip(found[0], wanted, strict=True)):
+            return None
+        norms = [(1 + centred, np.finfo(dtype).eps if e is None else e, dense(g), dense(s))
+                 for e, g, s in zip(eps, (g1, g2), (s1, s2), strict=True)] if first else [(0, 0.0, None, None)] * 2
+        rows = dense(x.T).reshape(batch, width)
+        qkv = self._rows_few(rows, *arrays[:2], norms[0]).reshape(batch, heads + 2 * few, wide)
+        past[:, :, :, n] = qkv[:, heads:].reshape(batch, 2, few, wide)
+        y, _ = self.attention_few(qkv[:, :heads], past[:, 0, :, :n + 1], past[:, 1, :, :n + 1], mask)
+        rows = self._rows_few(y.reshape(batch, heads * wide), *arrays[2:4], more=rows)
+        rows = rows if first else self.layer_norm(rows, g1, s1, 1, eps[0], centred)[0]
+        y = self._rows_few(rows, *arrays[4:6], norms[1], ACTS[act])
+        rows = self._rows_few(y, *arrays[6:], more=rows)
+        rows = rows if first else self.layer_norm(rows, g2, s2, 1, eps[1], centred)[0]
+        return rows.reshape(x.T.shape).T
 
     def norm_few(self, x: Array, weight: Array | None, bias: Array | None, eps: float | None,
                  centred: bool = True) -> Array:
@@ -768,6 +798,13 @@ class CupyBackend(NumpyBackend):
             kernel("attend", q.dtype)((batch * heads,), (threads,), (
                 dense(q), k, v, mask, wide**-0.5, heads, heads // few, steps, wide, *strides, weights, y))
         return y.reshape(batch, few, heads // few, wide), weights.reshape(batch, few, heads // few, steps)
+
+    @in_float32
+    def best_few(self, logits: Array) -> tuple[Array, Array]:
+        logits, shape = dense(logits), (len(logits), 1)
+        scores, places = cp.empty(shape, logits.dtype), cp.empty(shape, np.int64)
+        launch_rows("best", logits, logits, logits.shape[1], scores, places)
+        return scores, places
 
     def linear_scan(self, a: Array, b: Array, h0: Array, reverse: bool) -> Array:
         h, lanes = cp.empty(b.shape, b.dtype), h0.size

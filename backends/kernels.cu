@@ -18,17 +18,21 @@ typedef unsigned long long U;
 
 template <bool MAX, class V> __device__ V join(V a, V b) { return MAX ? (a > b ? a : b) : a + b; }
 
+template <bool MAX, class V> __device__ V over_warp(V v) {
+  for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
+  return v;
+}
+
 // The sum or the maximum of v over a block, in every thread of it.
 template <bool MAX, class V> __device__ V over_block(V v) {
   __shared__ V of_warp[32];
-  for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
+  v = over_warp<MAX>(v);
   if (blockDim.x == 32) return v;
   __syncthreads();                                  // an earlier call may still be reading
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
   __syncthreads();
   v = threadIdx.x % 32 < blockDim.x / 32 ? of_warp[threadIdx.x % 32] : MAX ? (V)LOWEST : (V)0;
-  for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
-  return v;
+  return over_warp<MAX>(v);
 }
 
 // ---- softmax and cross-entropy, a block a row of n
@@ -118,7 +122,7 @@ extern "C" __global__ void tinyseq_attend(const T* q, const T* k, const T* v, co
   for (I s = warp; s < n; s += warps) {             // a warp a key
     T sum = 0;
     for (I d = lane; d < width; d += 32) sum += q[d] * (T)scale * k[s * width + d];
-    for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(EVERYONE, sum, o);
+    sum = over_warp<false>(sum);
     if (lane == 0) weights[s] = sum;
   }
   __syncthreads();
@@ -141,17 +145,17 @@ extern "C" __global__ void tinyseq_attend(const T* q, const T* k, const T* v, co
   }
 }
 
-// ---- products of few vectors: y (rows, outs) = x (rows, n) times w (outs, n) and bias, a warp an output of 8 rows
+// ---- the greatest entry of each row of n: the first place where it stands, and its logarithm of a softmax
 
-extern "C" __global__ void tinyseq_linear_few(const T* x, const T* w, const T* bias, T* y, I rows, I n, I outs) {
-  const I o = blockIdx.x * (I)8 + threadIdx.y, first = blockIdx.y * (I)8;
-  T sum[8] = {};
-  for (I i = threadIdx.x; o < outs && i < n; i += 32)
-    for (int r = 0; r < 8 && first + r < rows; r++) sum[r] += w[o * n + i] * x[(first + r) * n + i];
-  for (int r = 0; r < 8; r++) {
-    for (int k = 16; k > 0; k >>= 1) sum[r] += __shfl_xor_sync(EVERYONE, sum[r], k);
-    if (threadIdx.x == 0 && o < outs && first + r < rows) y[(first + r) * outs + o] = sum[r] + (bias ? bias[o] : (T)0);
-  }
+extern "C" __global__ void tinyseq_best(const T* x, I n, T* scores, I* places) {
+  x += blockIdx.x * n;
+  T top = (T)LOWEST, sum = 0;
+  double place = -(double)n;
+  ROW(i) top = join<true>(top, x[i]);
+  top = over_block<true>(top);
+  ROW(i) sum += exp(x[i] - top), place = x[i] == top && -i > place ? -(double)i : place;
+  sum = over_block<false>(sum), place = over_block<true>(place);
+  if (threadIdx.x == 0) scores[blockIdx.x] = sum < 1 ? NOT_A_NUMBER : -log(sum), places[blockIdx.x] = -place;
 }
 
 // ---- layer norm, a block a row of n; `moments` (rows, 2): the mean, and 1 over the standard deviation
@@ -240,6 +244,38 @@ extern "C" __global__ void tinyseq_gelu_backward(const T* x, T* dx, I n, const T
   const T slope = approximate ? phi * (1 - phi) * (T)1.5957691216057308 * (1 + (T)0.134145 * v * v)
                               : exp(v * v * (T)-0.5) * (T)0.3989422804014327;
   dx[ELEMENT] = g[ELEMENT] * (phi + v * slope);
+}
+
+// ---- products of few vectors: y (rows, outs) = x (rows, n) times w (outs, n) and bias, a warp an output of 8 rows
+
+// x is normalised first where `norm` is 1 (RMS norm) or 2 (layer norm), by gain and shift. Of the output a function is
+// taken, 1: ReLU, 2: GELU by tanh, 3: SiLU; then `more` (rows, outs) is added.
+extern "C" __global__ void tinyseq_linear_few(const T* x, const T* w, const T* bias, T* y, I rows, I n, I outs, I norm,
+                                              double eps, const T* gain, const T* shift, I act, const T* more) {
+  const I o = blockIdx.x * (I)8 + threadIdx.y, first = blockIdx.y * (I)8;
+  T sum[8] = {}, mean[8] = {}, scale[8];
+  for (int r = 0; r < 8; r++) {
+    const T* const v = x + (first + r) * n;
+    T all = 0, squares = 0;
+    scale[r] = 1;
+    if (!norm || first + r >= rows) continue;
+    if (norm == 2) for (I i = threadIdx.x; i < n; i += 32) all += v[i] - v[0];
+    if (norm == 2) mean[r] = v[0] + over_warp<false>(all) / n;
+    for (I i = threadIdx.x; i < n; i += 32) squares += (v[i] - mean[r]) * (v[i] - mean[r]);
+    scale[r] = 1 / sqrt(over_warp<false>(squares) / n + (T)eps);
+  }
+  for (I i = threadIdx.x; o < outs && i < n; i += 32) {
+    const T a = gain ? gain[i] : (T)1, b = shift ? shift[i] : (T)0;
+    for (int r = 0; r < 8 && first + r < rows; r++)
+      sum[r] += w[o * n + i] * ((x[(first + r) * n + i] - mean[r]) * scale[r] * a + b);
+  }
+  for (int r = 0; r < 8; r++) {
+    const I at = (first + r) * outs + o;
+    const T v = over_warp<false>(sum[r]) + (bias && o < outs ? bias[o] : (T)0);
+    if (threadIdx.x || o >= outs || first + r >= rows) continue;
+    y[at] = (act == 1 ? (v < 0 ? (T)0 : v) : act == 2 ? v * normal(v < -100 ? (T)-100 : v, 1)
+             : act == 3 ? v * logistic(v) : v) + (more ? more[at] : (T)0);
+  }
 }
 
 // ---- random numbers: Philox4x64-10 (Salmon et al. 2011), key (seed, 0), counter (block + 1, 0, stream, 0)
@@ -354,12 +390,10 @@ extern "C" __global__ void tinyseq_attention(const T* q, const T* k, const T* v,
     FOUR(r) {
       const bool real = takes(a, take, head, row + r, start + threadIdx.x);
       T high = real ? e[r] * (T)a.scale : (T)LOWEST, now = high;
-      for (int o = 16; o > 0; o >>= 1) high = join<true>(high, __shfl_xor_sync(EVERYONE, high, o));
-      high = join<true>(high, top[r]);
+      high = join<true>(over_warp<true>(high), top[r]);
       const T fade = exp(top[r] - high);
-      T all = now = real ? exp(now - high) : (T)0;
-      for (int o = 16; o > 0; o >>= 1) all += __shfl_xor_sync(EVERYONE, all, o);
-      total[r] = total[r] * fade + all, top[r] = high;
+      now = real ? exp(now - high) : (T)0;
+      total[r] = total[r] * fade + over_warp<false>(now), top[r] = high;
       for (int c = 0; c < WIDEST; c++) sum[r][c] *= fade;
       e[r] = real ? now * kept(a, head, row + r, start + threadIdx.x) : (T)0;
     }
@@ -385,7 +419,7 @@ extern "C" __global__ void tinyseq_attention_of_query(const T* q, const T* k, co
   FOUR(r) {
     const I i = 4 * threadIdx.y + r;
     for (I c = threadIdx.x; row + r < a.t && c < a.e; c += 32) gy[r] += g[i * a.g[3] + c] * y[i * a.y[3] + c];
-    for (int o = 16; o > 0; o >>= 1) gy[r] += __shfl_xor_sync(EVERYONE, gy[r], o);
+    gy[r] = over_warp<false>(gy[r]);
     if (row + r < a.t && threadIdx.x == 0) along[head * a.t + row + r] = gy[r];
     factor[r] = a.scale;
   }
@@ -544,7 +578,7 @@ extern "C" __global__ void tinyseq_adafactor_means(Arrays all, Numbers a, Sizes 
   for (I r = warp; high && r < n / wide; r += warps) {  // a warp a row
     double sum = 0;
     for (I i = r * wide + threadIdx.x; i < (r + 1) * wide; i += 32) sum += (double)g[i] * g[i];
-    for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(EVERYONE, sum, o);
+    sum = over_warp<false>(sum);
     if (threadIdx.x == 0) rows[r] += ((T)(sum / wide) - rows[r]) * share;
   }
   for (I tile = blockIdx.x; high && tile < n / wide / high * tiles; tile += gridDim.x) {  // a block 32 columns
