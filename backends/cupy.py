@@ -768,13 +768,13 @@ class CupyBackend(NumpyBackend):
         norms = [(1 + centred, np.finfo(dtype).eps if e is None else e, dense(g), dense(s))
                  for e, g, s in zip(eps, (g1, g2), (s1, s2), strict=True)] if first else [(0, 0.0, None, None)] * 2
         rows = dense(x.T).reshape(batch, width)
-        qkv = self._rows_few(rows, *arrays[:2], norms[0]).reshape(batch, heads + 2 * few, wide)
+        qkv = self._rows_few(rows, arrays[0], arrays[1], norms[0]).reshape(batch, heads + 2 * few, wide)
         past[:, :, :, n] = qkv[:, heads:].reshape(batch, 2, few, wide)
         y, _ = self.attention_few(qkv[:, :heads], past[:, 0, :, :n + 1], past[:, 1, :, :n + 1], mask)
-        rows = self._rows_few(y.reshape(batch, heads * wide), *arrays[2:4], more=rows)
+        rows = self._rows_few(y.reshape(batch, heads * wide), arrays[2], arrays[3], more=rows)
         rows = rows if first else self.layer_norm(rows, g1, s1, 1, eps[0], centred)[0]
-        y = self._rows_few(rows, *arrays[4:6], norms[1], ACTS[act])
-        rows = self._rows_few(y, *arrays[6:], more=rows)
+        y = self._rows_few(rows, arrays[4], arrays[5], norms[1], ACTS[act])
+        rows = self._rows_few(y, arrays[6], arrays[7], more=rows)
         rows = rows if first else self.layer_norm(rows, g2, s2, 1, eps[1], centred)[0]
         return rows.reshape(x.T.shape).T
 
@@ -799,12 +799,9 @@ class CupyBackend(NumpyBackend):
                 dense(q), k, v, mask, wide**-0.5, heads, heads // few, steps, wide, *strides, weights, y))
         return y.reshape(batch, few, heads // few, wide), weights.reshape(batch, few, heads // few, steps)
 
-    @in_float32
     def best_few(self, logits: Array) -> tuple[Array, Array]:
-        logits, shape = dense(logits), (len(logits), 1)
-        scores, places = cp.empty(shape, logits.dtype), cp.empty(shape, np.int64)
-        launch_rows("best", logits, logits, logits.shape[1], scores, places)
-        return scores, places
+        logs = self.softmax(logits, log=True)
+        return logs.max(axis=1, keepdims=True), logs.argmax(axis=1, keepdims=True)
 
     def linear_scan(self, a: Array, b: Array, h0: Array, reverse: bool) -> Array:
         h, lanes = cp.empty(b.shape, b.dtype), h0.size

@@ -93,11 +93,10 @@ class Products:
     def gemmStridedBatchedEx(self, *args: Any) -> None:
         self._call("GemmStridedBatchedEx", *args)
 
-    def getMathMode(self, handle: Any) -> int:
-        return FULL_SUMS
+    def getMathMode(self, *_: Any) -> int:
+        return FULL_SUMS  # no other is asked for
 
-    def setMathMode(self, handle: Any, mode: int) -> None:
-        """It has the one that is ever asked for."""
+    setMathMode = getMathMode
 
 
 @functools.cache
@@ -144,9 +143,10 @@ class Graph(captured.Recording):
         """Whether the recorded step made an array."""
         return isinstance(array, cp.ndarray) and getattr(array.data.mem, "pool", None) == self._mine
 
-    def rehearse(self, step: Callable[[], Any]) -> Any:
-        """`step()` as always; from what it takes from the host the next run may not differ."""
-        return self._run("rehearsed", step)
+    def run(self, phase: str, step: Callable[[], Any]) -> Any:
+        device, stream = cp.cuda.runtime.getDevice(), cp.cuda.get_current_stream()
+        self.products = products(device, threading.get_ident()).begin(stream.ptr, self._workspace)
+        return super().run(phase, step)
 
     def record(self, step: Callable[[], Any]) -> Any:
         """What `step()` returns, whose numbers are there once it is launched."""
@@ -156,7 +156,7 @@ class Graph(captured.Recording):
             self._mine = cp.empty(1).data.mem.pool  # a weak reference
             stream.begin_capture()
             try:
-                out = self._run("recorded", step)
+                out = self.run("recorded", step)
             except BaseException:
                 with contextlib.suppress(RuntimeError):  # it may be void already
                     stream.end_capture()
@@ -164,17 +164,8 @@ class Graph(captured.Recording):
             self._graph = stream.end_capture()
         return out
 
-    def _run(self, phase: str, step: Callable[[], Any]) -> Any:
-        device, stream = cp.cuda.runtime.getDevice(), cp.cuda.get_current_stream()
-        self.products = products(device, threading.get_ident()).begin(stream.ptr, self._workspace)
-        return self.run(phase, step)
-
-    def works_again(self) -> None:
-        """What Python does for each repetition, before it."""
-        self.run("repeated", lambda: [work() for work in self.works])
-
     def launch(self) -> None:
-        """All that was recorded, on the current stream, with the numbers of this time."""
+        """All that was recorded, on the current stream, with the numbers that its works said last."""
         for words, there in zip(self.words, self._places, strict=True):
             self._launch("put", np.dtype("f"), captured.WORDS, words.view(PUT).reshape(()), there)
         self._graph.launch()

@@ -145,19 +145,6 @@ extern "C" __global__ void tinyseq_attend(const T* q, const T* k, const T* v, co
   }
 }
 
-// ---- the greatest entry of each row of n: the first place where it stands, and its logarithm of a softmax
-
-extern "C" __global__ void tinyseq_best(const T* x, I n, T* scores, I* places) {
-  x += blockIdx.x * n;
-  T top = (T)LOWEST, sum = 0;
-  double place = -(double)n;
-  ROW(i) top = join<true>(top, x[i]);
-  top = over_block<true>(top);
-  ROW(i) sum += exp(x[i] - top), place = x[i] == top && -i > place ? -(double)i : place;
-  sum = over_block<false>(sum), place = over_block<true>(place);
-  if (threadIdx.x == 0) scores[blockIdx.x] = sum < 1 ? NOT_A_NUMBER : -log(sum), places[blockIdx.x] = -place;
-}
-
 // ---- layer norm, a block a row of n; `moments` (rows, 2): the mean, and 1 over the standard deviation
 
 // Not `centred` the mean counts as 0: RMS norm.
@@ -253,12 +240,10 @@ extern "C" __global__ void tinyseq_gelu_backward(const T* x, T* dx, I n, const T
 extern "C" __global__ void tinyseq_linear_few(const T* x, const T* w, const T* bias, T* y, I rows, I n, I outs, I norm,
                                               double eps, const T* gain, const T* shift, I act, const T* more) {
   const I o = blockIdx.x * (I)8 + threadIdx.y, first = blockIdx.y * (I)8;
-  T sum[8] = {}, mean[8] = {}, scale[8];
-  for (int r = 0; r < 8; r++) {
+  T sum[8] = {}, mean[8] = {}, scale[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+  for (int r = 0; norm && r < 8 && first + r < rows; r++) {
     const T* const v = x + (first + r) * n;
     T all = 0, squares = 0;
-    scale[r] = 1;
-    if (!norm || first + r >= rows) continue;
     if (norm == 2) for (I i = threadIdx.x; i < n; i += 32) all += v[i] - v[0];
     if (norm == 2) mean[r] = v[0] + over_warp<false>(all) / n;
     for (I i = threadIdx.x; i < n; i += 32) squares += (v[i] - mean[r]) * (v[i] - mean[r]);
@@ -269,12 +254,11 @@ extern "C" __global__ void tinyseq_linear_few(const T* x, const T* w, const T* b
     for (int r = 0; r < 8 && first + r < rows; r++)
       sum[r] += w[o * n + i] * ((x[(first + r) * n + i] - mean[r]) * scale[r] * a + b);
   }
-  for (int r = 0; r < 8; r++) {
+  for (int r = 0; o < outs && r < 8 && first + r < rows; r++) {
     const I at = (first + r) * outs + o;
-    const T v = over_warp<false>(sum[r]) + (bias && o < outs ? bias[o] : (T)0);
-    if (threadIdx.x || o >= outs || first + r >= rows) continue;
-    y[at] = (act == 1 ? (v < 0 ? (T)0 : v) : act == 2 ? v * normal(v < -100 ? (T)-100 : v, 1)
-             : act == 3 ? v * logistic(v) : v) + (more ? more[at] : (T)0);
+    const T v = over_warp<false>(sum[r]) + (bias ? bias[o] : (T)0);
+    if (threadIdx.x == 0) y[at] = (act == 1 ? (v < 0 ? (T)0 : v) : act == 2 ? v * normal(v < -100 ? (T)-100 : v, 1)
+                                   : act == 3 ? v * logistic(v) : v) + (more ? more[at] : (T)0);
   }
 }
 
@@ -512,12 +496,10 @@ struct Arrays { T* p[MANY]; T* g[MANY]; T* m[MANY]; T* v[MANY]; T* b[MANY]; I n[
 #define OF(name) all.name[blockIdx.y][i]
 
 // What a step is told: as it is given or, of a step that was recorded, as it is this time.
-struct Numbers {
-  double given[8]; const double* there;
-  __device__ double operator[](int i) const { return there ? there[i] : given[i]; }
-};
+struct Numbers { double given[8]; const double* there;
+  __device__ double operator[](int i) const { return there ? there[i] : given[i]; } };
 struct Words { U w[WORDS]; };
-extern "C" __global__ void tinyseq_put(Words words, U* there) { if (ELEMENT < WORDS) there[ELEMENT] = words.w[ELEMENT]; }
+extern "C" __global__ void tinyseq_put(Words all, U* there) { if (ELEMENT < WORDS) there[ELEMENT] = all.w[ELEMENT]; }
 
 extern "C" __global__ void tinyseq_sgd(Arrays all, Numbers a) {
   const double rate = a[0], momentum = a[1], nesterov = a[2], decay = a[3];
@@ -565,36 +547,23 @@ extern "C" __global__ void tinyseq_lion(Arrays all, Numbers a) {
 // Adafactor. Of (.., height, width) m has means of g^2 along rows, v along columns; of what has no height m has g^2.
 struct Sizes { int height[MANY], width[MANY]; };
 #define SIZES const I n = all.n[blockIdx.y], high = sizes.height[blockIdx.y], wide = sizes.width[blockIdx.y]; \
-    const T* const g = all.g[blockIdx.y]; \
-    T *const p = all.p[blockIdx.y], *const rows = all.m[blockIdx.y], *const columns = all.v[blockIdx.y];
+    T *const g = all.g[blockIdx.y], *const rows = all.m[blockIdx.y], *const columns = all.v[blockIdx.y];
 
-extern "C" __global__ void tinyseq_adafactor_means(Arrays all, Numbers a, Sizes sizes) {  // 32 lanes by 32 warps
-  __shared__ double part[32][33];
-  SIZES
-  const I warp = blockIdx.x * (I)32 + threadIdx.y, warps = gridDim.x * (I)32, tiles = (wide + 31) / 32;
-  const T share = a[0];
-  if (!n) return;
-  for (I i = warp * 32 + threadIdx.x; !high && i < n; i += warps * 32) rows[i] += (g[i] * g[i] - rows[i]) * share;
-  for (I r = warp; high && r < n / wide; r += warps) {  // a warp a row
+// to[k] += (the mean of g[at(k, i)]^2 over i < n, less to[k]) share: a warp for each of `count`, 32 beside each other
+template <class At> __device__ void means(const T* g, T* to, I count, I n, T share, At at) {
+  for (I k = blockIdx.x * (I)32 + threadIdx.y; k < count; k += gridDim.x * (I)32) {
     double sum = 0;
-    for (I i = r * wide + threadIdx.x; i < (r + 1) * wide; i += 32) sum += (double)g[i] * g[i];
+    for (I i = threadIdx.x; i < n; i += 32) sum += (double)g[at(k, i)] * g[at(k, i)];
     sum = over_warp<false>(sum);
-    if (threadIdx.x == 0) rows[r] += ((T)(sum / wide) - rows[r]) * share;
+    if (threadIdx.x == 0) to[k] += ((T)(sum / n) - to[k]) * share;
   }
-  for (I tile = blockIdx.x; high && tile < n / wide / high * tiles; tile += gridDim.x) {  // a block 32 columns
-    const I column = tile % tiles * 32 + threadIdx.x, matrix = tile / tiles;
-    double sum = 0;
-    for (I r = threadIdx.y, i; column < wide && r < high; r += 32)
-      i = (matrix * high + r) * wide + column, sum += (double)g[i] * g[i];
-    part[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y == 0 && column < wide) {
-      for (int k = 1; k < 32; k++) sum += part[k][threadIdx.x];
-      T& mean = columns[matrix * wide + column];
-      mean += ((T)(sum / high) - mean) * share;
-    }
-    __syncthreads();
-  }
+}
+
+extern "C" __global__ void tinyseq_adafactor_means(Arrays all, Numbers a, Sizes sizes) {
+  SIZES
+  if (!n) return;
+  if (high) means(g, columns, n / high, high, a[0], [=](I k, I i) { return (k / wide * high + i) * wide + k % wide; });
+  means(g, rows, high ? n / wide : n, high ? wide : 1, a[0], [=](I k, I i) { return high ? k * wide + i : k; });
 }
 
 // each(i, u) for the entries of this thread, u = g / sqrt(rows columns / the mean of rows)

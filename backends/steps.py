@@ -96,7 +96,7 @@ class StepKernels(CellKernels):
 
     def best_few(self, logits: Array) -> tuple[Array, Array]:
         """The greatest log-probability of each row of logits (N, V), and where it stands: (N, 1). NaN where there is no
-        softmax."""
+        softmax; on a GPU -inf where all logits are."""
         total = self.xp.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)
         return -self.xp.log(total), logits.argmax(axis=1, keepdims=True)
 

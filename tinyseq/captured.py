@@ -83,7 +83,7 @@ class _Captured:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, given = dict[str, Any](), [args, kwargs]
         _each(given, leaves.__setitem__)
-        arrays = {place: _array(place, x) for place, x in leaves.items() if _is_array(x)}
+        arrays = {place: a for place, x in leaves.items() if (a := _array(place, x)) is not None}
         looks = {place: check.describe(arrays[place]) if place in arrays else x for place, x in leaves.items()}
         if self.recording is None:
             there = next((x for x in arrays.values() if not isinstance(x, np.ndarray)), None)
@@ -99,7 +99,7 @@ class _Captured:
         run = functools.partial(self.step, *args, **kwargs)
         if self.runs < REHEARSALS:
             with _Reading(self.recording) as reading:
-                self._returned(self.recording.rehearse(run))
+                self._returned(self.recording.run("rehearsed", run))
             self.held, self.runs = reading.tensors(), self.runs + 1
         else:
             with uninterrupted():
@@ -177,7 +177,7 @@ class _Captured:
             if module.training != mode:
                 raise RuntimeError(f"capture: {type(module).__name__} was switched by train() or eval() since the step "
                                    "was recorded: each mode gets a ts.capture(step) of its own")
-        self.recording.works_again()
+        self.recording.run("repeated", lambda: [work() for work in self.recording.works])
 
 
 class _Earlier(Tensor):
@@ -244,15 +244,14 @@ def _each(tree: Any, leaf: Callable[[str, Any], Any], place: str = "") -> Any:
     return tree._make(parts) if hasattr(tree, "_make") else type(tree)(parts)
 
 
-def _is_array(x: Any) -> bool:
-    return isinstance(x, (Tensor, np.ndarray, np.generic)) or type(x) in backends.arrays
-
-
-def _array(place: str, x: Any) -> Array:
+def _array(place: str, x: Any) -> Array | None:
+    """The array of an argument, None of what is constant."""
     if isinstance(x, Tensor) and x.requires_grad:
         raise TypeError(f"capture: {place} requires a gradient, which no call brings back: pass x.detach(); of a "
                         "parameter the step may have the gradient without it among the arguments")
-    return x._data if isinstance(x, Tensor) else np.asarray(x) if isinstance(x, np.generic) else x
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np.asarray(x)
+    return x._data if isinstance(x, Tensor) else x if type(x) in backends.arrays else None
 
 
 def _same(old: dict[str, Any], new: dict[str, Any]) -> None:
