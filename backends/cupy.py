@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from tinyseq.backends import doctor
+from tinyseq.backends import captured, doctor, graphs
 from tinyseq.backends.numpy import Array, NumpyBackend
 
 DOCTOR = "python -m tinyseq.doctor says what to type"
@@ -34,9 +34,11 @@ BLOCK = 256  # threads of a block where any number will do
 ROWS = 8  # of a batch in a block of a recurrent cell's kernel
 MANY = 64  # arrays that one launch of an optimizer takes: their addresses are an argument, of at most 4 KiB
 ADDRESSES = np.dtype([(name, np.uint64, MANY) for name in "pgmvb"] + [("n", np.int64, MANY)])
+ACTS = {"relu": 1, "gelu_tanh": 2, "silu": 3}  # that a product of few vectors applies
+SIZES = np.dtype([("height", np.int32, MANY), ("width", np.int32, MANY)])
 
 ATTENDING = np.dtype([(name, np.int64) for name in ("t", "s", "d", "e", "d1", "d2", "causal", "threshold")] + [
-    (name, np.uint64) for name in ("seed", "stream")] + [(name, np.float64) for name in ("scale", "kept")] + [
+    ("draw", graphs.DRAW)] + [(name, np.float64) for name in ("scale", "kept")] + [
     (name, np.int64, 4) for name in ("q", "k", "v", "y", "g", "dq", "dk", "dv")] + [("take", np.int64, 5)])
 
 # numbers of cuBLAS: dtype -> (type of the arrays, type of the sums), and 1 and 0 in the type of alpha and beta
@@ -52,7 +54,8 @@ def source(char: str) -> str:
     """CUDA C of all kernels for float32 ("f") or float64 ("d")."""
     kind, lowest = {"f": "float", "d": "double"}[char], np.finfo(char).min
     kernels = Path(__file__).with_name("kernels.cu").read_text(encoding="utf-8")
-    return f"typedef {kind} T;\n#define LOWEST {lowest!s}\n#define MANY {MANY}\n#define ROWS {ROWS}\n{kernels}"
+    numbers = f"#define MANY {MANY}\n#define ROWS {ROWS}\n#define WORDS {captured.WORDS}"
+    return f"typedef {kind} T;\n#define LOWEST {lowest!s}\n{numbers}\n{kernels}"
 
 
 @functools.cache
@@ -91,7 +94,7 @@ def kernel(name: str, dtype: Any) -> Callable[..., None]:
 
 def dense(x: Any, dtype: Any = None) -> Array:
     """x as a C-contiguous array, x itself if it is one, or None."""
-    return None if x is None else cp.asarray(x, dtype=dtype, order="C")
+    return None if x is None else graphs.there(x, dtype, "C")
 
 
 def launch(name: str, dtype: Any, threads: int, *args: Any) -> None:
@@ -193,16 +196,21 @@ class CupyBackend(NumpyBackend):
 
     def namespace(self, library: ModuleType) -> ModuleType:
         xp = super().namespace(library)
-        ours = (self.asarray, self.sum, self.cumulative_sum, self.argsort, self.where, self.vecdot, self.matmul)
+        ours = (self.asarray, self.sum, self.cumulative_sum, self.argsort, self.where, self.vecdot, self.matmul,
+                graphs.concat, graphs.stack)
         vars(xp).update({f.__name__: f for f in ours})
         return xp
+
+    def recording(self) -> captured.Recording:
+        """What records a step as one launch."""
+        return graphs.Graph(launch)
 
     # ---- arrays in and out
 
     def asarray(self, data: Any, dtype: Any = None, copy: bool | None = None) -> Array:
         if isinstance(data, cp.ndarray):
             return data.astype(data.dtype if dtype is None else dtype, copy=bool(copy))
-        return cp.asarray(np.asarray(data, dtype=dtype))
+        return graphs.there(np.asarray(data, dtype=dtype))
 
     def upload(self, array: np.ndarray[Any, Any]) -> Array:
         """Copied from pinned memory on a stream of its own, beside the kernels that run."""
@@ -229,7 +237,7 @@ class CupyBackend(NumpyBackend):
 
     def random_raw(self, seed: int, stream: int, n: int, skip: int = 0) -> Array:
         y = cp.empty(n, np.uint64)
-        launch("philox", np.dtype("f"), (n + 3) // 4, seed, stream, skip, y, n)
+        launch("philox", np.dtype("f"), (n + 3) // 4, graphs.draw(seed, stream), skip, y, n)
         return y
 
     # ---- functions that CuPy lacks, or has with other arguments
@@ -252,7 +260,7 @@ class CupyBackend(NumpyBackend):
         return cp.argsort(x, axis=axis, kind="stable")
 
     def where(self, condition: Any, a: Any, b: Any) -> Array:
-        return cp.where(condition if isinstance(condition, cp.ndarray) else cp.asarray(condition), a, b)
+        return cp.where(graphs.there(condition), a, b)
 
     def vecdot(self, a: Array, b: Array, /, *, axis: int = -1) -> Array:
         return cp.sum(a * b, axis=axis)
@@ -302,7 +310,7 @@ class CupyBackend(NumpyBackend):
         kind, sums = GEMM_TYPES[a.dtype.char]
         scalars = SCALARS[sums]
         one, zero_or_one = scalars[1:].ctypes.data, scalars[int(add):].ctypes.data
-        handle, cublas = cp.cuda.device.get_cublas_handle(), cp.cuda.cublas
+        handle, cublas = graphs.cublas()
         gemm = cublas.gemmStridedBatchedEx
         if kind == 0 and self.tf32:
             sums = TF32
@@ -466,8 +474,8 @@ class CupyBackend(NumpyBackend):
     def dropout_mask(self, shape: tuple[int, ...], p: float, seed: int, stream: int, start: int = 0) -> Array:
         keep = cp.empty(start % 8 + math.prod(shape), dtype=bool)
         threshold = round(p * 2**32)  # 2**32, where p is 1, is reached by no 32 bits
-        launch("dropout_mask", np.dtype("f"), (keep.size + 7) // 8, seed, stream, start // 8, threshold, keep,
-               keep.size)
+        launch("dropout_mask", np.dtype("f"), (keep.size + 7) // 8, graphs.draw(seed, stream), start // 8, threshold,
+               keep, keep.size)
         return keep[start % 8:].reshape(shape)
 
     def dropout(self, x: Array, p: float, seed: int, stream: int) -> tuple[Array, Any]:
@@ -480,7 +488,8 @@ class CupyBackend(NumpyBackend):
         if not isinstance(keep, tuple):
             return super().dropout_backward(g, keep, p)
         g, y = dense(g), cp.empty(g.shape, dtype=g.dtype)
-        launch("dropout", g.dtype, (g.size + 7) // 8, *keep, round(p * 2**32), 1 / (1 - p), g, y, g.size)
+        draw = graphs.draw(*keep)
+        launch("dropout", g.dtype, (g.size + 7) // 8, draw, round(p * 2**32), 1 / (1 - p), g, y, g.size)
         return y
 
     # ---- attention
@@ -505,7 +514,8 @@ class CupyBackend(NumpyBackend):
         a, own = np.zeros((), ATTENDING), (0,) * (3 - len(lead))
         y, sizes = rows_like(q, (*q.shape[:-1], e)), cp.empty(q.shape[:-1], dtype=q.dtype)
         for name, number in zip(ATTENDING.names or (), (
-                t, s, d, e, *q.shape[1:3], causal, round(p * 2**32), *dropout[1:], scale, 1 - p), strict=False):
+                t, s, d, e, *q.shape[1:3], causal, round(p * 2**32), graphs.draw(*dropout[1:]), scale, 1 - p),
+                strict=False):
             a[name] = number
         for name, x in {"q": q, "k": k, "v": v, "y": y}.items():
             a[name] = steps_of(x)[:4]
@@ -531,19 +541,20 @@ class CupyBackend(NumpyBackend):
                 q, k, v, take, a, g, sizes, along, dk, dv))
         return dq[own], dk[own], dv[own]
 
-    # ---- optimizer steps: MANY arrays a launch, but Adafactor's
+    # ---- optimizer steps: MANY arrays a launch
 
     block = piece = 1 << 62  # nothing is gained by pieces
 
-    def _launches(self, *lists: Sequence[Array]) -> Iterator[tuple[Any, tuple[int, int], Any]]:
+    def _launches(self, *lists: Sequence[Array], order: str = "F") -> Iterator[tuple[Any, tuple[int, int], Any]]:
         """(dtype, grid, argument) of launches that take up to MANY of each list's arrays, matched elementwise. A list
         of what a step does without may be empty.
 
         All is computed in float64 if one array is of it, else in float32. What is of another type, or has holes in its
         memory, takes part by a copy, which is copied back after the last launch, but in the second list: gradients.
+        With `order` "C" so does what is not in that order.
         """
         dtype = np.dtype("d" if any(a.dtype.char == "d" for arrays in lists for a in arrays) else "f")
-        orders = ["C" if a.flags.c_contiguous else "F" for a in lists[0]]
+        orders = ["C" if a.flags.c_contiguous else order for a in lists[0]]
         ready = [[cp.asarray(a, dtype, o) for a, o in zip(arrays, orders if arrays else (), strict=True)]
                  for arrays in lists]
         for start in range(0, len(orders), MANY):
@@ -559,8 +570,9 @@ class CupyBackend(NumpyBackend):
                     a[...] = b
 
     def _on_many(self, name: str, lists: Sequence[Sequence[Array]], *args: Any) -> None:
-        for dtype, grid, addresses in self._launches(*lists):
-            kernel(name, dtype)(grid, (BLOCK,), (addresses, *args))
+        numbers = [graphs.numbers(args)] if args else []
+        for dtype, grid, addresses in () if captured.repeating() else self._launches(*lists):
+            kernel(name, dtype)(grid, (BLOCK,), (addresses, *numbers))
 
     def sgd_step(self, params: Arrays, grads: Arrays, buffers: Arrays, lr: float, momentum: float = 0.0,
                  nesterov: bool = False, weight_decay: float = 0.0) -> None:
@@ -584,12 +596,29 @@ class CupyBackend(NumpyBackend):
                   weight_decay: float = 0.0) -> None:
         self._on_many("lion", (params, grads, m), lr, beta1, beta2, 1 - lr * weight_decay)
 
+    def adafactor_step(self, params: Arrays, grads: Arrays, rows: Arrays, columns: Arrays, step: int, lr: float,
+                       beta2_decay: float = -0.8, eps: tuple[float | None, float] = (None, 1e-3), d: float = 1.0,
+                       weight_decay: float = 0.0) -> None:
+        for char in sorted({p.dtype.char for p in params}):
+            lists = [[a for a, p in zip(some, params, strict=True) if p.dtype.char == char]
+                     for some in (params, grads, rows, columns)]
+            numbers = graphs.numbers((step**beta2_decay, np.finfo(char).eps if eps[0] is None else eps[0], eps[1],
+                                      min(lr, step**-0.5), d, 1 - lr * weight_decay))
+            launches = () if captured.repeating() else self._launches(*lists, order="C")
+            for start, (dtype, grid, addresses) in zip(itertools.count(0, MANY), launches, strict=False):
+                sizes, sums = np.zeros((), SIZES), cp.empty((*grid, 2))
+                for i, p in enumerate(lists[0][start:start + MANY]):
+                    sizes["height"][i], sizes["width"][i] = p.shape[-2:] if p.ndim > 1 else (0, 0)
+                kernel("adafactor_means", dtype)(((grid[0] + 3) // 4, grid[1]), (32, 32), (addresses, numbers, sizes))
+                kernel("adafactor_sums", dtype)(grid, (BLOCK,), (addresses, numbers, sizes, sums))
+                kernel("adafactor", dtype)(grid, (BLOCK,), (addresses, numbers, sizes, sums))
+
     def global_norm(self, grads: Sequence[Array]) -> Array:
         sums = []
         for dtype, grid, addresses in self._launches(grads):
             sums.append(cp.empty(math.prod(grid), dtype=np.float64))
             kernel("squares", dtype)(grid, (BLOCK,), (addresses, sums[-1]))
-        everything, y = sums[0] if len(sums) == 1 else cp.concatenate(sums), cp.empty((), dtype=dtype)
+        everything, y = sums[0] if len(sums) == 1 else graphs.concat(sums), cp.empty((), dtype=dtype)
         kernel("root_of_sum", dtype)((1,), (1024,), (everything, everything.size, y))
         return y
 
@@ -602,7 +631,7 @@ class CupyBackend(NumpyBackend):
 
     def scale(self, arrays: Sequence[Array], factor: Array) -> None:
         for dtype, grid, addresses in self._launches(arrays):
-            kernel("scale", dtype)(grid, (BLOCK,), (addresses, cp.asarray(factor, dtype=dtype)))
+            kernel("scale", dtype)(grid, (BLOCK,), (addresses, graphs.there(factor, dtype)))
 
     # ---- recurrent scans
 
@@ -713,12 +742,41 @@ class CupyBackend(NumpyBackend):
         rows = 1 if x.ndim == 1 else x.shape[1]
         if rows > 32 or len(x) != weight.shape[1] or x.dtype != weight.dtype or x.dtype.char not in "fd":
             return super().linear_few(x, weight, bias)
-        y = cp.empty((*x.shape[1:], len(weight)), x.dtype)
+        return self._rows_few(dense(x.T), weight, bias).T
+
+    def _rows_few(self, x: Array, weight: Array, bias: Array | None, norm: Any = (0, 0.0, None, None), act: int = 0,
+                  more: Array | None = None) -> Array:
+        """act(x weight^T + bias) + more of few rows x (I,) or (B, I), normalised first by (kind, eps, gain, shift)."""
+        y, rows = cp.empty((*x.shape[:-1], len(weight)), x.dtype), x.size // x.shape[-1] if x.size else 0
         if y.size:
-            grid = (len(weight) + 7) // 8, (rows + 7) // 8
+            grid = (len(weight) + 7) // 8, max(1, (rows + 7) // 8)
             kernel("linear_few", x.dtype)(grid, (32, 8), (
-                dense(x.T), dense(weight), dense(bias), y, rows, len(x), len(weight)))
-        return y.T
+                x, dense(weight), dense(bias), y, y.size // len(weight), x.shape[-1], len(weight), *norm, act, more))
+        return y
+
+    def layer_few(self, parts: Any, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array | None:
+        """NumpyBackend's in six launches, in eight where norms come last."""
+        if turn is not None or (found := parts()) is None or found[3] not in ACTS or n >= past.shape[3]:
+            return None
+        (*arrays, g1, s1, g2, s2), eps, heads, act, first, centred = found
+        (batch, _, few, _, wide), width, inner, dtype = past.shape, len(x), arrays[6].shape[1], x.dtype
+        shapes = ((heads + 2 * few) * wide, width), (width, heads * wide), (inner, width), (width, inner)
+        wanted = [shape for out, fan in shapes for shape in ((out, fan), (out,))] + [(width,)] * 4
+        if batch > 32 or dtype.char not in "fd" or past.dtype != dtype or any(a is not None and (
+                a.shape, a.dtype) != (shape, dtype) for a, shape in zip(found[0], wanted, strict=True)):
+            return None
+        norms = [(1 + centred, np.finfo(dtype).eps if e is None else e, dense(g), dense(s))
+                 for e, g, s in zip(eps, (g1, g2), (s1, s2), strict=True)] if first else [(0, 0.0, None, None)] * 2
+        rows = dense(x.T).reshape(batch, width)
+        qkv = self._rows_few(rows, arrays[0], arrays[1], norms[0]).reshape(batch, heads + 2 * few, wide)
+        past[:, :, :, n] = qkv[:, heads:].reshape(batch, 2, few, wide)
+        y, _ = self.attention_few(qkv[:, :heads], past[:, 0, :, :n + 1], past[:, 1, :, :n + 1], mask)
+        rows = self._rows_few(y.reshape(batch, heads * wide), arrays[2], arrays[3], more=rows)
+        rows = rows if first else self.layer_norm(rows, g1, s1, 1, eps[0], centred)[0]
+        y = self._rows_few(rows, arrays[4], arrays[5], norms[1], ACTS[act])
+        rows = self._rows_few(y, arrays[6], arrays[7], more=rows)
+        rows = rows if first else self.layer_norm(rows, g2, s2, 1, eps[1], centred)[0]
+        return rows.reshape(x.T.shape).T
 
     def norm_few(self, x: Array, weight: Array | None, bias: Array | None, eps: float | None,
                  centred: bool = True) -> Array:
@@ -740,6 +798,10 @@ class CupyBackend(NumpyBackend):
             kernel("attend", q.dtype)((batch * heads,), (threads,), (
                 dense(q), k, v, mask, wide**-0.5, cap, heads, heads // few, steps, wide, *strides, weights, y))
         return y.reshape(batch, few, heads // few, wide), weights.reshape(batch, few, heads // few, steps)
+
+    def best_few(self, logits: Array) -> tuple[Array, Array]:
+        logs = self.softmax(logits, log=True)
+        return logs.max(axis=1, keepdims=True), logs.argmax(axis=1, keepdims=True)
 
     def linear_scan(self, a: Array, b: Array, h0: Array, reverse: bool) -> Array:
         h, lanes = cp.empty(b.shape, b.dtype), h0.size

@@ -4,6 +4,7 @@
 //   #define LOWEST the lowest finite T
 //   #define MANY   the arrays that one launch of an optimizer takes
 //   #define ROWS   of a batch in a block of a recurrent cell's kernel
+//   #define WORDS  of a recorded step that one launch puts in their places
 //
 // Arrays are contiguous unless strides are given; a null pointer stands for an array that is not there. A number comes
 // as I, U or double: `kernel` in cupy.py reads the parameters here. Row kernels run one block a row.
@@ -17,17 +18,21 @@ typedef unsigned long long U;
 
 template <bool MAX, class V> __device__ V join(V a, V b) { return MAX ? (a > b ? a : b) : a + b; }
 
+template <bool MAX, class V> __device__ V over_warp(V v) {
+  for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
+  return v;
+}
+
 // The sum or the maximum of v over a block, in every thread of it.
 template <bool MAX, class V> __device__ V over_block(V v) {
   __shared__ V of_warp[32];
-  for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
+  v = over_warp<MAX>(v);
   if (blockDim.x == 32) return v;
   __syncthreads();                                  // an earlier call may still be reading
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
   __syncthreads();
   v = threadIdx.x % 32 < blockDim.x / 32 ? of_warp[threadIdx.x % 32] : MAX ? (V)LOWEST : (V)0;
-  for (int o = 16; o > 0; o >>= 1) v = join<MAX>(v, __shfl_xor_sync(EVERYONE, v, o));
-  return v;
+  return over_warp<MAX>(v);
 }
 
 // ---- softmax and cross-entropy, a block a row of n
@@ -117,7 +122,7 @@ extern "C" __global__ void tinyseq_attend(const T* q, const T* k, const T* v, co
   for (I s = warp; s < n; s += warps) {             // a warp a key
     T sum = 0;
     for (I d = lane; d < width; d += 32) sum += q[d] * (T)scale * k[s * width + d];
-    for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(EVERYONE, sum, o);
+    sum = over_warp<false>(sum);
     if (lane == 0) weights[s] = cap ? (T)cap * tanh(sum / (T)cap) : sum;
   }
   __syncthreads();
@@ -137,19 +142,6 @@ extern "C" __global__ void tinyseq_attend(const T* q, const T* k, const T* v, co
     if (warp) continue;
     for (I w = 1; w < warps; w++) sum += part[w][lane];
     if (d < width) y[r * width + d] = sum;
-  }
-}
-
-// ---- products of few vectors: y (rows, outs) = x (rows, n) times w (outs, n) and bias, a warp an output of 8 rows
-
-extern "C" __global__ void tinyseq_linear_few(const T* x, const T* w, const T* bias, T* y, I rows, I n, I outs) {
-  const I o = blockIdx.x * (I)8 + threadIdx.y, first = blockIdx.y * (I)8;
-  T sum[8] = {};
-  for (I i = threadIdx.x; o < outs && i < n; i += 32)
-    for (int r = 0; r < 8 && first + r < rows; r++) sum[r] += w[o * n + i] * x[(first + r) * n + i];
-  for (int r = 0; r < 8; r++) {
-    for (int k = 16; k > 0; k >>= 1) sum[r] += __shfl_xor_sync(EVERYONE, sum[r], k);
-    if (threadIdx.x == 0 && o < outs && first + r < rows) y[(first + r) * outs + o] = sum[r] + (bias ? bias[o] : (T)0);
   }
 }
 
@@ -241,11 +233,43 @@ extern "C" __global__ void tinyseq_gelu_backward(const T* x, T* dx, I n, const T
   dx[ELEMENT] = g[ELEMENT] * (phi + v * slope);
 }
 
+// ---- products of few vectors: y (rows, outs) = x (rows, n) times w (outs, n) and bias, a warp an output of 8 rows
+
+// x is normalised first where `norm` is 1 (RMS norm) or 2 (layer norm), by gain and shift. Of the output a function is
+// taken, 1: ReLU, 2: GELU by tanh, 3: SiLU; then `more` (rows, outs) is added.
+extern "C" __global__ void tinyseq_linear_few(const T* x, const T* w, const T* bias, T* y, I rows, I n, I outs, I norm,
+                                              double eps, const T* gain, const T* shift, I act, const T* more) {
+  const I o = blockIdx.x * (I)8 + threadIdx.y, first = blockIdx.y * (I)8;
+  T sum[8] = {}, mean[8] = {}, scale[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+  for (int r = 0; norm && r < 8 && first + r < rows; r++) {
+    const T* const v = x + (first + r) * n;
+    T all = 0, squares = 0;
+    if (norm == 2) for (I i = threadIdx.x; i < n; i += 32) all += v[i] - v[0];
+    if (norm == 2) mean[r] = v[0] + over_warp<false>(all) / n;
+    for (I i = threadIdx.x; i < n; i += 32) squares += (v[i] - mean[r]) * (v[i] - mean[r]);
+    scale[r] = 1 / sqrt(over_warp<false>(squares) / n + (T)eps);
+  }
+  for (I i = threadIdx.x; o < outs && i < n; i += 32) {
+    const T a = gain ? gain[i] : (T)1, b = shift ? shift[i] : (T)0;
+    for (int r = 0; r < 8 && first + r < rows; r++)
+      sum[r] += w[o * n + i] * ((x[(first + r) * n + i] - mean[r]) * scale[r] * a + b);
+  }
+  for (int r = 0; o < outs && r < 8 && first + r < rows; r++) {
+    const I at = (first + r) * outs + o;
+    const T v = over_warp<false>(sum[r]) + (bias ? bias[o] : (T)0);
+    if (threadIdx.x == 0) y[at] = (act == 1 ? (v < 0 ? (T)0 : v) : act == 2 ? v * normal(v < -100 ? (T)-100 : v, 1)
+                                   : act == 3 ? v * logistic(v) : v) + (more ? more[at] : (T)0);
+  }
+}
+
 // ---- random numbers: Philox4x64-10 (Salmon et al. 2011), key (seed, 0), counter (block + 1, 0, stream, 0)
 
-__device__ void philox(U seed, U stream, U block, U* c) {
-  U k0 = seed, k1 = 0;
-  c[0] = block + 1, c[1] = 0, c[2] = stream, c[3] = 0;
+// `there`, if it is not null, has the two of this time: of a step that was recorded (see captured.py).
+struct Draw { U seed, stream; const U* there; };
+
+__device__ void philox(const Draw& d, U block, U* c) {
+  U k0 = d.there ? d.there[0] : d.seed, k1 = 0;
+  c[0] = block + 1, c[1] = 0, c[2] = d.there ? d.there[1] : d.stream, c[3] = 0;
   for (int round = 0; round < 10; round++) {
     const U m0 = 0xD2E7470EE14C6C93ull, m1 = 0xCA5A826395121157ull;
     const U high0 = __umul64hi(m0, c[0]), low0 = m0 * c[0], high1 = __umul64hi(m1, c[2]), low1 = m1 * c[2];
@@ -254,23 +278,23 @@ __device__ void philox(U seed, U stream, U block, U* c) {
   }
 }
 
-extern "C" __global__ void tinyseq_philox(U seed, U stream, U skip, U* y, I n) {
+extern "C" __global__ void tinyseq_philox(Draw draw, U skip, U* y, I n) {
   U c[4];
-  philox(seed, stream, skip + ELEMENT, c);
+  philox(draw, skip + ELEMENT, c);
   for (int k = 0; k < 4; k++) if (4 * ELEMENT + k < n) y[4 * ELEMENT + k] = c[k];
 }
 
-extern "C" __global__ void tinyseq_dropout_mask(U seed, U stream, U skip, I threshold, bool* keep, I n) {
+extern "C" __global__ void tinyseq_dropout_mask(Draw draw, U skip, I threshold, bool* keep, I n) {
   U c[4];
-  philox(seed, stream, skip + ELEMENT, c);
+  philox(draw, skip + ELEMENT, c);
   for (int k = 0; k < 8; k++)
     if (8 * ELEMENT + k < n) keep[8 * ELEMENT + k] = (I)(c[k / 2] >> 32 * (k % 2) & EVERYONE) >= threshold;
 }
 
 // y = x where that is kept, times `scale`: eight numbers a thread, which are eight draws of 32 bits.
-extern "C" __global__ void tinyseq_dropout(U seed, U stream, I threshold, double scale, const T* x, T* y, I n) {
+extern "C" __global__ void tinyseq_dropout(Draw draw, I threshold, double scale, const T* x, T* y, I n) {
   U c[4];
-  philox(seed, stream, ELEMENT, c);
+  philox(draw, ELEMENT, c);
   for (I k = 0, i = 8 * ELEMENT; k < 8 && i < n; k++, i++)
     y[i] = x[i] * ((I)(c[k / 2] >> 32 * (k % 2) & EVERYONE) >= threshold ? (T)scale : (T)0);
 }
@@ -281,7 +305,7 @@ extern "C" __global__ void tinyseq_dropout(U seed, U stream, I threshold, double
 // the rows of each, and of `take`, True where a key takes part. A weight is kept where 32 random bits reach `threshold`.
 struct Attending {
   I t, s, d, e, d1, d2, causal, threshold;
-  U seed, stream;
+  Draw draw;
   double scale, kept;
   I q[4], k[4], v[4], y[4], g[4], dq[4], dk[4], dv[4], take[5];
 };
@@ -332,7 +356,7 @@ __device__ T kept(const Attending& a, I head, I t, I s) {
   if (!a.threshold) return 1;
   const I n = (head * a.t + t) * a.s + s;
   U c[4];
-  philox(a.seed, a.stream, n / 8, c);
+  philox(a.draw, n / 8, c);
   return (I)(c[n % 8 / 2] >> 32 * (n % 2) & EVERYONE) >= a.threshold ? (T)(1 / a.kept) : (T)0;
 }
 
@@ -350,12 +374,10 @@ extern "C" __global__ void tinyseq_attention(const T* q, const T* k, const T* v,
     FOUR(r) {
       const bool real = takes(a, take, head, row + r, start + threadIdx.x);
       T high = real ? e[r] * (T)a.scale : (T)LOWEST, now = high;
-      for (int o = 16; o > 0; o >>= 1) high = join<true>(high, __shfl_xor_sync(EVERYONE, high, o));
-      high = join<true>(high, top[r]);
+      high = join<true>(over_warp<true>(high), top[r]);
       const T fade = exp(top[r] - high);
-      T all = now = real ? exp(now - high) : (T)0;
-      for (int o = 16; o > 0; o >>= 1) all += __shfl_xor_sync(EVERYONE, all, o);
-      total[r] = total[r] * fade + all, top[r] = high;
+      now = real ? exp(now - high) : (T)0;
+      total[r] = total[r] * fade + over_warp<false>(now), top[r] = high;
       for (int c = 0; c < WIDEST; c++) sum[r][c] *= fade;
       e[r] = real ? now * kept(a, head, row + r, start + threadIdx.x) : (T)0;
     }
@@ -381,7 +403,7 @@ extern "C" __global__ void tinyseq_attention_of_query(const T* q, const T* k, co
   FOUR(r) {
     const I i = 4 * threadIdx.y + r;
     for (I c = threadIdx.x; row + r < a.t && c < a.e; c += 32) gy[r] += g[i * a.g[3] + c] * y[i * a.y[3] + c];
-    for (int o = 16; o > 0; o >>= 1) gy[r] += __shfl_xor_sync(EVERYONE, gy[r], o);
+    gy[r] = over_warp<false>(gy[r]);
     if (row + r < a.t && threadIdx.x == 0) along[head * a.t + row + r] = gy[r];
     factor[r] = a.scale;
   }
@@ -473,7 +495,14 @@ struct Arrays { T* p[MANY]; T* g[MANY]; T* m[MANY]; T* v[MANY]; T* b[MANY]; I n[
 #define EACH(i) for (I i = ELEMENT; i < all.n[blockIdx.y]; i += gridDim.x * (I)blockDim.x)
 #define OF(name) all.name[blockIdx.y][i]
 
-extern "C" __global__ void tinyseq_sgd(Arrays all, double rate, double momentum, I nesterov, double decay) {
+// What a step is told: as it is given or, of a step that was recorded, as it is this time.
+struct Numbers { double given[8]; const double* there;
+  __device__ double operator[](int i) const { return there ? there[i] : given[i]; } };
+struct Words { U w[WORDS]; };
+extern "C" __global__ void tinyseq_put(Words all, U* there) { if (ELEMENT < WORDS) there[ELEMENT] = all.w[ELEMENT]; }
+
+extern "C" __global__ void tinyseq_sgd(Arrays all, Numbers a) {
+  const double rate = a[0], momentum = a[1], nesterov = a[2], decay = a[3];
   EACH(i) {
     const T g = OF(g) + (T)decay * OF(p);
     T d = g;
@@ -485,8 +514,8 @@ extern "C" __global__ void tinyseq_sgd(Arrays all, double rate, double momentum,
   }
 }
 
-extern "C" __global__ void tinyseq_adam(Arrays all, double rate, double beta1, double beta2, double eps,
-                                        double decay, double shrink) {
+extern "C" __global__ void tinyseq_adam(Arrays all, Numbers a) {
+  const double rate = a[0], beta1 = a[1], beta2 = a[2], eps = a[3], decay = a[4], shrink = a[5];
   EACH(i) {
     const T p = OF(p) * (T)shrink, g = OF(g) + (T)decay * p;
     const T m = OF(m) = OF(m) * (T)beta1 + (T)(1 - beta1) * g;
@@ -495,8 +524,8 @@ extern "C" __global__ void tinyseq_adam(Arrays all, double rate, double beta1, d
   }
 }
 
-extern "C" __global__ void tinyseq_rmsprop(Arrays all, double rate, double alpha, double eps, double decay,
-                                           double momentum, I centred, I moving) {
+extern "C" __global__ void tinyseq_rmsprop(Arrays all, Numbers a) {
+  const double rate = a[0], alpha = a[1], eps = a[2], decay = a[3], momentum = a[4], centred = a[5], moving = a[6];
   EACH(i) {
     const T g = OF(g) + (T)decay * OF(p), s = OF(m) = OF(m) * (T)alpha + (T)(1 - alpha) * g * g;
     const T mean = centred ? OF(v) = OF(v) * (T)alpha + (T)(1 - alpha) * g : (T)0, left = s - mean * mean;
@@ -506,12 +535,70 @@ extern "C" __global__ void tinyseq_rmsprop(Arrays all, double rate, double alpha
   }
 }
 
-extern "C" __global__ void tinyseq_lion(Arrays all, double rate, double beta1, double beta2, double shrink) {
+extern "C" __global__ void tinyseq_lion(Arrays all, Numbers a) {
+  const double rate = a[0], beta1 = a[1], beta2 = a[2], shrink = a[3];
   EACH(i) {
     const T g = OF(g), m = OF(m), c = m * (T)beta1 + g * (T)(1 - beta1);
     OF(p) = OF(p) * (T)shrink - (T)rate * (c > 0 ? (T)1 : c < 0 ? (T)-1 : c);
     OF(m) = m * (T)beta2 + g * (T)(1 - beta2);
   }
+}
+
+// Adafactor. Of (.., height, width) m has means of g^2 along rows, v along columns; of what has no height m has g^2.
+struct Sizes { int height[MANY], width[MANY]; };
+#define SIZES const I n = all.n[blockIdx.y], high = sizes.height[blockIdx.y], wide = sizes.width[blockIdx.y]; \
+    T *const g = all.g[blockIdx.y], *const rows = all.m[blockIdx.y], *const columns = all.v[blockIdx.y];
+
+// to[k] += (the mean of g[at(k, i)]^2 over i < n, less to[k]) share: a warp for each of `count`, 32 beside each other
+template <class At> __device__ void means(const T* g, T* to, I count, I n, T share, At at) {
+  for (I k = blockIdx.x * (I)32 + threadIdx.y; k < count; k += gridDim.x * (I)32) {
+    double sum = 0;
+    for (I i = threadIdx.x; i < n; i += 32) sum += (double)g[at(k, i)] * g[at(k, i)];
+    sum = over_warp<false>(sum);
+    if (threadIdx.x == 0) to[k] += ((T)(sum / n) - to[k]) * share;
+  }
+}
+
+extern "C" __global__ void tinyseq_adafactor_means(Arrays all, Numbers a, Sizes sizes) {
+  SIZES
+  if (!n) return;
+  if (high) means(g, columns, n / high, high, a[0], [=](I k, I i) { return (k / wide * high + i) * wide + k % wide; });
+  means(g, rows, high ? n / wide : n, high ? wide : 1, a[0], [=](I k, I i) { return high ? k * wide + i : k; });
+}
+
+// each(i, u) for the entries of this thread, u = g / sqrt(rows columns / the mean of rows)
+template <class Each> __device__ void updates(const Arrays& all, const Sizes& sizes, T least, Each each) {
+  SIZES
+  for (I start = 0, area = high ? high * wide : n; start < n; start += area) {
+    double sum = 0;
+    for (I r = threadIdx.x; r < high; r += blockDim.x) sum += rows[start / wide + r];
+    const T of_rows = high ? (T)(over_block<false>(sum) / high) : (T)1, mean = of_rows < least ? least : of_rows;
+    for (I i = ELEMENT; i < area; i += gridDim.x * (I)blockDim.x) {
+      const T root = sqrt(high ? rows[(start + i) / wide] / mean * columns[start / high + i % wide] : rows[i]);
+      each(start + i, g[start + i] / (root < least ? least : root));
+    }
+  }
+}
+
+// The sums of u^2 and of p^2 of each block: `sums` (arrays, blocks, 2).
+extern "C" __global__ void tinyseq_adafactor_sums(Arrays all, Numbers a, Sizes sizes, double* sums) {
+  double of_u = 0, of_p = 0;
+  updates(all, sizes, a[1], [&](I i, T u) {
+    of_u += (double)u * u, of_p += (double)all.p[blockIdx.y][i] * all.p[blockIdx.y][i];
+  });
+  of_u = over_block<false>(of_u), of_p = over_block<false>(of_p), sums += 2 * (blockIdx.y * (I)gridDim.x + blockIdx.x);
+  if (threadIdx.x == 0) sums[0] = of_u, sums[1] = of_p;
+}
+
+extern "C" __global__ void tinyseq_adafactor(Arrays all, Numbers a, Sizes sizes, const double* sums) {
+  double of_u = 0, of_p = 0;
+  sums += 2 * blockIdx.y * (I)gridDim.x;
+  for (I k = threadIdx.x; k < gridDim.x; k += blockDim.x) of_u += sums[2 * k], of_p += sums[2 * k + 1];
+  of_u = sqrt(over_block<false>(of_u) / all.n[blockIdx.y]) / a[4];
+  of_p = sqrt(over_block<false>(of_p) / all.n[blockIdx.y]);
+  const double size = (of_p < a[2] ? a[2] : of_p) * a[3], shrink = a[5];
+  const T rate = size / (of_u < 1 ? 1.0 : of_u);
+  updates(all, sizes, a[1], [&](I i, T u) { all.p[blockIdx.y][i] = all.p[blockIdx.y][i] * (T)shrink - rate * u; });
 }
 
 extern "C" __global__ void tinyseq_scale(Arrays all, const T* factor) { EACH(i) OF(p) *= *factor; }

@@ -30,6 +30,7 @@ def average(n: int, dtype: Any) -> Array:
 class StepKernels(CellKernels):
     """A mix-in of NumpyBackend."""
 
+    xp: Any
     softmax: Any
     _wide: Any
 
@@ -94,6 +95,12 @@ class StepKernels(CellKernels):
             np.exp(weights, out=weights)
             weights /= np.add.reduce(weights, -1, keepdims=True)
         return weights @ v, weights
+
+    def best_few(self, logits: Array) -> tuple[Array, Array]:
+        """The greatest log-probability of each row of logits (N, V), and where it stands: (N, 1). NaN where there is no
+        softmax; on a GPU -inf where all logits are."""
+        total = self.xp.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)
+        return -self.xp.log(total), logits.argmax(axis=1, keepdims=True)
 
     def layer_few(self, parts: Any, x: Array, past: Array, n: int, mask: Array | None, turn: Any) -> Array | None:
         """A whole `TransformerEncoderLayer.step` as one kernel, of what parts() says of the layer. None where there is

@@ -117,7 +117,7 @@ GOOD = [
     "ts.manual_seed(seed=1)", "random.manual_seed(seed=1)",
     "ts.grad(outputs=Y, inputs=W, grad_outputs=X, create_graph=True, retain_graph=True, allow_unused=True)",
     "ts.value_and_grad(fn=ts.sum, argnums=0)",
-    "ts.recompute(lambda y: y, X)",
+    "ts.recompute(lambda y: y, X)", "ts.capture(step=ts.sum)",
     "ts.namespace(X)",
     "ts.einsum('ij->ji', X)",
     "ts.op(body=lambda x: (x, None), definition=ts.abs, wide=False)",

@@ -46,6 +46,7 @@ from tinyseq.engine.tensor import Tensor, namespace
 from tinyseq.engine.graph import enable_grad, no_grad
 from tinyseq.engine.autograd import op
 from tinyseq.engine.gradients import grad, value_and_grad
+from tinyseq.captured import capture
 
 __array_api_version__, __array_namespace_info__ = _VERSIONS[-1], _Info
 _modules[f"{__name__}.random"] = random  # so that `import tinyseq.random` finds it too
@@ -54,8 +55,8 @@ _modules[f"{__name__}.nn.functional"] = functional
 __all__ = [
     "abs", "acos", "acosh", "add", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",
     "astype", "atan", "atan2", "atanh", "backends", "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or",
-    "bitwise_right_shift", "bitwise_xor", "bool", "broadcast_arrays", "broadcast_to", "can_cast", "ceil", "clip",
-    "clone", "concat", "copysign", "cos", "cosh", "count_nonzero", "cumulative_prod", "cumulative_sum", "debug",
+    "bitwise_right_shift", "bitwise_xor", "bool", "broadcast_arrays", "broadcast_to", "can_cast", "capture", "ceil",
+    "clip", "clone", "concat", "copysign", "cos", "cosh", "count_nonzero", "cumulative_prod", "cumulative_sum", "debug",
     "diagonal", "diff", "divide", "e", "einsum", "empty", "empty_like", "enable_grad", "equal", "erf", "exp",
     "expand_dims", "expm1", "eye", "finfo", "flatten", "flip", "float16", "float32", "float64", "floor", "floor_divide",
     "from_dlpack", "full", "full_like", "functional", "get_num_threads", "grad", "greater", "greater_equal", "hypot",
@@ -67,7 +68,7 @@ __all__ = [
     "permute_dims", "pi", "positive", "pow", "prod", "random", "reciprocal", "recompute", "remainder", "repeat",
     "reshape", "result_type", "roll", "round", "searchsorted", "set_num_threads", "sigmoid", "sign", "signbit", "sin",
     "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take",
-    "take_along_axis", "tan", "tanh", "tensor", "Tensor", "tensordot", "tile", "topk", "tril", "triu", "trunc",
+    "take_along_axis", "tan", "tanh", "Tensor", "tensor", "tensordot", "tile", "topk", "tril", "triu", "trunc",
     "uint16", "uint32", "uint64", "uint8", "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack",
     "use_backend", "value_and_grad", "var", "vecdot", "vector_norm", "where", "zeros", "zeros_like",
 ]

@@ -311,7 +311,7 @@ def _steps(where: str, decoder: Any, state: Any, start: Like, end: int, max_leng
                 logits, state = _step(where, decoder, last, state, end, not t)
                 with np.errstate(invalid="ignore", over="ignore"):  # `_fetch` refuses NaN
                     found = _draw(logits, [draws[row]() for row in rows], temperature, top_k, top_p, min_p) if (
-                        draws) else _best(logits)
+                        draws) else backends.of(logits.data).best_few(logits.data)
                 scores, tokens = _fetch(where, logits, *found)
             last = tokens[:, 0]
             yield Step(rows, last, scores[:, 0], getattr(state, "weights", None))
@@ -320,13 +320,6 @@ def _steps(where: str, decoder: Any, state: Any, start: Like, end: int, max_leng
                 rows, last, state = rows[going], last[going], take_rows(state, going)
 
     return len(last), steps(last, state)
-
-
-def _best(logits: Tensor) -> tuple[Any, Any]:
-    """The greatest log-probability of each row of logits (N, V), and where it stands: (N, 1)."""
-    data, xp = logits.data, namespace(logits.data)
-    total = xp.exp(data - data.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)
-    return -xp.log(total), data.argmax(axis=1, keepdims=True)
 
 
 def _uniform(where: str, seed: Any, batch: int, generator: random.Generator | None) -> list[Callable[[], float]]:

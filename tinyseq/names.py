@@ -146,6 +146,7 @@ save savez | ts.checkpoint.save("run.safetensors", model.state_dict())
 load load_file | ts.checkpoint.load("run.safetensors")
 utils DataLoader | ts.data.items([1, 2]).batch(2)  # ts.logs is torch.utils.tensorboard, ts.recompute its checkpoint
 jit compile fx script | # a compiler is not here: call the model, it runs as it is written
+CUDAGraph make_graphed_callables graph | ts.capture(ts.tanh)  # a step that a GPU repeats as one launch
 multiprocessing parallel DistributedDataParallel | ts.distributed.DataParallel(ts.distributed.mpi(), model)
 linalg fft special sparse signal | np.linalg.norm(x.numpy())  # NumPy's has no gradient: `@ts.op` makes an op that has
 apply_along_axis vectorize fromfunction piecewise | ts.stack([row.sum() for row in x])

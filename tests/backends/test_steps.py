@@ -143,3 +143,30 @@ def test_a_layer_in_one_kernel_is_its_parts(seed: int, dtype: str, batch: int, n
             close(y, ts.Tensor(expected))
             close(written, ts.Tensor(after))
             assert backend.layer_few(parts, x, past, 10, None, turn) is None  # past the end
+
+
+@given(seed=seeds, dtype=st.sampled_from(["float16", "float32", "float64"]), batch=st.integers(0, 4),
+       words=st.integers(1, 40))
+def test_the_best_is_the_greatest_log_probability_and_its_first_place(seed: int, dtype: str, batch: int,
+                                                                      words: int) -> None:
+    logits, = drawn(seed, dtype, (batch, words))
+    logits[1:2] = 1  # all alike
+    for backend in kernels(logits):
+        scores, places = backend.best_few(logits)
+        assert scores.shape == places.shape == (batch, 1)
+        logs = F.log_softmax(ts.tensor(logits)).numpy()
+        close(scores, ts.tensor(logs.max(axis=1, keepdims=True)))
+        assert (places == logs.argmax(axis=1)[:, None]).all()
+        for bad in (np.nan, np.inf, -np.inf):
+            with np.errstate(invalid="ignore"):
+                found = backend.best_few(np.full((2, words), bad, dtype))[0]
+            assert np.isnan(found).all()
+
+
+@pytest.mark.parametrize("option", ["window", "q_norm", "k_norm", "change"])
+def test_a_layer_with_attention_of_another_kind_is_no_one_kernel(option: str) -> None:
+    layer = ts.nn.TransformerEncoderLayer(8, 2, 16)
+    assert layer._parts() is not None
+    value = {"window": 2, "change": ts.tanh}.get(option, ts.nn.RMSNorm(8))
+    layer.self_attn = ts.nn.MultiheadAttention(8, 2, **{option: value})
+    assert layer._parts() is None

@@ -65,6 +65,7 @@ def install() -> Any:
     from cupy_backends.cuda import libs
 
     libs.cublas = sys.modules["cupy_backends.cuda.libs.cublas"] = libraries.cublas()
+    libraries.libcublas(_device)
     import cupy
 
     cupy.cuda.cublas = libs.cublas

@@ -58,6 +58,17 @@ extern "C" __attribute__((visibility("default"))) const char* emu_launch_{symbol
   return emu::launch(&{kernel}, dims, shared, args, {barriers}, reversed);
 }}
 """
+# How many bytes each argument takes, 0 after the last: for launches that are recorded, in a library of its own.
+_SIZES = """
+template <class... A> static void emu_sizes(void (*)(A...), size_t* sizes) {
+  for (size_t size : {sizeof(std::remove_reference_t<A>)..., (size_t)0}) *sizes++ = size;
+}
+"""
+_SIZES_OF = """
+extern "C" __attribute__((visibility("default"))) void emu_sizes_{symbol}(size_t* sizes) {{
+  emu_sizes(&{kernel}, sizes);
+}}
+"""
 
 
 def cuda_include() -> Path | None:
@@ -139,6 +150,7 @@ class Program:
     body: str
     entries: dict[str, str]
     flags: tuple[str, ...]
+    sizes: str  # what is added to the body for `parameters`
 
     @property
     def of_cupy(self) -> bool:
@@ -157,14 +169,14 @@ class Program:
             self._libraries[check] = ctypes.CDLL(str(self._build(check)))
         return self._libraries[check]
 
-    def _build(self, check: str) -> Path:
+    def _build(self, check: str, more: str = "") -> Path:
         flags = (*_FLAGS, *_CHECK_FLAGS[check], *self.flags)
-        header = _precompiled_header(flags)
-        stem = S.cache_folder() / _digest(self.body, header)
+        header, body = _precompiled_header(flags), self.body + more
+        stem = S.cache_folder() / _digest(body, header)
         library = stem.with_suffix(".so")
         if not library.exists():
             source = stem.with_suffix(f".{_me()}.cpp")
-            source.write_text(self.body)
+            source.write_text(body)
             try:
                 arguments = [*flags, "-include", str(header), "-shared", str(source), *_LINK_FLAGS[check]]
                 _run_gxx(arguments, library, "/".join(self.entries))
@@ -180,6 +192,14 @@ class Program:
         launch.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int]
         return cast("Callable[..., bytes]", launch)
 
+    def parameters(self, name: str) -> list[int]:
+        """The bytes of each parameter of kernel `name`."""
+        if "sizes" not in self._libraries:
+            self._libraries["sizes"] = ctypes.CDLL(str(self._build("plain", self.sizes)))
+        sizes = (ctypes.c_size_t * 256)()
+        getattr(self._libraries["sizes"], "emu_sizes_" + self.entries[name])(sizes)
+        return sizes[:sizes[:].index(0)]
+
 
 def program(source: str, options: Sequence[str] = (), name_expressions: Sequence[str] = ()) -> Program:
     """Translate CUDA source into what g++ can compile, with one C launcher for each kernel."""
@@ -190,12 +210,14 @@ def program(source: str, options: Sequence[str] = (), name_expressions: Sequence
             entries[expression], expressions[expression] = f"instance_{i}", expression
     barriers = "true" if _BARRIER.search(source) else "false"
     body = '#line 1 "kernel.cu"\n' + _DYNAMIC_SHARED.sub(r"\1* \2 = (\1*)emu_dynamic_shared;", source)
+    sizes = _SIZES
     for name, symbol in entries.items():
         body += _LAUNCHER.format(symbol=symbol, kernel=expressions[name], barriers=barriers)
+        sizes += _SIZES_OF.format(symbol=symbol, kernel=expressions[name])
     # CUDA's C++ library (_cccl) comes last: stubs/ holds what g++ cannot compile of it
     wanted = [o for o in options if o[:2] in ("-I", "-D", "-U") and "_cccl" not in o]
     last = [o.replace("-I", "-idirafter", 1) for o in options if o[:2] == "-I" and "_cccl" in o]
-    return Program(body, entries, (f"-I{HERE / 'stubs'}", f"-I{cuda_include()}", *wanted, *last))
+    return Program(body, entries, (f"-I{HERE / 'stubs'}", f"-I{cuda_include()}", *wanted, *last), sizes)
 
 
 def check_nvrtc(

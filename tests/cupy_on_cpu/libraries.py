@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from . import settings as S
+from .compile import _digest, _run_gxx
+from .runtime import Device
 
 _F2, _F4, _F8, _C8, _C16 = map(np.dtype, ("f2", "f4", "f8", "c8", "c16"))
 _BF16 = np.dtype("u2")  # the upper half of a float32; NumPy has no such type
@@ -92,7 +94,16 @@ def _operand(a: np.ndarray[Any, Any], op: int) -> np.ndarray[Any, Any]:
 
 def _count(name: str, code: int) -> None:
     S.counters.events["gemm"] += 1
-    S.counters.launch(f"{name}<{_TYPE_NAMES[code]}>")
+    _launch(f"{name}<{_TYPE_NAMES[code]}>")
+
+
+def _launch(name: str) -> None:
+    """Count what is done at once, which CuPy refuses in a stream that captures."""
+    import cupy
+
+    if cupy.cuda.get_current_stream().is_capturing():
+        raise NotImplementedError(f"calling cuBLAS or Thrust ({name}) during stream capture is not supported")
+    S.counters.launch(name)
 
 
 def _scalar(address: int, dtype: np.dtype[Any]) -> Any:
@@ -172,7 +183,7 @@ def _typed(code: int) -> dict[str, Any]:
     def geam(handle, op_a, op_b, m, n, alpha, a, lda, beta, b, ldb, c, ldc):
         """C = alpha op(A) + beta op(B): how CuPy transposes."""
         al, be = _scalar(alpha, dtype), _scalar(beta, dtype)
-        S.counters.launch("geam")
+        _launch("geam")
         parts = ((al, op_a, a, lda), (be, op_b, b, ldb))
         shapes = [(m, n) if op == 0 else (n, m) for _, op, _, _ in parts]
         sums = [scale * _operand(_matrices(address, code, shape, ld, 0, 1), op)
@@ -180,7 +191,7 @@ def _typed(code: int) -> dict[str, Any]:
         _matrices(c, code, (m, n), ldc, 0, 1)[...] = sum(sums)
 
     def dot(handle, n, x, x_step, y, y_step, result):
-        S.counters.launch("dot")
+        _launch("dot")
         left = _memory(x, dtype, (n - 1) * x_step + 1)[::x_step]
         right = _memory(y, dtype, (n - 1) * y_step + 1)[::y_step]
         _memory(result, dtype, 1)[0] = left @ right
@@ -215,6 +226,87 @@ def cublas() -> Any:
     return module
 
 
+_LIBRARY = """
+typedef const void* P;
+typedef long long L;
+extern "C" {
+int (*create)(P*); int (*destroy)(P); int (*set_stream)(P, P); int (*set_workspace)(P, P, unsigned long);
+int (*set_math_mode)(P, int); int (*gemm)(P, int, int, int, int, int, P, P, int, int, L, P, int, int, L, P, P, int, int,
+                                          L, int, int, int);
+int cublasCreate_v2(P* handle) { return create(handle); }
+int cublasDestroy_v2(P handle) { return destroy(handle); }
+int cublasSetStream_v2(P handle, P stream) { return set_stream(handle, stream); }
+int cublasSetWorkspace_v2(P handle, P memory, unsigned long size) { return set_workspace(handle, memory, size); }
+int cublasSetMathMode(P handle, int mode) { return set_math_mode(handle, mode); }
+int cublasGemmStridedBatchedEx(P handle, int op_a, int op_b, int m, int n, int k, P alpha, P a, int ta, int lda, L sa,
+                               P b, int tb, int ldb, L sb, P beta, P c, int tc, int ldc, L sc, int batch, int compute,
+                               int algo) {
+  return gemm(handle, op_a, op_b, m, n, k, alpha, a, ta, lda, sa, b, tb, ldb, sb, beta, c, tc, ldc, sc, batch, compute,
+              algo);
+}
+}
+"""
+_CALLBACKS: list[Any] = []  # which C code may call as long as the process lives
+
+
+def libcublas(device: Device) -> None:
+    """Load a library that answers to the name of CUDA 13's cuBLAS: for programs that bring a handle of their own."""
+    path = S.cache_folder() / f"libcublas_{_digest(_LIBRARY)}.so"
+    if not path.exists():
+        source = path.with_suffix(".cpp")
+        source.write_text(_LIBRARY)
+        _run_gxx(["-fPIC", "-shared", "-w", str(source), "-Wl,-soname,libcublas.so.13"], path, "cuBLAS's stand-in")
+    library, streams = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL), dict[int, int]()
+    working = set[int]()  # handles with memory to work in
+    pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+
+    def callback(name: str, *types: Any) -> Any:
+        """Decorator: what the library's function calls. An error is a status other than 0."""
+        def put(function: Any) -> None:
+            def call(*args: Any) -> int:
+                try:
+                    return int(function(*[a or 0 for a in args]) or 0)
+                except S.EmulatorError:
+                    return 7  # CUBLAS_STATUS_INVALID_VALUE
+            made = ctypes.CFUNCTYPE(whole, *types)(call)
+            _CALLBACKS.append(made)
+            pointer.in_dll(library, name).value = ctypes.cast(made, pointer).value
+        return put
+
+    @callback("create", ctypes.POINTER(pointer))
+    def create(handle):
+        streams[len(streams) + 1] = 0
+        handle[0] = len(streams)
+
+    @callback("destroy", pointer)
+    def destroy(handle):
+        streams[handle] = -1  # no stream: a use after this is an error
+
+    @callback("set_stream", pointer, pointer)
+    def set_stream(handle, stream):
+        streams[handle] = stream
+        working.discard(handle)  # as the documents say
+
+    @callback("set_workspace", pointer, pointer, ctypes.c_ulong)
+    def set_workspace(handle, memory, size):
+        working.add(handle)
+        return 7 if memory % 256 or not size else 0
+
+    callback("set_math_mode", pointer, whole)(lambda handle, mode: 0)
+    scalar = pointer, whole, whole, long
+
+    @callback("gemm", pointer, *[whole] * 5, pointer, *scalar, *scalar, pointer, *scalar, whole, whole, whole)
+    def gemm(handle, op_a, op_b, m, n, k, alpha, a, ta, lda, sa, b, tb, ldb, sb, beta, c, tc, ldc, sc, batch, compute,
+             algo):
+        if device.streamIsCapturing(streams[handle]) and handle not in working:
+            return 13  # CUBLAS_STATUS_EXECUTION_FAILED, as what it allocates may be
+        scale = _scale_type(compute, tc)
+        al, be = _scalar(alpha, scale), _scalar(beta, scale)
+        S.counters.kernels["cublasGemmStridedBatchedEx"] += 1
+        device.do(streams[handle], "launch", lambda: _multiply(
+            op_a, op_b, m, n, k, al, a, ta, lda, sa, b, tb, ldb, sb, be, c, tc, ldc, sc, batch))
+
+
 def thrust() -> Any:
     """A module with the sorts of `cupy.cuda.thrust`; NaNs come last, as there."""
     module: Any = ModuleType("cupy.cuda.thrust")
@@ -223,15 +315,15 @@ def thrust() -> Any:
         return _memory(address, np.dtype(dtype), int(np.prod(shape))).reshape(shape)
 
     def sort(dtype: Any, data: int, keys: int, shape: tuple[int, ...]) -> None:
-        S.counters.launch("sort")
+        _launch("sort")
         view(data, dtype, shape).sort(axis=-1, kind="stable")
 
     def argsort(dtype: Any, index: int, data: int, keys: int, shape: tuple[int, ...]) -> None:
-        S.counters.launch("argsort")
+        _launch("argsort")
         view(index, np.intp, shape)[...] = np.argsort(view(data, dtype, shape), axis=-1, kind="stable")
 
     def lexsort(dtype: Any, index: int, keys: int, rows: int, n: int) -> None:
-        S.counters.launch("lexsort")
+        _launch("lexsort")
         view(index, np.intp, (n,))[...] = np.lexsort(view(keys, dtype, (rows, n)))
 
     module.available, module.get_build_version = True, lambda: 300000

@@ -12,6 +12,7 @@ import ctypes
 import itertools
 import re
 import time
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -43,6 +44,8 @@ class Device:
         self._kernels: dict[int, tuple[str, Program]] = {}
         self._dynamic_shared: dict[int, int] = {}  # kernel -> the limit that the program asked for
         self._recorded: dict[int, float] = {}  # event -> seconds
+        self._capturing: dict[int, list[Callable[[], None]]] = {}  # stream -> the work that it is not to do now
+        self._graphs: dict[int, list[Callable[[], None]]] = {}
         self.loaded: dict[bytes, Program] = {}  # what `compile` hands CuPy in place of machine code
 
     # Device and memory
@@ -103,15 +106,13 @@ class Device:
         self.memcpyAsync(target, source, size, kind, 0)
 
     def memcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> None:
-        S.counters.events[_COPIES[kind]] += 1
-        ctypes.memmove(target, source, size)
+        self.do(stream, _COPIES[kind], lambda: ctypes.memmove(target, source, size))
 
     def memset(self, address: int, value: int, size: int) -> None:
-        S.counters.events["memset"] += 1
-        ctypes.memset(address, value, size)
+        self.memsetAsync(address, value, size, 0)
 
     def memsetAsync(self, address: int, value: int, size: int, stream: int) -> None:
-        self.memset(address, value, size)
+        self.do(stream, "memset", lambda: ctypes.memset(address, value, size))
 
     def pointerGetMemoryType(self, address: int) -> int:
         return 2
@@ -124,9 +125,21 @@ class Device:
     # Streams and events: all work is done by the time a call returns
 
     def deviceSynchronize(self, *_: int) -> None:
+        if self._capturing:
+            self._refuse()
         S.counters.events["sync"] += 1
 
-    streamSynchronize = eventSynchronize = deviceSynchronize
+    eventSynchronize = deviceSynchronize
+
+    def streamSynchronize(self, stream: int) -> None:
+        if stream in self._capturing:
+            self._refuse()
+        S.counters.events["sync"] += 1
+
+    def _refuse(self) -> None:
+        from cupy_backends.cuda.api import runtime
+
+        raise runtime.CUDARuntimeError(900)  # operation not permitted when stream is capturing
 
     def streamCreate(self, *_: int) -> int:
         return next(self._handles)
@@ -139,6 +152,40 @@ class Device:
 
     def eventElapsedTime(self, start: int, end: int) -> float:
         return 1000 * (self._recorded[end] - self._recorded[start])
+
+    # Graphs: what a stream is asked to do while it captures is done when the graph is launched, as often as that is
+
+    def do(self, stream: int, event: str, work: Callable[[], Any]) -> None:
+        """Work that a stream is given, counted as `event`, or as recorded where the stream captures."""
+        recording = self._capturing.get(stream)
+        S.counters.events[event if recording is None else "recorded"] += 1
+        work() if recording is None else recording.append(work)
+
+    def streamBeginCapture(self, stream: int) -> None:
+        self._capturing[stream] = []
+
+    def streamIsCapturing(self, stream: int) -> int:
+        return int(stream in self._capturing)
+
+    def streamEndCapture(self, stream: int) -> int:
+        graph = next(self._handles)
+        self._graphs[graph] = self._capturing.pop(stream)
+        return graph
+
+    def graphInstantiate(self, graph: int) -> int:
+        executable = next(self._handles)
+        self._graphs[executable] = self._graphs[graph]
+        return executable
+
+    def graphLaunch(self, graph: int, stream: int) -> None:
+        S.counters.events["graph"] += 1
+        for work in self._graphs[graph]:
+            work()
+
+    def graphDestroy(self, graph: int) -> None:
+        self._graphs.pop(graph, None)
+
+    graphExecDestroy = graphDestroy
 
     # Modules and launches
 
@@ -177,7 +224,6 @@ class Device:
         shared: int, stream: int, arguments: int, extra: int,
     ) -> None:  # fmt: skip
         name, found = self._kernels[kernel]
-        S.counters.launch(name)
         if not (0 < bx * by * bz <= 1024 and bz <= 64 and min(gx, gy, gz) > 0 and max(gy, gz) <= 65535):
             grid = f"a grid of {(gx, gy, gz)} blocks of {(bx, by, bz)} threads"
             raise S.EmulatorError(f"{name}: no GPU takes {grid}")
@@ -186,9 +232,21 @@ class Device:
                 f"{name}: for {shared} bytes of shared memory set max_dynamic_shared_size_bytes first"
             )
         dims = (ctypes.c_uint * 6)(gx, gy, gz, bx, by, bz)
-        fault = found.launcher(name)(dims, shared, arguments, S.settings.reverse)
-        if fault:
-            raise S.EmulatorError(f"{name}: {fault.decode()}")
+
+        def work(arguments: Any = arguments) -> None:
+            fault = found.launcher(name)(dims, shared, arguments, S.settings.reverse)
+            if fault:
+                raise S.EmulatorError(f"{name}: {fault.decode()}")
+
+        if stream not in self._capturing:
+            S.counters.kernels[name] += 1
+            self.do(stream, "launch", work)
+            return
+        sizes = found.parameters(name)  # as the arguments are: CuPy's own are gone when it has launched
+        given = (ctypes.c_void_p * len(sizes)).from_address(arguments) if sizes else ()
+        copies = [ctypes.create_string_buffer(ctypes.string_at(a, n), n) for a, n in zip(given, sizes, strict=True)]
+        kept = (ctypes.c_void_p * len(sizes))(*map(ctypes.addressof, copies)), copies
+        self.do(stream, "launch", lambda: work(kept[0]))
 
     def launchCooperativeKernel(self, *arguments: int) -> None:
         raise S.EmulatorError("cooperative launches are not emulated: blocks run one after the other")
@@ -197,7 +255,7 @@ class Device:
 # Functions that may do nothing.
 _NOTHING = frozenset(
     "setDevice getDevice _ensure_context streamDestroy streamQuery streamWaitEvent streamGetFlags"
-    " streamGetPriority streamIsCapturing eventDestroy eventQuery profilerStart profilerStop"
+    " streamGetPriority graphUpload eventDestroy eventQuery profilerStart profilerStop"
     " deviceCanAccessPeer moduleUnload ctxGetDevice ctxSetCurrent".split()
 )
 # Functions of CuPy that work without CUDA and stay as they are.

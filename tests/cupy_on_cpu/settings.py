@@ -72,7 +72,8 @@ class Counts:
     """What CuPy asked of the device.
 
     events: launch (kernels, GEMMs and sorts), gemm, sync (the host waits), h2d, d2h, d2d (copies), memset,
-        malloc (fresh device memory; what CuPy's pool hands out again is not counted), compile (runs of g++).
+        malloc (fresh device memory; what CuPy's pool hands out again is not counted), compile (runs of g++),
+        recorded (work that a capturing stream was given), graph (launches of that, whose work is not counted again).
     kernels: launches by name of the kernel.
     """
 

@@ -1,5 +1,6 @@
 """The emulator itself: CuPy against NumPy, kernels of our own, planted faults, counters, both compilers."""
 
+import ctypes
 import math
 import os
 import subprocess
@@ -547,6 +548,89 @@ def test_kernels_that_cupy_generates_from_ours_compile_with_nvrtc(nvrtc):
 
 
 # What is missing
+
+
+SCALE = cp.RawKernel(
+    """struct Pair { double by; int more; };
+    extern "C" __global__ void scale(float* x, Pair p, unsigned long long n) {
+      if (threadIdx.x < n) x[threadIdx.x] = x[threadIdx.x] * p.by + p.more;
+    }""", "scale", ("--std=c++17",))  # fmt: skip
+
+
+def test_a_stream_that_captures_keeps_its_work_for_the_graph():
+    x, y = cp.arange(4, dtype="f4"), cp.ones(4, "f4")
+    stream = cp.cuda.Stream(non_blocking=True)
+    pair = np.array([(2.0, 1)], [("by", "f8"), ("more", "i4", 2)])[0]
+    with stream, emulator.counting() as seen:
+        stream.begin_capture()
+        SCALE((1,), (32,), (x, pair, 3))
+        pair["by"] = 100  # as it was when it was given
+        y[:2] = x[:2]
+        y += x
+        z = cp.zeros(3)
+        assert x.get(stream=cp.cuda.Stream.null).tolist() == [0, 1, 2, 3]
+        graph = stream.end_capture()
+    assert (seen["launch"], seen["memset"], seen["graph"]) == (0, 0, 0)
+    assert seen["recorded"] == 4
+    for wanted_x, wanted_y in (([1, 3, 5, 3], [2, 6, 6, 4]), ([3, 7, 11, 3], [6, 14, 17, 7])):
+        with emulator.counting() as seen:
+            graph.launch()
+        assert dict(seen.events) == {"graph": 1}
+        assert (x.get().tolist(), y.get().tolist(), z.get().tolist()) == (wanted_x, wanted_y, [0, 0, 0])
+
+
+def test_what_no_stream_may_do_while_it_captures_is_refused():
+    x, stream = cp.ones((2, 2), "f4"), cp.cuda.Stream(non_blocking=True)
+    runtime = cp.cuda.runtime.CUDARuntimeError
+    with stream:
+        stream.begin_capture()
+        for call, error, words in [
+            (x.get, RuntimeError, "D2H"),
+            (lambda: cp.asarray([1.0]), RuntimeError, "H2D"),
+            (lambda: x.set(np.ones((2, 2), "f4")), RuntimeError, "H2D"),
+            (stream.synchronize, runtime, "not permitted when stream is capturing"),
+            (cp.cuda.Device().synchronize, runtime, "not permitted when stream is capturing"),
+            (lambda: x @ x, NotImplementedError, "gemm"),
+            (lambda: cp.sort(x), NotImplementedError, "sort"),
+        ]:
+            with pytest.raises(error, match=words):
+                call()
+        assert stream.is_capturing()
+        stream.end_capture().launch()
+    stream.synchronize()
+    assert (x @ x).get().tolist() == [[2, 2], [2, 2]]
+
+
+def test_a_program_may_bring_its_own_cublas():
+    library = ctypes.CDLL("libcublas.so.13")
+    pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+    array = pointer, whole, whole, long
+    gemm = library.cublasGemmStridedBatchedEx
+    gemm.argtypes = [pointer, *[whole] * 5, pointer, *array, *array, pointer, *array, whole, whole, whole]
+    handle = pointer()
+    assert library.cublasCreate_v2(ctypes.byref(handle)) == 0
+    one, zero, stream = (ctypes.c_float * 1)(1), (ctypes.c_float * 1)(0), cp.cuda.Stream(non_blocking=True)
+    a, b, c = (cp.asarray(v, dtype="f4") for v in ([[1, 2], [3, 4]], [[5, 6], [7, 8]], [[0, 0], [0, 0]]))
+
+    def multiply(m=2):  # by columns: c^T = b^T a^T
+        return gemm(handle, 0, 0, m, 2, 2, one, b.data.ptr, 0, 2, 0, a.data.ptr, 0, 2, 0, zero, c.data.ptr, 0, 2, 0, 1,
+                    68, -1)
+
+    assert multiply() == 0
+    assert c.get().tolist() == [[19, 22], [43, 50]]
+    assert multiply(3) == 7  # a leading dimension that is too small
+    memory = cp.empty(1024, np.uint8)
+    assert library.cublasSetStream_v2(handle, pointer(stream.ptr)) == 0
+    stream.begin_capture()
+    assert multiply() == 13  # no memory of its own
+    assert library.cublasSetWorkspace_v2(handle, pointer(memory.data.ptr), ctypes.c_size_t(1024)) == 0
+    assert multiply() == 0
+    graph = stream.end_capture()
+    a *= 2
+    assert c.get().tolist() == [[19, 22], [43, 50]]
+    graph.launch()
+    assert c.get().tolist() == [[38, 44], [86, 100]]
+    assert library.cublasDestroy_v2(handle) == 0
 
 
 @pytest.mark.parametrize(

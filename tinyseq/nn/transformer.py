@@ -138,9 +138,9 @@ class TransformerEncoderLayer(Attending):
         attn, kind = self.self_attn, type(self.norm1)
         linears, norms = (attn.out_proj, self.linear1, self.linear2), (self.norm1, self.norm2)
         parts, ours = (*linears, *norms, attn, self.dropout), [Linear] * 3 + [kind] * 2 + [MultiheadAttention, Dropout]
+        plain = all(x is None for x in (attn.window, attn.q_norm, attn.k_norm, attn.softcap))
         if kind not in (LayerNorm, RMSNorm) or [*map(type, parts)] != ours or self.activation not in OURS or (
-                any(["forward" in part.__dict__ for part in parts])) or (
-                any(x is not None for x in (attn.window, attn.q_norm, attn.k_norm, attn.softcap))):
+                not plain or any(["forward" in part.__dict__ for part in parts])):
             return None
         pairs = [(attn.in_proj_weight, attn.in_proj_bias), *[(p.weight, p.bias) for p in linears],
                  *[(p.weight, p.bias if kind is LayerNorm else None) for p in norms]]

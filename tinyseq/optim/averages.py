@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tinyseq import backends, check
+from tinyseq.backends import captured
 from tinyseq.engine.tensor import Tensor
 from tinyseq.interrupts import together, uninterrupted
 from tinyseq.optim.gradients import wide
@@ -43,6 +44,7 @@ class Average:
 
         An interrupt (Ctrl-C) waits for the end. A model that was moved to another backend is a TypeError.
         """
+        captured.outside(f"{type(self).__name__}.update")
         for name, p in self.parameters.items():
             if p.backend != self.values[name].backend:
                 raise TypeError(f"{type(self).__name__}: {name} is on {p.backend}, its average on "

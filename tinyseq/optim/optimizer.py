@@ -11,11 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinyseq import backends, check
+from tinyseq.backends import captured
 from tinyseq.engine.tensor import Array, Tensor, namespace
 from tinyseq.interrupts import together, uninterrupted
 from tinyseq.optim.gradients import gradient, groups, in_place, named, wide
 from tinyseq.optim.groups import Group, Parameters, common_lr
 from tinyseq.optim.states import loaded
+
+Launches = dict[tuple[Any, ...], list[tuple[int, Tensor, Array, dict[str, Any]]]]
 
 
 class Optimizer:
@@ -108,6 +111,7 @@ class Optimizer:
     def checked(cls, name: str, value: Any) -> Any:
         """The value of a hyperparameter as it is kept, or an error."""
         where = cls.__name__
+        captured.outside(f"{where}.{name} = ...")
         if name in cls.flags:
             check.choice(where, (True, False), **{name: value})
             return value
@@ -174,7 +178,7 @@ class Optimizer:
                             "takes nothing")
         where, first = f"{type(self).__name__}.step", 0
         slots_of = [self._used(group) for group in self.param_groups]
-        launches: dict[tuple[Any, ...], list[tuple[int, Tensor, Array, dict[str, Any]]]] = defaultdict(list)
+        launches: Launches = defaultdict(list)
         for k, group in enumerate(self.param_groups):
             used = {"steps", *slots_of[k]}
             for i, p in enumerate(group["params"], first):
@@ -184,14 +188,25 @@ class Optimizer:
                     whole = state if state.keys() >= used else self._whole(p, state, used)
                     launches[k, type(g), whole["steps"] + 1, "master" in whole].append((i, p, g, whole))
             first += len(group["params"])
+        if launches:
+            captured.again(functools.partial(self._take, where, launches, slots_of),
+                           lambda: (self, "state", [dict(state) for state in self.state]))
+
+    def _take(self, where: str, launches: Launches, slots_of: list[set[str]]) -> None:
+        """The update, which a step that is repeated does each time with the values and the number of that time."""
+        if captured.repeating() and (slots_of != [self._used(group) for group in self.param_groups] or any(
+                self.state[i] is not state for members in launches.values() for i, _, _, state in members)):
+            raise RuntimeError(f"{where}: what is kept for a parameter is not what it was when the step was recorded "
+                               "(a state was loaded, or momentum begun or ended): record it anew, ts.capture(step)")
         with uninterrupted():
-            for (k, _, steps, masters), members in launches.items():
+            for (k, _, _, masters), members in launches.items():
                 places, ps, grads, states = zip(*members, strict=True)
+                steps = states[0]["steps"] + 1
                 together(*[change for p in ps for change in p._holds(p._data)])  # as p.written() of each
                 group = self.param_groups[k]
                 slots = [[state[s] for state in states] for s in self.slots if s in slots_of[k]]
                 update = functools.partial(self._update, {name: group[name] for name in self.hyperparameters})
-                if masters:
+                if masters and not captured.repeating():
                     update = functools.partial(_in_float32, update)
                     slots.insert(0, [state["master"] for state in states])
                 in_place(where, update, steps, [p._data for p in ps], list(grads), *slots)
@@ -209,6 +224,7 @@ class Optimizer:
 
     def _whole(self, p: Tensor, state: dict[str, Any], used: Iterable[str]) -> dict[str, Any]:
         """A parameter's state with zeros for what it lacks, and a master for what is float16."""
+        captured.outside("a first step of a parameter, or of its momentum,", "recorded")
         x, new = p._data, {}
         for slot in self.slots:
             if slot in used and slot not in state:

@@ -125,14 +125,20 @@ def few_vectors(backend: Any, dtype: str) -> dict[str, str]:
     x, weight, bias, q, k, v = (rng.standard_normal(shape).astype(dtype) for shape in (
         (40, 3), (70, 40), (70,), (3, 4, 40), (3, 2, 90, 40), (3, 2, 90, 40)))
     calls = {"linear_few": (x, weight, bias), "norm_few": (x, weight[0], bias[:40], 1e-5), "gelu_few": (x,),
-             "attention_few": (q, k, v, rng.random((3, 90)) < 0.7, 2.0)}
+             "attention_few": (q, k, v, rng.random((3, 90)) < 0.7, 2.0), "best_few": (x,)}
     found = {}
     for kernel, args in calls.items():
         given = [backend.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
         got, expected = getattr(backend, kernel)(*given), getattr(backends.load("numpy"), kernel)(*args)
         pairs = zip(got, expected, strict=True) if isinstance(got, tuple) else [(got, expected)]
         found[f"{kernel} {dtype}"] = next((wrong for a, b in pairs if (wrong := difference(a, b))), "")
-    return found
+    layer, past = nn.TransformerEncoderLayer(40, 4, 70, norm_first=True, dtype=np.dtype(dtype)), k[:, :, None, :10, :10]
+    steps = []
+    for parts in (layer._parts, lambda: None):  # all at once, and one by one
+        layer._parts = parts  # type: ignore[method-assign]
+        there = backend.asarray(np.repeat(past, 4, 2), copy=True)
+        steps.append(backend.asnumpy(layer.step(backend.asarray(x), there, 5, None, None)))
+    return found | {f"layer_few {dtype}": difference(*steps)}
 
 
 def half_product(backend: Any) -> str:
