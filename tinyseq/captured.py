@@ -13,7 +13,7 @@ import numpy as np
 
 from tinyseq import backends, check
 from tinyseq.backends import captured
-from tinyseq.engine import random
+from tinyseq.engine import streams
 from tinyseq.engine.autograd import in_slots, watching
 from tinyseq.engine.tensor import Array, Tensor
 from tinyseq.interrupts import together, uninterrupted
@@ -131,7 +131,7 @@ class _Captured:
         before = [(t, t._data, t.grad) for t in self.held]
         together(*[(t, "grad", _Earlier(g)) for t, _, g in before if g is not None])
         try:
-            with _Reading(self.recording), random.recording() as drawn:
+            with _Reading(self.recording), streams.recording() as drawn:
                 drawn.draws = _Streams(self.recording)
                 self.recording.record(lambda: self._settle(run(), before))
                 self._refuse_what_is_kept()
@@ -199,7 +199,7 @@ class _Streams(list[tuple[int, int]]):
         self.recording = recording
 
     def append(self, drawn: tuple[int, int]) -> None:
-        recording, source = self.recording, random.current()
+        recording, source = self.recording, streams.current()
         if drawn in recording.draws:  # recomputed
             return
         if source.get_state() != (drawn[0], drawn[1] + 1):
