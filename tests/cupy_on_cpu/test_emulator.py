@@ -497,8 +497,8 @@ def test_streams_and_events():
 
 
 def test_what_is_not_emulated_is_refused_by_name():
-    with pytest.raises(emulator.EmulatorError, match="streamBeginCapture"):
-        cp.cuda.Stream(non_blocking=True).begin_capture()
+    with pytest.raises(emulator.EmulatorError, match="deviceCanAccessPeer"):
+        cp.cuda.runtime.deviceCanAccessPeer(0, 1)
 
 
 # The cache and both compilers
