@@ -67,9 +67,9 @@ wasm: $(READY) $(FETCHED)  ## run tests of engine, functional and nn on CPython 
 # CUPY_ON_CPU_CACHE names the folder of compiled kernels.
 CUPY_TESTS := tests/cupy_on_cpu tests/distributed tests/engine tests/functional tests/glance tests/metrics tests/nn \
     tests/optim tests/data/test_padding.py tests/data/test_prefetch.py \
-    $(patsubst %,tests/backends/test_%.py,attention backends cupy linear nccl optim paths rows steps sums) \
+    $(patsubst %,tests/backends/test_%.py,attention backends captured cupy graphs linear nccl optim paths rows steps sums) \
     $(patsubst %,tests/testing/test_%.py,compare laws testing) \
-    $(patsubst %,tests/test_%.py,archives arrays checkpoint decode interrupts lengths lens models road runs scope)
+    $(patsubst %,tests/test_%.py,archives arrays captured checkpoint decode interrupts lengths lens models road runs scope)
 CUPY := PYTHONPATH=tests TINYSEQ_TEST_PROFILE=emulated $(VENV)/bin/python -m pytest -p cupy_on_cpu.plugin -n auto
 cupy: $(READY)  ## run tests on CPU-emulated CuPy, those of its kernels under AddressSanitizer too; needs g++
 	$(VENV)/bin/pip install --quiet cupy-cuda13x==14.2.0 cuda-pathfinder ml_dtypes 'nvidia-cuda-runtime==13.*' \

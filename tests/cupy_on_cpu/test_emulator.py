@@ -497,8 +497,8 @@ def test_streams_and_events():
 
 
 def test_what_is_not_emulated_is_refused_by_name():
-    with pytest.raises(emulator.EmulatorError, match="deviceCanAccessPeer"):
-        cp.cuda.runtime.deviceCanAccessPeer(0, 1)
+    with pytest.raises(emulator.EmulatorError, match="deviceEnablePeerAccess"):
+        cp.cuda.runtime.deviceEnablePeerAccess(1)
 
 
 # The cache and both compilers
