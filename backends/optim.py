@@ -25,7 +25,7 @@ def alone(arrays: list[Array], i: int) -> bool:
     if arrays[i].base is None:
         return bool(arrays[i].flags.owndata)
     return (type(base := arrays[i].base) is np.ndarray and base.flags.owndata and base.nbytes == arrays[i].nbytes
-            and whole == ONE)
+            and whole == ONE and arrays[i].flags.forc)  # of contiguous numbers no two are one
 
 
 class OptimKernels(SumKernels):

@@ -120,10 +120,11 @@ def set_num_threads(n: int) -> None:
         raise RuntimeError("set_num_threads: NumPy's BLAS has no call here that sets threads; before Python starts: "
                            f"export VECLIB_MAXIMUM_THREADS={number} (Apple's), or OMP_NUM_THREADS={number}")
     settle()  # which is not to come later
-    large = math.inf
-    blas.set(min(number, MOST))
-    if renewed:
-        renewed()
+    with _settling:
+        large = math.inf
+        blas.set(min(number, MOST))
+        if renewed:
+            renewed()
 
 
 def get_num_threads() -> int:

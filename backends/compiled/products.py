@@ -93,16 +93,20 @@ class CompiledProducts(threads.ProductKernels):
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         work = a.size * b.shape[-1] if a.ndim == b.ndim > 1 and a.dtype == b.dtype else 0
         n = min(threads.many, work // (WORTH // 2))
-        if n < 2 or work < threads.large or (*a.shape[:-2], a.shape[-1]) != b.shape[:-1]:
+        shape = (*a.shape[:-1], *b.shape[-1:])
+        if n < 2 or work < threads.large or (*a.shape[:-2], a.shape[-1]) != b.shape[:-1] or out is not None and (
+                out.shape != shape or np.may_share_memory(out, a) or np.may_share_memory(out, b)):
             return super().matmul(a, b, out)
-        y = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype) if out is None else out
+        y = np.empty(shape, a.dtype) if out is None else out
         turned = a.ndim == 2 and y.shape[0] < y.shape[1]  # then y.T = b.T @ a.T
         left, right, whole = (b.T, a.T, y.T) if turned else (a, b, y)
-        each = -(-len(left) // n)
+        rows = left.ndim - 2
+        axis = next((i for i in range(rows) if left.shape[i] >= n), rows)
+        each = -(-left.shape[axis] // n)
 
         def some(start: int, stop: int) -> None:
-            part = slice(start * each, stop * each)
-            np.matmul(left[part], right if a.ndim == 2 else right[part], whole[part])
+            part = (*[slice(None)] * axis, slice(start * each, stop * each))
+            np.matmul(left[part], right if axis == rows else right[part], whole[part])
 
         share(some, n, n * LEAST)
         return y

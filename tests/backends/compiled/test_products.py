@@ -75,6 +75,34 @@ def test_what_is_not_cut_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
         multiply(np.ones((4, 3)), np.ones((4, 3)))
 
 
+def test_a_product_into_its_operand_or_another_shape_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ("large", 2), ("many", 3):
+        monkeypatch.setattr(threads, name, value)
+    monkeypatch.setattr(products, "WORTH", 2)
+    monkeypatch.setattr(products, "share", lambda *_: pytest.fail("it was shared"))
+    a, b = np.random.default_rng(0).standard_normal((2, 6, 6))
+    for out in (a.copy(), b.copy()):
+        operands = [out if np.array_equal(out, x) else x for x in (a, b)]
+        assert np.array_equal(CompiledProducts().matmul(*operands, out), a @ b)
+    with pytest.raises(ValueError, match="mismatch"):
+        CompiledProducts().matmul(a, b, np.empty((7, 6)))
+
+
+def test_few_matrices_are_cut_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ("large", 2), ("many", 3):
+        monkeypatch.setattr(threads, name, value)
+    monkeypatch.setattr(products, "WORTH", 2)
+    shapes = list[tuple[int, ...]]()
+    right = np.matmul
+    monkeypatch.setattr(products.np, "matmul", lambda a, b, y: (shapes.append(a.shape), right(a, b, y))[1])
+    rng = np.random.default_rng(0)
+    for lead, part in ((1,), (1, 2, 4)), ((1, 4), (1, 2, 6, 4)), ((2, 1), (2, 1, 2, 4)):
+        a, b = rng.standard_normal((*lead, 6, 4)), rng.standard_normal((*lead, 4, 5))
+        np.testing.assert_allclose(CompiledProducts().matmul(a, b), right(a, b))
+        assert shapes[0] == part, shapes
+        shapes.clear()
+
+
 NUMBERS = """if True:
     import numpy as np, tinyseq as ts
     from tinyseq.backends import pool, threads
