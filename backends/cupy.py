@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from tinyseq.backends import captured, doctor, graphs
+from tinyseq.backends import captured, doctor
 from tinyseq.backends.numpy import Array, NumpyBackend
 
 DOCTOR = "python -m tinyseq.doctor says what to type"
@@ -23,6 +23,7 @@ DOCTOR = "python -m tinyseq.doctor says what to type"
 try:
     import cupy as cp
     import cupyx
+    from tinyseq.backends import graphs
 except ImportError as error:
     if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
         raise ImportError("the cupy backend needs CuPy, which is not installed here "
