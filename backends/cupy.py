@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from tinyseq.backends import captured, doctor, graphs
+from tinyseq.backends import captured, doctor
 from tinyseq.backends.numpy import Array, NumpyBackend
 
 DOCTOR = "python -m tinyseq.doctor says what to type"
@@ -23,6 +23,7 @@ DOCTOR = "python -m tinyseq.doctor says what to type"
 try:
     import cupy as cp
     import cupyx
+    from tinyseq.backends import graphs
 except ImportError as error:
     if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
         raise ImportError("the cupy backend needs CuPy, which is not installed here "
@@ -765,8 +766,9 @@ class CupyBackend(NumpyBackend):
         if batch > 32 or dtype.char not in "fd" or past.dtype != dtype or any(a is not None and (
                 a.shape, a.dtype) != (shape, dtype) for a, shape in zip(found[0], wanted, strict=True)):
             return None
-        norms = [(1 + centred, np.finfo(dtype).eps if e is None else e, dense(g), dense(s))
-                 for e, g, s in zip(eps, (g1, g2), (s1, s2), strict=True)] if first else [(0, 0.0, None, None)] * 2
+        eps = [np.finfo(dtype).eps if e is None else e for e in eps]
+        norms = [(1 + centred, e, dense(g), dense(s)) if first else (0, 0.0, None, None)
+                 for e, g, s in zip(eps, (g1, g2), (s1, s2), strict=True)]
         rows = dense(x.T).reshape(batch, width)
         qkv = self._rows_few(rows, arrays[0], arrays[1], norms[0]).reshape(batch, heads + 2 * few, wide)
         past[:, :, :, n] = qkv[:, heads:].reshape(batch, 2, few, wide)

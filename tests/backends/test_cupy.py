@@ -405,6 +405,7 @@ def test_a_layers_step_is_its_parts(dtype: str, seed: int, batch: int, n: int, f
         layer = nn.TransformerEncoderLayer(24, 4, 20, 0.1, act, **options).eval()
         for p in layer.parameters():
             p.data = p.detach() + 0.3 * ts.asarray(rng.standard_normal(p.shape).astype(dtype))
+        layer.norm1.eps, layer.norm2.eps = rng.choice(np.array([None, 1e-5, 0.1]), 2)
         expected = past.copy()
         y = layer.step(x, expected, n, mask, None)
     arrays, *rest = layer._parts() or ((), ())

@@ -138,7 +138,8 @@ def test_a_layer_in_one_kernel_is_its_parts(seed: int, dtype: str, batch: int, n
     for backend in kernels(x):
         written = past.copy()
         y = backend.layer_few(parts, x, written, n, mask, turn)
-        assert (y is not None) == (backend.name == "numba" and activation != "gelu")
+        other = {"numpy": True, "numba": activation == "gelu", "cupy": turned or activation in ("gelu", "swiglu")}
+        assert (y is None) == other[backend.name]
         if y is not None:
             close(y, ts.Tensor(expected))
             close(written, ts.Tensor(after))
@@ -149,24 +150,23 @@ def test_a_layer_in_one_kernel_is_its_parts(seed: int, dtype: str, batch: int, n
        words=st.integers(1, 40))
 def test_the_best_is_the_greatest_log_probability_and_its_first_place(seed: int, dtype: str, batch: int,
                                                                       words: int) -> None:
-    logits, = drawn(seed, dtype, (batch, words))
-    logits[1:2] = 1  # all alike
-    for backend in kernels(logits):
-        scores, places = backend.best_few(logits)
+    logits = ts.tensor(np.random.default_rng(seed).integers(-3, 3, (batch, words)).astype(dtype))  # some alike
+    logs = F.log_softmax(logits).numpy()
+    for backend in kernels(logits.data):
+        scores, places = map(ts.Tensor, backend.best_few(logits.data))
         assert scores.shape == places.shape == (batch, 1)
-        logs = F.log_softmax(ts.tensor(logits)).numpy()
-        close(scores, ts.tensor(logs.max(axis=1, keepdims=True)))
-        assert (places == logs.argmax(axis=1)[:, None]).all()
+        close(scores.data, ts.tensor(logs.max(axis=1, keepdims=True)))
+        assert (places.numpy() == logits.numpy().argmax(axis=1)[:, None]).all()
         for bad in (np.nan, np.inf, -np.inf):
             with np.errstate(invalid="ignore"):
-                found = backend.best_few(np.full((2, words), bad, dtype))[0]
-            assert np.isnan(found).all()
+                found = backend.best_few(ts.full((2, words), bad, dtype=dtype).data)[0]
+            assert not (ts.Tensor(found).numpy() > -np.inf).any()
 
 
-@pytest.mark.parametrize("option", ["window", "q_norm", "k_norm", "change"])
+@pytest.mark.parametrize("option", ["window", "q_norm", "k_norm", "softcap"])
 def test_a_layer_with_attention_of_another_kind_is_no_one_kernel(option: str) -> None:
     layer = ts.nn.TransformerEncoderLayer(8, 2, 16)
     assert layer._parts() is not None
-    value = {"window": 2, "change": ts.tanh}.get(option, ts.nn.RMSNorm(8))
+    value = {"window": 2, "softcap": 3.0}.get(option, ts.nn.RMSNorm(8))
     layer.self_attn = ts.nn.MultiheadAttention(8, 2, **{option: value})
     assert layer._parts() is None

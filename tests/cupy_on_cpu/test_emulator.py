@@ -497,8 +497,8 @@ def test_streams_and_events():
 
 
 def test_what_is_not_emulated_is_refused_by_name():
-    with pytest.raises(emulator.EmulatorError, match="deviceEnablePeerAccess"):
-        cp.cuda.runtime.deviceEnablePeerAccess(1)
+    with pytest.raises(emulator.EmulatorError, match="launchHostFunc"):
+        cp.cuda.Stream(non_blocking=True).launch_host_func(print, "never")
 
 
 # The cache and both compilers
