@@ -9,6 +9,7 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,10 +233,11 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
 def from_onnx_nodes(path: Any) -> dict[str, Any]:
     """The recurrent layers of an ONNX file, ready: name of its node (or of its first output) -> nn.RNN, GRU or LSTM.
 
-    Nodes that read one another's outputs, as a stack's do, through what moves axes alone, are one layer, under the name
-    of the first. A GRU whose linear_before_reset is 0 has `reset="before"`. Here x is (B, T, I), the batch first; what
-    the graph gives to sequence_lens and to the initial states is an argument of the call. A row of length 0 ends in
-    its initial state here, and in 0 in onnxruntime.
+    Nodes of one kind, settings and lengths, each of which reads all steps of the one before (Y, not Y_h) with time and
+    rows where they were, are one layer, a stack, under the name of the first; others are layers of their own. A GRU
+    whose linear_before_reset is 0 has `reset="before"`. Here x is (B, T, I), the batch first; what the graph gives to
+    sequence_lens and to the initial states is an argument of the call. A row of length 0 ends in its initial state
+    here, and in 0 in onnxruntime.
 
     What a layer here cannot compute is a ValueError with the node's name, as are weights that other nodes compute, and
     initial states that are stored and not 0.
@@ -248,17 +250,11 @@ def from_onnx_nodes(path: Any) -> dict[str, Any]:
     where = "convert.from_onnx_nodes"
     with checkpoint._blame(f"{where}: path {path}"), archives.File(Path(path)) as file:
         graph = onnx_files.read(file, archives.Room())
-    makers = {output: node for node in graph.nodes for output in node.outputs if output}
-    arrays = graph.arrays | {node.outputs[0]: node.attributes["value"] for node in graph.nodes
-                             if node.kind == "Constant" and "value" in node.attributes}
+    arrays = graph.arrays | {n.outputs[0]: n.attributes["value"] for n in graph.nodes
+                             if n.kind == "Constant" and isinstance(n.attributes.get("value"), np.ndarray)}
     stacks: list[list[Any]] = []
-    for node in graph.nodes:
-        if node.kind not in ("RNN", "GRU", "LSTM"):
-            continue
-        source = makers.get(node.inputs[0])
-        while source and source.kind in ("Transpose", "Reshape", "Squeeze", "Identity", "Dropout"):
-            source = makers.get(source.inputs[0])
-        below = [stack for stack in stacks if stack[-1] is source and _stackable(stack[-1], node, arrays)]
+    for node in [node for node in graph.nodes if node.kind in ("RNN", "GRU", "LSTM")]:
+        below = [s for s in stacks if _stackable(s[-1], node, arrays) and _on_top(s[-1], node, graph.nodes, arrays)]
         below[0].append(node) if below else stacks.append([node])
     if not stacks:
         raise ValueError(f"{where}: {path} has no node RNN, GRU or LSTM among {sorted({n.kind for n in graph.nodes})}: "
@@ -271,10 +267,47 @@ def _label(node: Any) -> str:
 
 
 def _stackable(below: Any, node: Any, arrays: Mapping[str, Any]) -> bool:
-    """Whether a node is one more layer of the other's kind and sizes."""
+    """Whether a node may be one more layer: of the other's kind, settings, lengths and sizes."""
     w, r = (arrays.get(n.inputs[1]) for n in (node, below))
-    return (node.kind, node.attributes) == (below.kind, below.attributes) and w is not None and r is not None and (
+    said, of_below = ((n.kind, n.attributes, n.inputs[4:5] or [""]) for n in (node, below))
+    return said == of_below and w is not None and r is not None and w.ndim == r.ndim == 3 and (
         w.shape[:2] == r.shape[:2] and w.shape[2] == len(w) * node.attributes["hidden_size"])
+
+
+def _on_top(below: Any, node: Any, nodes: Sequence[Any], arrays: Mapping[str, Any]) -> bool:
+    """Whether x of a node is the other's Y, both directions side by side and each step and row where it was: entries
+    that are all different are sent the way from one to the other."""
+    ways, _, width = arrays[node.inputs[1]].shape
+    h0 = arrays.get(below.inputs[5]) if len(below.inputs) > 5 else None
+    rows = 3 if h0 is None else h0.size // max(width, 1)    # a file that was made for so many may say it in a Reshape
+    expected = np.arange(2 * rows * width).reshape(2, rows, width)
+    y = expected.reshape(2, rows, ways, width // max(ways, 1))
+    known = {**arrays, below.outputs[0]: y if below.attributes.get("layout") else y.swapaxes(1, 2)}
+    for step in nodes:
+        inputs = [known.get(name) for name in step.inputs if name]
+        sizes = all(a is not None and a.ndim == 1 and a.size < 9 for a in inputs)
+        if step.kind in MOVES and (sizes or step.kind not in SIZES):
+            # an input may not be known, and nothing holds a file to what its nodes take
+            with suppress(ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
+                known[step.outputs[0]] = MOVES[step.kind](step.attributes, *inputs)
+    return bool(np.array_equal(known.get(node.inputs[0], 0), expected))
+
+
+def _reshaped(said: Any, x: Any, shape: Any) -> Any:
+    """Reshape; if the shape is a stored one, its number of steps is that of the example, and stands for any."""
+    sizes = shape.tolist()
+    sizes[0] = -1 if min(sizes) > 0 else sizes[0]
+    return x.reshape([x.shape[n] if size == 0 else size for n, size in enumerate(sizes)])
+
+
+# What may lie between two layers of a stack, of its attributes and inputs, and (SIZES) computes the shape of a Reshape.
+MOVES: dict[str, Any] = {
+    "Identity": lambda said, x: x, "Dropout": lambda said, x, *more: x, "Mul": lambda said, x, y: x * y,
+    "Transpose": lambda said, x: x.transpose(said.get("perm")), "Concat": lambda said, *parts: np.concatenate(parts),
+    "Squeeze": lambda said, x, *axes: x.squeeze(tuple(axes[0] if axes else said["axes"])), "Reshape": _reshaped,
+    "Shape": lambda said, x: np.array(x.shape[said.get("start", 0):said.get("end")]),
+    "Slice": lambda said, x, start, end, *axes: x[start[0]:end[0]]}
+SIZES = ("Concat", "Mul", "Slice")
 
 
 def _layer(where: str, stack: Sequence[Any], arrays: Mapping[str, Any]) -> Any:
