@@ -188,6 +188,17 @@ def test_torch_weights(cell: str) -> None:
     np.testing.assert_allclose(run(layer, convert.from_torch(layer, theirs.state_dict()), x), expected, atol=1e-12)
 
 
+@pytest.mark.reference
+@pytest.mark.parametrize("two", [False, True])
+def test_torch_projections(two: bool) -> None:
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.LSTM(I, 3, 2, bidirectional=two, batch_first=True, proj_size=2).double()
+    layer = nn.LSTM(I, 3, 2, bidirectional=two, proj_size=2, dtype="float64")
+    x = normal(np.random.default_rng(0), B, T, I)
+    expected = theirs(torch.tensor(x))[0].detach().numpy()
+    np.testing.assert_allclose(run(layer, convert.from_torch(layer, theirs.state_dict()), x), expected, atol=1e-12)
+
+
 # --- what cannot be ------------------------------------------------------------------------------------------
 
 
@@ -201,7 +212,8 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
     both = r"U \(r \* h\).*; the GRU here computes n = tanh\(W x \+ b \+ r \* \(U h"
     refused = [
         (convert.from_torch, (before, gru.state_dict()), {}, r"r \* \(U h \+ d\).*here computes.* U \(r \* h\)"),
-        (convert.from_torch, (lstm, {"weight_hr_l0": 0}), {}, r"W_hr"),
+        (convert.from_torch, (lstm, {"weight_hr_l0": 0}), {}, "proj_size=0, in which weight_hr is not"),
+        (convert.from_torch, (nn.LSTM(I, H, proj_size=1), lstm.state_dict()), {}, "proj_size=1, in which weight_hr is there"),
         (convert.from_keras, (gru, before_w, {"reset_after": False}), {}, both),
         (convert.from_keras, (before, after_w, {}), {}, r"r \* \(U h \+ d\)"),
         (convert.from_keras, (gru, before_w, {}), {}, r"bias of shape \(6,\)"),
@@ -245,6 +257,8 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
         (convert.from_torch, (lstm, {"weight_ih_l0": "W"}), {}, "from_torch: expected weight_ih_l0 as numbers"),
         (convert.from_onnx, (lstm, *onnx_w), {"direction": "reverse"}, "direction='reverse'"),
         (convert.from_onnx, (lstm, *gru_w), {}, r"weight_ih_l0: \(6, 3\) given, \(8, 3\) here"),
+        (convert.from_onnx, (nn.LSTM(I, H, proj_size=1), *onnx_w), {}, "from_onnx: .*proj_size=1"),
+        (convert.from_keras, (nn.LSTM(I, H, proj_size=1), lstm_w, {}), {}, "from_keras: .*proj_size=1"),
     ]
     for function, arguments, options, words in refused:
         with pytest.raises(ValueError, match=words):

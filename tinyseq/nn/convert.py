@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinyseq import check
-from tinyseq.nn.gates import EQUATIONS, State, as_array, from_gates, mapping, name_of, same, state_of
+from tinyseq.nn.gates import EQUATIONS, State, as_array, from_gates, from_torch, mapping, name_of, same, state_of
 from tinyseq.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = ["from_gates", "from_keras", "from_keras_layers", "from_onnx", "from_onnx_nodes", "from_torch"]
@@ -30,27 +30,6 @@ KERAS_PLAIN = {
 KERAS_FALSE = {
     "go_backwards": "y from the last step to the first", "time_major": "x (time, batch, features)",
     "stateful": "an h that goes on from call to call: hand it on yourself, and let config say stateful=False"}
-
-
-def from_torch(layer: Any, state: Mapping[str, Any]) -> State:
-    """The state_dict of a torch.nn.RNN, GRU or LSTM, of all its layers at once: its keys are ours.
-
-    Values are tensors on the CPU, or arrays. A state_dict does not tell tanh from relu: choose `nonlinearity` alike.
-    Raises ValueError for a state of an LSTM with proj_size, and for a GRU here with `reset="before"`, which PyTorch has
-    not.
-
-    >>> theirs = {"weight_ih_l0": np.zeros((12, 3)), "weight_hh_l0": np.zeros((12, 4)),     # torch_gru.state_dict()
-    ...           "bias_ih_l0": np.zeros(12), "bias_hh_l0": np.zeros(12)}
-    >>> gru = nn.GRU(3, 4)
-    >>> gru.load_state_dict(nn.convert.from_torch(gru, theirs))
-    IncompatibleKeys(missing_keys=[], unexpected_keys=[])
-    """
-    name = name_of("from_torch", layer)
-    mapping("from_torch", "state", state)
-    same(layer, EQUATIONS["gru" if name == "GRU" else layer.kind])
-    if any(key.startswith("weight_hr") for key in state):
-        same(layer, "h' = W_hr (o * tanh(c')), which is proj_size > 0")
-    return {key: as_array("from_torch", key, value) for key, value in state.items()}
 
 
 def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], index: int = 0) -> State:
