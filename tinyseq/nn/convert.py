@@ -161,12 +161,19 @@ def _equation(name: str, f: Any, usual: bool, after: Any) -> str | None:
     return EQUATIONS.get(kind) if usual else None
 
 
-def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index: int = 0, **attributes: Any) -> State:
+def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, *more: Any, P: Any = None, index: int = 0,
+              **attributes: Any) -> State:
     """The tensors and attributes of an ONNX RNN, GRU or LSTM node.
 
     W (D, G H, I), R (D, G H, H), and B (D, 2 G H) or None, for D directions; the gates in the order z, r, h or i, o, f,
-    c. Attributes that are left out have ONNX's defaults: `linear_before_reset` is 0. Names of activations are read in
-    upper and lower case; `layout`, activation_alpha and activation_beta change nothing that is computed here.
+    c. P, peepholes (D, 3 H), must be None or 0; nothing `more` is taken by place, where a node has sequence_lens,
+    initial_h and initial_c: these are arguments of the layer's call. Attributes that are left out have ONNX's defaults:
+    `linear_before_reset` is 0. Names of activations are read in upper and lower case; `layout`, activation_alpha and
+    activation_beta change nothing that is computed here.
+
+    Where a row has length 0, onnxruntime gives 0 as its final state, and the layer here its initial state. A GRU with
+    linear_before_reset=0 that PyTorch exported with onnxscript 0.6.0 to 0.7.0 has wrong numbers in its file, which are
+    read as they are: export it again with 0.7.1.
 
     >>> W, R, B = np.zeros((1, 12, 3)), np.zeros((1, 12, 4)), np.zeros((1, 24))
     >>> gru = nn.GRU(3, 4, reset="before")                    # linear_before_reset = 0; of 1 it is reset="after"
@@ -177,6 +184,9 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     ValueError: these weights are for n = tanh(W x + b + U (r * h) + d), which is reset='before'; the ...
     """
     name = name_of("from_onnx", layer)
+    if more:
+        raise TypeError(f"from_onnx: expected at most W, R and B by place, got {3 + len(more)}: a node has "
+                        "sequence_lens, initial_h and initial_c next, which the layer is called with, then P, given as P=")
     index = check.integers("from_onnx", 0, layer.num_layers - 1, index=index)
     W, R = as_array("from_onnx", "W", W, 3), as_array("from_onnx", "R", R, 3)
     B = np.zeros((len(W), 2 * W.shape[1])) if B is None else as_array("from_onnx", "B", B, 2)
@@ -265,7 +275,7 @@ def _on_top(below: Any, node: Any, nodes: Sequence[Any], arrays: Mapping[str, An
     for step in nodes:
         inputs = [known.get(name) for name in step.inputs if name]
         sizes = all(a is not None and a.ndim == 1 and a.size < 9 for a in inputs)
-        if step.kind in MOVES and (sizes or step.kind not in SIZES):
+        if step.kind in MOVES and (sizes or step.kind not in ("Concat", "Mul", "Slice")):
             # an input may not be known, and nothing holds a file to what its nodes take
             with suppress(ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
                 known[step.outputs[0]] = MOVES[step.kind](step.attributes, *inputs)
@@ -279,14 +289,13 @@ def _reshaped(said: Any, x: Any, shape: Any) -> Any:
     return x.reshape([x.shape[n] if size == 0 else size for n, size in enumerate(sizes)])
 
 
-# What may lie between two layers of a stack, of its attributes and inputs, and (SIZES) computes the shape of a Reshape.
+# What may lie between two layers of a stack, of its attributes and inputs, and compute the shape of a Reshape.
 MOVES: dict[str, Any] = {
     "Identity": lambda said, x: x, "Dropout": lambda said, x, *more: x, "Mul": lambda said, x, y: x * y,
     "Transpose": lambda said, x: x.transpose(said.get("perm")), "Concat": lambda said, *parts: np.concatenate(parts),
     "Squeeze": lambda said, x, *axes: x.squeeze(tuple(axes[0] if axes else said["axes"])), "Reshape": _reshaped,
     "Shape": lambda said, x: np.array(x.shape[said.get("start", 0):said.get("end")]),
     "Slice": lambda said, x, start, end, *axes: x[start[0]:end[0]]}
-SIZES = ("Concat", "Mul", "Slice")
 
 
 def _layer(where: str, stack: Sequence[Any], arrays: Mapping[str, Any]) -> Any:
