@@ -186,7 +186,7 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, *more: Any, P: Any = No
     name = name_of("from_onnx", layer)
     if more:
         raise TypeError(f"from_onnx: expected at most W, R and B by place, got {3 + len(more)}: a node has "
-                        "sequence_lens, initial_h and initial_c next, which the layer is called with, then P, given as P=")
+                        "sequence_lens, initial_h and initial_c next, which the layer is called with, then P, here P=")
     index = check.integers("from_onnx", 0, layer.num_layers - 1, index=index)
     W, R = as_array("from_onnx", "W", W, 3), as_array("from_onnx", "R", R, 3)
     B = np.zeros((len(W), 2 * W.shape[1])) if B is None else as_array("from_onnx", "B", B, 2)
