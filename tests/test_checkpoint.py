@@ -245,6 +245,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, monk
     (pickle.dumps({"a": 1}), "a pickle, .* if you trust it"), (pickle.dumps(np.ones(2), 2), "a pickle, .*pickle.load"),
     (b"GGUF\3\0\0\0", "gguf.GGUFReader"),
     (b"\x81\xa6params", "msgpack"),
+    (b"\x1c\0\0\0TFL3", "TensorFlow Lite.*load the model that it was made from"),
     (b"\x1f\x8b\x08", "gunzip"), (b"\x28\xb5\x2f\xfd\0", "unzstd"), (b"x" * 257 + b"ustar", "tar archive"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256", "git lfs pull"), (b"\n<!DOCTYPE html>", "HTML"),
     (b"any thing", "begins with b'any thin'"), (b"", "begins with b''")])
@@ -264,6 +265,8 @@ def test_zip_files_of_others_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name, head, says", [
     ("a.pdparams", pickle.dumps({}), r"PaddlePaddle's, a pickle.*in Paddle np.savez\(.*paddle.load"),
+    ("model.ckpt.index", bytes(9), r"half of TensorFlow's.*tf.train.load_checkpoint.*np.savez\("),
+    ("model.ckpt-7.data-00000-of-00001", bytes(9), r"half of TensorFlow's.*tf.train.load_checkpoint"),
     ("saved_model.pb", b"\x08\x01\x12\x9a", r"a graph of TensorFlow.*np.savez\(.*tf.saved_model.load")])
 def test_files_that_their_names_tell_are_told(name: str, head: bytes, says: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(head)

@@ -1,5 +1,6 @@
 """ONNX files without the onnx package: against files that PyTorch wrote, the package itself, and broken ones."""
 
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,10 @@ def test_a_file_that_was_changed_or_cut_is_read_or_refused(data: st.DataObject, 
     (model(tensor(entry(9, FLOATS), dims=b"\2\x02")), r"shape \(2, 2\) has, got 2"),
     (model(tensor(entry(9, FLOATS)), tensor(entry(9, FLOATS))), "the name 'a' twice"),
     (model(graph=entry(15, b"")), "sparse"), (b"\x08\x0a", "the one graph of an ONNX model, got 0"),
-    (model()[:-1] + b"\5", "ends within a field"), (b"\x08\x0a\x3b", "written as 3"),
+    (model()[:-1] + b"\5", r"a.onnx: expected a whole ONNX file, got 0 of a field's 5 bytes: fetch it"),
+    (b"\x08\x0a\x3b", "written as 3"),
     (b"\x08" + b"\xff" * 12, "ten bytes"),
+    (b"\x08", "a.onnx: expected a whole ONNX file, and it ends within a number"),
     (model(tensor(entry(14, 1), entry(13, entry(1, b"location") + entry(2, b"../b.bin")))), "outside of the folder"),
     (model(tensor(entry(14, 1), entry(13, entry(1, b"location") + entry(2, b"/b.bin")))), "outside of the folder"),
     (model(tensor(entry(14, 1), entry(13, entry(1, b"location") + entry(2, b"b.bin")))),
@@ -147,3 +150,67 @@ def test_nodes_are_judged_by_onnxruntime(kind: str, attributes: dict[str, Any], 
     expected, _ = runtime.InferenceSession(str(tmp_path / "a.onnx")).run(None, {"X": x, "lengths": lengths})
     y, *_ = nn.convert.from_onnx_nodes(tmp_path / "a.onnx")["one"](ts.tensor(x.swapaxes(0, 1)), lengths=lengths)
     np.testing.assert_allclose(y.detach().numpy(), expected[:, 0].swapaxes(0, 1), atol=1e-5)
+
+
+SHAPES = {"side": [0, 0, -1], "rows": [0, 2, 8], "stored": [5, 2, 8], "turned": [2, 5, 8], "one": [1]}
+STACKS: dict[str, tuple[int, list[tuple[str, list[str], dict[str, Any]]], bool]] = {
+    "Y without its axis": (1, [("Squeeze", ["Y", "one"], {})], True),
+    "Y_h": (1, [("Identity", ["Y_h"], {})], False),
+    "batch as time": (1, [("Squeeze", ["Y", "one"], {}), ("Transpose", ["0"], {"perm": [1, 0, 2]})], False),
+    "turned twice": (1, [("Squeeze", ["Y", "one"], {}), *[("Transpose", [n], {"perm": [1, 0, 2]}) for n in "01"]],
+                     True),
+    "side by side": (2, [("Transpose", ["Y"], {"perm": [0, 2, 1, 3]}), ("Reshape", ["0", "side"], {})], True),
+    "shape of the rows": (2, [("Transpose", ["Y"], {"perm": [0, 2, 1, 3]}), ("Reshape", ["0", "rows"], {})], True),
+    "shape of the example": (2, [("Transpose", ["Y"], {"perm": [0, 2, 1, 3]}), ("Reshape", ["0", "stored"], {})], True),
+    "shape with time for rows": (2, [("Transpose", ["Y"], {"perm": [0, 2, 1, 3]}), ("Reshape", ["0", "turned"], {})],
+                                 False),
+    "directions not side by side": (2, [("Reshape", ["Y", "side"], {}), ("Reshape", ["0", "stored"], {})], False),
+    "units before directions": (2, [("Transpose", ["Y"], {"perm": [0, 2, 3, 1]}), ("Reshape", ["0", "side"], {})],
+                                False),
+    "something else": (1, [("Squeeze", ["Y", "one"], {}), ("Tanh", ["0"], {})], False),
+    "the mask of a dropout": (1, [("Squeeze", ["Y", "one"], {}), ("Dropout", ["0"], {})], False)}
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("case", STACKS)
+@pytest.mark.parametrize("lengths", [("", ""), ("lengths", "lengths"), ("lengths", ""), ("", "lengths")])
+def test_nodes_are_a_stack_where_each_step_is_read_where_it_was(case: str, lengths: Any, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper, real, whole = onnx.helper, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
+    ways, between, stack = STACKS[case]
+    rng = np.random.default_rng(0)
+    shapes = {"W": (ways, 16, 3), "V": (ways, 16, 4 * ways), "R": (ways, 16, 4)}
+    stored = {name: rng.standard_normal(shape).astype("f") for name, shape in shapes.items()}
+    stored |= {"h0": np.zeros((ways, 2, 4), "f"), **{name: np.array(shape) for name, shape in SHAPES.items()}}
+    direction = "bidirectional" if ways == 2 else "forward"
+    lower, upper = (helper.make_node("LSTM", [x, w, "R", "", ends, "h0", "h0"], out, name=out[0], hidden_size=4,
+                                     direction=direction)
+                    for x, w, ends, out in (("X", "W", lengths[0], ["Y", "Y_h"]), ("x", "V", lengths[1], ["Z"])))
+    steps = [helper.make_node(kind, inputs, [str(n)] if kind != "Dropout" else ["", "mask"], **attributes)
+             for n, (kind, inputs, attributes) in enumerate(between)]
+    last = "mask" if steps[-1].output[0] == "" else steps[-1].output[0]
+    inputs = [helper.make_tensor_value_info("X", real, [5, 2, 3]), helper.make_tensor_value_info("lengths", whole, [2])]
+    graph = helper.make_graph([lower, *steps, helper.make_node("Identity", [last], ["x"]), upper], "g", inputs,
+                              [helper.make_tensor_value_info("Z", real, None)],
+                              [onnx.numpy_helper.from_array(a, name) for name, a in stored.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "a.onnx")
+    found = nn.convert.from_onnx_nodes(tmp_path / "a.onnx")
+    assert [*found] == (["Y"] if stack and lengths[0] == lengths[1] else ["Y", "Z"])
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("two", [False, True])
+@pytest.mark.parametrize("options", [{"dynamo": False}, {"dynamo": True}, {"dynamo": True, "dynamic_shapes": [{0: "b"}]}
+                                     ],
+                         ids=str)
+def test_stacks_of_every_exporter_of_pytorch_are_one_layer(two: bool, options: Any, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    theirs = torch.nn.LSTM(3, 4, 3, bidirectional=two, batch_first=True).eval()
+    x = torch.randn(2, 5, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(theirs, (x,), str(tmp_path / "a.onnx"), verbose=False, **options)
+    [layer] = nn.convert.from_onnx_nodes(tmp_path / "a.onnx").values()
+    y, _ = layer(x.numpy())
+    np.testing.assert_allclose(y.detach().numpy(), theirs(x)[0].detach().numpy(), atol=1e-5)

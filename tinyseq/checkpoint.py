@@ -58,6 +58,7 @@ _OTHERS = {
     rb"\x80[\x02-\x05]": "a pickle, which may run code: if you trust it, pickle.load it and np.savez its arrays",
     rb"GGUF": "GGUF: gguf.GGUFReader(path) reads it",
     rb"[\x81-\x8f\xde\xdf]": "msgpack (of Flax): flax.serialization.msgpack_restore reads its bytes",
+    rb".{4}TFL3": "TensorFlow Lite, whose weights may be rounded and joined: load the model that it was made from",
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd": "a compressed file: unpack it (gunzip, bunzip2, unxz, unzstd)",
     rb".{257}ustar": "a tar archive: unpack it",
     rb"version https://git-lfs": "Git LFS's pointer to the file: 'git lfs pull' fetches it",
@@ -65,6 +66,8 @@ _OTHERS = {
 
 # And by the end of its name.
 _BY_NAME = {
+    ".index": "half of TensorFlow's checkpoint, with .data-...: in TensorFlow r = tf.train.load_checkpoint('model'), "
+              "np.savez('x.npz', **{k: r.get_tensor(k) for k in r.get_variable_to_shape_map() if k[0] != '_'})",
     ".pdparams": "PaddlePaddle's, a pickle, which may run code: if you trust it, in Paddle np.savez('model.npz', "
                  "**{k: v.numpy() for k, v in paddle.load(path).items()})",
     ".pb": "a graph of TensorFlow (saved_model.pb), whose weights lie in variables/: in TensorFlow "
@@ -194,14 +197,14 @@ def _file(path: Path, room: archives.Room) -> dict[str, Any]:
             return keras_files.read(file, room).arrays
         if re.match(dynet_files.START, head):
             return dynet_files.read(file, room)
-        if path.suffix in _BY_NAME:
-            raise ValueError(f"this seems to be {_BY_NAME[path.suffix]}")
+        if seems := _BY_NAME.get(re.sub(r"\.data-\d+-of-\d+", ".index", path.suffix)):
+            raise ValueError(f"this seems to be {seems}")
         if path.suffix == ".onnx" or re.match(_ONNX, head, re.DOTALL):
             return onnx_files.read(file, room).arrays
         if head[:2] != b"PK":
-            seems = (f"seems to be {text}" for start, text in _OTHERS.items() if re.match(start, head, re.DOTALL))
+            others = (f"seems to be {text}" for start, text in _OTHERS.items() if re.match(start, head, re.DOTALL))
             raise ValueError("expected safetensors, .npz, PyTorch's zip format, ONNX, HDF5 or DyNet's text, and this "
-                             f"{next(seems, f'begins with {head[:8]!r}')}")
+                             f"{next(others, f'begins with {head[:8]!r}')}")
         if path.suffix == ".keras":
             return keras_files.read(file, room).arrays
         with archives.Archive(file, room) as archive:

@@ -51,6 +51,8 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
     """A number in groups of seven bits, the lowest first, and where what follows it begins."""
     value = 0
     for shift in range(0, 70, 7):
+        if at == len(data):
+            raise ValueError("expected a whole ONNX file, and it ends within a number: fetch it again")
         byte, at = data[at], at + 1
         value |= (byte & 127) << shift
         if byte < 128:
@@ -72,7 +74,7 @@ def fields(data: memoryview) -> Iterator[tuple[int, Any]]:
             continue
         size, at = varint(data, at) if kind == BYTES else ({FIXED32: 4, FIXED64: 8}[kind], at)
         if size > len(data) - at:
-            raise ValueError("the file ends within a field")
+            raise ValueError(f"expected a whole ONNX file, got {len(data) - at} of a field's {size} bytes: fetch it")
         yield number, data[at:at + size]
         at += size
 

@@ -188,6 +188,17 @@ def test_torch_weights(cell: str) -> None:
     np.testing.assert_allclose(run(layer, convert.from_torch(layer, theirs.state_dict()), x), expected, atol=1e-12)
 
 
+@pytest.mark.reference
+@pytest.mark.parametrize("two", [False, True])
+def test_torch_projections(two: bool) -> None:
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.LSTM(I, 3, 2, bidirectional=two, batch_first=True, proj_size=2).double()
+    layer = nn.LSTM(I, 3, 2, bidirectional=two, proj_size=2, dtype="float64")
+    x = normal(np.random.default_rng(0), B, T, I)
+    expected = theirs(torch.tensor(x))[0].detach().numpy()
+    np.testing.assert_allclose(run(layer, convert.from_torch(layer, theirs.state_dict()), x), expected, atol=1e-12)
+
+
 # --- what cannot be ------------------------------------------------------------------------------------------
 
 
@@ -201,7 +212,8 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
     both = r"U \(r \* h\).*; the GRU here computes n = tanh\(W x \+ b \+ r \* \(U h"
     refused = [
         (convert.from_torch, (before, gru.state_dict()), {}, r"r \* \(U h \+ d\).*here computes.* U \(r \* h\)"),
-        (convert.from_torch, (lstm, {"weight_hr_l0": 0}), {}, r"W_hr"),
+        (convert.from_torch, (lstm, {"weight_hr_l0": 0}), {}, "=0, in which weight_hr is not"),
+        (convert.from_torch, (nn.LSTM(I, H, proj_size=1), lstm.state_dict()), {}, "=1, in which weight_hr is there"),
         (convert.from_keras, (gru, before_w, {"reset_after": False}), {}, both),
         (convert.from_keras, (before, after_w, {}), {}, r"r \* \(U h \+ d\)"),
         (convert.from_keras, (gru, before_w, {}), {}, r"bias of shape \(6,\)"),
@@ -226,7 +238,7 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
         (convert.from_keras, (lstm, lstm_w, saved), {}, r"get_config\(\).*\['class_name', 'config'\]"),
         (convert.from_onnx, (gru, *gru_w), {}, both),
         (convert.from_onnx, (before, *gru_w), {"linear_before_reset": 1}, r"r \* \(U h \+ d\)"),
-        (convert.from_onnx, (lstm, *onnx_w, None, np.ones((1, 3 * H))), {}, "peepholes"),
+        (convert.from_onnx, (lstm, *onnx_w, None), {"P": np.ones((1, 3 * H))}, "peepholes"),
         (convert.from_onnx, (lstm, *onnx_w), {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, "HardSigmoid"),
         (convert.from_onnx, (rnn, *[w[:, :H] for w in onnx_w]), {"activations": [b"Relu"]}, "relu.*tanh"),
         (convert.from_onnx, (rnn, *[w[:, :H] for w in onnx_w]), {"activations": ["Affine"]}, "Affine"),
@@ -245,6 +257,8 @@ def test_what_cannot_be_converted_is_refused_with_the_equations() -> None:
         (convert.from_torch, (lstm, {"weight_ih_l0": "W"}), {}, "from_torch: expected weight_ih_l0 as numbers"),
         (convert.from_onnx, (lstm, *onnx_w), {"direction": "reverse"}, "direction='reverse'"),
         (convert.from_onnx, (lstm, *gru_w), {}, r"weight_ih_l0: \(6, 3\) given, \(8, 3\) here"),
+        (convert.from_onnx, (nn.LSTM(I, H, proj_size=1), *onnx_w), {}, "from_onnx: .*proj_size=1"),
+        (convert.from_keras, (nn.LSTM(I, H, proj_size=1), lstm_w, {}), {}, "from_keras: .*proj_size=1"),
     ]
     for function, arguments, options, words in refused:
         with pytest.raises(ValueError, match=words):
@@ -269,6 +283,9 @@ def test_weights_are_for_recurrent_layers_alone(layer: Any) -> None:
     (convert.from_keras, ([], {"cell": ["LSTMCell"]}), {}, "cell as a dictionary of names, got a list"),
     (convert.from_keras, ([], {}), {"index": True}, "an integer 0 <= index <= 0, got True"),
     (convert.from_onnx, ([[[1.0]]], [[[1.0]]]), {"activations": "Tanh"}, "activations as a list of names, got 'Tanh'"),
+    (convert.from_onnx, ([[[1.0]]], [[[1.0]]], None, [3]), {},
+     "at most W, R and B by place, got 4: .*sequence_lens.* P="),
+    (convert.from_onnx, ([[[1.0]]], [[[1.0]]], None, None, None, None, [[0.0]]), {}, "at most W, R and B by.*got 7"),
     (convert.from_onnx, ([[[1.0]]], [[[1.0]]]), {"index": 0.0}, "an integer 0 <= index <= 0, got 0.0"),
     (convert.from_onnx, ([[[1.0], [1.0, 2.0]]], [[[1.0]]]), {}, "W as an array that NumPy reads, got a list")])
 def test_wrong_calls_name_the_function_and_the_argument(

@@ -152,6 +152,8 @@ LSTM, GRU = [np.ones((4 * H, n)) for n in (I, H)], [np.ones((3 * H, n)) for n in
     (nn.LSTM(I, H), LSTM, {"transposed": True}, r"W to have 4 gates of 4 columns, got shapes \[\(16, 3\)\]"),
     (nn.LSTM(I, H), GRU, {}, r"4 gates of 4 rows, got shapes \[\(12, 3\)\]"),
     (nn.LSTM(I, 3 * H), LSTM, {}, "4 gates of 12 rows"),
+    (nn.LSTM(I, H, proj_size=2), [LSTM[0], LSTM[1][:, 2:]], {}, "from_gates: .*proj_size=2.*weight_hr"),
+    (nn.LSTM(I, H, proj_size=H - 1), [LSTM[0], LSTM[1][:, 1:]], {}, "from_gates: .*proj_size=3.*weight_hr"),
     (nn.LSTM(I + 1, H), LSTM, {}, r"weight_ih_l0: \(16, 3\) given, \(16, 4\) here"),
     (nn.LSTM(I, H, bias=False), LSTM, {"forget_bias": 1.0}, r"bias_ih_l0: \(16,\) given, None here"),
     (nn.LSTM(I, H), LSTM, {"preset": "keras3"}, "preset to be one of 'chainer', .*got 'keras3'"),

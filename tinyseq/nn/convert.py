@@ -9,13 +9,14 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyseq import check
-from tinyseq.nn.gates import EQUATIONS, State, as_array, from_gates, mapping, name_of, same, state_of
+from tinyseq.nn.gates import EQUATIONS, State, as_array, from_gates, from_torch, mapping, name_of, same, state_of
 from tinyseq.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = ["from_gates", "from_keras", "from_keras_layers", "from_onnx", "from_onnx_nodes", "from_torch"]
@@ -29,27 +30,6 @@ KERAS_PLAIN = {
 KERAS_FALSE = {
     "go_backwards": "y from the last step to the first", "time_major": "x (time, batch, features)",
     "stateful": "an h that goes on from call to call: hand it on yourself, and let config say stateful=False"}
-
-
-def from_torch(layer: Any, state: Mapping[str, Any]) -> State:
-    """The state_dict of a torch.nn.RNN, GRU or LSTM, of all its layers at once: its keys are ours.
-
-    Values are tensors on the CPU, or arrays. A state_dict does not tell tanh from relu: choose `nonlinearity` alike.
-    Raises ValueError for a state of an LSTM with proj_size, and for a GRU here with `reset="before"`, which PyTorch has
-    not.
-
-    >>> theirs = {"weight_ih_l0": np.zeros((12, 3)), "weight_hh_l0": np.zeros((12, 4)),     # torch_gru.state_dict()
-    ...           "bias_ih_l0": np.zeros(12), "bias_hh_l0": np.zeros(12)}
-    >>> gru = nn.GRU(3, 4)
-    >>> gru.load_state_dict(nn.convert.from_torch(gru, theirs))
-    IncompatibleKeys(missing_keys=[], unexpected_keys=[])
-    """
-    name = name_of("from_torch", layer)
-    mapping("from_torch", "state", state)
-    same(layer, EQUATIONS["gru" if name == "GRU" else layer.kind])
-    if any(key.startswith("weight_hr") for key in state):
-        same(layer, "h' = W_hr (o * tanh(c')), which is proj_size > 0")
-    return {key: as_array("from_torch", key, value) for key, value in state.items()}
 
 
 def from_keras(layer: Any, weights: Sequence[Any], config: Mapping[str, Any], index: int = 0) -> State:
@@ -181,12 +161,19 @@ def _equation(name: str, f: Any, usual: bool, after: Any) -> str | None:
     return EQUATIONS.get(kind) if usual else None
 
 
-def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index: int = 0, **attributes: Any) -> State:
+def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, *more: Any, P: Any = None, index: int = 0,
+              **attributes: Any) -> State:
     """The tensors and attributes of an ONNX RNN, GRU or LSTM node.
 
     W (D, G H, I), R (D, G H, H), and B (D, 2 G H) or None, for D directions; the gates in the order z, r, h or i, o, f,
-    c. Attributes that are left out have ONNX's defaults: `linear_before_reset` is 0. Names of activations are read in
-    upper and lower case; `layout`, activation_alpha and activation_beta change nothing that is computed here.
+    c. P, peepholes (D, 3 H), must be None or 0; nothing `more` is taken by place, where a node has sequence_lens,
+    initial_h and initial_c: these are arguments of the layer's call. Attributes that are left out have ONNX's defaults:
+    `linear_before_reset` is 0. Names of activations are read in upper and lower case; `layout`, activation_alpha and
+    activation_beta change nothing that is computed here.
+
+    Where a row has length 0, onnxruntime gives 0 as its final state, and the layer here its initial state. A GRU with
+    linear_before_reset=0 that PyTorch exported with onnxscript 0.6.0 to 0.7.0 has wrong numbers in its file, which are
+    read as they are: export it again with 0.7.1.
 
     >>> W, R, B = np.zeros((1, 12, 3)), np.zeros((1, 12, 4)), np.zeros((1, 24))
     >>> gru = nn.GRU(3, 4, reset="before")                    # linear_before_reset = 0; of 1 it is reset="after"
@@ -197,6 +184,9 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
     ValueError: these weights are for n = tanh(W x + b + U (r * h) + d), which is reset='before'; the ...
     """
     name = name_of("from_onnx", layer)
+    if more:
+        raise TypeError(f"from_onnx: expected at most W, R and B by place, got {3 + len(more)}: a node has "
+                        "sequence_lens, initial_h and initial_c next, which the layer is called with, then P, here P=")
     index = check.integers("from_onnx", 0, layer.num_layers - 1, index=index)
     W, R = as_array("from_onnx", "W", W, 3), as_array("from_onnx", "R", R, 3)
     B = np.zeros((len(W), 2 * W.shape[1])) if B is None else as_array("from_onnx", "B", B, 2)
@@ -232,10 +222,11 @@ def from_onnx(layer: Any, W: Any, R: Any, B: Any = None, P: Any = None, *, index
 def from_onnx_nodes(path: Any) -> dict[str, Any]:
     """The recurrent layers of an ONNX file, ready: name of its node (or of its first output) -> nn.RNN, GRU or LSTM.
 
-    Nodes that read one another's outputs, as a stack's do, through what moves axes alone, are one layer, under the name
-    of the first. A GRU whose linear_before_reset is 0 has `reset="before"`. Here x is (B, T, I), the batch first; what
-    the graph gives to sequence_lens and to the initial states is an argument of the call. A row of length 0 ends in
-    its initial state here, and in 0 in onnxruntime.
+    Nodes of one kind, settings and lengths, each of which reads all steps of the one before (Y, not Y_h) with time and
+    rows where they were, are one layer, a stack, under the name of the first; others are layers of their own. A GRU
+    whose linear_before_reset is 0 has `reset="before"`. Here x is (B, T, I), the batch first; what the graph gives to
+    sequence_lens and to the initial states is an argument of the call. A row of length 0 ends in its initial state
+    here, and in 0 in onnxruntime.
 
     What a layer here cannot compute is a ValueError with the node's name, as are weights that other nodes compute, and
     initial states that are stored and not 0.
@@ -248,17 +239,11 @@ def from_onnx_nodes(path: Any) -> dict[str, Any]:
     where = "convert.from_onnx_nodes"
     with checkpoint._blame(f"{where}: path {path}"), archives.File(Path(path)) as file:
         graph = onnx_files.read(file, archives.Room())
-    makers = {output: node for node in graph.nodes for output in node.outputs if output}
-    arrays = graph.arrays | {node.outputs[0]: node.attributes["value"] for node in graph.nodes
-                             if node.kind == "Constant" and "value" in node.attributes}
+    arrays = graph.arrays | {n.outputs[0]: n.attributes["value"] for n in graph.nodes
+                             if n.kind == "Constant" and isinstance(n.attributes.get("value"), np.ndarray)}
     stacks: list[list[Any]] = []
-    for node in graph.nodes:
-        if node.kind not in ("RNN", "GRU", "LSTM"):
-            continue
-        source = makers.get(node.inputs[0])
-        while source and source.kind in ("Transpose", "Reshape", "Squeeze", "Identity", "Dropout"):
-            source = makers.get(source.inputs[0])
-        below = [stack for stack in stacks if stack[-1] is source and _stackable(stack[-1], node, arrays)]
+    for node in [node for node in graph.nodes if node.kind in ("RNN", "GRU", "LSTM")]:
+        below = [s for s in stacks if _stackable(s[-1], node, arrays) and _on_top(s[-1], node, graph.nodes, arrays)]
         below[0].append(node) if below else stacks.append([node])
     if not stacks:
         raise ValueError(f"{where}: {path} has no node RNN, GRU or LSTM among {sorted({n.kind for n in graph.nodes})}: "
@@ -271,10 +256,46 @@ def _label(node: Any) -> str:
 
 
 def _stackable(below: Any, node: Any, arrays: Mapping[str, Any]) -> bool:
-    """Whether a node is one more layer of the other's kind and sizes."""
+    """Whether a node may be one more layer: of the other's kind, settings, lengths and sizes."""
     w, r = (arrays.get(n.inputs[1]) for n in (node, below))
-    return (node.kind, node.attributes) == (below.kind, below.attributes) and w is not None and r is not None and (
+    said, of_below = ((n.kind, n.attributes, n.inputs[4:5] or [""]) for n in (node, below))
+    return said == of_below and w is not None and r is not None and w.ndim == r.ndim == 3 and (
         w.shape[:2] == r.shape[:2] and w.shape[2] == len(w) * node.attributes["hidden_size"])
+
+
+def _on_top(below: Any, node: Any, nodes: Sequence[Any], arrays: Mapping[str, Any]) -> bool:
+    """Whether x of a node is the other's Y, both directions side by side and each step and row where it was: entries
+    that are all different are sent the way from one to the other."""
+    ways, _, width = arrays[node.inputs[1]].shape
+    h0 = arrays.get(below.inputs[5]) if len(below.inputs) > 5 else None
+    rows = 3 if h0 is None else h0.size // max(width, 1)    # a file that was made for so many may say it in a Reshape
+    expected = np.arange(2 * rows * width).reshape(2, rows, width)
+    y = expected.reshape(2, rows, ways, width // max(ways, 1))
+    known = {**arrays, below.outputs[0]: y if below.attributes.get("layout") else y.swapaxes(1, 2)}
+    for step in nodes:
+        inputs = [known.get(name) for name in step.inputs if name]
+        sizes = all(a is not None and a.ndim == 1 and a.size < 9 for a in inputs)
+        if step.kind in MOVES and (sizes or step.kind not in ("Concat", "Mul", "Slice")):
+            # an input may not be known, and nothing holds a file to what its nodes take
+            with suppress(ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
+                known[step.outputs[0]] = MOVES[step.kind](step.attributes, *inputs)
+    return bool(np.array_equal(known.get(node.inputs[0], 0), expected))
+
+
+def _reshaped(said: Any, x: Any, shape: Any) -> Any:
+    """Reshape; if the shape is a stored one, its number of steps is that of the example, and stands for any."""
+    sizes = shape.tolist()
+    sizes[0] = -1 if min(sizes) > 0 else sizes[0]
+    return x.reshape([x.shape[n] if size == 0 else size for n, size in enumerate(sizes)])
+
+
+# What may lie between two layers of a stack, of its attributes and inputs, and compute the shape of a Reshape.
+MOVES: dict[str, Any] = {
+    "Identity": lambda said, x: x, "Dropout": lambda said, x, *more: x, "Mul": lambda said, x, y: x * y,
+    "Transpose": lambda said, x: x.transpose(said.get("perm")), "Concat": lambda said, *parts: np.concatenate(parts),
+    "Squeeze": lambda said, x, *axes: x.squeeze(tuple(axes[0] if axes else said["axes"])), "Reshape": _reshaped,
+    "Shape": lambda said, x: np.array(x.shape[said.get("start", 0):said.get("end")]),
+    "Slice": lambda said, x, start, end, *axes: x[start[0]:end[0]]}
 
 
 def _layer(where: str, stack: Sequence[Any], arrays: Mapping[str, Any]) -> Any:

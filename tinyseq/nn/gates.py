@@ -104,6 +104,28 @@ PRESETS: dict[str, dict[str, list[Layout]]] = {
 }
 
 
+def from_torch(layer: Any, state: Mapping[str, Any]) -> State:
+    """The state_dict of a torch.nn.RNN, GRU or LSTM, of all its layers at once: its keys are ours.
+
+    Values are tensors on the CPU, or arrays. A state_dict does not tell tanh from relu: choose `nonlinearity` alike.
+    Raises ValueError for a state of an LSTM with proj_size where the layer has none, or the other way round, and for a
+    GRU here with `reset="before"`, which PyTorch has not.
+
+    >>> theirs = {"weight_ih_l0": np.zeros((12, 3)), "weight_hh_l0": np.zeros((12, 4)),     # torch_gru.state_dict()
+    ...           "bias_ih_l0": np.zeros(12), "bias_hh_l0": np.zeros(12)}
+    >>> gru = nn.GRU(3, 4)
+    >>> gru.load_state_dict(nn.convert.from_torch(gru, theirs))
+    IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+    """
+    name = name_of("from_torch", layer)
+    mapping("from_torch", "state", state)
+    same(layer, EQUATIONS["gru" if name == "GRU" else layer.kind])
+    if any(key.startswith("weight_hr") for key in state) != bool(layer.proj_size):
+        raise ValueError(f"from_torch: expected the state of a layer with proj_size={layer.proj_size}, in which "
+                         f"weight_hr is {'there' if layer.proj_size else 'not there: give nn.LSTM the same proj_size'}")
+    return {key: as_array("from_torch", key, value) for key, value in state.items()}
+
+
 def from_gates(
     layer: Any, arrays: Any, preset: str | None = None, *, prefix: str | Sequence[str] = "", order: str | None = None,
     forget_bias: float | None = None, reset: str | None = None, update: str | None = None,
@@ -139,8 +161,8 @@ def from_gates(
 
     Chainer's StatefulGRU leaves the biases of U, U_r and U_z out of a first step without a state; nothing here does.
 
-    Raises ValueError for what the layer cannot compute, shapes that do not fit, and arrays under `prefix` that would
-    not be read: of more layers, peepholes, projections, norms.
+    Raises ValueError for what the layer cannot compute, an LSTM here with proj_size, whose weight_hr no layout has,
+    shapes that do not fit, and arrays under `prefix` that would not be read: of more layers, peepholes, projections.
 
     >>> lstm = nn.LSTM(3, 4)
     >>> W, U, b = np.zeros((3, 16)), np.zeros((4, 16)), np.zeros(16)
@@ -337,6 +359,8 @@ def same(layer: Any, equation: str) -> None:
 def state_of(where: str, layer: Any, index: int, parts: Sequence[Any], order: Sequence[int] | None) -> State:
     """Keys and checked values from (W, U, b, d) of each direction, the gates brought into PyTorch's order."""
     state: State = {}
+    if layer.proj_size:
+        raise ValueError(f"{where}: of an LSTM with proj_size={layer.proj_size} only from_torch reads weight_hr")
     if len(parts) != layer.directions:
         raise ValueError(f"{where}: {type(layer).__name__} has {layer.directions} direction(s), the weights have "
                          f"{len(parts)}")
