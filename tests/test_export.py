@@ -394,6 +394,17 @@ def added(_: Any, x: Any, lengths: Any) -> Any: return ts.index_add(x, 1, [0], x
 def longest(_: Any, x: Any, lengths: Any) -> Any: return x[:, : int(lengths.numpy().max())]
 
 
+
+@pytest.mark.parametrize("count", [lambda mask: mask.sum(1), lambda mask: np.full(len(mask), mask.sum(1).max()),
+                                   lambda mask: mask.shape[1] - (~mask).sum(1)])
+def test_what_numpy_counted_in_a_mask_is_refused(count: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    model = Around(lambda m, x, mask: m.a(x, lengths=count(np.asarray(mask)))[0], a=nn.GRU(8, 4)).eval()
+    for mask in (np.ones((2, 3), bool), np.zeros((2, 3), bool), np.ones((1, 1), bool)):
+        with pytest.raises(ValueError, match="by functions of tinyseq"):
+            export.onnx(model, tmp_path / "a.onnx", normal((*mask.shape, 8)), mask)
+
+
 REFUSED: list[tuple[Any, str]] = [
     (lambda: nn.Linear(8, 2), "expected a model after eval\\(\\), got the model, Linear, in training mode"),
     (lambda: nn.Linear(8, 2, dtype=np.float64).eval(), "float32, got weight of float64"),

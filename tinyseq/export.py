@@ -233,6 +233,8 @@ def _resized(array: Any, names: Names, sizes: Mapping[str, int], k: int) -> Any:
         if name is not None:
             array = np.take(array, np.arange(sizes[name]) % array.shape[axis], axis)
     array = np.roll(array, k)
+    if array.dtype == np.bool:  # so that how many are true is no length
+        return array ^ (np.arange(array.size).reshape(array.shape) ** 2 % 7 == k)
     if array.dtype.kind == "f":
         return array * np.float32(1 - k / 8)
     return np.maximum(array - (k == 2), 0) if array.dtype.kind == "i" else array
