@@ -405,6 +405,28 @@ def test_what_numpy_counted_in_a_mask_is_refused(count: Any, tmp_path: Path) -> 
             export.onnx(model, tmp_path / "a.onnx", normal((*mask.shape, 8)), mask)
 
 
+def on_all(_: Any, x: Any, lengths: Any) -> Any: return x * 2.0 if ts.all(x > 0) else x * 0.0
+def by_sum(_: Any, x: Any, lengths: Any) -> Any: return x * (2.0 if x.numpy().sum() > 0 else 0.5)
+
+
+@pytest.mark.parametrize("call", [on_all, by_sum, *(
+    lambda _, x, n, to=to: x * (to(ts.max(ts.asarray(n))) > 0) for to in (int, float, bool, lambda y: y.item()))])
+def test_a_branch_on_a_number_of_the_input_is_refused(call: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    with pytest.raises(ValueError, match=r"^export.onnx: the model, Around: .*functions of tinyseq"):
+        export.onnx(Around(call).eval(), tmp_path / "a.onnx", np.ones((2, 4, 8), np.float32), [4, 2])
+    assert not [*tmp_path.iterdir()] and ts.tensor(3.0).item() == 3.0
+
+
+@pytest.mark.reference
+def test_a_number_of_no_input_may_be_one_of_pythons(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    model = Around(lambda m, x, n: x * float(m.a.weight.detach()[0]) + int(ts.arange(3)[2]), a=nn.LayerNorm(8)).eval()
+    agree(tmp_path / "a.onnx", model, *({"x": normal((b, 4, 8)), "lengths": None} for b in (2, 3)))
+    root = Around(lambda _, x, n: ts.log(x) + ts.sqrt(x)).eval()  # nobody is warned of those of other signs
+    agree(tmp_path / "a.onnx", root, *({"x": abs(normal((b, 4, 8))), "lengths": None} for b in (2, 3)))
+
+
 REFUSED: list[tuple[Any, str]] = [
     (lambda: nn.Linear(8, 2), "expected a model after eval\\(\\), got the model, Linear, in training mode"),
     (lambda: nn.Linear(8, 2, dtype=np.float64).eval(), "float32, got weight of float64"),

@@ -13,7 +13,9 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Never
 
@@ -22,6 +24,7 @@ import numpy as np
 from tinyseq import backends, check, checkpoint
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import Slots
+from tinyseq.engine.debug import flat
 from tinyseq.engine.graph import no_grad
 from tinyseq.engine.tensor import Tensor
 from tinyseq.glance.calls import Calls
@@ -39,6 +42,7 @@ Given = list[tuple[str, Any]]   # arguments with their names
 
 OPSET, IR = 18, 8               # of ONNX 1.13, which onnxruntime reads from 1.14 on
 LARGEST = 2**31 - 2**20         # bytes of a file of Protocol Buffers; weights beyond that stand in a file beside it
+_lock = threading.RLock()       # of Tensor.item, while a model is traced
 LAYERS = {RNN: "RNN", GRU: "GRU", LSTM: "LSTM"}
 GATES = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}    # ours in the order of ONNX: z, r, h and i, o, f, c
 # In which order a small, a middle and a large size are tried of each axis that varies: another for each, so that what
@@ -96,7 +100,9 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
     >>> ts.export.onnx(tagger, "tagger.onnx", [[1, 2, 3], [4, 5, 6]])                # doctest: +SKIP
 
     Errors: ValueError for a model in training mode, for weights of another dtype, and, by name, for what ONNX or
-    onnxruntime cannot do: cells that run step by step, numbers that NumPy computed from the input, dropout.
+    onnxruntime cannot do: cells that run step by step, numbers that NumPy or Python computed from the input,
+    such as int(x.sum()), dropout. A branch of Python's is written as it went with the example if it went so at all
+    three sizes: on a shape, or on what `.numpy()` gave.
     """
     try:
         import onnx as package
@@ -183,6 +189,11 @@ def _stack_step(stack: Any, x: Any, state: LanguageState) -> tuple[Any, Given, d
         "state_cache": ("batch", None, None, None, "past", None), "state_mask": ("batch", "memory"), **memory}
 
 
+def _label(owner: Module, path: str) -> str:
+    """The name and kind of a module of the model."""
+    return f"{path or 'the model'}, {type(dict(owner.named_modules()).get(path, owner)).__name__}"
+
+
 def _mapped(change: Callable[[str, Any], Any], name: str, value: Any) -> Any:
     """`value` with change(name, array) in the place of each array and each list of numbers."""
     def below(key: Any, part: Any) -> Any: return _mapped(change, f"{name}_{key}" if name else str(key), part)
@@ -236,7 +247,7 @@ def _resized(array: Any, names: Names, sizes: Mapping[str, int], k: int) -> Any:
     if array.dtype == np.bool:  # so that how many are true is no length
         return array ^ (np.arange(array.size).reshape(array.shape) ** 2 % 7 == k)
     if array.dtype.kind == "f":
-        return array * np.float32(1 - k / 8)
+        return array * np.float32((1, -0.875, 0.75)[k])  # of other signs, which branches look at
     return np.maximum(array - (k == 2), 0) if array.dtype.kind == "i" else array
 
 
@@ -266,9 +277,9 @@ def _traced(owner: Module, function: Any, given: Given, known: Mapping[str, Name
                  for (axis, n), (order, more) in zip(lengths.items(), ORDERS.items(), strict=False)}
         arrays = {name: _resized(array, axes[name], sizes, k) for name, array in inputs.items()}
         tensors = {name: ops.asarray(a) if home is None else ops.like(home, a) for name, a in arrays.items()}
-        trace, outputs = _Trace(owner), dict[str, Any]()
+        trace, outputs = _Trace(owner, [tensor._data for tensor in tensors.values()]), dict[str, Any]()
         try:
-            with no_grad(), trace:
+            with no_grad(), trace, _items_by(trace), np.errstate(all="ignore"):  # of log(x), where x changed its sign
                 out = function(*[_mapped(lambda name, _: tensors[name], *pair) for pair in given])  # noqa: B023
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
             shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in tensors.items())
@@ -300,8 +311,9 @@ def _wrapped(value: Any) -> Any:
 class _Trace(Calls):
     """A run of the model: the ops that it calls, and its recurrent layers as one call each."""
 
-    def __init__(self, owner: Module) -> None:
+    def __init__(self, owner: Module, given: Sequence[Array]) -> None:
         super().__init__()
+        self.owner, self.given = owner, given
         self.calls: list[_Call] = []
         self.path, self.whole, self.running = "", False, list[Any]()
         self.names = {id(module): name for name, module in owner.named_modules()}
@@ -347,8 +359,35 @@ class _Trace(Calls):
             raise _NotInOnnx(f"`{name}` has no form in ONNX here")
         return tuple(_unwrapped(out)) if isinstance(out, tuple) else out._data, None
 
+    def item(self, plain: Callable[..., Any], tensor: Tensor) -> Any:
+        """What `tensor.item()` returns, unless it follows from what is given."""
+        varies = {*map(id, self.given)}
+        for call in self.calls:
+            if not varies.isdisjoint(map(id, flat(call.args))):
+                varies.update(map(id, flat(call.outs)))
+        if id(tensor._data) in varies:
+            raise _NotInOnnx(f"{_label(self.owner, self.path)}: item(), int(), float() or bool() of what depends "
+                             "on the input, as a branch asks for, would stay as the example has it: compute with "
+                             "functions of tinyseq, such as ts.where")
+        return plain(tensor)
+
     def _add(self, name: str, args: list[Any], outs: Any) -> None:
         self.calls.append(_Call(name, self.path, _unwrapped(args), _unwrapped(outs)))
+
+
+@contextmanager
+def _items_by(trace: _Trace) -> Iterator[None]:
+    """Ask `trace` for what `item()` of this thread's Tensors returns; int(), float() and bool() call it, too."""
+    plain = Tensor.item
+
+    def item(tensor: Tensor) -> Any: return trace.item(plain, tensor) if trace in trace.stack.get() else plain(tensor)
+
+    with _lock:
+        setattr(Tensor, "item", item)  # noqa: B010 - not in type checkers' sight
+        try:
+            yield
+        finally:
+            setattr(Tensor, "item", plain)  # noqa: B010
 
 
 # --- what stands in the file ------------------------------------------------------------------------------------------
@@ -358,14 +397,13 @@ class _Graph:
 
     def __init__(self, package: Any, owner: Module) -> None:
         self.helper, self.numpy = package.helper, package.numpy_helper
-        self.nodes: list[Any] = []
+        self.owner, self.nodes = owner, list[Any]()
         self.weights: dict[str, Any] = {}
         self.path = ""
         self.known: dict[tuple[int, ...], _Value] = {}          # by the ids of an array at each of the sizes
         self.axes: dict[_Length, tuple[str, int]] = {}          # of each length that varies, a value that has it
         self.made: dict[Any, str] = {}                          # lengths and constants
         self.tensors = dict(owner.named_tensors())
-        self.kinds = {name: type(module).__name__ for name, module in [("", owner), *owner.named_modules()]}
         for name, tensor in self.tensors.items():
             self.known.setdefault((id(tensor._data),) * 3, _Value(name, tensor.dtype, tensor.shape))
 
@@ -380,7 +418,7 @@ class _Graph:
         return made[0] if outputs == 1 else made
 
     def refuse(self, text: str) -> Never:
-        raise _NotInOnnx(f"{self.path or 'the model'}, {self.kinds[self.path]}: {text}")
+        raise _NotInOnnx(f"{_label(self.owner, self.path)}: {text}")
 
     def weight(self, name: str, array: Any) -> str:
         self.weights[name] = self.numpy.from_array(np.ascontiguousarray(array), name)
