@@ -224,6 +224,27 @@ def test_functions(name: str, tmp_path: Path) -> None:
         (4, [3, 2]), (9, [8, 0, 5]), (6, [1] * 5))))
 
 
+@pytest.mark.reference
+def test_numbers_without_axes_come_in_and_out(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+
+    def both(_: Any, x: Any, lengths: Any) -> Any:
+        n = ts.asarray(lengths).astype(ts.float32)
+        return x * n, ts.mean(x), [ts.max(x), ts.sum(x > n)]
+
+    for scalar in (np.array(2.0, np.float32), ts.tensor(2.0), np.array(3), ts.tensor(-1)):
+        agree(tmp_path / "a.onnx", Around(both).eval(), {"x": normal((2, 4, 8)), "lengths": scalar},
+              {"x": normal((3, 5, 8)), "lengths": ts.asarray(scalar) - 1})
+        assert [each.shape for each in session(tmp_path / "a.onnx").get_outputs()] == [
+            ["batch", "time", 8], [], [], []]
+    alone = Around(lambda _, x, lengths: ts.mean(lengths) if x is None else ts.sum(x)).eval()
+    for x in (normal((2, 3)), ts.tensor(2.0)):
+        agree(tmp_path / "a.onnx", alone, {"x": x, "lengths": None})
+        assert [each.name for each in session(tmp_path / "a.onnx").get_outputs()] == ["output"]
+    with pytest.raises(ValueError, match="got lengths of float64"):
+        export.onnx(alone, tmp_path / "a.onnx", normal((2, 3)), np.array(2.0))
+
+
 # --- whole models
 
 class Tagger(nn.Module):

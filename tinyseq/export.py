@@ -80,8 +80,8 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
     """Write what `model(*example, **options)` computes as an ONNX file, for any batch and any length.
 
         model      a Module after `eval()`, with weights of float32, or a method of one: `decoder.step`
-        example    what it takes: arrays, lists of numbers, tuples and dictionaries of them are inputs of the file,
-                   named after the arguments (`x`, `lengths`, `state_0`); everything else is as it is given here
+        example    what it takes: arrays, also of no axes, lists of numbers, tuples and dictionaries of them are inputs of
+                   the file, named after the arguments (`x`, `lengths`, `state_0`); all else is as it is given here
         axes       names of the axes of an input that may vary, None for one that does not: {"h0": (None, "batch",
                    None)}. Axes of one name have one length
 
@@ -194,6 +194,10 @@ def _label(owner: Module, path: str) -> str:
     return f"{path or 'the model'}, {type(dict(owner.named_modules()).get(path, owner)).__name__}"
 
 
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "ndim") and not isinstance(x, np.generic)
+
+
 def _mapped(change: Callable[[str, Any], Any], name: str, value: Any) -> Any:
     """`value` with change(name, array) in the place of each array and each list of numbers."""
     def below(key: Any, part: Any) -> Any: return _mapped(change, f"{name}_{key}" if name else str(key), part)
@@ -202,9 +206,9 @@ def _mapped(change: Callable[[str, Any], Any], name: str, value: Any) -> Any:
         return {key: below(key, part) for key, part in value.items()}
     if hasattr(value, "_fields"):
         return type(value)(*map(below, value._fields, value))
-    if isinstance(value, tuple) or (isinstance(value, list) and any(getattr(x, "ndim", 0) for x in value)):
+    if isinstance(value, tuple) or (isinstance(value, list) and any(map(_is_array, value))):
         return type(value)(itertools.starmap(below, enumerate(value)))
-    return change(name, value) if isinstance(value, list) or getattr(value, "ndim", False) else value
+    return change(name, value) if isinstance(value, list) or _is_array(value) else value
 
 
 def _named(inputs: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[dict[str, Names], dict[str, int]]:
@@ -226,7 +230,7 @@ def _named(inputs: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[dict[str
 def _usual(name: str, array: Any, lengths: Mapping[str, int]) -> Names:
     """The axes of an input that nobody named, beside those that were met before."""
     names: list[str | None] = [None] * array.ndim
-    batch = lengths.get("batch", array.shape[0])
+    batch = lengths.get("batch", *array.shape[:1])
     if batch not in array.shape[:2]:
         return tuple(names)
     names[array.shape.index(batch)] = "batch"
@@ -243,7 +247,7 @@ def _resized(array: Any, names: Names, sizes: Mapping[str, int], k: int) -> Any:
     for axis, name in enumerate(names):
         if name is not None:
             array = np.take(array, np.arange(sizes[name]) % array.shape[axis], axis)
-    array = np.roll(array, k)
+    array = np.roll(array, k) if array.ndim else array
     if array.dtype == np.bool:  # so that how many are true is no length
         return array ^ (np.arange(array.size).reshape(array.shape) ** 2 % 7 == k)
     if array.dtype.kind == "f":
