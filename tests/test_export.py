@@ -183,11 +183,17 @@ def test_layers(name: str, tmp_path: Path) -> None:
 
 # --- functions
 
+def infinite(x: Any) -> tuple[Any, Any]:
+    """Numbers, -inf and inf, each beside each."""
+    a, b = ts.asarray([0.5, -np.inf, np.inf])[:, None, None, None, None], ts.asarray([0.25, -np.inf, np.inf])
+    return a + 0 * x[..., None], b + 0 * x[..., None]
+
+
 FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "elementwise": lambda x, n: (ts.sqrt(abs(x)) + ts.exp(-x * x) / 3.0 - x**2 + 1 / (2 + ts.cos(x)), ts.log1p(abs(x)),
                                  ts.expm1(x), ts.log2(abs(x) + 1), ts.log10(abs(x) + 1), ts.trunc(3 * x), ts.square(x),
                                  ts.round(5 * x), ts.sign(x), ts.erf(x), ts.sinh(x), ts.atan(x), ts.asinh(x),
-                                 ts.logaddexp(x, 0.0), ts.clip(x, -0.5, 0.5), ts.maximum(x, 0.1), -x, ts.floor(x)),
+                                 ts.logaddexp(x, 0.0), ts.logaddexp(*infinite(x)), ts.clip(x, -0.5, 0.5), ts.maximum(x, 0.1), -x, ts.floor(x)),
     "comparisons": lambda x, n: (x > 0, x != x[:, :1], ~((x <= 0.5) & (x >= -0.5)) | (n[:, None, None] == 2),
                                  ts.isfinite(ts.where(x > 0, -np.inf, x)), ts.isnan(x), ts.where(x > 0, x > 1, x < -1),
                                  ts.logical_xor(n > 1, n < 3)),

@@ -668,7 +668,7 @@ class _Ops(_Graph):
 
     bitwise_and, bitwise_or, bitwise_xor, bitwise_invert = map(_typed, "And Or Xor Not".split())  # of booleans alone
     logaddexp = _cast(lambda g, a, b, dtype: g("Add", g("Max", a, b), g("Log", g("Add", g.constant(1, dtype), g(
-        "Exp", g("Neg", g("Abs", g("Sub", a, b))))))))
+        "Exp", g("Where", g("Equal", a, b), g.constant(0, dtype), g("Neg", g("Abs", g("Sub", a, b)))))))))  # -inf twice
     floor_divide = _cast(lambda g, a, b, dtype: g("Floor", g("Div", a, b)) if dtype.kind == "f" else g(
         "Div", g("Sub", a, g("Mod", a, b)), b))  # Div alone rounds towards 0
     remainder = _cast(lambda g, a, b, dtype: g("Mod", a, b) if dtype.kind != "f" else g(
