@@ -193,7 +193,8 @@ FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "elementwise": lambda x, n: (ts.sqrt(abs(x)) + ts.exp(-x * x) / 3.0 - x**2 + 1 / (2 + ts.cos(x)), ts.log1p(abs(x)),
                                  ts.expm1(x), ts.log2(abs(x) + 1), ts.log10(abs(x) + 1), ts.trunc(3 * x), ts.square(x),
                                  ts.round(5 * x), ts.sign(x), ts.erf(x), ts.sinh(x), ts.atan(x), ts.asinh(x),
-                                 ts.logaddexp(x, 0.0), ts.logaddexp(*infinite(x)), ts.clip(x, -0.5, 0.5), ts.maximum(x, 0.1), -x, ts.floor(x)),
+                                 ts.logaddexp(x, 0.0), ts.logaddexp(*infinite(x)), ts.clip(x, -0.5, 0.5),
+                                 ts.maximum(x, 0.1), -x, ts.floor(x)),
     "comparisons": lambda x, n: (x > 0, x != x[:, :1], ~((x <= 0.5) & (x >= -0.5)) | (n[:, None, None] == 2),
                                  ts.isfinite(ts.where(x > 0, -np.inf, x)), ts.isnan(x), ts.where(x > 0, x > 1, x < -1),
                                  ts.logical_xor(n > 1, n < 3)),
@@ -391,6 +392,49 @@ def test_cells_transformers_and_pieces_of_a_convolution(tmp_path: Path) -> None:
               (2, 4, 3, [4, 2]), (3, 9, 6, [9, 0, 5]))))
     agree(path, nn.Conv1d(8, 6, 3, causal=True).eval().step,
           *({"x": normal((b, t, 8)), "state": normal((2, b, 8))} for b, t in ((3, 4), (5, 7))))
+
+
+ENCODER: dict[str, Any] = {"vocab_size": 10, "d_model": 8, "nhead": 2, "num_layers": 2, "dim_feedforward": 16}
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("options", [{}, {"buckets": 8}, {"buckets": 32}])
+def test_positions_of_distances(options: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    model = ts.models.Bert(**ENCODER, max_length=300, **options).eval()
+    others = [{"tokens": np.random.default_rng(0).integers(0, 10, (2, n)), "lengths": [n, 2]} for n in (9, 200)]
+    agree(tmp_path / "a.onnx", model, TOKENS[0], *others)
+
+
+TINY: dict[str, Any] = {"vocab_size": 10, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+                        "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0,
+                        "initializer_range": 0.5, "bos_token_id": None, "eos_token_id": None}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("ForTokenClassification", {}), "roberta": ("ForSequenceClassification", {}), "mpnet": ("", {}),
+    "distilbert": ("ForSequenceClassification", {"dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 4}),
+    "electra": ("", {"embedding_size": 8}), "gpt2": ("ForCausalLM", {"n_embd": 16, "n_layer": 2, "n_head": 4}),
+    **{family: ("ForCausalLM", {"num_key_value_heads": 2, "head_dim": 4})
+       for family in "llama phi3 smollm3 olmo2 qwen2 qwen3 gemma".split()},
+    **{family: ("ForCausalLM", {"num_key_value_heads": 2, "head_dim": 4, "sliding_window": 3})
+       for family in "mistral gemma2 gemma3_text".split()}}
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_released_models(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    task, options = FAMILIES[family]
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(family, **TINY | options)
+    getattr(transformers, f"AutoModel{task}").from_config(config).save_pretrained(tmp_path)
+    model = ts.models.load(tmp_path).eval()
+    agree(tmp_path / "a.onnx", model, *TOKENS)
+    if isinstance(model, nn.LanguageModel):
+        export.onnx(model.step, tmp_path / "step.onnx", [1, 2], model.start(IDS[0]))
+        state = model.start(IDS[1])
+        found = run(tmp_path / "step.onnx", {"tokens": np.array([1, 2, 3]), "state_cache": host(state.cache)})
+        np.testing.assert_allclose(found["output_0"], host(model.step([1, 2, 3], state)[0]), atol=1e-4, rtol=1e-4)
 
 
 # --- the file

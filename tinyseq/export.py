@@ -80,8 +80,8 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
     """Write what `model(*example, **options)` computes as an ONNX file, for any batch and any length.
 
         model      a Module after `eval()`, with weights of float32, or a method of one: `decoder.step`
-        example    what it takes: arrays, also of no axes, lists of numbers, tuples and dictionaries of them are inputs of
-                   the file, named after the arguments (`x`, `lengths`, `state_0`); all else is as it is given here
+        example    what it takes: arrays, also of no axes, lists of numbers, tuples and dictionaries of them are inputs
+                   of the file, named after the arguments (`x`, `lengths`, `state_0`); all else is as it is given here
         axes       names of the axes of an input that may vary, None for one that does not: {"h0": (None, "batch",
                    None)}. Axes of one name have one length
 
