@@ -28,9 +28,11 @@ from tinyseq.engine.debug import flat
 from tinyseq.engine.graph import no_grad
 from tinyseq.engine.tensor import Tensor
 from tinyseq.glance.calls import Calls
+from tinyseq.nn.convolution import Conv1d
 from tinyseq.nn.language import LanguageModel
 from tinyseq.nn.module import Module
 from tinyseq.nn.recurrent import GRU, LSTM, RNN, weights_of
+from tinyseq.nn.seq2seq import DecoderState
 from tinyseq.nn.steps import LanguageState, Stack
 
 __all__ = ["onnx"]
@@ -162,7 +164,24 @@ def _called(model: Any, owner: Module, example: Any, options: Any) -> tuple[Any,
     names = [name for name in bound.arguments if takes.parameters[name].kind < many]
     more = [f"args_{i}" for i in range(len(bound.args) - len(names))]
     given = [*zip([*names, *more], bound.args, strict=False), ("", bound.kwargs)]
-    return lambda *args: model(*args[:-1], **args[-1]), given, {}
+    known: dict[str, Names] = {}
+    if isinstance(owner, (*LAYERS, Conv1d)):
+        known |= dict.fromkeys(("h0", "state", "state_0", "state_1"), (None, "batch", None))
+    for name, value in [*given[:-1], *bound.kwargs.items()]:
+        known |= _decoder_axes(name, value) if isinstance(value, DecoderState) else {}
+    return lambda *args: model(*args[:-1], **args[-1]), given, known
+
+
+def _decoder_axes(name: str, state: DecoderState) -> dict[str, Names]:
+    """The axes of the parts of a decoder's state, but for what its attention keeps."""
+    found: dict[str, Names] = {}
+    for field, begin in (("hidden", ("batch",)), ("memory", ("batch", "memory")), ("mask", ("batch", "memory")),
+                         ("weights", ("batch", "memory")), ("fed", ("batch",))):
+        def note(key: str, part: Any, begin: Names = begin) -> None:
+            found[key] = (*begin, *[None] * (part.ndim - len(begin)))
+
+        _mapped(note, f"{name}_{field}", getattr(state, field))
+    return found
 
 
 def _stack_step(stack: Any, x: Any, state: LanguageState) -> tuple[Any, Given, dict[str, Names]]:
@@ -286,9 +305,10 @@ def _traced(owner: Module, function: Any, given: Given, known: Mapping[str, Name
             with no_grad(), trace, _items_by(trace), np.errstate(all="ignore"):  # of log(x), where x changed its sign
                 out = function(*[_mapped(lambda name, _: tensors[name], *pair) for pair in given])  # noqa: B023
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
-            shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in tensors.items())
-            raise ValueError(f"export.onnx: the model refuses the example at another size, {shapes}, where {axes} "
-                             f"vary: say which do, axes={{...}}, or give a smaller example: {error}") from error
+            shapes = [f"{name} (" + ", ".join(f"{axis}={n}" if axis else str(n) for axis, n in zip(
+                axes[name], tensor.shape, strict=True)) + ")" for name, tensor in tensors.items()]
+            raise ValueError(f"export.onnx: the model refuses the example at another size, {', '.join(shapes)}: say "
+                             f"which axes vary, axes={{...}}, or give a smaller example: {error}") from error
         _mapped(outputs.__setitem__, "output", out)
         traces.append((tensors, trace.calls, outputs))
     return axes, traces
