@@ -518,7 +518,8 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: Around(lambda _, x, lengths: x).eval(), "no tensor that it computed"),
     (lambda: Around(lambda m, x, n: m.a(x)[0], a=nn.MultiheadAttention(8, 2, window=5)).eval(),
      "windows of attention, 5"),
-    (lambda: Around(plain, a=nn.LearnedPositions(5, 8)).eval(), r"refuses the example at another size, x \(batch=3, time=10, 8\)"),
+    (lambda: Around(plain, a=nn.LearnedPositions(5, 8)).eval(),
+     r"refuses the example at another size, x \(batch=3, time=10, 8\)"),
     (lambda: nn.LanguageModel(10, 8, 2, 2, 16, positions=nn.RotaryPositions(
         4, rope_type="dynamic", factor=2.0, max_position_embeddings=4)).eval(), "dynamic rotary positions"),
 ]
@@ -532,6 +533,18 @@ def test_what_cannot_be_written_is_refused_by_name(make: Any, says: str, tmp_pat
         options = {}
     with pytest.raises(ValueError, match=f"export.onnx: .*{says}"):
         export.onnx(model, tmp_path / "a.onnx", normal((2, 4, 8)), **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_path_that_no_file_can_have_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx")
+    for path, kind, says in ((tmp_path, ValueError, "expected the name of a file, this is a folder"),
+                             (tmp_path / "none" / "a.onnx", FileNotFoundError, "No such file or directory"),
+                             (f"{tmp_path}/{'a' * 300}.onnx", OSError, "too long")):
+        for largest in (2**31, 1):
+            monkeypatch.setattr(export, "LARGEST", largest)
+            with pytest.raises(kind, match=f"export.onnx: path {path}: .*{says}"):
+                export.onnx(nn.Linear(3, 2).eval(), path, normal((2, 3)))
     assert not [*tmp_path.iterdir()]
 
 

@@ -114,6 +114,11 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
     check.instance("export.onnx", Module, model=owner)
     check.instance("export.onnx", str | os.PathLike, path=path)
     check.mapping("export.onnx", axes=axes or {})
+    target = Path(path)
+    with checkpoint._blame(f"export.onnx: path {path}"):
+        if target.is_dir():
+            raise ValueError("expected the name of a file, this is a folder")
+        target.parent.stat()
     _refuse(owner)
     try:
         inputs, traces = _traced(owner, *_called(model, owner, example, options), axes or {})
@@ -121,16 +126,18 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
         proto = graph.model(inputs, traces)
     except _NotInOnnx as error:
         raise ValueError(f"export.onnx: {error}") from None
-    target, whole = Path(path), sum(len(tensor.raw_data) for tensor in graph.weights.values()) < LARGEST
-    if not whole:
-        target.with_name(f"{target.name}.data").unlink(missing_ok=True)  # onnx writes behind what is there
-        package.save_model(proto, target, save_as_external_data=True, location=f"{target.name}.data")
+    whole = sum(len(tensor.raw_data) for tensor in graph.weights.values()) < LARGEST
+    with checkpoint._blame(f"export.onnx: path {path}"):
+        if not whole:
+            target.with_name(f"{target.name}.data").unlink(missing_ok=True)  # onnx writes behind what is there
+            package.save_model(proto, target, save_as_external_data=True, location=f"{target.name}.data")
     try:
         package.checker.check_model(proto if whole else target, full_check=True)
     except (package.checker.ValidationError, package.shape_inference.InferenceError) as error:
         raise ValueError(f"export.onnx: ONNX has no such node: {error}") from error
-    if whole:
-        checkpoint._replace(target, lambda file: file.writelines([proto.SerializeToString()]))
+    with checkpoint._blame(f"export.onnx: path {path}"):
+        if whole:
+            checkpoint._replace(target, lambda file: file.writelines([proto.SerializeToString()]))
 
 
 def _refuse(owner: Module) -> None:
@@ -213,8 +220,7 @@ def _label(owner: Module, path: str) -> str:
     return f"{path or 'the model'}, {type(dict(owner.named_modules()).get(path, owner)).__name__}"
 
 
-def _is_array(x: Any) -> bool:
-    return hasattr(x, "ndim") and not isinstance(x, np.generic)
+def _is_array(x: Any) -> bool: return hasattr(x, "ndim") and not isinstance(x, np.generic)
 
 
 def _mapped(change: Callable[[str, Any], Any], name: str, value: Any) -> Any:
@@ -391,8 +397,7 @@ class _Trace(Calls):
                 varies.update(map(id, flat(call.outs)))
         if id(tensor._data) in varies:
             raise _NotInOnnx(f"{_label(self.owner, self.path)}: item(), int(), float() or bool() of what depends "
-                             "on the input, as a branch asks for, would stay as the example has it: compute with "
-                             "functions of tinyseq, such as ts.where")
+                             "on the input would stay as it is: use functions of tinyseq, such as ts.where")
         return plain(tensor)
 
     def _add(self, name: str, args: list[Any], outs: Any) -> None:
