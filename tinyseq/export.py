@@ -101,10 +101,10 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
     >>> tagger = nn.Sequential(nn.Embedding(100, 8), nn.Linear(8, 3)).eval()
     >>> ts.export.onnx(tagger, "tagger.onnx", [[1, 2, 3], [4, 5, 6]])                # doctest: +SKIP
 
-    Errors: ValueError for a model in training mode, for weights of another dtype, and, by name, for what ONNX or
-    onnxruntime cannot do: cells that run step by step, numbers that NumPy or Python computed from the input,
-    such as int(x.sum()), dropout. A branch of Python's is written as it went with the example if it went so at all
-    three sizes: on a shape, or on what `.numpy()` gave.
+    Errors: checkpoint.CheckpointError, or CheckpointOSError, for a path that cannot be written. ValueError for a model
+    in training mode, for weights of another dtype, and, by name, for what ONNX or onnxruntime cannot do: cells that run
+    step by step, numbers that NumPy or Python computed from the input, such as int(x.sum()), dropout. A branch of
+    Python's on a shape, or on what `.numpy()` gave, is refused only if it goes another way at one of the three sizes.
     """
     try:
         import onnx as package
