@@ -77,12 +77,10 @@ def test_recurrent_layers(kind: str, layers: int, both: bool, bias: bool, length
                           sizes: tuple[int, int], seed: int, folder: Path) -> None:
     pytest.importorskip("onnx")
     layer = KINDS[kind](3, 4, num_layers=layers, bidirectional=both, bias=bias).eval()
-    path, axes = folder / "a.onnx", {}
+    path = folder / "a.onnx"
     example = ragged(seed, 2, 3, layer, lengths, state)
-    if state:
-        axes = {name: (None, "batch", None) for name in flat("", example) if name not in ("x", "lengths")}
     example["x"] = np.nan_to_num(example["x"])
-    agree(path, layer, example, ragged(seed, *sizes, layer, lengths, state), axes=axes)
+    agree(path, layer, example, ragged(seed, *sizes, layer, lengths, state))
     [found] = nn.convert.from_onnx_nodes(path).values()
     assert type(found) is type(layer) and repr(found) == repr(layer)
     for name, value in layer.state_dict().items():
@@ -183,11 +181,18 @@ def test_layers(name: str, tmp_path: Path) -> None:
 
 # --- functions
 
+def infinite(x: Any) -> tuple[Any, Any]:
+    """Numbers, -inf and inf, each beside each."""
+    a, b = ts.asarray([0.5, -np.inf, np.inf])[:, None, None, None, None], ts.asarray([0.25, -np.inf, np.inf])
+    return a + 0 * x[..., None], b + 0 * x[..., None]
+
+
 FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "elementwise": lambda x, n: (ts.sqrt(abs(x)) + ts.exp(-x * x) / 3.0 - x**2 + 1 / (2 + ts.cos(x)), ts.log1p(abs(x)),
                                  ts.expm1(x), ts.log2(abs(x) + 1), ts.log10(abs(x) + 1), ts.trunc(3 * x), ts.square(x),
                                  ts.round(5 * x), ts.sign(x), ts.erf(x), ts.sinh(x), ts.atan(x), ts.asinh(x),
-                                 ts.logaddexp(x, 0.0), ts.clip(x, -0.5, 0.5), ts.maximum(x, 0.1), -x, ts.floor(x)),
+                                 ts.logaddexp(x, 0.0), ts.logaddexp(*infinite(x)), ts.clip(x, -0.5, 0.5),
+                                 ts.maximum(x, 0.1), -x, ts.floor(x)),
     "comparisons": lambda x, n: (x > 0, x != x[:, :1], ~((x <= 0.5) & (x >= -0.5)) | (n[:, None, None] == 2),
                                  ts.isfinite(ts.where(x > 0, -np.inf, x)), ts.isnan(x), ts.where(x > 0, x > 1, x < -1),
                                  ts.logical_xor(n > 1, n < 3)),
@@ -222,6 +227,27 @@ def test_functions(name: str, tmp_path: Path) -> None:
     model = Around(lambda _, x, lengths: FUNCTIONS[name](ts.asarray(x), ts.asarray(lengths))).eval()
     agree(tmp_path / "a.onnx", model, *({"x": normal((len(n), t, 8)), "lengths": np.array(n)} for t, n in (
         (4, [3, 2]), (9, [8, 0, 5]), (6, [1] * 5))))
+
+
+@pytest.mark.reference
+def test_numbers_without_axes_come_in_and_out(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+
+    def both(_: Any, x: Any, lengths: Any) -> Any:
+        n = ts.asarray(lengths).astype(ts.float32)
+        return x * n, ts.mean(x), [ts.max(x), ts.sum(x > n)]
+
+    for scalar in (np.array(2.0, np.float32), ts.tensor(2.0), np.array(3), ts.tensor(-1)):
+        agree(tmp_path / "a.onnx", Around(both).eval(), {"x": normal((2, 4, 8)), "lengths": scalar},
+              {"x": normal((3, 5, 8)), "lengths": ts.asarray(scalar) - 1})
+        assert [each.shape for each in session(tmp_path / "a.onnx").get_outputs()] == [
+            ["batch", "time", 8], [], [], []]
+    alone = Around(lambda _, x, lengths: ts.mean(lengths) if x is None else ts.sum(x)).eval()
+    for x in (normal((2, 3)), ts.tensor(2.0)):
+        agree(tmp_path / "a.onnx", alone, {"x": x, "lengths": None})
+        assert [each.name for each in session(tmp_path / "a.onnx").get_outputs()] == ["output"]
+    with pytest.raises(ValueError, match="got lengths of float64"):
+        export.onnx(alone, tmp_path / "a.onnx", normal((2, 3)), np.array(2.0))
 
 
 # --- whole models
@@ -332,7 +358,13 @@ def test_a_decoder_of_two_layers_and_a_layer_that_is_called_twice(tmp_path: Path
     pytest.importorskip("onnx")
     decoder = nn.AttentionDecoder(10, 8, 16, nn.MultiheadContext(16, 12, 2), memory_size=12, num_layers=2).eval()
     given = ({"tokens": [1] * b, "state": decoder.start(normal((b, s, 12)))} for b, s in ((2, 5), (3, 9)))
-    agree(tmp_path / "a.onnx", decoder.step, *given, axes={"state_hidden": ("batch", None, None)})
+    agree(tmp_path / "a.onnx", decoder.step, *given)
+    lstm = nn.AttentionDecoder(10, 8, 6, nn.DotAttention(6, 6), memory_size=6, num_layers=2, cell=nn.LSTM).eval()
+    for example in (2, 6):  # as many rows, or steps, as vectors have elements
+        states = [lstm.start(normal((b, s, 6)), mask=nn.length_mask([s, *[1] * (b - 1)], s))
+                  for b, s in ((example, 8 - example), (3, 9))]
+        agree(tmp_path / "a.onnx", lstm.step, *({"tokens": [1] * len(state.memory), "state": state}
+                                                for state in states))
     twice = Around(lambda m, x, n: m.a(m.a(x, lengths=n)[0], lengths=n)[0], a=nn.GRU(8, 8)).eval()
     agree(tmp_path / "b.onnx", twice, *({"x": normal((len(n), 6, 8)), "lengths": n} for n in ([6, 2], [0, 3, 4])))
     assert len(nn.convert.from_onnx_nodes(tmp_path / "b.onnx")) == 1 and len(checkpoint.load(tmp_path / "b.onnx")) == 3
@@ -363,7 +395,50 @@ def test_cells_transformers_and_pieces_of_a_convolution(tmp_path: Path) -> None:
           *({"src": normal((b, s, 8)), "tgt": normal((b, t, 8)), "lengths": n, "causal": True} for b, s, t, n in (
               (2, 4, 3, [4, 2]), (3, 9, 6, [9, 0, 5]))))
     agree(path, nn.Conv1d(8, 6, 3, causal=True).eval().step,
-          *({"x": normal((b, t, 8)), "state": normal((2, b, 8))} for b, t in ((3, 4), (5, 7))))
+          *({"x": normal((b, t, 8)), "state": normal((2, b, 8))} for b, t in ((2, 4), (5, 7))))
+
+
+ENCODER: dict[str, Any] = {"vocab_size": 10, "d_model": 8, "nhead": 2, "num_layers": 2, "dim_feedforward": 16}
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("options", [{}, {"buckets": 8}, {"buckets": 32}])
+def test_positions_of_distances(options: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    model = ts.models.Bert(**ENCODER, max_length=300, **options).eval()
+    others = [{"tokens": np.random.default_rng(0).integers(0, 10, (2, n)), "lengths": [n, 2]} for n in (9, 200)]
+    agree(tmp_path / "a.onnx", model, TOKENS[0], *others)
+
+
+TINY: dict[str, Any] = {"vocab_size": 10, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+                        "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0,
+                        "initializer_range": 0.5, "bos_token_id": None, "eos_token_id": None}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("ForTokenClassification", {}), "roberta": ("ForSequenceClassification", {}), "mpnet": ("", {}),
+    "distilbert": ("ForSequenceClassification", {"dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 4}),
+    "electra": ("", {"embedding_size": 8}), "gpt2": ("ForCausalLM", {"n_embd": 16, "n_layer": 2, "n_head": 4}),
+    **{family: ("ForCausalLM", {"num_key_value_heads": 2, "head_dim": 4})
+       for family in "llama phi3 smollm3 olmo2 qwen2 qwen3 gemma".split()},
+    **{family: ("ForCausalLM", {"num_key_value_heads": 2, "head_dim": 4, "sliding_window": 3})
+       for family in "mistral gemma2 gemma3_text".split()}}
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_released_models(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    task, options = FAMILIES[family]
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(family, **TINY | options)
+    getattr(transformers, f"AutoModel{task}").from_config(config).save_pretrained(tmp_path)
+    model = ts.models.load(tmp_path).eval()
+    agree(tmp_path / "a.onnx", model, *TOKENS)
+    if isinstance(model, nn.LanguageModel):
+        export.onnx(model.step, tmp_path / "step.onnx", [1, 2], model.start(IDS[0]))
+        state = model.start(IDS[1])
+        found = run(tmp_path / "step.onnx", {"tokens": np.array([1, 2, 3]), "state_cache": host(state.cache)})
+        np.testing.assert_allclose(found["output_0"], host(model.step([1, 2, 3], state)[0]), atol=1e-4, rtol=1e-4)
 
 
 # --- the file
@@ -394,6 +469,39 @@ def added(_: Any, x: Any, lengths: Any) -> Any: return ts.index_add(x, 1, [0], x
 def longest(_: Any, x: Any, lengths: Any) -> Any: return x[:, : int(lengths.numpy().max())]
 
 
+
+@pytest.mark.parametrize("count", [lambda mask: mask.sum(1), lambda mask: np.full(len(mask), mask.sum(1).max()),
+                                   lambda mask: mask.shape[1] - (~mask).sum(1)])
+def test_what_numpy_counted_in_a_mask_is_refused(count: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    model = Around(lambda m, x, mask: m.a(x, lengths=count(np.asarray(mask)))[0], a=nn.GRU(8, 4)).eval()
+    for mask in (np.ones((2, 3), bool), np.zeros((2, 3), bool), np.ones((1, 1), bool)):
+        with pytest.raises(ValueError, match="by functions of tinyseq"):
+            export.onnx(model, tmp_path / "a.onnx", normal((*mask.shape, 8)), mask)
+
+
+def on_all(_: Any, x: Any, lengths: Any) -> Any: return x * 2.0 if ts.all(x > 0) else x * 0.0
+def by_sum(_: Any, x: Any, lengths: Any) -> Any: return x * (2.0 if x.numpy().sum() > 0 else 0.5)
+
+
+@pytest.mark.parametrize("call", [on_all, by_sum, *(
+    lambda _, x, n, to=to: x * (to(ts.max(ts.asarray(n))) > 0) for to in (int, float, bool, lambda y: y.item()))])
+def test_a_branch_on_a_number_of_the_input_is_refused(call: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    with pytest.raises(ValueError, match=r"^export.onnx: the model, Around: .*functions of tinyseq"):
+        export.onnx(Around(call).eval(), tmp_path / "a.onnx", np.ones((2, 4, 8), np.float32), [4, 2])
+    assert not [*tmp_path.iterdir()] and ts.tensor(3.0).item() == 3.0
+
+
+@pytest.mark.reference
+def test_a_number_of_no_input_may_be_one_of_pythons(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    model = Around(lambda m, x, n: x * float(m.a.weight.detach()[0]) + int(ts.arange(3)[2]), a=nn.LayerNorm(8)).eval()
+    agree(tmp_path / "a.onnx", model, *({"x": normal((b, 4, 8)), "lengths": None} for b in (2, 3)))
+    root = Around(lambda _, x, n: ts.log(x) + ts.sqrt(x)).eval()  # nobody is warned of those of other signs
+    agree(tmp_path / "a.onnx", root, *({"x": abs(normal((b, 4, 8))), "lengths": None} for b in (2, 3)))
+
+
 REFUSED: list[tuple[Any, str]] = [
     (lambda: nn.Linear(8, 2), "expected a model after eval\\(\\), got the model, Linear, in training mode"),
     (lambda: nn.Linear(8, 2, dtype=np.float64).eval(), "float32, got weight of float64"),
@@ -410,7 +518,8 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: Around(lambda _, x, lengths: x).eval(), "no tensor that it computed"),
     (lambda: Around(lambda m, x, n: m.a(x)[0], a=nn.MultiheadAttention(8, 2, window=5)).eval(),
      "windows of attention, 5"),
-    (lambda: Around(plain, a=nn.LearnedPositions(5, 8)).eval(), r"refuses the example at another size, x \(3, 10, 8\)"),
+    (lambda: Around(plain, a=nn.LearnedPositions(5, 8)).eval(),
+     r"refuses the example at another size, x \(batch=3, time=10, 8\)"),
     (lambda: nn.LanguageModel(10, 8, 2, 2, 16, positions=nn.RotaryPositions(
         4, rope_type="dynamic", factor=2.0, max_position_embeddings=4)).eval(), "dynamic rotary positions"),
 ]
@@ -424,6 +533,18 @@ def test_what_cannot_be_written_is_refused_by_name(make: Any, says: str, tmp_pat
         options = {}
     with pytest.raises(ValueError, match=f"export.onnx: .*{says}"):
         export.onnx(model, tmp_path / "a.onnx", normal((2, 4, 8)), **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_path_that_no_file_can_have_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx")
+    for path, kind, says in ((tmp_path, ValueError, "expected the name of a file, this is a folder"),
+                             (tmp_path / "none" / "a.onnx", FileNotFoundError, "No such file or directory"),
+                             (f"{tmp_path}/{'a' * 300}.onnx", OSError, "too long")):
+        for largest in (2**31, 1):
+            monkeypatch.setattr(export, "LARGEST", largest)
+            with pytest.raises(kind, match=f"export.onnx: path {path}: .*{says}"):
+                export.onnx(nn.Linear(3, 2).eval(), path, normal((2, 3)))
     assert not [*tmp_path.iterdir()]
 
 

@@ -13,7 +13,9 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Never
 
@@ -22,12 +24,15 @@ import numpy as np
 from tinyseq import backends, check, checkpoint
 from tinyseq.engine import ops
 from tinyseq.engine.autograd import Slots
+from tinyseq.engine.debug import flat
 from tinyseq.engine.graph import no_grad
 from tinyseq.engine.tensor import Tensor
 from tinyseq.glance.calls import Calls
+from tinyseq.nn.convolution import Conv1d
 from tinyseq.nn.language import LanguageModel
 from tinyseq.nn.module import Module
 from tinyseq.nn.recurrent import GRU, LSTM, RNN, weights_of
+from tinyseq.nn.seq2seq import DecoderState
 from tinyseq.nn.steps import LanguageState, Stack
 
 __all__ = ["onnx"]
@@ -39,6 +44,7 @@ Given = list[tuple[str, Any]]   # arguments with their names
 
 OPSET, IR = 18, 8               # of ONNX 1.13, which onnxruntime reads from 1.14 on
 LARGEST = 2**31 - 2**20         # bytes of a file of Protocol Buffers; weights beyond that stand in a file beside it
+_lock = threading.RLock()       # of Tensor.item, while a model is traced
 LAYERS = {RNN: "RNN", GRU: "GRU", LSTM: "LSTM"}
 GATES = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}    # ours in the order of ONNX: z, r, h and i, o, f, c
 # In which order a small, a middle and a large size are tried of each axis that varies: another for each, so that what
@@ -76,8 +82,8 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
     """Write what `model(*example, **options)` computes as an ONNX file, for any batch and any length.
 
         model      a Module after `eval()`, with weights of float32, or a method of one: `decoder.step`
-        example    what it takes: arrays, lists of numbers, tuples and dictionaries of them are inputs of the file,
-                   named after the arguments (`x`, `lengths`, `state_0`); everything else is as it is given here
+        example    what it takes: arrays, also of no axes, lists of numbers, tuples and dictionaries of them are inputs
+                   of the file, named after the arguments (`x`, `lengths`, `state_0`); all else is as it is given here
         axes       names of the axes of an input that may vary, None for one that does not: {"h0": (None, "batch",
                    None)}. Axes of one name have one length
 
@@ -95,8 +101,10 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
     >>> tagger = nn.Sequential(nn.Embedding(100, 8), nn.Linear(8, 3)).eval()
     >>> ts.export.onnx(tagger, "tagger.onnx", [[1, 2, 3], [4, 5, 6]])                # doctest: +SKIP
 
-    Errors: ValueError for a model in training mode, for weights of another dtype, and, by name, for what ONNX or
-    onnxruntime cannot do: cells that run step by step, numbers that NumPy computed from the input, dropout.
+    Errors: checkpoint.CheckpointError, or CheckpointOSError, for a path that cannot be written. ValueError for a model
+    in training mode, for weights of another dtype, and, by name, for what ONNX or onnxruntime cannot do: cells that run
+    step by step, numbers that NumPy or Python computed from the input, such as int(x.sum()), dropout. A branch of
+    Python's on a shape, or on what `.numpy()` gave, is refused only if it goes another way at one of the three sizes.
     """
     try:
         import onnx as package
@@ -106,6 +114,11 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
     check.instance("export.onnx", Module, model=owner)
     check.instance("export.onnx", str | os.PathLike, path=path)
     check.mapping("export.onnx", axes=axes or {})
+    target = Path(path)
+    with checkpoint._blame(f"export.onnx: path {path}"):
+        if target.is_dir():
+            raise ValueError("expected the name of a file, this is a folder")
+        target.parent.stat()
     _refuse(owner)
     try:
         inputs, traces = _traced(owner, *_called(model, owner, example, options), axes or {})
@@ -113,16 +126,18 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
         proto = graph.model(inputs, traces)
     except _NotInOnnx as error:
         raise ValueError(f"export.onnx: {error}") from None
-    target, whole = Path(path), sum(len(tensor.raw_data) for tensor in graph.weights.values()) < LARGEST
-    if not whole:
-        target.with_name(f"{target.name}.data").unlink(missing_ok=True)  # onnx writes behind what is there
-        package.save_model(proto, target, save_as_external_data=True, location=f"{target.name}.data")
+    whole = sum(len(tensor.raw_data) for tensor in graph.weights.values()) < LARGEST
+    with checkpoint._blame(f"export.onnx: path {path}"):
+        if not whole:
+            target.with_name(f"{target.name}.data").unlink(missing_ok=True)  # onnx writes behind what is there
+            package.save_model(proto, target, save_as_external_data=True, location=f"{target.name}.data")
     try:
         package.checker.check_model(proto if whole else target, full_check=True)
     except (package.checker.ValidationError, package.shape_inference.InferenceError) as error:
         raise ValueError(f"export.onnx: ONNX has no such node: {error}") from error
-    if whole:
-        checkpoint._replace(target, lambda file: file.writelines([proto.SerializeToString()]))
+    with checkpoint._blame(f"export.onnx: path {path}"):
+        if whole:
+            checkpoint._replace(target, lambda file: file.writelines([proto.SerializeToString()]))
 
 
 def _refuse(owner: Module) -> None:
@@ -156,7 +171,24 @@ def _called(model: Any, owner: Module, example: Any, options: Any) -> tuple[Any,
     names = [name for name in bound.arguments if takes.parameters[name].kind < many]
     more = [f"args_{i}" for i in range(len(bound.args) - len(names))]
     given = [*zip([*names, *more], bound.args, strict=False), ("", bound.kwargs)]
-    return lambda *args: model(*args[:-1], **args[-1]), given, {}
+    known: dict[str, Names] = {}
+    if isinstance(owner, (*LAYERS, Conv1d)):
+        known |= dict.fromkeys(("h0", "state", "state_0", "state_1"), (None, "batch", None))
+    for name, value in [*given[:-1], *bound.kwargs.items()]:
+        known |= _decoder_axes(name, value) if isinstance(value, DecoderState) else {}
+    return lambda *args: model(*args[:-1], **args[-1]), given, known
+
+
+def _decoder_axes(name: str, state: DecoderState) -> dict[str, Names]:
+    """The axes of the parts of a decoder's state, but for what its attention keeps."""
+    found: dict[str, Names] = {}
+    for field, begin in (("hidden", ("batch",)), ("memory", ("batch", "memory")), ("mask", ("batch", "memory")),
+                         ("weights", ("batch", "memory")), ("fed", ("batch",))):
+        def note(key: str, part: Any, begin: Names = begin) -> None:
+            found[key] = (*begin, *[None] * (part.ndim - len(begin)))
+
+        _mapped(note, f"{name}_{field}", getattr(state, field))
+    return found
 
 
 def _stack_step(stack: Any, x: Any, state: LanguageState) -> tuple[Any, Given, dict[str, Names]]:
@@ -183,6 +215,14 @@ def _stack_step(stack: Any, x: Any, state: LanguageState) -> tuple[Any, Given, d
         "state_cache": ("batch", None, None, None, "past", None), "state_mask": ("batch", "memory"), **memory}
 
 
+def _label(owner: Module, path: str) -> str:
+    """The name and kind of a module of the model."""
+    return f"{path or 'the model'}, {type(dict(owner.named_modules()).get(path, owner)).__name__}"
+
+
+def _is_array(x: Any) -> bool: return hasattr(x, "ndim") and not isinstance(x, np.generic)
+
+
 def _mapped(change: Callable[[str, Any], Any], name: str, value: Any) -> Any:
     """`value` with change(name, array) in the place of each array and each list of numbers."""
     def below(key: Any, part: Any) -> Any: return _mapped(change, f"{name}_{key}" if name else str(key), part)
@@ -191,9 +231,9 @@ def _mapped(change: Callable[[str, Any], Any], name: str, value: Any) -> Any:
         return {key: below(key, part) for key, part in value.items()}
     if hasattr(value, "_fields"):
         return type(value)(*map(below, value._fields, value))
-    if isinstance(value, tuple) or (isinstance(value, list) and any(getattr(x, "ndim", 0) for x in value)):
+    if isinstance(value, tuple) or (isinstance(value, list) and any(map(_is_array, value))):
         return type(value)(itertools.starmap(below, enumerate(value)))
-    return change(name, value) if isinstance(value, list) or getattr(value, "ndim", False) else value
+    return change(name, value) if isinstance(value, list) or _is_array(value) else value
 
 
 def _named(inputs: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[dict[str, Names], dict[str, int]]:
@@ -215,7 +255,7 @@ def _named(inputs: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[dict[str
 def _usual(name: str, array: Any, lengths: Mapping[str, int]) -> Names:
     """The axes of an input that nobody named, beside those that were met before."""
     names: list[str | None] = [None] * array.ndim
-    batch = lengths.get("batch", array.shape[0])
+    batch = lengths.get("batch", *array.shape[:1])
     if batch not in array.shape[:2]:
         return tuple(names)
     names[array.shape.index(batch)] = "batch"
@@ -232,9 +272,11 @@ def _resized(array: Any, names: Names, sizes: Mapping[str, int], k: int) -> Any:
     for axis, name in enumerate(names):
         if name is not None:
             array = np.take(array, np.arange(sizes[name]) % array.shape[axis], axis)
-    array = np.roll(array, k)
+    array = np.roll(array, k) if array.ndim else array
+    if array.dtype == np.bool:  # so that how many are true is no length
+        return array ^ (np.arange(array.size).reshape(array.shape) ** 2 % 7 == k)
     if array.dtype.kind == "f":
-        return array * np.float32(1 - k / 8)
+        return array * np.float32((1, -0.875, 0.75)[k])  # of other signs, which branches look at
     return np.maximum(array - (k == 2), 0) if array.dtype.kind == "i" else array
 
 
@@ -264,14 +306,15 @@ def _traced(owner: Module, function: Any, given: Given, known: Mapping[str, Name
                  for (axis, n), (order, more) in zip(lengths.items(), ORDERS.items(), strict=False)}
         arrays = {name: _resized(array, axes[name], sizes, k) for name, array in inputs.items()}
         tensors = {name: ops.asarray(a) if home is None else ops.like(home, a) for name, a in arrays.items()}
-        trace, outputs = _Trace(owner), dict[str, Any]()
+        trace, outputs = _Trace(owner, [tensor._data for tensor in tensors.values()]), dict[str, Any]()
         try:
-            with no_grad(), trace:
+            with no_grad(), trace, _items_by(trace), np.errstate(all="ignore"):  # of log(x), where x changed its sign
                 out = function(*[_mapped(lambda name, _: tensors[name], *pair) for pair in given])  # noqa: B023
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
-            shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in tensors.items())
-            raise ValueError(f"export.onnx: the model refuses the example at another size, {shapes}, where {axes} "
-                             f"vary: say which do, axes={{...}}, or give a smaller example: {error}") from error
+            shapes = [f"{name} (" + ", ".join(f"{axis}={n}" if axis else str(n) for axis, n in zip(
+                axes[name], tensor.shape, strict=True)) + ")" for name, tensor in tensors.items()]
+            raise ValueError(f"export.onnx: the model refuses the example at another size, {', '.join(shapes)}: say "
+                             f"which axes vary, axes={{...}}, or give a smaller example: {error}") from error
         _mapped(outputs.__setitem__, "output", out)
         traces.append((tensors, trace.calls, outputs))
     return axes, traces
@@ -298,8 +341,9 @@ def _wrapped(value: Any) -> Any:
 class _Trace(Calls):
     """A run of the model: the ops that it calls, and its recurrent layers as one call each."""
 
-    def __init__(self, owner: Module) -> None:
+    def __init__(self, owner: Module, given: Sequence[Array]) -> None:
         super().__init__()
+        self.owner, self.given = owner, given
         self.calls: list[_Call] = []
         self.path, self.whole, self.running = "", False, list[Any]()
         self.names = {id(module): name for name, module in owner.named_modules()}
@@ -345,8 +389,34 @@ class _Trace(Calls):
             raise _NotInOnnx(f"`{name}` has no form in ONNX here")
         return tuple(_unwrapped(out)) if isinstance(out, tuple) else out._data, None
 
+    def item(self, plain: Callable[..., Any], tensor: Tensor) -> Any:
+        """What `tensor.item()` returns, unless it follows from what is given."""
+        varies = {*map(id, self.given)}
+        for call in self.calls:
+            if not varies.isdisjoint(map(id, flat(call.args))):
+                varies.update(map(id, flat(call.outs)))
+        if id(tensor._data) in varies:
+            raise _NotInOnnx(f"{_label(self.owner, self.path)}: item(), int(), float() or bool() of what depends "
+                             "on the input would stay as it is: use functions of tinyseq, such as ts.where")
+        return plain(tensor)
+
     def _add(self, name: str, args: list[Any], outs: Any) -> None:
         self.calls.append(_Call(name, self.path, _unwrapped(args), _unwrapped(outs)))
+
+
+@contextmanager
+def _items_by(trace: _Trace) -> Iterator[None]:
+    """Ask `trace` for what `item()` of this thread's Tensors returns; int(), float() and bool() call it, too."""
+    plain = Tensor.item
+
+    def item(tensor: Tensor) -> Any: return trace.item(plain, tensor) if trace in trace.stack.get() else plain(tensor)
+
+    with _lock:
+        setattr(Tensor, "item", item)  # noqa: B010 - not in type checkers' sight
+        try:
+            yield
+        finally:
+            setattr(Tensor, "item", plain)  # noqa: B010
 
 
 # --- what stands in the file ------------------------------------------------------------------------------------------
@@ -356,14 +426,13 @@ class _Graph:
 
     def __init__(self, package: Any, owner: Module) -> None:
         self.helper, self.numpy = package.helper, package.numpy_helper
-        self.nodes: list[Any] = []
+        self.owner, self.nodes = owner, list[Any]()
         self.weights: dict[str, Any] = {}
         self.path = ""
         self.known: dict[tuple[int, ...], _Value] = {}          # by the ids of an array at each of the sizes
         self.axes: dict[_Length, tuple[str, int]] = {}          # of each length that varies, a value that has it
         self.made: dict[Any, str] = {}                          # lengths and constants
         self.tensors = dict(owner.named_tensors())
-        self.kinds = {name: type(module).__name__ for name, module in [("", owner), *owner.named_modules()]}
         for name, tensor in self.tensors.items():
             self.known.setdefault((id(tensor._data),) * 3, _Value(name, tensor.dtype, tensor.shape))
 
@@ -378,7 +447,7 @@ class _Graph:
         return made[0] if outputs == 1 else made
 
     def refuse(self, text: str) -> Never:
-        raise _NotInOnnx(f"{self.path or 'the model'}, {self.kinds[self.path]}: {text}")
+        raise _NotInOnnx(f"{_label(self.owner, self.path)}: {text}")
 
     def weight(self, name: str, array: Any) -> str:
         self.weights[name] = self.numpy.from_array(np.ascontiguousarray(array), name)
@@ -624,7 +693,7 @@ class _Ops(_Graph):
 
     bitwise_and, bitwise_or, bitwise_xor, bitwise_invert = map(_typed, "And Or Xor Not".split())  # of booleans alone
     logaddexp = _cast(lambda g, a, b, dtype: g("Add", g("Max", a, b), g("Log", g("Add", g.constant(1, dtype), g(
-        "Exp", g("Neg", g("Abs", g("Sub", a, b))))))))
+        "Exp", g("Where", g("Equal", a, b), g.constant(0, dtype), g("Neg", g("Abs", g("Sub", a, b)))))))))  # -inf twice
     floor_divide = _cast(lambda g, a, b, dtype: g("Floor", g("Div", a, b)) if dtype.kind == "f" else g(
         "Div", g("Sub", a, g("Mod", a, b)), b))  # Div alone rounds towards 0
     remainder = _cast(lambda g, a, b, dtype: g("Mod", a, b) if dtype.kind != "f" else g(

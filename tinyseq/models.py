@@ -172,12 +172,15 @@ def _relative(table: Embedding, steps: int) -> Tensor:
     """What is added to scores, (heads, T, T): numbers of a `table` (buckets, heads), half of the buckets for what comes
     later, half for what came before, wider the farther, to 128 (T5, Raffel et al. 2020, section 2.1; MPNet).
     """
-    ahead = np.arange(steps) - np.arange(steps)[:, None]
     half = len(table.weight) // 2
-    exact, far = half // 2, np.abs(ahead)
+    exact = half // 2
+    far = np.arange(exact + 129)  # as far as the last is all that is farther
     ratio = np.log(np.maximum(far, 1).astype(np.float32) / exact) / math.log(128 / exact) * (half - exact)
     bucket = np.where(far < exact, far, np.minimum(exact + ratio.astype(np.int64), half - 1))
-    return ops.permute_dims(table(bucket + half * (ahead > 0)), (2, 0, 1))
+    place = ops.like(table.weight, np.arange(steps))
+    ahead = place - place[:, None]
+    near = ops.like(table.weight, bucket)[ops.minimum(ops.abs(ahead), len(far) - 1)]
+    return ops.permute_dims(table(near + half * (ahead > 0)), (2, 0, 1))
 
 
 class Headless(LanguageModel):
