@@ -94,8 +94,8 @@ class CompiledProducts(threads.ProductKernels):
         work = a.size * b.shape[-1] if a.ndim == b.ndim > 1 and a.dtype == b.dtype else 0
         n = min(threads.many, work // (WORTH // 2))
         shape = (*a.shape[:-1], *b.shape[-1:])
-        if n < 2 or work < threads.large or (*a.shape[:-2], a.shape[-1]) != b.shape[:-1] or out is not None and (
-                out.shape != shape or np.may_share_memory(out, a) or np.may_share_memory(out, b)):
+        if n < 2 or work < threads.large or (*a.shape[:-2], a.shape[-1]) != b.shape[:-1] or (out is not None and (
+                out.shape != shape or np.may_share_memory(out, a) or np.may_share_memory(out, b))):
             return super().matmul(a, b, out)
         y = np.empty(shape, a.dtype) if out is None else out
         turned = a.ndim == 2 and y.shape[0] < y.shape[1]  # then y.T = b.T @ a.T
