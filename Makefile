@@ -83,7 +83,7 @@ lint: $(READY)  ## ruff
 # mypy does not follow the mapped backends/ in an editable install: it looks at a normal one, from outside.
 USERS_PROGRAM := import tinyseq as ts; y: ts.Tensor = ts.tanh(ts.tensor([1.0]))
 types: $(READY)  ## mypy --strict on the installed package, and on a line that uses it; what mypy and pyright tell users
-	rm -rf build $(TYPES)
+	rm -rf build/lib build/bdist.* $(TYPES)   # of an earlier wheel, which would come into this one
 	$(PYTHON) -m venv $(TYPES)
 	$(TYPES)/bin/pip install --quiet . hypothesis   # whose decorators laws.py wears
 	cd $(TYPES) && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --python-executable bin/python -p tinyseq

@@ -19,9 +19,12 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
+import tinyseq as ts
+from tinyseq.engine.methods import Standard
+
 ROOMS = """
     tinyseq random nn nn.init nn.convert functional optim optim.schedules data decode checkpoint models metrics logs
-    plot lens glance runs distributed testing
+    plot lens glance runs distributed export testing
 """.split()
 LARGE = 30                                      # more names than a page should have
 ROOT = Path(__file__).parents[2]
@@ -44,8 +47,8 @@ def public(module: ModuleType) -> dict[str, object]:
 
 
 def methods(cls: type) -> Iterator[tuple[str, Any]]:
-    """The methods and properties of a class that have a docstring."""
-    for name, found in vars(cls).items():
+    """The methods and properties of a class that have a docstring; a Tensor's, those too that a base keeps for it."""
+    for name, found in {**(vars(Standard) if cls is ts.Tensor else {}), **vars(cls)}.items():
         found = getattr(found, "__func__", found)
         if not name.startswith("_") and isinstance(found, (FunctionType, property)) and found.__doc__:
             yield name, found
@@ -109,6 +112,7 @@ def entry(where: str, name: str, value: object) -> Iterator[str]:
     yield ""
     if isinstance(value, type) and not issubclass(value, np.generic):
         yield from [f".. autoclass:: {where}.{name}", "   :members:", "   :member-order: bysource"]
+        yield from ["   :inherited-members:"] if value is ts.Tensor else []
     elif callable(value) and not isinstance(value, type):
         yield f".. autofunction:: {where}.{name}"
     else:
@@ -246,7 +250,7 @@ def signature(app: Sphinx, what: str, name: str, value: Any, *about: object) -> 
                          default=Written(f"np.{p.default.__name__}") if inspect.isclass(p.default)
                          and issubclass(p.default, np.generic) else p.default) for p in found.parameters.values()]
     where, _, own = name.rpartition(".")
-    if what == "method" and not isinstance(vars(NAMES.get(where))[own], (staticmethod, classmethod)):
+    if what == "method" and not isinstance(inspect.getattr_static(NAMES.get(where), own), (staticmethod, classmethod)):
         del written[0]                          # self, or of Tensor's functions the tensor
     returned = found.return_annotation
     said = str(returned) if isinstance(returned, str) and what != "class" else ""
@@ -259,7 +263,7 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     value = inspect.unwrap(getattr(value, "fget", value))
     try:
         file, line = inspect.getsourcefile(value), inspect.getsourcelines(value)[1]
-    except TypeError:
+    except (TypeError, OSError):                # of C, or a class whose module is said to be another than its file's
         return None
     return f"../source/{Path(file or '').relative_to(ROOT).as_posix()}.html#line-{line}"
 

@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -34,6 +35,7 @@ ASKED = ROOT / "docs/_playground"
 BROUGHT = {                                     # what each playground needs in a browser
     "attention": "weights.py attention.py pronounce.py _commands.py pronounce.safetensors",
     "gates": "weights.py gates.py sentiment.py _commands.py gates.safetensors"}
+CELLS = ROOT / "docs/cells"
 KEPT = ROOT / "build/cells"                     # outputs, by what made them
 PYODIDE = "https://cdn.jsdelivr.net/pyodide/v0.27.7/full/"
 
@@ -50,6 +52,13 @@ def output(path: Path) -> dict[str, str]:
         kept.write_text(done.stdout, "utf-8")
     found: dict[str, str] = json.loads(kept.read_text("utf-8"))
     return found
+
+
+def outputs(app: Sphinx) -> None:
+    """Run cells on all cores before pages are read: a process that reads some pages would run theirs one by one."""
+    package()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        [*pool.map(output, sorted(CELLS.glob("*.py")))]
 
 
 @cache
@@ -127,5 +136,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("playground", Playground)
     app.add_css_file("cells/cells.css")
     app.add_js_file("cells/cells.js", defer="defer")
+    app.connect("builder-inited", outputs)
     app.connect("build-finished", wheel)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

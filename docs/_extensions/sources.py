@@ -25,6 +25,7 @@ SHOWN = ("tinyseq/**/*.py", "backends/**/*.py", "backends/*.cu", "examples/*.py"
          "tests/benchmarks/**/*.py", "tests/cupy_on_cpu/*.md", ".ci/run")
 FILES = sorted({path.relative_to(ROOT) for pattern in SHOWN for path in ROOT.glob(pattern)})
 FOLDERS = {folder for file in FILES for folder in file.parents if folder.name}
+TREES: dict[int, str] = {}
 INCLUDED = {"README.md": "index", "CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing"}
 
 
@@ -128,6 +129,13 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
             yield page_of(folder), {"title": folder.as_posix(), "body": body}, "page.html"
 
 
+def tree(app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """The tree of pages beside a file, which is not in it: one for all files that lie as deep."""
+    if name.startswith("source/"):
+        depth, make = name.count("/"), context["toctree"]
+        context["toctree"] = lambda **how: TREES.get(depth) or TREES.setdefault(depth, make(**how))
+
+
 def below(app: Sphinx, name: str, source: list[str]) -> None:
     """The pages in a folder of a page's name, as its tree: it lists them itself, so that GitHub shows them too."""
     if (Path(app.srcdir) / name).is_dir():
@@ -139,4 +147,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_lexer("mermaid", TextLexer)         # GitHub draws it
     app.connect("html-collect-pages", pages)
     app.connect("source-read", below)
+    app.connect("html-page-context", tree, priority=400)        # before the theme, which asks for it
     return {"parallel_read_safe": True, "parallel_write_safe": True}
