@@ -96,6 +96,8 @@ class Links(HTMLParser):
 
 
 def test_no_link_and_no_picture_leads_nowhere() -> None:
+    if not PAGES:
+        pytest.skip("there is no site: make site")
     assert len(SEEN) > 40
     found = {page: Links(page) for page in PAGES}
     dead = []
