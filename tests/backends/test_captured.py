@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tinyseq.backends import captured
 from tinyseq.backends.captured import WORDS, Recording
@@ -21,6 +21,7 @@ class Somewhere(Recording):
 
 
 @given(st.lists(st.lists(st.floats(-9, 9), min_size=1, max_size=WORDS), max_size=9))
+@example([[1.0] * 300, [2.0] * 300, [3.0] * 148, [4.0]])
 def test_numbers_find_their_places_again_and_no_two_share_one(some: list[list[float]]) -> None:
     recording, found = Somewhere(), list[int]()
 
