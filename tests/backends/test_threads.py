@@ -55,8 +55,8 @@ def product(*shapes: tuple[int, ...], **named: Any) -> Any:
 
 
 def run(program: str, **variables: str) -> list[str]:
-    """What a process prints in which nothing is said but by `variables`."""
-    bare = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    """What a process prints in which nothing is said but by `variables`, on NumPy's backend."""
+    bare = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")} | {"TINYSEQ_BACKEND": "numpy"}
     done = subprocess.run([sys.executable, "-c", program], env=bare | variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
