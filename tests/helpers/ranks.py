@@ -41,8 +41,10 @@ ALLOWED = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 def start(ranks: int, *command: object, cwd: Path | None = None) -> subprocess.Popen[str]:
     """`mpiexec -n RANKS python COMMAND`, in a process group of its own."""
     mark = {"TINYSEQ_TEST_RUN": uuid.uuid4().hex}
+    inherited = dict(os.environ)
+    inherited.pop("PYTHONUNBUFFERED", None)     # a rank's print is written at once, or its lines mix with another's
     process = subprocess.Popen([MPIEXEC, "-n", str(ranks), sys.executable, *map(str, command)], text=True,
-                               env=os.environ | ALLOWED | mark, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=inherited | ALLOWED | mark, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                start_new_session=True, cwd=cwd)
     process.mark = mark["TINYSEQ_TEST_RUN"]  # type: ignore[attr-defined]
     return process
