@@ -1,12 +1,14 @@
-"""What `help()` shows: an example of every public class and function, which is run, and what each method does."""
+"""What `help()` shows of all that is public: shapes, dtypes, what a method does, and an example, which is run."""
 
 import doctest
 import inspect
 import re
+import zipfile
 from collections.abc import Iterator
-from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +17,29 @@ import tinyseq as ts
 from tinyseq import functional, nn
 from tinyseq.engine.methods import Standard
 
-ROOMS = ["tinyseq", *(f"tinyseq.{room}" for room in """
-    checkpoint data decode distributed export functional glance lens logs metrics models nn nn.convert nn.init optim
-    optim.schedules plot random runs testing
-""".split())]
-if find_spec("matplotlib") is None:
-    ROOMS.remove("tinyseq.plot")
+ROOT = Path(__file__).parents[1]
+MISSING = () if find_spec("matplotlib") else ("plot",)
 NEEDED = {"metrics.token_error_rate": "rapidfuzz", "metrics.TokenErrorRate": "rapidfuzz", "metrics.BLEU": "sacrebleu",
           "metrics.CHRF": "sacrebleu", "logs.progress": "tqdm", "logs.TensorBoard": "tensorboardX",
-          "data.Tokenizer": "tokenizers", "export.onnx": "onnx"}
+          "data.Tokenizer": "tokenizers", "export.onnx": "onnx", "nn.convert.from_onnx_nodes": "onnx",
+          "nn.convert.from_keras_layers": "h5py"}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+TENSORS = re.compile(r"(?<!str, )(?<!Iterable\[)\b(Tensor|Like|ArrayLike|Array|Outs?|Host|ndarray|NDArray)\b")
+FIRST = r"\.\.\.|\d* ?[A-Z][^\W_]?|[a-z]|num|n_rows|ranks|rows|outputs|heads D"
+SHAPE = re.compile(          # (B, T, H), of x's shape, ...; or `x.shape` in an example
+    rf"\((\.\.\.\)|({FIRST}),(\s*(\.\.\.|[\w' +*/-]{{1,20}}),?)*\))|\b[Ss]hapes?\b|\bbroadcast|\bby entry\b|"
+    r"\b0-dimensional\b|\bwith length 1\b|\bone (number|element)\b|\.shape\b")
+DTYPE = re.compile(r"dtype|float(16|32|64|ing)|int(64|eger)|[Bb]oolean|True where|whole numbers")
+
+
+def rooms(name: str, room: ModuleType) -> Iterator[tuple[str, ModuleType]]:
+    """The modules that users see: this one, and those that it shows as its own."""
+    yield name, room
+    for key in dir(room):
+        if not key.startswith("_") and key not in ("backends", *MISSING):
+            below = getattr(room, key)
+            if isinstance(below, ModuleType) and below.__name__.startswith(f"{room.__name__}."):
+                yield from rooms(f"{name}.{key}", below)
 
 
 def public(room: ModuleType) -> Iterator[tuple[str, object]]:
@@ -39,21 +54,60 @@ def public(room: ModuleType) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
-SHOWN = {f"{room}.{name}": value for room in ROOMS for name, value in public(import_module(room))}
+def members(cls: type) -> Iterator[tuple[str, Any]]:
+    """The public methods and properties of a class, but what Module, Tensor or a tuple gave it as it is."""
+    for name in dir(cls):
+        found = inspect.getattr_static(cls, name)
+        owner = next(base for base in cls.__mro__ if name in vars(base))
+        if not name.startswith("_") and isinstance(found, (FunctionType, property, classmethod, staticmethod)) and (
+                owner is cls or owner not in (nn.Module, ts.Tensor, tuple)):
+            yield name, found
+
+
+ROOMS = dict(rooms("tinyseq", ts))
+SHOWN = {f"{room}.{name}": value for room, module in ROOMS.items() for name, value in public(module)}
 SHOWN |= {f"tinyseq.Tensor.{name}": value for name, value in {**vars(Standard), **vars(ts.Tensor)}.items()
-          if not name.startswith("_") and inspect.isfunction(value)}
+          if not name.startswith("_") and isinstance(value, (FunctionType, property))}
+MEMBERS = {(name, member): found for name, value in SHOWN.items() if inspect.isclass(value) and value is not ts.Tensor
+           and not issubclass(value, Exception) for member, found in members(value)}
 
 
-@pytest.mark.parametrize("name", SHOWN)
-def test_every_public_name_has_an_example_that_runs(name: str, tmp_path, monkeypatch) -> None:
+def docstring(name: str, member: str = "") -> tuple[type | None, str]:
+    """What is said of a name, or a member of it: by the class itself or one above; and the class that says it."""
+    value = SHOWN[name]
+    if not member:
+        return None, inspect.getdoc(value) or ""
+    assert isinstance(value, type)
+    texts = {base: getattr(getattr(found, "__func__", found), "__doc__", "") for base in value.__mro__
+             if (found := vars(base).get(member))}
+    return next(((base, text) for base, text in texts.items() if text), (None, ""))
+
+
+def examples(name: str) -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder(recurse=inspect.isclass(SHOWN[name]))
+    given = {"ts": ts, "nn": nn, "F": functional, "np": np}
+    return [test for test in finder.find(SHOWN[name], name.rpartition(".")[2], globs=given) if test.examples]
+
+
+@pytest.fixture
+def ready(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A name whose examples may run now: in an empty folder, but for the files that they read."""
+    name: str = request.param
     for needed in NEEDED.get(name.partition(".")[2], "").split():
         pytest.importorskip(needed, reason=f"{needed} is not installed (pip install 'tinyseq[examples,test]')")
     monkeypatch.chdir(tmp_path)
+    zipfile.ZipFile(ROOT / "tests/data/frameworks/keras.zip").extract("model.keras")
     ts.manual_seed(0)
-    given = {"ts": ts, "nn": nn, "F": functional, "np": np}
-    finder = doctest.DocTestFinder(recurse=inspect.isclass(SHOWN[name]))
-    tests = [test for test in finder.find(SHOWN[name], name.rpartition(".")[2], globs=given) if test.examples]
-    assert tests, f"{name} has no example (`>>> ...`) in its docstring"
+    return name
+
+
+@pytest.mark.parametrize("ready", SHOWN, indirect=True)
+def test_every_public_name_has_an_example_that_runs(ready: str) -> None:
+    tests = examples(ready)
+    assert tests, f"{ready} has no example (`>>> ...`) in its docstring"
+    sources = "".join(example.source for test in tests for example in test.examples)
+    assert "+SKIP" not in sources
+    assert inspect.isclass(SHOWN[ready]) or ready.rpartition(".")[2] in sources, f"{ready} is not in its own example"
     for test in tests:
         runner = doctest.DocTestRunner(optionflags=OPTIONS, verbose=False)
         said: list[str] = []
@@ -62,32 +116,77 @@ def test_every_public_name_has_an_example_that_runs(name: str, tmp_path, monkeyp
         assert not runner.failures, "".join(said)
 
 
-def methods(cls: type) -> Iterator[str]:
-    """The public methods and properties of a class, but what Module, Tensor or a tuple gave it as it is."""
-    for name in dir(cls):
-        found = inspect.getattr_static(cls, name)
-        owner = next(base for base in cls.__mro__ if name in vars(base))
-        if not name.startswith("_") and (inspect.isfunction(found) or isinstance(found, property)) and (
-                owner is cls or owner not in (nn.Module, ts.Tensor, tuple)):
-            yield name
+def test_every_room_is_on_the_site() -> None:
+    listed = re.search(r'^ROOMS = """(.*?)"""', (ROOT / "docs/_extensions/api.py").read_text("utf-8"), re.DOTALL | re.M)
+    assert listed and {*listed[1].split()} - {*MISSING} == {name.removeprefix("tinyseq.") for name in ROOMS}
 
 
-METHODS = [(name, method) for name, value in SHOWN.items() if inspect.isclass(value)
-           and name.split(".")[1] in "data distributed glance logs metrics nn optim runs testing".split()
-           for method in methods(value)]
+# --- shapes and dtypes ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "method"), METHODS)
-def test_every_method_says_what_it_does(name: str, method: str) -> None:
+def of_tensors(value: Any) -> bool:
+    """Whether it takes or gives tensors or arrays, as its annotations say; many under names are not looked into."""
+    value = getattr(value, "fget", None) or getattr(value, "__func__", value)
+    try:
+        found = inspect.signature(value)
+    except (TypeError, ValueError):
+        return False
+    said = [found.return_annotation, *(p.annotation for p in found.parameters.values())]
+    return any(TENSORS.search(str(annotation)) for annotation in said)
+
+
+SHAPED = [(name, "") for name, value in SHOWN.items() if not inspect.isclass(value) and of_tensors(value)]
+SHAPED += [pair for pair, value in MEMBERS.items() if of_tensors(value)]
+
+
+@pytest.mark.parametrize(("name", "member"), SHAPED)
+def test_whatever_takes_or_gives_tensors_says_their_shapes(name: str, member: str) -> None:
+    said = docstring(name, member)[1]
+    assert SHAPE.search(said), f"{name} {member}: no shape, such as (B, T, H) or \"of x's shape\", in: {said}"
+
+
+def dtypes(value: Any) -> Iterator[np.dtype[Any]]:
+    """Those of tensors and arrays, in lists, tuples and dicts too."""
+    if hasattr(value, "dtype"):
+        yield np.dtype(value.dtype)
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        yield from dtypes(part)
+
+
+FUNCTIONS = [name for name, member in SHAPED if not member and not name.startswith("tinyseq.Tensor.")]
+
+
+@pytest.mark.parametrize("ready", FUNCTIONS, indirect=True)
+def test_a_dtype_that_no_argument_has_is_said(ready: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a function whose example has it."""
+    function: Any = SHOWN[ready]
+    new: set[np.dtype[Any]] = set()
+
+    def watched(*args: Any, **options: Any) -> Any:
+        result = function(*args, **options)
+        new.update({*dtypes(result)} - {*dtypes((args, options))})
+        return result
+
+    room, _, name = ready.rpartition(".")
+    monkeypatch.setattr(ROOMS[room], name, watched)
+    for test in examples(ready):
+        doctest.DocTestRunner(optionflags=OPTIONS, verbose=False).run(test, out=lambda said: None)
+    said = re.sub(r"^\s*(>>>|\.\.\. ).*", "", docstring(ready)[1], flags=re.MULTILINE)
+    assert not new or DTYPE.search(said), f"{ready} gives {new}, and does not say so"
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "member"), MEMBERS)
+def test_every_method_says_what_it_does(name: str, member: str) -> None:
     """In its own docstring, or that of the method which it replaces; but what Module says of all is not enough."""
     cls = SHOWN[name]
-    assert isinstance(cls, type)
-    texts = {base: getattr(vars(base).get(method), "__doc__", "") for base in cls.__mro__}
-    above, said = next(((base, text) for base, text in texts.items() if text), (None, ""))
-    general = above is nn.Module and cls is not nn.Module and method != "extra_repr"
-    assert said and not general, f"{name}.{method} has no docstring of its own"
-    if method in ("forward", "step", "start", "read") and name.startswith("tinyseq.nn.") and cls is not nn.Module:
-        assert re.search(r"\((B|E|\.\.\.)[,)]", said), f"{name}.{method} does not say of which shape x is: {said}"
+    above, said = docstring(name, member)
+    general = above is nn.Module and cls is not nn.Module and member != "extra_repr"
+    assert said and not general, f"{name}.{member} has no docstring of its own"
+    if member in ("forward", "step", "start", "read") and name.startswith("tinyseq.nn.") and cls is not nn.Module:
+        assert re.search(r"\((B|E|\.\.\.)[,)]", said), f"{name}.{member} does not say of which shape x is: {said}"
 
 
 @pytest.mark.parametrize("name", [name for name in SHOWN if name.startswith("tinyseq.nn.")])

@@ -117,7 +117,8 @@ def _map(where: str, f: Callable[[Any], Any], state: Any) -> Any:
 
 
 def take_rows(state: Any, rows: Any) -> Any:
-    """A decoder's state for some rows of its batch, in the order given, a row as often as it is named.
+    """A decoder's state for some rows of its batch, in the order given, a row as often as it is named: each Tensor and
+    array (B, ...) becomes (N, ...) by the integers `rows` (N,); what is neither stays.
 
     >>> ts.decode.take_rows({"h": ts.tensor([[1.0], [2.0]]), "place": 7}, [1, 1])
     {'h': tensor([[2.],
@@ -240,7 +241,8 @@ def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
            generator: random.Generator | None = None) -> list[Hypothesis]:
     """A random token at each step, until `end` or `max_length` tokens: one Hypothesis a row of the batch.
 
-    Arguments as for `greedy`; tokens are drawn as `stream` says. Scores are log-probabilities of the model as it is.
+    Arguments and shapes as for `greedy`; tokens are drawn as `stream` says. Scores are log-probabilities of the model
+    as it is.
 
     >>> class Dice:                                             # tokens 0 to 5, each as likely
     ...     def step(self, tokens, state):
@@ -255,7 +257,8 @@ def sample(decoder: Any, state: Any, start: Like, end: int, max_length: int, tem
 def stream(decoder: Any, state: Any, start: Like, end: int, max_length: int, temperature: float = 0.0, *,
            top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0,
            seed: int | Sequence[int] | None = None, generator: random.Generator | None = None) -> Iterator[Step]:
-    """One token a row after the other, as they come: a Step for each step in time. Arguments as for `greedy`.
+    """One token a row after the other, as they come: a Step for each step in time. Arguments and shapes as for
+    `greedy`.
 
     Temperature 0 takes the most probable token. Otherwise tokens are drawn from p = softmax(logits / temperature), cut
     down to the `top_k` most probable; of these, to the fewest most probable with at least `top_p` of what they have
@@ -359,7 +362,7 @@ def beam(decoder: Any, state: Any, start: Like, end: int, max_length: int, width
          length_penalty: float | None = None, min_length: int = 0, normalize: str = "wu",
          keep_ended: bool = False) -> list[list[Hypothesis]]:
     """Beam search: for each row of the batch its `n_best` hypotheses, best first (fewer where no more are possible;
-    where none is, one without tokens, of score -inf). `decoder`, `state`, `start` and `end` as for `greedy`.
+    where none is, one without tokens, of score -inf). Arguments and shapes as for `greedy`.
 
     At each step the `width` best extensions by one token are kept; those that end leave the beam. Hypotheses Y are
     ranked by score / ((5 + |Y|) / 6)^length_penalty (Wu et al. 2016, equation 14), by default 0, or with
@@ -482,7 +485,7 @@ def _top(logs: Tensor, k: int) -> tuple[Any, Any]:
 
 
 def score(decoder: Any, state: Any, start: Like, target: Like, lengths: Like = None, align: bool = False) -> Scores:
-    """The log-probability of given tokens, by teacher forcing, differentiably.
+    """The log-probability of given tokens, by teacher forcing, differentiably; in the logits' dtype.
 
     `decoder(tokens (B, T), state)` gives logits (B, T, V), with `lengths=` if its `forward` takes them; `start` is the
     first token, or one a row (B,).

@@ -99,7 +99,7 @@ def onnx(model: Any, path: str | os.PathLike[str], *example: Any,
     tinyseq.
 
     >>> tagger = nn.Sequential(nn.Embedding(100, 8), nn.Linear(8, 3)).eval()
-    >>> ts.export.onnx(tagger, "tagger.onnx", [[1, 2, 3], [4, 5, 6]])                # doctest: +SKIP
+    >>> ts.export.onnx(tagger, "tagger.onnx", [[1, 2, 3], [4, 5, 6]])
 
     Errors: checkpoint.CheckpointError, or CheckpointOSError, for a path that cannot be written. ValueError for a model
     in training mode, for weights of another dtype, and, by name, for what ONNX or onnxruntime cannot do: cells that run

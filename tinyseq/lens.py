@@ -29,7 +29,7 @@ def gradients_through_time(layer: Any, x: Like, loss: Callable[[Tensor], Tensor]
 
     `layer` is an RNN, GRU, LSTM, MinGRU, MinLSTM, LRU or Scan, of one layer in one direction; x is (B, T, I); `loss`
     takes the layer's output (B, T, H). The derivative is the total one, by way of the output at step t and of all later
-    steps: the sequence is fed step by step. Past the end of a row it is 0.
+    steps: the sequence is fed step by step. Past the end of a row it is 0. All are float64.
 
     >>> rnn = nn.RNN(1, 1, nonlinearity="relu")
     >>> _ = [nn.init.constant_(weight, 0.5) for weight in rnn.parameters()]     # each step back halves it
@@ -84,7 +84,7 @@ def retained(layer: Any, x: Like, lengths: Any = None) -> Host:
 
 
 def gate_saturation(layer: Any, x: Like, lengths: Any = None) -> dict[str, Host]:
-    """For each gate of a GRU (r, z) or LSTM (i, f, o) the fractions below 0.1 and above 0.9 by step, (T, 2).
+    """For each gate of a GRU (r, z) or LSTM (i, f, o) the fractions below 0.1 and above 0.9 by step, (T, 2), float64.
 
     Over the hidden units of all rows that have not ended; `layer` has one layer, of which the direction forwards
     counts. A MinGRU's gate is z, a MinLSTM's f, as a share of f + i; of an RNN, LRU or Scan there are none. The papers'

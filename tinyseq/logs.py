@@ -244,7 +244,8 @@ class TensorBoard:
 
 @check.explained
 def read(path: str | os.PathLike[str]) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """The figures in the file of a `CSV`: by name the steps and the values, two arrays (N,), without empty places.
+    """The figures in the file of a `CSV`: by name two arrays (N,), the steps, int64, and the values, float64, without
+    empty places.
 
     A file may be read while it is written: a line that is not whole does not count.
 

@@ -118,10 +118,6 @@ class Bert(Module):
     """BERT's encoder (Devlin et al. 2019): tokens, positions and segments embedded and summed, then post-norm layers.
     RoBERTa and XLM-R are the same; DistilBERT has no `segments` (None); ELECTRA's embeddings may have another size,
     `embedding_size`, and are then projected; MPNet adds to its scores a number for each of `buckets` distances.
-
-    forward(tokens (B, T), lengths (B,) or None, types (B, T), which segment, or None for 0) -> hidden (B, T, E), 0
-    after a row's end, and the pooler's tanh(W h_1 + b) of the first position, (B, E), or None without a pooler.
-
     >>> model = ts.models.Bert(vocab_size=100, d_model=8, nhead=2, num_layers=1, dim_feedforward=16).eval()
     >>> hidden, pooled = model([[5, 7, 9]])
     >>> hidden.shape, pooled.shape
@@ -151,6 +147,8 @@ class Bert(Module):
         self.pooler: Linear | None = Linear(d_model, d_model, dtype=dtype)
 
     def forward(self, tokens: Like, lengths: Like = None, types: Like = None) -> tuple[Tensor, Tensor | None]:
+        """tokens (B, T), lengths (B,) or None, types (B, T), which segment, or None for 0: integers -> hidden
+        (B, T, E), 0 after a row's end, and the pooler's tanh(W h_1 + b) of the first position (B, E), or None."""
         tokens, cut = cut_padding("Bert", tokens, lengths, self.positions.weight.shape[0])
         types = types if types is None or not cut else ops.asarray(types)[:, : tokens.shape[1]]
         words = self.embedding(tokens)
@@ -204,9 +202,6 @@ class Headless(LanguageModel):
 class Classifier(Module):
     """A `model`, a `Bert` or `Headless`, and a `head` that makes logits of its vectors, for as many `labels`, if they
     have names: for `each` token, or for a row, of the pooler, the first position or, of a `Headless`, the last.
-
-    forward(tokens (B, T), lengths (B,) or None, types (B, T) or None) -> logits (B, labels), or (B, T, labels)
-
     >>> bert = ts.models.Bert(vocab_size=100, d_model=8, nhead=2, num_layers=1, dim_feedforward=16)
     >>> tagger = ts.models.Classifier(bert, nn.Linear(8, 3), each=True, labels=["O", "B", "I"])
     >>> tagger([[5, 7, 9]], lengths=[2]).shape
@@ -223,6 +218,7 @@ class Classifier(Module):
         self.labels = None if labels is None else tuple(labels)
 
     def forward(self, tokens: Like, lengths: Like = None, types: Like = None) -> Tensor:
+        """tokens (B, T), lengths (B,) or None, types (B, T) or None -> logits (B, labels), or (B, T, labels)."""
         if isinstance(self.model, Bert):
             hidden, pooled = self.model(tokens, lengths, types)
             row = hidden[:, 0] if pooled is None else pooled

@@ -267,7 +267,7 @@ def words(rows: Sequence[Sequence[str]], values: Sequence[ArrayLike], title: str
 
     Args:
         rows: the words of each sentence; or those of one sentence alone.
-        values: for each sentence as many numbers from 0 to 1 as it has words; or those of one sentence alone.
+        values: for each sentence of n words (n,) numbers from 0 to 1; or those of one sentence alone.
         title: what the colours say.
         path: the file to write, or None.
 

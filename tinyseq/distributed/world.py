@@ -99,7 +99,7 @@ class World:
         return self.start(said)
 
     def alike(self, begun: Exchange) -> Array:
-        """Every rank's size. A RuntimeError on all ranks where they do not make the same call."""
+        """The sizes that the ranks told, int64 (ranks,). A RuntimeError on all where they do not make one call."""
         self.wait(begun)
         calls, sizes = begun.array
         if other := int(np.argmax(calls != calls[0])):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it costs more than the rest of this module
 
 @explained
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """A new tensor with a copy of `data`: a number, nested lists, an array or a Tensor.
+    """A new tensor with a copy of `data`, of its shape: a number, nested lists, an array or a Tensor.
 
     Python's and NumPy's numbers become float32, int64 or bool; arrays keep their dtype, and a device's array its
     backend. Numbers that a narrower integer dtype does not hold are a ValueError, and so are lists of unequal lengths.
@@ -40,8 +40,9 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
 
 @explained
 def asarray(data: Any, dtype: Any = None, *, device: str | None = None, copy: bool | None = None) -> Tensor:
-    """Like `tensor`, but shares memory where it can; a Tensor is returned as it is, or as `dtype`. With `copy` it never
-    shares, and where that is False it is an error not to; `device` is the name of a backend.
+    """Like `tensor`, of the same shape and dtype, but shares memory where it can; a Tensor is returned as it is, or as
+    `dtype`. With `copy` it never shares, and where that is False it is an error not to; `device` is the name of a
+    backend.
 
     >>> array = np.zeros(2, np.float32)
     >>> x = ts.asarray(array)
@@ -155,7 +156,7 @@ def ones(shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = Fal
 @explained
 def full(shape: Shape, fill_value: float, dtype: DTypeLike | None = None, requires_grad: bool = False, *,
          device: str | None = None) -> Tensor:
-    """All entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does.
+    """Of this shape, all entries `fill_value`, whose type decides the dtype (float32 for a float) unless `dtype` does.
 
     >>> ts.full((2, 2), 0.5)
     tensor([[0.5, 0.5],
@@ -203,8 +204,8 @@ def full_like(x: Like, fill_value: float, dtype: Any = None, *, device: str | No
 @explained
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None, *,
            device: str | None = None) -> Tensor:
-    """start, start + step, ... before `stop`; `arange(n)` is 0 .. n-1. int64 for integers, float32 if any argument is a
-    float.
+    """start, start + step, ... before `stop`, of shape (n,); `arange(n)` is 0 .. n-1. int64 for integers, float32 if
+    any argument is a float.
 
     >>> ts.arange(3)
     tensor([0, 1, 2])
@@ -225,7 +226,8 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
 @explained
 def linspace(start: float, stop: float, num: int, dtype: Any = None, endpoint: bool = True, *,
              device: str | None = None) -> Tensor:
-    """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False.
+    """`num` evenly spaced numbers from `start` to `stop`, which is the last unless `endpoint` is False: (num,), float32
+    unless said otherwise.
 
     >>> ts.linspace(0, 1, 5)
     tensor([0.  , 0.25, 0.5 , 0.75, 1.  ])
@@ -241,7 +243,8 @@ def linspace(start: float, stop: float, num: int, dtype: Any = None, endpoint: b
 @explained
 def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = None, *,
         device: str | None = None) -> Tensor:
-    """(n_rows, n_cols) with ones on the k-th diagonal, zeros elsewhere; square unless `n_cols` is given.
+    """(n_rows, n_cols) with ones on the k-th diagonal, zeros elsewhere, float32 unless said otherwise; square unless
+    `n_cols` is given.
 
     >>> ts.eye(2)
     tensor([[1., 0.],

@@ -345,8 +345,8 @@ def where(condition: Like, a: Like, b: Like) -> Out:
 
 @op
 def astype(x: Tensor, dtype: Any, *, copy: bool = True) -> Out:
-    """x converted to `dtype`, a copy, or without `copy` itself if it has that already; gradients pass between
-    floating-point types. A fraction is cut off on the way to an integer type, as NumPy does.
+    """x converted to `dtype`, of x's shape: a copy, or without `copy` itself if it has that already; gradients pass
+    between floating-point types. A fraction is cut off on the way to an integer type, as NumPy does.
 
     >>> ts.astype(ts.tensor([1.75, -1.75]), ts.int64)
     tensor([ 1, -1])
@@ -400,12 +400,12 @@ def _flat_logic(name: str, doc: str, example: str) -> Callable[[Like, Like], Ten
     return named(name, doc, example, body)
 
 
-equal = _flat_pair("equal", "a == b.", "[1, 2]; [1, 3] -> [ True, False]")
-not_equal = _flat_pair("not_equal", "a != b.", "[1, 2]; [1, 3] -> [False,  True]")
-less = _flat_pair("less", "a < b.", "[1, 2, 3]; 2 -> [ True, False, False]")
-less_equal = _flat_pair("less_equal", "a <= b.", "[1, 2, 3]; 2 -> [ True,  True, False]")
-greater = _flat_pair("greater", "a > b.", "[1, 2, 3]; 2 -> [False, False,  True]")
-greater_equal = _flat_pair("greater_equal", "a >= b.", "[1, 2, 3]; 2 -> [False,  True,  True]")
+equal = _flat_pair("equal", "a == b, a boolean.", "[1, 2]; [1, 3] -> [ True, False]")
+not_equal = _flat_pair("not_equal", "a != b, a boolean.", "[1, 2]; [1, 3] -> [False,  True]")
+less = _flat_pair("less", "a < b, a boolean.", "[1, 2, 3]; 2 -> [ True, False, False]")
+less_equal = _flat_pair("less_equal", "a <= b, a boolean.", "[1, 2, 3]; 2 -> [ True,  True, False]")
+greater = _flat_pair("greater", "a > b, a boolean.", "[1, 2, 3]; 2 -> [False, False,  True]")
+greater_equal = _flat_pair("greater_equal", "a >= b, a boolean.", "[1, 2, 3]; 2 -> [False,  True,  True]")
 logical_and = _flat_logic("logical_and", "Both true: what is not 0 is true.", "[1, 1]; [0, 2] -> [False,  True]")
 logical_or = _flat_logic("logical_or", "One true, or both.", "[0, 1]; [0, 2] -> [False,  True]")
 logical_xor = _flat_logic("logical_xor", "One true, not both.", "[1, 1]; [2, 0] -> [False,  True]")

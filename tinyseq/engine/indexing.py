@@ -176,8 +176,8 @@ def argsort(x: Tensor, axis: int = -1, descending: bool = False, stable: bool = 
 
 @explained
 def sort(x: Tensor, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
-    """In ascending (or descending) order along `axis`; each gradient goes to the entry that stands there, ties in their
-    order.
+    """In ascending (or descending) order along `axis`, of x's shape; each gradient goes to the entry that stands there,
+    ties in their order.
 
     >>> ts.sort(ts.tensor([3.0, 1.0, 2.0]))
     tensor([1., 2., 3.])

@@ -23,7 +23,7 @@ class Standard:
     __slots__ = ()
 
     def float(self: Any) -> Tensor:
-        """As float32: `x.astype(ts.float32)`.
+        """As float32, of x's shape: `x.astype(ts.float32)`.
 
         >>> ts.tensor([1, 2]).float()
         tensor([1., 2.])
@@ -31,7 +31,7 @@ class Standard:
         return ops.astype(self, np.float32)
 
     def long(self: Any) -> Tensor:
-        """As int64: `x.astype(ts.int64)`; fractions are cut off.
+        """As int64, of x's shape: `x.astype(ts.int64)`; fractions are cut off.
 
         >>> ts.tensor([1.75]).long()
         tensor([1])
@@ -39,7 +39,8 @@ class Standard:
         return ops.astype(self, np.int64)
 
     def to_device(self, device: str, *, stream: None = None) -> Tensor:
-        """On the backend of that name, as `to` does; other streams than the current one are an error.
+        """The same shape and dtype on the backend of that name, as `to` does; other streams than the current one are an
+        error.
 
         >>> ts.zeros(2).to_device("numpy").device
         'numpy'
@@ -50,7 +51,11 @@ class Standard:
 
     @property
     def device(self: Any) -> str:
-        """Name of the backend whose array this is: a device is a backend here."""
+        """Name of the backend whose array this is: a device is a backend here.
+
+        >>> ts.zeros(2).device
+        'numpy'
+        """
         return self.backend  # type: ignore[no-any-return]
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:

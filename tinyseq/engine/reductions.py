@@ -99,7 +99,7 @@ def var(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
 
 @wide
 def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
-    """Standard deviation, the root of `var`; where it is 0 so is the gradient.
+    """Standard deviation, the root of `var`, of its shape and dtype; where it is 0 so is the gradient.
 
     >>> ts.std(ts.tensor([[1.0, 3.0], [5.0, 5.0]]), axis=1)
     tensor([1., 0.])
@@ -118,8 +118,8 @@ def _root(x: Tensor, n: float) -> Out:
 
 @op(wide=True)
 def prod(x: Tensor, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Out:
-    """Product over an axis, several, or all; its dtype as for `sum`. Its gradient, the product of the
-    others, is right at zeros as well.
+    """Product over an axis, several, or all; its shape and dtype as for `sum`. Its gradient, the product of the others,
+    is right at zeros as well.
 
     >>> x = ts.tensor([0.0, 2.0, 3.0], requires_grad=True)
     >>> ts.prod(x).backward()
@@ -181,7 +181,8 @@ min = _extreme("min", "The smallest entry; tied ones share the gradient equally.
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Out:
     """log of the sum of exp(x), without overflow; -inf (gradient 0) where every entry is -inf.
 
-    Over an axis, several, or all, of floating-point numbers; the gradient is the softmax.
+    Over an axis, several, or all, of floating-point numbers; `keepdims` keeps those with length 1. The gradient is the
+    softmax.
 
     >>> ts.logsumexp(ts.tensor([0.0, 0.0, 0.0, 0.0]))           # log 4
     tensor(1.3862...)
@@ -228,7 +229,7 @@ argmin = _found("argmin", "Where along `axis`, or in all flattened, the smallest
 def vector_norm(x: Tensor, *, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """(sum |x|^ord)^(1/ord), over an axis, several, or all; the largest |x| for `ord=inf`. The gradient at 0 is 0.
 
-    An `ord` of 0 or less is a ValueError.
+    `keepdims` keeps those axes with length 1. An `ord` of 0 or less is a ValueError.
 
     >>> x = ts.tensor([3.0, -4.0])
     >>> ts.vector_norm(x)

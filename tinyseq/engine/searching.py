@@ -45,7 +45,7 @@ def _is_not_0(x: Tensor) -> Out:
 @op
 def searchsorted(a: Tensor, b: Like, side: str = "left", sorter: Like = None) -> Out:
     """Where each entry of b would stand in a (n,), which is sorted, from 0 to n: before the entries that equal it, or
-    behind them for the side "right". Of b's shape; `sorter`, from `argsort`, sorts an a that is not.
+    behind them for the side "right". Of b's shape, int64; `sorter`, from `argsort`, sorts an a that is not.
 
     An a that is not sorted is a ValueError; on a device nobody looks.
 

@@ -116,7 +116,8 @@ def squeeze(x: Tensor, axis: Axis = None) -> Out:
 
 @op
 def broadcast_to(x: Tensor, shape: Sequence[int]) -> Out:
-    """Repeated along new leading axes and along axes of length 1, without a copy. The gradient is summed over them.
+    """Repeated along new leading axes and along axes of length 1 until it has this `shape`, without a copy. The
+    gradient is summed over them. A shape to which x does not broadcast is a ValueError.
 
     >>> ts.broadcast_to(ts.tensor([1, 2]), (3, 2))
     tensor([[1, 2],
@@ -163,7 +164,7 @@ def stack(tensors: Sequence[Like], axis: int = 0) -> Out:
 
 @op
 def unstack(x: Tensor, axis: int = 0) -> Outs:
-    """The slices along `axis`, without that axis: a tuple of as many tensors as it is long.
+    """The slices along `axis`, without that axis: (n, ...) -> a tuple of n of (...).
 
     >>> x, y = ts.unstack(ts.tensor([[1, 2], [3, 4]]))
     >>> x, y
@@ -176,7 +177,7 @@ def unstack(x: Tensor, axis: int = 0) -> Outs:
 @op
 def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> Outs:
     """Cut along `axis` into `sections` equal parts, or before each of the places listed (as `numpy.split`): a tuple of
-    tensors.
+    tensors, of x's shape along the other axes.
 
     >>> ts.split(ts.arange(4), 2)
     (tensor([0, 1]), tensor([2, 3]))
@@ -197,7 +198,7 @@ def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> Outs:
 
 @op
 def flip(x: Tensor, axis: Axis = None) -> Out:
-    """Reversed along an axis, several, or all.
+    """Reversed along an axis, several, or all; of x's shape.
 
     >>> ts.flip(ts.tensor([[1, 2], [3, 4]]), axis=1)
     tensor([[2, 1],
@@ -210,7 +211,7 @@ def flip(x: Tensor, axis: Axis = None) -> Out:
 @op
 def roll(x: Tensor, shift: int | Sequence[int], axis: Axis = None) -> Out:
     """Shifted along an axis, or several by as many shifts, what leaves at one end entering at the other; as if it were
-    flattened for None.
+    flattened for None. Of x's shape.
 
     >>> ts.roll(ts.tensor([1, 2, 3]), 1, axis=0)
     tensor([3, 1, 2])
@@ -223,7 +224,8 @@ def roll(x: Tensor, shift: int | Sequence[int], axis: Axis = None) -> Out:
 
 @op
 def repeat(x: Tensor, repeats: int | Sequence[int], *, axis: int) -> Out:
-    """Each slice along `axis` `repeats` times in a row, or as often as its own count says.
+    """Each slice along `axis` `repeats` times in a row, or as often as its own count says: (n, ...) -> (m, ...), where
+    m is n times `repeats` or the sum of the counts.
 
     >>> ts.repeat(ts.tensor([1, 2]), 2, axis=0)
     tensor([1, 1, 2, 2])
@@ -240,7 +242,8 @@ def repeat(x: Tensor, repeats: int | Sequence[int], *, axis: int) -> Out:
 
 @op
 def tile(x: Tensor, repetitions: Sequence[int]) -> Out:
-    """The whole tensor `repetitions` times along each axis (missing leading entries of either are 1).
+    """The whole tensor `repetitions` times along each axis (missing leading entries of either are 1): of shape (2, 3),
+    repeated (4, 5) times, it is (8, 15).
 
     >>> ts.tile(ts.tensor([1, 2]), (3,))
     tensor([1, 2, 1, 2, 1, 2])
@@ -258,7 +261,7 @@ def tile(x: Tensor, repetitions: Sequence[int]) -> Out:
 @op
 def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], constant_values: float = 0.0) -> Out:
     """`pad_width[i]` = (before, after) entries of `constant_values` around axis i: a pair an axis, or it is a
-    ValueError.
+    ValueError. Of x's dtype, and of shape (..., before + n + after, ...) where x is n long.
 
     >>> ts.pad(ts.tensor([[1, 2]]), [(0, 1), (2, 0)])
     tensor([[0, 0, 1, 2],

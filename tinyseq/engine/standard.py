@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @explained
 def empty(shape: Shape, dtype: DTypeLike | None = None, *, device: str | None = None) -> Tensor:
-    """`zeros`: nothing here writes in place, which alone could make use of less.
+    """`zeros` of that shape and dtype: nothing here writes in place, which alone could make use of less.
 
     >>> ts.empty(2)
     tensor([0., 0.])
@@ -37,7 +37,7 @@ def empty(shape: Shape, dtype: DTypeLike | None = None, *, device: str | None = 
 
 @explained
 def empty_like(x: Like, dtype: Any = None, *, device: str | None = None) -> Tensor:
-    """`zeros_like`, as `empty` says.
+    """`zeros_like`, of x's shape and, unless given, dtype: as `empty` says.
 
     >>> ts.empty_like(ts.tensor([1, 2]))
     tensor([0, 0])
@@ -56,7 +56,7 @@ signbit = _flat("signbit", "True where the sign is minus, of -0.0 too.", "[-0.0,
 
 @op
 def positive(x: Tensor) -> Out:
-    """+x: x as it is.
+    """+x: x as it is, of its shape and dtype.
 
     >>> ts.positive(ts.tensor([1.0, -2.0]))
     tensor([ 1., -2.])
@@ -108,7 +108,7 @@ def masked_fill(x: Like, mask: Like, value: Like) -> Tensor:
 
 @explained
 def clone(x: Like) -> Tensor:
-    """x with memory of its own; its gradient goes to x.
+    """x with memory of its own, of its shape and dtype; its gradient goes to x.
 
     >>> ts.clone(ts.tensor([1.0, 2.0]))
     tensor([1., 2.])
@@ -175,7 +175,8 @@ def cumulative_sum(x: Tensor, axis: int | None = -1, dtype: Any = None, include_
 
 @explained
 def cumulative_prod(x: Tensor, axis: int | None = -1, dtype: Any = None, include_initial: bool = False) -> Tensor:
-    """Running products along `axis`, as `cumulative_sum`; before them stands a 1. The gradient is right at zeros too.
+    """Running products along `axis`, of the shape and dtype that `cumulative_sum` has; what stands before them is a 1.
+    The gradient is right at zeros too.
 
     >>> ts.cumulative_prod(ts.tensor([1.0, 2.0, 3.0]))
     tensor([1., 2., 6.])

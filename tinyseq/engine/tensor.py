@@ -84,7 +84,11 @@ class Tensor(Methods):
     # --- what it is
     @property
     def data(self) -> Array:
-        """The backend's array. Assigning a new one, of the same shape and dtype, counts as writing to the tensor."""
+        """The backend's array. Assigning a new one, of the same shape and dtype, counts as writing to the tensor.
+
+        >>> ts.ones(2).data
+        array([1., 1.], dtype=float32)
+        """
         return self._data
 
     @data.setter
@@ -122,7 +126,12 @@ class Tensor(Methods):
 
     @property
     def requires_grad(self) -> bool:
-        """True if gradients flow to or through this tensor."""
+        """True if gradients flow to or through this tensor. It can be set, on a leaf of floating-point numbers.
+
+        >>> x = ts.ones(2, requires_grad=True)
+        >>> x.requires_grad, x.detach().requires_grad
+        (True, False)
+        """
         return self.node is not None
 
     @requires_grad.setter
@@ -139,7 +148,12 @@ class Tensor(Methods):
 
     @property
     def is_leaf(self) -> bool:
-        """True if no recorded op computed it: of constants too, which have no `Leaf`."""
+        """True if no recorded op computed it: of constants too, which have no `Leaf`.
+
+        >>> x = ts.ones(2, requires_grad=True)
+        >>> x.is_leaf, (x + x).is_leaf
+        (True, False)
+        """
         return self.node is None or isinstance(self.node, Leaf)
 
     @property
@@ -180,7 +194,11 @@ class Tensor(Methods):
 
     @property
     def backend(self) -> str:
-        """Name of the backend whose array this is."""
+        """Name of the backend whose array this is.
+
+        >>> ts.zeros(2).backend
+        'numpy'
+        """
         return backends.of(self._data).name
 
     def __repr__(self) -> str:
@@ -199,7 +217,8 @@ class Tensor(Methods):
         return cast("np.ndarray[Any, Any]", backends.of(self._data).asnumpy(self._data))
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The values as a NumPy array (no copy on the NumPy backend). A tensor that requires a gradient is refused.
+        """The values as a NumPy array, of its shape and dtype (no copy on the NumPy backend). A tensor that requires a
+        gradient is refused.
 
         >>> ts.tensor([1.0, 2.0]).numpy()
         array([1., 2.], dtype=float32)
@@ -248,7 +267,7 @@ class Tensor(Methods):
         return self._host().tolist()
 
     def detach(self) -> Tensor:
-        """The same array without its history: no gradient flows through it.
+        """The same array, shape and dtype, without its history: no gradient flows through it.
 
         >>> x = ts.tensor([2.0], requires_grad=True)
         >>> (x * x.detach()).backward()
@@ -259,7 +278,8 @@ class Tensor(Methods):
 
     @explained
     def to(self, target: Any) -> Tensor:
-        """This tensor on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`), differentiably.
+        """This tensor, of the same shape, on another backend (`.to("cupy")`) or as another dtype (`.to(ts.float64)`),
+        differentiably.
 
         On its own backend it comes back itself; a dtype makes a copy. A backend that cannot run here is an error that
         says why.
@@ -339,14 +359,22 @@ class Tensor(Methods):
     # --- shapes
     @property
     def T(self) -> Tensor:
-        """Transpose of a matrix."""
+        """Transpose of a matrix: (n, m) -> (m, n). Of another number of axes it is a ValueError.
+
+        >>> ts.zeros((2, 3)).T.shape
+        (3, 2)
+        """
         if self.ndim != 2:
             raise ValueError(f".T is for 2 dimensions, this tensor has shape {self.shape}: use .mT or permute_dims")
         return ops.matrix_transpose(self)
 
     @property
     def mT(self) -> Tensor:
-        """The last two dimensions swapped."""
+        """The last two axes swapped: (..., n, m) -> (..., m, n).
+
+        >>> ts.zeros((5, 2, 3)).mT.shape
+        (5, 3, 2)
+        """
         return ops.matrix_transpose(self)
 
     def reshape(self, *shape: Any, **named: Any) -> Tensor:

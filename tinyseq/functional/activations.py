@@ -126,8 +126,8 @@ def swiglu(x: Tensor) -> Tensor:
 
 @wide
 def glu(x: Tensor, axis: int = -1) -> Tensor:
-    """a sigmoid(b), a and b the halves of x along `axis`, half as long (Dauphin et al. 2017). An odd length is a
-    ValueError.
+    """a sigmoid(b), a and b the halves of x along `axis`: (..., 2 F) -> (..., F), or the like along another (Dauphin et
+    al. 2017). An odd length is a ValueError.
 
     >>> F.glu(ts.tensor([[6.0, 0.0]]))
     tensor([[3.]])

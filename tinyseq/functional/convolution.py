@@ -178,7 +178,8 @@ def places(at: Any, n: Any, mode: str) -> Any:
 
 @explained
 def pad(x: Tensor, pad_width: Sequence[tuple[int, int]], mode: str = "constant", value: float = 0.0) -> Tensor:
-    """`pad_width[i]` = (before, after) entries around axis i, a pair an axis: of what is at hand.
+    """`pad_width[i]` = (before, after) entries around axis i, a pair an axis: of what is at hand. Of x's dtype, and of
+    shape (..., before + n + after, ...) where x is n long.
 
     The `mode` is PyTorch's: "constant" puts `value` there, "reflect" mirrors at the last entry, which stands once,
     "replicate" repeats it, "circular" goes on from the other end. Where there are too few entries to mirror (fewer than

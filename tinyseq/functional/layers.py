@@ -84,7 +84,8 @@ def _dropout(x: Tensor, p: float, seed: int, stream: int) -> Out:
 
 @explained
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: random.Generator | None = None) -> Tensor:
-    """Entries 0 with probability p, the others divided by 1 - p; x itself unless `training` (Srivastava et al. 2014).
+    """Entries 0 with probability p, the others divided by 1 - p, of x's shape and dtype; x itself unless `training`
+    (Srivastava et al. 2014).
 
     Takes the next random stream, of `generator` if given; the same (seed, stream) drops the same entries on every
     backend.

@@ -67,7 +67,7 @@ class Perplexity(Mean):
 
         Args:
             nll: the summed negative log likelihood in nats (`reduction="sum"`, not the mean), or an array of it, by
-                token, that is summed here, in float64.
+                token and of any shape, that is summed here, in float64.
             tokens: how many were predicted: an integer, or an array of integers (lengths) or booleans (a mask).
 
         Raises TypeError for what is no such number.
@@ -99,7 +99,7 @@ class BitsPerCharacter(Mean):
     def update(self, nll: Like, characters: Like) -> None:
         """Add a batch: its summed negative log likelihood in nats, and how many characters (bytes) its text has.
 
-        Both may be arrays, which are summed. Raises TypeError for what is no such number.
+        Both may be arrays, of any shape, which are summed. Raises TypeError for what is no such number.
         """
         self.add(nll=_sum("nll", nll, "biuf"), characters=_sum("characters", characters, "biu"))
 

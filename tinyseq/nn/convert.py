@@ -78,8 +78,9 @@ def from_keras_layers(path: Any, config: Any = None) -> dict[str, Any]:
     is "inner/lstm". Layers with settings that are not computed here are refused as in `from_keras`, by their name. It
     needs h5py (`pip install 'tinyseq[h5]'`), and raises CheckpointError for what is no such file.
 
-    >>> nn.convert.from_keras_layers("tagger.keras")          # doctest: +SKIP
-    {'encoder': LSTM(300, 128, bidirectional=True)}
+    >>> layers = nn.convert.from_keras_layers("model.keras")  # model.save("model.keras")
+    >>> layers["inner/deep"]
+    GRU(3, 4, reset='before')
     """
     from tinyseq import archives, checkpoint, keras_files
 
@@ -231,8 +232,10 @@ def from_onnx_nodes(path: Any) -> dict[str, Any]:
     What a layer here cannot compute is a ValueError with the node's name, as are weights that other nodes compute, and
     initial states that are stored and not 0.
 
-    >>> nn.convert.from_onnx_nodes("tagger.onnx")             # doctest: +SKIP
-    {'/gru/GRU': GRU(300, 128, num_layers=2, bidirectional=True)}
+    >>> gru = nn.GRU(3, 4, bidirectional=True).eval()
+    >>> ts.export.onnx(gru, "gru.onnx", np.zeros((1, 2, 3), np.float32))        # or another library
+    >>> nn.convert.from_onnx_nodes("gru.onnx")
+    {'GRU': GRU(3, 4, bidirectional=True)}
     """
     from tinyseq import archives, checkpoint, onnx_files
 

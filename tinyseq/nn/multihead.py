@@ -208,7 +208,7 @@ class MultiheadAttention(Attending):
         return call_few(backend, self.out_proj, y.reshape(*x.T.shape[:-1], self._rows[0]).T), weights
 
     def parts(self) -> list[tuple[Tensor, Tensor | None]]:
-        """The weight and the bias of the projections of query, key and value."""
+        """(W, b) of the projections of query, key and value: W (heads D, inputs), b (heads D,) or None."""
         weights = ops.split(self.in_proj_weight, self._rows) if self.packed else self._weights()
         biases = (None,) * 3 if self.in_proj_bias is None else ops.split(self.in_proj_bias, self._rows)
         return list(zip(weights, biases, strict=True))
