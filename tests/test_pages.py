@@ -71,6 +71,14 @@ def test_page_runs_and_prints_what_it_says(page: Path, tmp_path: Path, monkeypat
     assert examples > 2 and not said, "".join(said)
 
 
+def test_the_program_in_readme_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    program = re.findall(r"^```python\n(.*?)^```$", (DOCS.parent / "README.md").read_text("utf-8"), re.DOTALL | re.M)
+    with ts.use_backend("numpy"):
+        exec(program[0], {})
+    losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(program) == 1 and len(losses) == 4 and losses[-1] < 0.1 * losses[0]
+
+
 # --- the training on its page: what the page says once is so at other moments too -------------------------------------
 
 
