@@ -15,7 +15,9 @@ import pytest
 
 import tinyseq as ts
 from tinyseq import functional, nn
+from tinyseq.engine.autograd import watching
 from tinyseq.engine.methods import Standard
+from tinyseq.glance.calls import Calls
 
 ROOT = Path(__file__).parents[1]
 MISSING = () if find_spec("matplotlib") else ("plot",)
@@ -29,6 +31,7 @@ FIRST = r"\.\.\.|\d* ?[A-Z][^\W_]?|[a-z]|num|n_rows|ranks|rows|outputs|heads D"
 SHAPE = re.compile(          # (B, T, H), of x's shape, ...; or `x.shape` in an example
     rf"\((\.\.\.\)|({FIRST}),(\s*(\.\.\.|[\w' +*/-]{{1,20}}),?)*\))|\b[Ss]hapes?\b|\bbroadcast|\bby entry\b|"
     r"\b0-dimensional\b|\bwith length 1\b|\bone (number|element)\b|\.shape\b")
+CALLED = {"forward", *vars(watching), *vars(Calls), "back", "call"}     # by `layer(x)`, and by the engine
 DTYPE = re.compile(r"dtype|float(16|32|64|ing)|int(64|eger)|[Bb]oolean|True where|whole numbers")
 
 
@@ -187,6 +190,16 @@ def test_every_method_says_what_it_does(name: str, member: str) -> None:
     assert said and not general, f"{name}.{member} has no docstring of its own"
     if member in ("forward", "step", "start", "read") and name.startswith("tinyseq.nn.") and cls is not nn.Module:
         assert re.search(r"\((B|E|\.\.\.)[,)]", said), f"{name}.{member} does not say of which shape x is: {said}"
+
+
+def test_every_method_is_in_an_example() -> None:
+    """Of its class, of another name or of a page that is run."""
+    pages = "".join(page.read_text("utf-8") for page in ROOT.glob("docs/*.md"))
+    blocks = re.findall(r"^```python\n(>>> .*?)^```$", pages, re.DOTALL | re.MULTILINE)
+    texts = [doctest.DocTestParser().get_examples(block) for block in blocks]
+    texts += [test.examples for name in SHOWN for test in examples(name)]
+    shown = {name for text in texts for example in text for name in re.findall(r"\.(\w+)", example.source)}
+    assert not [f"{name}.{member}" for name, member in MEMBERS if member not in shown | CALLED]
 
 
 @pytest.mark.parametrize("name", [name for name in SHOWN if name.startswith("tinyseq.nn.")])

@@ -290,6 +290,8 @@ class progress:
 
     >>> for step in (bar := ts.logs.progress(range(3))):
     ...     bar.set_postfix_str(f"loss {1 / (step + 1):.2f}")
+    >>> bar.write("a line above the bar")
+    a line above the bar
     >>> bar.n, bar.total, bar.stopped
     (3, 3, False)
 

@@ -57,7 +57,11 @@ class World:
         return self.collect("gather", value)
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's `value`, on all ranks: of a clock, a decision, what only rank 0 has read."""
+        """Rank 0's `value`, on all ranks: of a clock, a decision, what only rank 0 has read.
+
+        >>> ts.distributed.World().broadcast("from rank 0")
+        'from rank 0'
+        """
         return self.collect("broadcast", value if self.rank == 0 else None)[0]  # type: ignore[return-value]
 
     def sum(self, value: T) -> T:
@@ -78,12 +82,19 @@ class World:
         return merged
 
     def barrier(self) -> None:
-        """Go on when all ranks have come here: as after rank 0 wrote what others read."""
+        """Go on when all ranks have come here: as after rank 0 wrote what others read.
+
+        >>> ts.distributed.World().barrier()
+        """
         self.alike(self.begin("barrier"))
 
     # --- what they are made of: of one process there is nothing to wait for
     def collect(self, call: str, value: T) -> list[T]:
-        """`gather`, for the call of this name."""
+        """`gather`, for the call of this name.
+
+        >>> ts.distributed.World().collect("gather", {"a": 1})
+        [{'a': 1}]
+        """
         own = np.frombuffer(pickle.dumps(value), np.uint8)
         sizes = self.alike(self.begin(call, own.size))
         text = np.zeros(sizes.sum(), np.uint8)
@@ -93,7 +104,18 @@ class World:
         return [pickle.loads(part.data) for part in parts]
 
     def begin(self, call: str, size: int = 0) -> Exchange:
-        """Tell all ranks which call this one makes, and a size. It comes first in each: other calls would mix it up."""
+        """Tell all ranks which call this one makes, and a size. It comes first in each: other calls would mix it up.
+
+        >>> world = ts.distributed.World()
+        >>> world.alike(world.begin("sum", 24))
+        array([24])
+        >>> exchange = world.start(np.ones(3))                # of what all ranks have alike
+        >>> while not world.test(exchange):
+        ...     pass
+        >>> world.wait(exchange)
+        >>> exchange.array
+        array([1., 1., 1.])
+        """
         said = np.zeros((2, self.size), np.int64)
         said[:, self.rank] = _CALLS.index(call), size
         return self.start(said)

@@ -79,6 +79,11 @@ class profile(Calls):
     wall ... ms: ...
     >>> [(op["name"], op["calls"]) for op in profile.ops() if op["name"] == "linear"]
     [('linear', 1)]
+
+    >>> profile.wall >= profile.kernels + profile.spent > 0, 0 < profile.python < 1
+    (True, True)
+    >>> [(row["path"], row["calls"]) for row in profile.modules()][1:]
+    [('Sequential', 1), ('Sequential.0', 1), ('Sequential.1', 1)]
     """
 
     def __init__(self, memory: bool = False) -> None:

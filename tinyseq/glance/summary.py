@@ -57,6 +57,11 @@ class Summary:
     >>> found = ts.summary(nn.Linear(3, 4), ts.ones((2, 3)))
     >>> found.parameters, found.multiply_adds, found.parameter_bytes, found.optimizer_bytes
     (16, 24, 64, 128)
+
+    >>> found.trainable, found.activation_bytes
+    (16, 0)
+    >>> print(found.table(depth=0))
+    layer...
     """
 
     rows: list[Row]

@@ -41,7 +41,14 @@ class Metric:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all that was counted."""
+        """Forget all that was counted.
+
+        >>> accuracy = ts.metrics.Accuracy()
+        >>> accuracy.update([1], [1])
+        >>> accuracy.reset()
+        >>> accuracy
+        Accuracy: nothing is counted
+        """
         self._sums: dict[str, Any] = dict.fromkeys(self.names, 0)
 
     def add(self, **found: Any) -> None:
@@ -75,7 +82,11 @@ class Metric:
         raise NotImplementedError
 
     def settings(self) -> str:
-        """The class with its options, as they are written to make it."""
+        """The class with its options, as they are written to make it.
+
+        >>> ts.metrics.Accuracy(ignore_index=0).settings()
+        'Accuracy(ignore_index=0)'
+        """
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.options)})"
 
     def state_dict(self) -> dict[str, Any]:

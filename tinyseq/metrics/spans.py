@@ -21,6 +21,8 @@ class SpanF1(Metric):
     >>> f1.update([["B-PER", "I-PER", "O", "B-LOC"]], [["B-PER", "I-PER", "O", "B-ORG"]])
     >>> f1
     SpanF1 0.5 = 2 · right 1 / (said 2 + true 2)
+    >>> f1.precision(), f1.recall()
+    (0.5, 0.5)
     >>> f1.by_kind()
     {'LOC': 0.0, 'ORG': 0.0, 'PER': 1.0}
     """

@@ -89,6 +89,8 @@ class BLEU(_Translation):
     >>> bleu.update(["The cat sat on the mat."], [["The cat sat on a mat.", "The cat lay on the mat."]])
     >>> bleu
     BLEU 79.53 nrefs:2|case:mixed|eff:no|tok:13a|smooth:exp|version:...
+    >>> bleu.signature()
+    'nrefs:2|case:mixed|eff:no|tok:13a|smooth:exp|version:...'
 
     Raises ImportError where the sacrebleu library is not installed.
     """

@@ -60,7 +60,16 @@ class Attention(Module):
         raise NotImplementedError(f"{type(self).__name__} has no scores method")
 
     def attend(self, query: Tensor, memory: Tensor, mask: Tensor | None, keys: Any) -> tuple[Tensor, Tensor | None]:
-        """Contexts (B, T, C) and weights (B, T, S): `forward`, with the mask checked and the keys computed."""
+        """Contexts (B, T, C) and weights (B, T, S): `forward`, with the mask checked and the keys computed.
+
+        >>> attention, query, memory = nn.DotAttention(4, 6), ts.ones((2, 3, 4)), ts.ones((2, 5, 6))
+        >>> keys = attention.keys(memory)                     # once a memory
+        >>> attention.scores(query, keys).shape
+        (2, 3, 5)
+        >>> contexts, weights = attention.attend(query, memory, None, keys)
+        >>> contexts.shape, weights.shape
+        ((2, 3, 6), (2, 3, 5))
+        """
         weights = functional.softmax(self.scores(query, keys), -1, None if mask is None else mask[:, None])
         return weights @ memory, weights
 

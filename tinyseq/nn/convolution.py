@@ -235,6 +235,9 @@ class AvgPool1d(_Pool):
     >>> pool = nn.AvgPool1d(2)
     >>> pool(ts.tensor([[[1.0], [5.0], [2.0], [3.0]]])).tolist()
     [[[3.0], [2.5]]]
+
+    >>> pool.span
+    2
     """
 
     def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0, *,

@@ -180,6 +180,9 @@ class Activation(Module):
       (0): Linear(3, 4, bias=True)
       (1): Softsign(sharp=2.0)
     )
+
+    >>> nn.GELU.function is F.gelu
+    True
     """
 
     function: Callable[..., Tensor]

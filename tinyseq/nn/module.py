@@ -138,15 +138,27 @@ class Module:
 
     # --- what it holds
     def children(self) -> Iterator[tuple[str, Module]]:
-        """(name, module) of the modules that hang on this one directly, in the order of its attributes."""
+        """(name, module) of the modules that hang on this one directly, in the order of its attributes.
+
+        >>> [name for name, _ in nn.Sequential(nn.Sequential(nn.Tanh()), nn.Tanh()).children()]
+        ['0', '1']
+        """
         return ((name, value) for name, value in _entries(self) if isinstance(value, Module))
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it, each once."""
+        """This module and all below it, each once.
+
+        >>> [type(module).__name__ for module in nn.Sequential(nn.Linear(2, 3), nn.Tanh()).modules()]
+        ['Sequential', 'Linear', 'Tanh']
+        """
         yield from {id(module): module for _, module in [("", self), *self.named_modules()]}.values()
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
-        """(name, module) of all that hang below this one; one that hangs in several places comes under each name."""
+        """(name, module) of all that hang below this one; one that hangs in several places comes under each name.
+
+        >>> [name for name, _ in nn.Sequential(nn.Sequential(nn.Tanh()), nn.Tanh()).named_modules()]
+        ['0', '0.0', '1']
+        """
         return ((name, value) for name, value in _walk(self) if isinstance(value, Module))
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -154,6 +166,9 @@ class Module:
 
         A plain leaf Tensor that requires a gradient is a TypeError, unless its name begins with an underscore: nobody
         would train it. So is what holds modules but is no list, tuple, dict or Module.
+
+        >>> [(name, tensor.shape) for name, tensor in nn.Linear(2, 3).named_tensors()]
+        [('weight', (3, 2)), ('bias', (3,))]
         """
         for name, value in _walk(self):
             if isinstance(value, (Parameter, Buffer)):
@@ -189,7 +204,11 @@ class Module:
         return self.train(False)
 
     def requires_grad_(self, value: bool = True) -> Self:
-        """Freeze (False) or train (True) every parameter here and below."""
+        """Freeze (False) or train (True) every parameter here and below.
+
+        >>> nn.Linear(2, 3).requires_grad_(False).weight.requires_grad
+        False
+        """
         for parameter in self.parameters():
             parameter.requires_grad = value
         return self
@@ -269,7 +288,11 @@ class Module:
     def extra_repr(self) -> str:
         """What `repr` shows between the brackets: of the constructor's arguments those without a default, and those
         that differ from it or are always `shown`, where an attribute of that name is a number, text or a tuple. A layer
-        that an argument switches off is None."""
+        that an argument switches off is None.
+
+        >>> nn.Linear(2, 3, bias=False).extra_repr()
+        '2, 3, bias=False'
+        """
         said, takes = [], signature(type(self).__init__).parameters
         for name, value in ((name, vars(self)[name]) for name in takes if name in vars(self)):
             default = takes[name].default

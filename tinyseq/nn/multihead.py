@@ -158,7 +158,16 @@ class MultiheadAttention(Attending):
         return self.out_proj(y), weights if need_weights else None
 
     def remember(self, key: Tensor, value: Tensor | None = None) -> Pair:
-        """The heads' keys and values (B, num_kv_heads, S, D) of key (B, S, kdim) and value (B, S, vdim)."""
+        """The heads' keys and values (B, num_kv_heads, S, D) of key (B, S, kdim) and value (B, S, vdim).
+
+        >>> attention = nn.MultiheadAttention(8, num_heads=2)
+        >>> keys, values = attention.remember(ts.ones((3, 5, 8)))
+        >>> keys.shape, values.shape
+        ((3, 2, 5, 4), (3, 2, 5, 4))
+        >>> y, weights = attention.look(np.ones((8, 3), np.float32), keys.data, values.data, None)
+        >>> y.shape, weights.shape
+        ((8, 3), (3, 2, 5))
+        """
         key, value = self._fits(key, value)
         _, (w_k, b_k), (w_v, b_v) = self.parts()
         value, k = key if value is None else value, _normal(functional.linear(key, w_k, b_k), self.k_norm)
@@ -208,7 +217,11 @@ class MultiheadAttention(Attending):
         return call_few(backend, self.out_proj, y.reshape(*x.T.shape[:-1], self._rows[0]).T), weights
 
     def parts(self) -> list[tuple[Tensor, Tensor | None]]:
-        """(W, b) of the projections of query, key and value: W (heads D, inputs), b (heads D,) or None."""
+        """(W, b) of the projections of query, key and value: W (heads D, inputs), b (heads D,) or None.
+
+        >>> [weight.shape for weight, bias in nn.MultiheadAttention(8, num_heads=2, kdim=6).parts()]
+        [(8, 8), (8, 6), (8, 8)]
+        """
         weights = ops.split(self.in_proj_weight, self._rows) if self.packed else self._weights()
         biases = (None,) * 3 if self.in_proj_bias is None else ops.split(self.in_proj_bias, self._rows)
         return list(zip(weights, biases, strict=True))

@@ -173,6 +173,10 @@ class LRU(_Parallel):
     >>> y, (re, im) = rnn(ts.ones((2, 5, 3)))
     >>> y.shape, re.shape
     ((2, 5, 8), (1, 2, 8))
+
+    >>> sizes = rnn.multipliers(ts.ones((2, 5, 3)))           # |lambda|, at each step
+    >>> sizes.shape, ts.all((0.9 <= sizes) & (sizes <= 0.999))
+    ((2, 5, 8), tensor(True))
     """
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0,

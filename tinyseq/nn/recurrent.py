@@ -330,6 +330,9 @@ class GRU(_Plain):
     (tensor(True), tensor(True))
 
     Errors as of RNN.
+
+    >>> gru.directions
+    2
     """
 
     def __init__(

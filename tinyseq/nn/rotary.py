@@ -73,7 +73,11 @@ class RotaryPositions:
         return (cos, sin) if self.factor == 1 else (cos * self.factor, sin * self.factor)
 
     def frequencies(self, length: int = 0) -> Any:
-        """(width/2,): the frequencies of a text of that length, which only "dynamic" looks at."""
+        """(width/2,): the frequencies of a text of that length, which only "dynamic" looks at.
+
+        >>> nn.RotaryPositions(4, base=100.0).frequencies()
+        array([1. , 0.1]...)
+        """
         s, base, factor = self.scaling, self.base, self.scaling.get("factor", 1.0)
         if self.rope_type == "dynamic":
             longest = s["max_position_embeddings"]

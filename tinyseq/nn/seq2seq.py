@@ -122,7 +122,12 @@ class AttentionDecoder(Module):
 
     @property
     def fused(self) -> bool:
-        """Whether all steps run at once: none of them waits for what the step before looked at."""
+        """Whether all steps run at once: none of them waits for what the step before looked at.
+
+        >>> attention = nn.DotAttention(query_size=16, memory_size=12)
+        >>> nn.AttentionDecoder(10, 8, 16, attention, memory_size=12).fused
+        True
+        """
         return self.feed is None or (self.feed == "context" and getattr(self.attention, "fixed", False))
 
     def start(self, memory: Tensor, hidden: Hidden | None = None, mask: Like = None) -> DecoderState:

@@ -109,7 +109,11 @@ class Optimizer:
 
     @classmethod
     def checked(cls, name: str, value: Any) -> Any:
-        """The value of a hyperparameter as it is kept, or an error."""
+        """The value of a hyperparameter as it is kept, or an error.
+
+        >>> ts.optim.Adam.checked("lr", 0.1)
+        0.1
+        """
         where = cls.__name__
         captured.outside(f"{where}.{name} = ...")
         if name in cls.flags:
@@ -127,6 +131,11 @@ class Optimizer:
         """Step over more parameters from now on, those of a dictionary as the constructor takes them.
 
         Raises what the constructor raises; then nothing is added.
+
+        >>> optimizer = ts.optim.SGD(nn.Linear(3, 1).parameters(), lr=0.1)
+        >>> optimizer.add_param_group({"params": nn.Linear(1, 2).parameters(), "lr": 0.01})
+        >>> [group["lr"] for group in optimizer.param_groups]
+        [0.1, 0.01]
         """
         where = f"{type(self).__name__}.add_param_group"
         check.mapping(where, group=group)
