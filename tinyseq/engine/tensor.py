@@ -51,8 +51,9 @@ def namespace(*operands: Any) -> Any:
 class Tensor(Methods):
     """An array with a gradient. Make one with `ts.tensor`, `ts.zeros`, ...; functions and methods have NumPy's names.
 
-    `data` is the backend's array. `grad`, a Tensor or None, is what `backward` accumulated. Comparisons, integer and
-    boolean results carry no gradient. `x[i] = v` makes `x` a new node (no gradient computed so far changes) and copies.
+    `data` is the backend's array, of any shape. `grad`, a Tensor or None, is what `backward` accumulated. Comparisons,
+    integer and boolean results carry no gradient. `x[i] = v` makes `x` a new node (no gradient computed so far changes)
+    and copies.
 
     >>> x = ts.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     >>> y = (x @ x.T).sum()
