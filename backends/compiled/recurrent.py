@@ -81,15 +81,26 @@ def two_by_four(x: Array, y: Array, w: Array, out_x: Array, out_y: Array) -> Non
     out_y[0], out_y[1], out_y[2], out_y[3] = y0, y1, y2, y3
 
 
+@inline
+def one_by_four(x: Array, w: Array, out: Array) -> None:
+    """x (K,) times the four rows of w (4, K)."""
+    apart()
+    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
+    x0 = x1 = x2 = x3 = x.dtype.type(0)
+    for k in range(x.size):
+        x0, x1, x2, x3 = x0 + w0[k] * x[k], x1 + w1[k] * x[k], x2 + w2[k] * x[k], x3 + w3[k] * x[k]
+    out[0], out[1], out[2], out[3] = x0, x1, x2, x3
+
+
 @compiled
 def dots(blas: Any, a: Array, w: Array, c: Array) -> None:
     """c (n, M) = a (n, K) @ w.T of w (M, K) as it is: few rows are not worth a copy, which the library would make."""
     n, rest = a.shape[0], c.shape[1] % 4
-    last = np.empty(4, c.dtype)
     for j in range(0, c.shape[1] - rest, 4):
-        for i in range(0, n, 2):
-            odd = i + 1 == n
-            two_by_four(a[i], a[i if odd else i + 1], w[j:j + 4], c[i, j:j + 4], last if odd else c[i + 1, j:j + 4])
+        for i in range(0, n - 1, 2):
+            two_by_four(a[i], a[i + 1], w[j:j + 4], c[i, j:j + 4], c[i + 1, j:j + 4])
+        if n % 2:
+            one_by_four(a[n - 1], w[j:j + 4], c[n - 1, j:j + 4])
     if rest:
         multiply_turned(blas, a, w[w.shape[0] - rest:], c[:, c.shape[1] - rest:], False)
 
