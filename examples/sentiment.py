@@ -14,7 +14,7 @@ Backpropagation through time (Rumelhart et al. 1986; Werbos 1990) is written out
 and shown to equal autograd's. The baseline counts words and forgets their order: naive Bayes (Maron 1961).
 
     python examples/sentiment.py
-    python examples/sentiment.py --data examples/data/movie_snippets.tsv.xz --steps STEPS    (real sentences)
+    python examples/sentiment.py --data examples/data/movie_snippets.tsv.xz --steps 1200     (real sentences)
 """
 
 import argparse
