@@ -30,7 +30,7 @@ def same(got: Any, expected: Any, tolerance: float) -> None:
     """The same shape, dtype and values, floating-point ones within `tolerance` of the largest entry."""
     assert isinstance(got, ts.Tensor)
     expected = np.asarray(expected)
-    ours = np.int64 if expected.dtype == np.intp != got.dtype else expected.dtype  # NumPy's own have 32 bits in browsers
+    ours = np.int64 if expected.dtype == np.intp != got.dtype else expected.dtype  # NumPy's has 32 bits in browsers
     assert (got.shape, got.dtype) == (expected.shape, ours)
     found = got.detach().numpy()
     scale = np.abs(expected[np.isfinite(expected)], dtype=np.float64).max(initial=1.0)

@@ -27,14 +27,18 @@ pytestmark = pytest.mark.site
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """The site, and Pyodide under /pyodide/."""
+    """The site, and Pyodide under /pyodide/, where it is not `away`."""
+
+    away = False
 
     def translate_path(self, path: str) -> str:
         name = unquote(urlsplit(path).path).lstrip("/")
         return str(PYODIDE / name.removeprefix("pyodide/") if name.startswith("pyodide/") else SITE / name)
 
     def do_GET(self) -> None:
-        if self.path == "/favicon.ico":         # which a browser asks every server for
+        if self.away and self.path.startswith("/pyodide/"):
+            self.send_error(503)
+        elif self.path == "/favicon.ico":       # which a browser asks every server for
             self.send_response(204)
             self.end_headers()
         else:
@@ -207,7 +211,8 @@ def test_chinese_pages_are_chinese_around_their_text(browser: Any, address: str,
 
 
 @pytest.mark.parametrize(("page", "heading"), [("road", "Search Results"), ("road.zh", "搜索结果")])
-@pytest.mark.parametrize(("asked", "expected"), [("注意力", "road.zh/09-attention"), ("attention", "road/09-attention")])
+@pytest.mark.parametrize(("asked", "expected"),
+                         [("注意力", "road.zh/09-attention"), ("attention", "road/09-attention")])
 def test_both_languages_are_searched_from_each(browser: Any, address: str, page: str, heading: str, asked: str,
                                                expected: str) -> None:
     wide(browser, 1280)
@@ -287,6 +292,21 @@ def test_a_cell_is_edited_stopped_and_says_which_line_is_wrong(browser: Any, add
     run("1 +")
     assert "line 1: 1 +" in wait(lambda: "SyntaxError" in (said := part(browser, name, "error").text) and said)
     run("2 + 3")
+    wait(lambda: part(browser, name, "text").text.strip() == "5")
+
+
+def test_a_cell_runs_when_python_can_be_reached_again(browser: Any, address: str,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "cell-05-memory"
+    browser.get(f"{address}road/05-memory.html?pyodide=/pyodide/")
+    browser.execute_script("arguments[0].value = '2 + 3'", part(browser, name, "code"))
+    browser.execute_cdp_cmd("Network.clearBrowserCache", {})
+    monkeypatch.setattr(Handler, "away", True)
+    press(browser, name, "run")
+    assert "pyodide.js" in wait(lambda: part(browser, name, "error").text)
+    assert "update 500" in part(browser, name, "text").text and part(browser, name, "picture").is_displayed()
+    monkeypatch.setattr(Handler, "away", False)
+    press(browser, name, "run")
     wait(lambda: part(browser, name, "text").text.strip() == "5")
 
 

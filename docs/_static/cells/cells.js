@@ -2,10 +2,10 @@
 "use strict";
 
 const WORDS = {
-    en: { run: "Run", stop: "Stop", loading: "Python is on its way (the first time some 15 MB) …", running: "running …",
+    en: { run: "Run", stop: "Stop", loading: "Python is on its way (the first time some 20 MB) …", running: "running …",
           done: "done, in your browser", stopped: "stopped", stored: "below: what it printed when this page was built",
           failed: "ended by an error", absent: "Python did not start", typed: "type here" },
-    zh: { run: "运行", stop: "停止", loading: "正在载入 Python（第一次约 15 MB）……", running: "运行中……",
+    zh: { run: "运行", stop: "停止", loading: "正在载入 Python（第一次约 20 MB）……", running: "运行中……",
           done: "已在你的浏览器中运行完毕", stopped: "已停止", stored: "下面是生成本页时的输出", failed: "因出错而结束",
           absent: "Python 没有启动", typed: "在此输入" },
 };
@@ -52,6 +52,10 @@ function makeCell(cell) {
         picture.src = `data:image/png;base64,${base64}`;
         picture.hidden = false;
     }
+    function clear() {
+        text.textContent = "";
+        if (part("picture")) part("picture").hidden = true;
+    }
     function end(message) {
         runs += 1;
         run.disabled = false;
@@ -62,13 +66,12 @@ function makeCell(cell) {
         const mine = ++runs;
         run.disabled = true;
         stop.disabled = false;
-        text.textContent = "";
         error.hidden = true;
-        if (part("picture")) part("picture").hidden = true;
         const files = cell.dataset.files.split(" ").filter(Boolean);
         const outcome = await python.ask({ code: code.value, files }, (heard) => {
             if (mine !== runs) return;
             if (heard.state) state.textContent = words[heard.state];
+            if (heard.state === "running") clear();                     // if Python does not come, the stored result stays
             if (heard.text) text.textContent += heard.text;
             if (heard.picture) draw(heard.picture);
         });

@@ -34,7 +34,7 @@ async function bring(python, root, files) {
 onmessage = async ({ data }) => {
     let outcome;
     try {
-        const python = await (ready ??= start(data));
+        const python = await (ready ??= start(data).catch((error) => { ready = undefined; throw error; }));
         await bring(python, data.root, data.files);
         if (data.call) {
             const module = python.pyimport(data.file.replace(".py", ""));
