@@ -59,7 +59,8 @@ site-test: site $(VENV)/browser $(FETCHED)  ## open the site in Chromium, run ce
 	$(VENV)/bin/python -m pytest -n 0 -m site tests/site $(ARGS)
 
 WASM_TESTS := tests/engine tests/functional tests/nn
-wasm: $(READY) $(FETCHED)  ## run tests of engine, functional and nn on CPython under WebAssembly, in ten minutes; needs node
+wasm: $(READY) $(FETCHED)  ## run tests of engine, functional and nn on CPython under WebAssembly, in three minutes; needs node
+	rm -rf build/lib build/wheel            # of an earlier wheel, which would come into this one
 	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	node tests/wasm/run.mjs build/pyodide build/wasm build/wheel/tinyseq-*.whl -q -m "not reference" $(or $(ARGS),$(WASM_TESTS))
 

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import sphinx
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
 
@@ -22,7 +24,9 @@ highlight_language = "text"                     # of blocks that name none: shel
 
 html_theme = "furo"
 html_title = "tinyseq"
-html_static_path = ["_static"]
+html_static_path = ["_static", str(Path(sphinx.__file__).parent / "locale/zh_CN/LC_MESSAGES/sphinx.js")]
+templates_path = ["_templates"]
+html_additional_pages = {"search.zh": "search.html"}
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False

@@ -7,6 +7,7 @@ from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from zipfile import ZipFile
 
 import pytest
 from test_docstrings import SHOWN, public
@@ -87,6 +88,16 @@ def test_nothing_comes_from_another_server() -> None:
     assert len(loaded) > 100 and not [pair for pair in loaded if re.match(r"(https?:)?//", pair[1])]
     for path in SITE.glob("**/*.css"):
         assert not re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//[^)]*", path.read_text("utf-8")), path
+
+
+def test_the_package_beside_the_pages_is_that_of_the_source() -> None:
+    """No module of an earlier build either."""
+    with ZipFile(SITE / "_static/cells/tinyseq.whl") as wheel:
+        held = {name: wheel.read(name) for name in wheel.namelist() if name.startswith("tinyseq/")}
+    files = [ROOT / "tinyseq/py.typed", *ROOT.glob("tinyseq/**/*.py")]
+    theirs = [ROOT / "backends/kernels.cu", *ROOT.glob("backends/**/*.py")]
+    assert held == ({path.relative_to(ROOT).as_posix(): path.read_bytes() for path in files}
+                    | {f"tinyseq/{path.relative_to(ROOT).as_posix()}": path.read_bytes() for path in theirs})
 
 
 def test_every_public_name_is_on_a_page_of_the_api() -> None:

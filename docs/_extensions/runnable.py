@@ -15,6 +15,7 @@ makes it run in the reader's browser, where Pyodide comes from its public addres
 import html
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -97,15 +98,16 @@ class Playground(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         name, text = self.arguments
-        program = f"import {name}; print({name}.watch({text!r}))"
+        spoken = language(self.env.docname)
+        program = f"import {name}; print({name}.watch({text!r}, {spoken!r}))"
         paths = os.pathsep.join(map(str, (ASKED, ROOT / "examples")))
         found = subprocess.run([sys.executable, "-c", program], cwd=ASKED, capture_output=True, text=True, check=True,
                                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}).stdout
         return [nodes.raw("", f"""<div class="playground" id="playground-{name}" data-file="{name}.py"
  data-root="{"../" * self.env.docname.count("/")}" data-files="{BROUGHT[name]}"
- data-pyodide="{html.escape(self.config.runnable_pyodide)}" data-language="{language(self.env.docname)}"
+ data-pyodide="{html.escape(self.config.runnable_pyodide)}" data-language="{spoken}"
  data-found="{html.escape(found)}">
-<input class="cell-code" spellcheck="false" autocapitalize="off" value="{html.escape(text)}" aria-label="{name}">
+<input class="cell-code" spellcheck="false" autocapitalize="off" value="{html.escape(text)}">
 <div class="cell-state" role="status"></div><div class="playground-text"></div><div class="playground-maps"></div>
 </div>""", format="html")]
 
@@ -119,6 +121,7 @@ def wheel(app: Sphinx, exception: Exception | None) -> None:
     if exception or app.builder.format != "html":
         return
     folder = Path(app.outdir) / "_static/cells"
+    shutil.rmtree(ROOT / "build/lib", ignore_errors=True)       # of an earlier wheel, which would come into this one
     subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel", "--no-deps",
                     "--wheel-dir", folder, ROOT], check=True)
     for built in folder.glob("tinyseq-*.whl"):

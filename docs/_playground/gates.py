@@ -19,6 +19,11 @@ from tinyseq import checkpoint, data, nn, optim
 SAID = "the was but although , i would not say that " + " ".join(FLIPS + KEEPS).replace("{}", "")
 WORDS = data.Vocabulary([*sorted({*SAID.split(), *GOOD, *BAD, *THINGS}), "?"])
 HIDDEN = 12
+WATCHED = {
+    "en": ("good?", "z: how much of the old state stays", "r: how much of it a new state is made of",
+           "good: {:.0%}", "; never read: "),
+    "zh": ("好评？", "z：旧状态保留多少", "r：新状态用上旧状态的多少", "好评：{:.0%}", "；没有学过："),
+}
 
 
 class Reader(nn.Module):
@@ -58,7 +63,7 @@ def gates(ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return r.numpy()[0], z.numpy()[0], ts.functional.softmax(model.out(states)).numpy()[0, :, 1]
 
 
-def watch(text: str) -> str:
+def watch(text: str, language: str = "en") -> str:
     """Of a sentence: {"text", "maps"}, as JSON; a map has a title, rows, columns and numbers 0 to 1."""
     words = re.findall(r"[a-z]+|,", text.lower())[:20]
     if not words:
@@ -66,11 +71,11 @@ def watch(text: str) -> str:
     r, z, good = gates(WORDS.encode([word if word in WORDS else "?" for word in words]))
     units = [str(unit) for unit in range(HIDDEN)]
     unknown = [word for word in words if word not in WORDS]
-    maps = [("good?", [""], good[None]), ("z: how much of the old state stays", units, z.T),
-            ("r: how much of it a new state is made of", units, r.T)]
-    said = f"good: {good[-1]:.0%}" + "; never read: " * bool(unknown) + ", ".join(unknown)
+    *titles, is_good, never_read = WATCHED[language]
+    maps = zip(titles, ([""], units, units), (good[None], z.T, r.T), strict=True)
+    said = is_good.format(good[-1]) + never_read * bool(unknown) + ", ".join(unknown)
     return json.dumps({"text": said, "maps": [
-        {"title": title, "rows": rows, "columns": words, "values": np.round(values, 3).tolist()}
+        {"title": title, "rows": rows, "columns": words, "values": values.astype(float).round(3).tolist()}
         for title, rows, values in maps]})
 
 

@@ -31,7 +31,7 @@ def test_a_class_is_drawn_as_often_as_its_row_says(classes: int, seed: int) -> N
     g = random.Generator(seed)
     drawn = random.categorical(probs.broadcast_to((4000, 2, classes)), generator=g)
     assert drawn.shape == (4000, 2) and drawn.dtype == ts.int64 and g.get_state() == (seed, 1)
-    found = np.stack([np.bincount(column, minlength=classes) for column in drawn.numpy().T]) / 4000
+    found = np.stack([np.bincount(column, minlength=classes) for column in drawn.numpy().astype(np.intp).T]) / 4000
     np.testing.assert_allclose(found, probs.numpy(), atol=0.05)
     assert (found[probs.numpy() == 0] == 0).all()
 

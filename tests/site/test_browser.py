@@ -27,14 +27,18 @@ pytestmark = pytest.mark.site
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """The site, and Pyodide under /pyodide/."""
+    """The site, and Pyodide under /pyodide/, where it is not `away`."""
+
+    away = False
 
     def translate_path(self, path: str) -> str:
         name = unquote(urlsplit(path).path).lstrip("/")
         return str(PYODIDE / name.removeprefix("pyodide/") if name.startswith("pyodide/") else SITE / name)
 
     def do_GET(self) -> None:
-        if self.path == "/favicon.ico":         # which a browser asks every server for
+        if self.away and self.path.startswith("/pyodide/"):
+            self.send_error(503)
+        elif self.path == "/favicon.ico":       # which a browser asks every server for
             self.send_response(204)
             self.end_headers()
         else:
@@ -70,6 +74,12 @@ def wide(browser: Any, width: int) -> None:
     """A page of that many pixels, which a window of a phone's width is too wide for."""
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                             {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500})
+
+
+def scheme(browser: Any, name: str) -> None:
+    """What the reader's system asks for: "light" or "dark"."""
+    features = [{"name": "prefers-color-scheme", "value": name}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 def wait(what: Callable[[], Any], seconds: float = 240) -> Any:
@@ -115,10 +125,11 @@ def test_no_link_and_no_picture_leads_nowhere() -> None:
     assert not dead
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_every_page_opens_and_fits(browser: Any, address: str, width: int) -> None:
-    """No error in the console, no picture missing, and nothing to be scrolled to the side."""
+@pytest.mark.parametrize(("width", "colours"), [(1280, "light"), (390, "dark")])
+def test_every_page_opens_and_fits(browser: Any, address: str, width: int, colours: str) -> None:
+    """No error in the console, no picture missing, and nothing to be scrolled to the side, or cut off."""
     wide(browser, width)
+    scheme(browser, colours)
     bad = []
     for page in SEEN:
         browser.get(address + page)
@@ -127,7 +138,101 @@ def test_every_page_opens_and_fits(browser: Any, address: str, width: int) -> No
             "return [...document.images].filter(i => !i.hidden && i.complete && !i.naturalWidth).map(i => i.src)")]
         if (over := browser.execute_script("return document.documentElement.scrollWidth")) > width:
             bad.append((page, f"is {over} pixels wide"))
+        bad += [(page, f"cuts off {name}") for name in browser.execute_script(CUT_OFF)]
+    scheme(browser, "light")
     assert not bad
+
+
+# Text and pictures beyond the page's right edge that no box around them lets one scroll to.
+CUT_OFF = """
+const scrolls = (node) => node && (/auto|scroll/.test(getComputedStyle(node).overflowX) || scrolls(node.parentElement));
+return [...document.querySelectorAll("article *")].filter((node) => node.checkVisibility() &&
+    node.getBoundingClientRect().right > innerWidth + 1 && !scrolls(node.parentElement))
+    .map((node) => node.outerHTML.slice(0, 60));
+"""
+
+# Of elements, how far the colour of their text is from what lies behind it: WCAG's contrast, from 1 to 21.
+CONTRAST = """
+const pixel = Object.assign(document.createElement("canvas"), { width: 1, height: 1 })
+    .getContext("2d", { willReadFrequently: true });
+const paint = (colour) => { pixel.fillStyle = colour; pixel.fillRect(0, 0, 1, 1); };
+const light = () => {
+    const parts = [...pixel.getImageData(0, 0, 1, 1).data].slice(0, 3).map((part) => part / 255)
+        .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+};
+const behind = (node) => { if (node) { behind(node.parentElement); paint(getComputedStyle(node).backgroundColor); } };
+return [...document.querySelectorAll(arguments[0])].map((node) => {
+    behind(node);
+    const back = light(), style = getComputedStyle(node);
+    paint(node instanceof SVGElement ? style.fill : style.color);
+    const [low, high] = [back, light()].sort((a, b) => a - b);
+    return [node.getAttribute("class") || node.tagName, (high + 0.05) / (low + 0.05)];
+});
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark", "auto in the dark"])
+def test_cells_and_playgrounds_can_be_read(browser: Any, address: str, theme: str) -> None:
+    scheme(browser, "dark" if theme.startswith("auto") else "light")
+    for page, asked, count in (("road/05-memory", ".cell :is(textarea, button, span, pre)", 6),
+                               ("playground", ".playground :is(input, div, figcaption, text)", 60)):
+        browser.get(f"{address}{page}.html")
+        browser.execute_script("document.body.dataset.theme = arguments[0]", theme.split()[0])
+        found = browser.execute_script(CONTRAST, asked)
+        assert len(found) >= count and not [pair for pair in found if pair[1] < 4.5]
+    scheme(browser, "light")
+
+
+# What stands around a page's text: words of the theme, captions and labels; names of pages aside, and of cells.
+AROUND = """
+const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+while (texts.nextNode())
+    if (!texts.currentNode.parentElement.closest("article, script, title, a.reference, .title, .brand, .sidebar-brand"))
+        found.push(texts.currentNode.data.trim());
+for (const name of ["aria-label", "title", "placeholder"])
+    for (const node of document.body.querySelectorAll(`:not(.cell-code)[${name}]`)) found.push(node.getAttribute(name));
+for (const node of document.querySelectorAll(".cell-bar *, .playground :not(svg *)"))
+    if (!node.children.length) found.push(node.textContent);
+return found.filter((text) => /[a-z]{2}/i.test(text));
+"""
+
+
+@pytest.mark.parametrize("page", ["road", "road/05-memory", "road/11-real-data", "playground", "search"])
+def test_chinese_pages_are_chinese_around_their_text(browser: Any, address: str, page: str) -> None:
+    wide(browser, 1280)
+    said = {}
+    for language, name in ("en", page), ("zh", page.replace("road", "road.zh")):
+        browser.get(f"{address}{name if language == 'en' or '.zh' in name else f'{name}.zh'}.html?q=GRU")
+        said[language] = {*browser.execute_script(AROUND)}
+        assert browser.execute_script("return document.documentElement.lang") == language
+    assert len(said["en"]) > 8
+    names = {"Furo", "N AY T L IY"}
+    assert not [text for text in (said["en"] & said["zh"]) - names if "tinyseq developers" not in text]
+
+
+@pytest.mark.parametrize(("page", "heading"), [("road", "Search Results"), ("road.zh", "搜索结果")])
+@pytest.mark.parametrize(("asked", "expected"),
+                         [("注意力", "road.zh/09-attention"), ("attention", "road/09-attention")])
+def test_both_languages_are_searched_from_each(browser: Any, address: str, page: str, heading: str, asked: str,
+                                               expected: str) -> None:
+    wide(browser, 1280)
+    browser.get(f"{address}{page}.html")
+    field = browser.find_element("css selector", ".sidebar-search")
+    field.send_keys(asked)
+    field.submit()
+    wait(lambda: "search" in browser.current_url)
+    results = lambda: browser.find_elements("css selector", "#search-results li a")
+    wait(lambda: browser.find_element("css selector", "#search-results h2").text == heading)       # it is done
+    assert any(expected in found.get_attribute("href") for found in results())
+
+
+def test_the_public_address_is_of_the_pyodide_that_is_tested(browser: Any, address: str) -> None:
+    lock = json.loads((PYODIDE / "pyodide-lock.json").read_text("utf-8"))
+    program = "import runnable; print(runnable.PYODIDE)"
+    public = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "docs/_extensions", capture_output=True,
+                            text=True, check=True).stdout.strip()
+    assert public == f"https://cdn.jsdelivr.net/pyodide/v{lock['info']['version']}/full/"
 
 
 def by_cpython(name: str) -> dict[str, str]:
@@ -158,8 +263,10 @@ def test_a_cell_prints_what_cpython_prints(browser: Any, address: str, page: str
     wait(lambda: part(browser, name, "run").is_enabled())
     assert not part(browser, name, "error").is_displayed(), part(browser, name, "error").text
     assert part(browser, name, "picture").get_attribute("src").startswith("data:image/png;base64,iVBOR")
+    said = part(browser, name, "text").text
+    assert re.sub(r"\d+\.?\d*", "#", said.strip()) == re.sub(r"\d+\.?\d*", "#", stored["text"].strip())
     figures = [[float(figure) for figure in re.findall(r"\d+\.?\d*", text)]
-               for text in (stored["text"], part(browser, name, "text").text)]
+               for text in (stored["text"], said)]
     assert len(figures[0]) > 5 and figures[1] == pytest.approx(figures[0], rel=0.02, abs=0.011)
 
 
@@ -182,16 +289,32 @@ def test_a_cell_is_edited_stopped_and_says_which_line_is_wrong(browser: Any, add
     run("import tinyseq as ts\nx = ts.ones(3)\n\ny = x @ ts.ones((4, 4))")
     error = wait(lambda: part(browser, name, "error").text)
     assert "line 4: y = x @ ts.ones((4, 4))" in error and "ValueError" in error
+    assert not part(browser, name, "picture").is_displayed()                        # of an earlier run
     run("1 +")
     assert "line 1: 1 +" in wait(lambda: "SyntaxError" in (said := part(browser, name, "error").text) and said)
     run("2 + 3")
     wait(lambda: part(browser, name, "text").text.strip() == "5")
 
 
+def test_a_cell_runs_when_python_can_be_reached_again(browser: Any, address: str,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "cell-05-memory"
+    browser.get(f"{address}road/05-memory.html?pyodide=/pyodide/")
+    browser.execute_script("arguments[0].value = '2 + 3'", part(browser, name, "code"))
+    browser.execute_cdp_cmd("Network.clearBrowserCache", {})
+    monkeypatch.setattr(Handler, "away", True)
+    press(browser, name, "run")
+    assert "pyodide.js" in wait(lambda: part(browser, name, "error").text)
+    assert "update 500" in part(browser, name, "text").text and part(browser, name, "picture").is_displayed()
+    monkeypatch.setattr(Handler, "away", False)
+    press(browser, name, "run")
+    wait(lambda: part(browser, name, "text").text.strip() == "5")
+
+
 def test_no_address_makes_a_page_run_anothers_code(browser: Any, address: str) -> None:
     browser.get(f"{address}road/05-memory.html?pyodide=https://example.org/pyodide/")
     at = browser.execute_script("return new Python(document.querySelector('.cell')).pyodide")
-    assert at.startswith("https://cdn.jsdelivr.net/pyodide/v0.27.7/")
+    assert at.startswith(("https://cdn.jsdelivr.net/pyodide/", f"{address}pyodide/")) and "example" not in at
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -2,16 +2,18 @@
 "use strict";
 
 const WORDS = {
-    en: { run: "Run", stop: "Stop", loading: "Python is on its way (the first time some 15 MB) …", running: "running …",
+    en: { run: "Run", stop: "Stop", loading: "Python is on its way (the first time some 20 MB) …", running: "running …",
           done: "done, in your browser", stopped: "stopped", stored: "below: what it printed when this page was built",
-          failed: "ended by an error" },
-    zh: { run: "运行", stop: "停止", loading: "正在载入 Python（第一次约 15 MB）……", running: "运行中……",
-          done: "已在你的浏览器中运行完毕", stopped: "已停止", stored: "下面是生成本页时的输出", failed: "因出错而结束" },
+          failed: "ended by an error", absent: "Python did not start", typed: "type here" },
+    zh: { run: "运行", stop: "停止", loading: "正在载入 Python（第一次约 20 MB）……", running: "运行中……",
+          done: "已在你的浏览器中运行完毕", stopped: "已停止", stored: "下面是生成本页时的输出", failed: "因出错而结束",
+          absent: "Python 没有启动", typed: "在此输入" },
 };
 
 // A Python that lives in a worker. Of one page there is one, and who asks while it works waits for its turn.
 class Python {
     constructor(element) {
+        this.words = WORDS[element.dataset.language];
         this.root = new URL(element.dataset.root || ".", location.href).href;
         // ?pyodide=/folder/ in the address, on this very server: no link makes a page run another's code.
         const asked = new URL(new URLSearchParams(location.search).get("pyodide") || element.dataset.pyodide, this.root);
@@ -22,7 +24,7 @@ class Python {
         this.worker ??= new Worker(this.root + "_static/cells/worker.js");
         return new Promise((resolve) => {
             this.worker.onmessage = ({ data }) => (data.done ? resolve(data) : hear(data));
-            this.worker.onerror = (event) => resolve({ error: event.message || "the worker did not start" });
+            this.worker.onerror = (event) => resolve({ error: event.message || this.words.absent });
             this.worker.postMessage({ root: this.root, pyodide: this.pyodide, files: [], ...message });
         });
     }
@@ -34,8 +36,7 @@ class Python {
 
 function makeCell(cell) {
     const part = (name) => cell.querySelector(`.cell-${name}`);
-    const words = WORDS[cell.dataset.language];
-    const python = new Python(cell);
+    const python = new Python(cell), words = python.words;
     const [code, bar, run, stop, state, text, error] =
         ["code", "bar", "run", "stop", "state", "text", "error"].map(part);
     let runs = 0;                                           // which run it is: one that was stopped says no more
@@ -51,6 +52,10 @@ function makeCell(cell) {
         picture.src = `data:image/png;base64,${base64}`;
         picture.hidden = false;
     }
+    function clear() {
+        text.textContent = "";
+        if (part("picture")) part("picture").hidden = true;
+    }
     function end(message) {
         runs += 1;
         run.disabled = false;
@@ -61,13 +66,12 @@ function makeCell(cell) {
         const mine = ++runs;
         run.disabled = true;
         stop.disabled = false;
-        text.textContent = "";
         error.hidden = true;
-        if (part("picture")) part("picture").hidden = true;
         const files = cell.dataset.files.split(" ").filter(Boolean);
         const outcome = await python.ask({ code: code.value, files }, (heard) => {
             if (mine !== runs) return;
             if (heard.state) state.textContent = words[heard.state];
+            if (heard.state === "running") clear();                     // if Python does not come, the stored result stays
             if (heard.text) text.textContent += heard.text;
             if (heard.picture) draw(heard.picture);
         });
@@ -93,7 +97,7 @@ function makeCell(cell) {
     bar.hidden = false;
 }
 
-// A map of numbers from 0 to 1, as blue as they are large, with names at its rows and columns.
+// A map of numbers from 0, white, to 1, blue, with names at its rows and columns.
 function drawMap({ title, rows, columns, values }) {
     const make = (name, attributes, text = "") => {
         const node = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -115,7 +119,8 @@ function drawMap({ title, rows, columns, values }) {
         svg.append(make("text", { x: left - 6, y: top + size * (y + 0.7), "text-anchor": "end" }, row));
         columns.forEach((column, x) => {
             const cell = make("rect", { x: left + size * x, y: top + size * y, width: size - 1, height: size - 1,
-                                        fill: "#2a6f97", "fill-opacity": values[y][x], class: "playground-cell" });
+                                        class: "playground-cell",
+                                        fill: `color-mix(in srgb, #2a6f97 ${100 * values[y][x]}%, white)` });
             cell.append(make("title", {}, `${row} ${column}: ${values[y][x]}`));
             svg.append(cell);
         });
@@ -127,8 +132,7 @@ function drawMap({ title, rows, columns, values }) {
 
 function makePlayground(place) {
     const part = (name) => place.querySelector(`.${name}`);
-    const words = WORDS[place.dataset.language];
-    const python = new Python(place);
+    const python = new Python(place), words = python.words;
     const [input, state] = [part("cell-code"), part("cell-state")];
     let working = false;
 
@@ -142,7 +146,8 @@ function makePlayground(place) {
         working = true;
         for (let asked; asked !== input.value;) {
             asked = input.value;
-            const message = { file: place.dataset.file, call: "watch", argument: asked, files: place.dataset.files.split(" ") };
+            const message = { file: place.dataset.file, call: "watch", given: [asked, place.dataset.language],
+                              files: place.dataset.files.split(" ") };
             const { error, result } = await python.ask(message, (heard) => {
                 if (heard.state) state.textContent = words[heard.state];
             });
@@ -153,6 +158,7 @@ function makePlayground(place) {
     }
 
     show(JSON.parse(place.dataset.found));
+    input.ariaLabel = words.typed;
     input.oninput = watch;
 }
 
