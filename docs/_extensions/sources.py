@@ -21,7 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
 ROOT = Path(__file__).parents[2]
-SHOWN = ("tinyseq/**/*.py", "backends/**/*.py", "backends/*.cu", "examples/*.py", "findings/*.sh",
+SHOWN = ("tinyseq/**/*.py", "backends/**/*.py", "backends/*.cu", "examples/*.py", "examples/data/*.md", "findings/*.sh",
          "tests/benchmarks/**/*.py", "tests/cupy_on_cpu/*.md", ".ci/run")
 FILES = sorted({path.relative_to(ROOT) for pattern in SHOWN for path in ROOT.glob(pattern)})
 FOLDERS = {folder for file in FILES for folder in file.parents if folder.name}
