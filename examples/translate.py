@@ -8,9 +8,10 @@ matters for it; as h_j has heard both sides, that may stand in the state of a le
     h = biGRU(x),  s_t = GRU(E y_{t-1}, s_{t-1}),  a_t = softmax_j(s_t . h_j),  c_t = sum_j a_tj h_j,
     p(y_t) = softmax(W_o tanh(W_c [c_t; s_t]))                          (Luong et al. 2015, equations 5 to 7)
 
-With --transformer nothing is recurrent: softmax(Q K^T / sqrt(d)) V in encoder and decoder (Vaswani et al. 2017,
-equation 1). The days that judge were never seen in any form. Languages are learnt alone and in countries where they are
-not official, 冰岛语 (秘鲁), and judged where they are. Baseline: the answer to the most similar source. Data: `babel`.
+With --transformer nothing is recurrent: softmax(Q K^T / sqrt(d)) V in encoder and decoder, of one table of embeddings
+(Vaswani et al. 2017, equation 1, section 3.4); the encoder turns q_s and k_t by how far s is from t (Su et al. 2021).
+The days that judge were never seen in any form. Languages are learnt alone and in countries where they are not
+official, 冰岛语 (秘鲁), and judged where they are. Baseline: the answer to the most similar source. Data: `babel`.
 
     python examples/translate.py [--transformer]
 """
@@ -63,18 +64,24 @@ def read_pairs(seed: int, count: int) -> tuple[list[Pair], list[Pair]]:
     return known, [date(True) for _ in range(300)] + [way for pair in official for way in both_ways(pair)]
 
 
+class RotaryEncoder(nn.TransformerEncoder):
+    def forward(self, src: ts.Tensor, **masks: object) -> ts.Tensor:        # src times sqrt(64), as in the decoder
+        angles = nn.RotaryPositions(16, base=100).angles(src, range(src.shape[1]))
+        turn = lambda q, k, v: (ts.functional.rotate(q, *angles), ts.functional.rotate(k, *angles), v)
+        return super().forward(8 * src, between=turn, **masks)
+
+
 def build_model(letters: int, transformer: bool) -> nn.EncoderDecoder:
     if transformer:
-        embedding = nn.Sequential(nn.Embedding(letters, 64), nn.SinusoidalPositions(64))
         layer = nn.TransformerEncoderLayer(64, 4, 256, dropout=0, norm_first=True)
         decoder = nn.ConditionalLanguageModel(letters, 64, 4, 2, 256, dropout=0, positions="sinusoidal")
-        return nn.EncoderDecoder(embedding, nn.TransformerEncoder(layer, 1, nn.LayerNorm(64)), decoder)
+        return nn.EncoderDecoder(decoder.embedding, RotaryEncoder(layer, 1, nn.LayerNorm(64)), decoder)
     encoder = nn.GRU(96, 96, bidirectional=True)
     decoder = nn.AttentionDecoder(letters, 96, 192, nn.DotAttention(192, 192), 192)
     return nn.init.recurrent_(nn.EncoderDecoder(nn.Embedding(letters, 96), encoder, decoder))
 
 
-def train(model: nn.EncoderDecoder, known: list[Pair], letters: data.Vocabulary, seed: int) -> None:
+def train(model: nn.EncoderDecoder, known: list[Pair], letters: data.Vocabulary, seed: int, peak: float) -> None:
     batches = data.batches([len(source) for source, _ in known], BATCH, seed)
     optimizer = optim.Adam(model.parameters(), betas=(0.9, 0.98))
     for step, rows in enumerate(bar := logs.progress(batches)):                  # each pair once
@@ -85,7 +92,7 @@ def train(model: nn.EncoderDecoder, known: list[Pair], letters: data.Vocabulary,
         optimizer.zero_grad()
         loss.backward()
         optim.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.lr = 3e-3 * min(1, 20 * step / len(batches)) * (1 - step / len(batches))
+        optimizer.lr = peak * min(1, 20 * step / len(batches)) * (1 - step / len(batches))
         optimizer.step()
         bar.set_postfix_str(f"loss {loss.item():.2f}", refresh=False)
 
@@ -122,7 +129,7 @@ def main() -> None:
     known, test = read_pairs(options.seed, BATCH * (options.steps or (4000 if options.transformer else 3000)))
     letters = data.Vocabulary([*WANTED, *sorted({c for s, t in known + test for c in (*s[1:], *t)})])
     model = build_model(len(letters), options.transformer)
-    train(model, known, letters, options.seed)
+    train(model, known, letters, options.seed, peak=5e-3 if options.transformer else 3e-3)
     answers, shown = {"".join(source): target for source, target in known}, []
     for wanted, name in WANTED.items():
         sources, targets = zip(*[pair for pair in test if pair[0][0] == wanted])

@@ -219,6 +219,27 @@ def test_what_is_translated_was_not_learnt_but_its_parts_were() -> None:
         assert kind == "⟨iso⟩" or all(((kind, *before), after) in known for before, after in parts), texts
 
 
+@pytest.mark.parametrize("transformer", [False, True])
+def test_padding_changes_no_translation(transformer: bool) -> None:
+    ts.manual_seed(0)
+    model = scripted("translate", "babel", "rapidfuzz")["build_model"](20, transformer).eval()
+    batch = model([[1, 2, 3, 4, 5], [6, 7, 3, 19, 18]], [5, 3], [[1, 8, 9], [1, 5, 4]])
+    alone = model([[6, 7, 3]], [3], [[1, 5, 4]])
+    np.testing.assert_allclose(batch[1:].detach().numpy(), alone.detach().numpy(), atol=1e-5)
+
+
+@ts.no_grad()
+def test_the_transformer_that_translates_hears_the_order_of_letters() -> None:
+    ts.manual_seed(0)
+    script = scripted("translate", "babel", "rapidfuzz")
+    encoder = script["build_model"](20, True).encoder.eval()
+    x = ts.random.normal((1, 6, 64))
+    y, other = (encoder(x[:, rows]).numpy()[0] for rows in ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 5, 4]))
+    assert abs(y[0] - other[0]).max() > 1e-3          # the first letter hears that the last two changed places
+    far = encoder(ts.concat([ts.random.normal((1, 3, 64)), x], 1), mask=[[False] * 3 + [True] * 6]).numpy()[0, 3:]
+    np.testing.assert_allclose(far, y, atol=1e-4)     # not how far from the beginning they all stand
+
+
 @pytest.mark.skipif(os.environ.get("TINYSEQ_TEST_PROFILE") == "emulated", reason="fifty steps of decoding, three times")
 def test_translation_by_a_transformer_is_drawn_without_a_chinese_font(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
