@@ -1,7 +1,6 @@
 """What the first three stops read when they are asked for real data: labelled texts of a file, words with stress."""
 
 import itertools
-import lzma
 import re
 import sys
 from collections import Counter
@@ -21,6 +20,8 @@ STRESSES = {"0": "OTHER", "1": "B-PRIMARY", "2": "B-SECONDARY"}
 
 def read_texts(path: str) -> list[tuple[str, str]]:
     """Labels and texts, from lines with a tab between the two, each once and sorted; of a long text the end."""
+    import lzma  # here: Python in a browser may come without, and without such files
+
     content = Path(path).read_bytes()
     lines = (lzma.decompress(content) if path.endswith(".xz") else content).decode().splitlines()
     rows = [line.lower().split("\t") for line in lines if line.strip()]

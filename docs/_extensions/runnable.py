@@ -35,7 +35,7 @@ DATA = ROOT / "examples/data"                   # where a cell runs; in a browse
 ASKED = ROOT / "docs/_playground"
 BROUGHT = {                                     # what each playground needs in a browser
     "attention": "weights.py attention.py pronounce.py _commands.py pronounce.safetensors",
-    "gates": "weights.py gates.py sentiment.py _commands.py gates.safetensors"}
+    "gates": "weights.py gates.py sentiment.py _real.py _commands.py gates.safetensors"}
 CELLS = ROOT / "docs/cells"
 KEPT = ROOT / "build/cells"                     # outputs, by what made them
 PYODIDE = "https://cdn.jsdelivr.net/pyodide/v0.27.7/full/"

@@ -1,5 +1,6 @@
 """What tests of tensors share: leaves in float64, equality to rounding, ways to call a function."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,8 @@ def apart(outputs: Any, leaves: list[ts.Tensor]) -> None:
     """Gradients are their owner's: what is written to one is seen by no output, leaf, seed or other gradient, nor by a
     second walk back through the graph, which has what the ops saved."""
     roots = [y for y in (outputs if isinstance(outputs, (tuple, list)) else [outputs]) if y.requires_grad]
-    seeds = [ts.asarray(np.random.default_rng(y.size).standard_normal(y.shape), y.dtype) for y in roots]
+    seeds = [ts.asarray(np.random.default_rng(y.size).standard_normal(y.shape), y.dtype).to(y.backend)
+             for y in roots]
     if roots:
         found = [g for g in ts.grad(roots, leaves, seeds, retain_graph=True, allow_unused=True) if g is not None]
         everything = [t.detach() for t in (*roots, *leaves, *seeds, *found)]
@@ -79,13 +81,15 @@ def kinds(x: Any, torch: bool) -> dict[str, Any]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two results are of the same Tensors and arrays, in the same tuples."""
+    """Whether two results are of the same Tensors and arrays, in the same tuples; of two backends, to rounding."""
     if isinstance(a, (tuple, list, dict)):
         pairs = zip(a.values(), b.values(), strict=True) if isinstance(a, dict) else zip(a, b, strict=True)
         return type(a) is type(b) and all(same(*pair) for pair in pairs)
     if isinstance(a, (ts.Tensor, np.ndarray)):
         x, y = (v.detach().numpy() if isinstance(v, ts.Tensor) else v for v in (a, b))
-        return type(a) is type(b) and x.dtype == y.dtype and bool(np.array_equal(x, y, equal_nan=True))
+        two = isinstance(a, ts.Tensor) and isinstance(b, ts.Tensor) and a.backend != b.backend
+        alike = functools.partial(np.allclose, rtol=1e-6, atol=1e-6) if two else np.array_equal
+        return type(a) is type(b) and x.dtype == y.dtype and x.shape == y.shape and bool(alike(x, y, equal_nan=True))
     return bool(a == b)
 
 

@@ -84,8 +84,8 @@ def length_mask(lengths: Like, steps: int, rows: int | None = None, where: str =
     Raises ValueError for lengths that are not integers from 0 to `steps`.
     """
     check.integers(where, 0, steps=steps, **{} if rows is None else {"rows": rows})
-    data = checked_lengths(lengths, steps, rows, where)
-    return ops.less(namespace(data).arange(steps), ops.expand_dims(ops.asarray(data), 1))
+    ends = ops.expand_dims(ops.asarray(checked_lengths(lengths, steps, rows, where)), 1)
+    return ops.less(namespace(ends.data).arange(steps), ends)
 
 
 def cut_padding(where: str, x: Like, lengths: Like, reach: int) -> tuple[Like, int]:
