@@ -67,8 +67,9 @@ def cell_of_page(file: Path) -> dict[str, Any]:
 
 
 def imports_others(text: str) -> bool:
-    """Whether a script imports what lies beside it."""
-    return any((EXAMPLES / f"{name}.py").exists() for name in re.findall(r"^from (\w+) import", text, re.MULTILINE))
+    """Whether a script imports what lies beside it, but for `import _commands`, which is left out."""
+    names = re.findall(r"^(?:from (?=\w+ import)|import (?=\w+$))(\w+)", text, re.MULTILINE)
+    return any((EXAMPLES / f"{name}.py").exists() for name in names)
 
 
 def markdown(text: str, page: Path) -> dict[str, Any]:
