@@ -29,10 +29,11 @@ def test_a_notebook_has_its_page_and_its_scripts(page: Path) -> None:
     commands = re.findall(r"^python examples/(\w+)\.py", page.read_text("utf-8"), re.MULTILINE)
     assert [cell["metadata"]["script"] for cell in cells(notebook, "code")
             if "script" in cell["metadata"]] == commands != []
-    for name in commands:                       # whole, but for what asks whether it is the program
+    for name in commands:                       # whole, and once, but for what asks whether it is the program
         lines = (ROOT / f"examples/{name}.py").read_text("utf-8").partition('"""\n\n')[2].splitlines()
         kept = [line.replace("Path(__file__).parent", "EXAMPLES") for line in lines if "_commands  #" not in line]
         assert not {*kept[:-2]} - {*code.splitlines(), 'if __name__ == "__main__":'}
+    assert code.count("\ndef main() -> None:") == len({*commands})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -57,9 +58,10 @@ def test_a_notebook_runs_and_shows_its_pictures(page: Path, tmp_path: Path) -> N
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for cell in notebook.cells:
         if name := cell.metadata.get("script"):
-            assert cell.source.count("*'") == 1
-            cell.source = cell.source.replace("*'", f"*'{FLAGS[name]} ")
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+            assert cell.source.count("]  ") == 1
+            cell.source = cell.source.replace("]  ", f", *{FLAGS[name]!r}.split()]  ")      # of two the last one counts
+    (tmp_path / "road").mkdir()                 # where it lies in notebooks.zip
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path / "road"}}).execute()
     for cell in notebook.cells:
         outputs = cell.get("outputs", [])
         if name := cell.metadata.get("script"):

@@ -118,6 +118,7 @@ class Bert(Module):
     """BERT's encoder (Devlin et al. 2019): tokens, positions and segments embedded and summed, then post-norm layers.
     RoBERTa and XLM-R are the same; DistilBERT has no `segments` (None); ELECTRA's embeddings may have another size,
     `embedding_size`, and are then projected; MPNet adds to its scores a number for each of `buckets` distances.
+
     >>> model = ts.models.Bert(vocab_size=100, d_model=8, nhead=2, num_layers=1, dim_feedforward=16).eval()
     >>> hidden, pooled = model([[5, 7, 9]])
     >>> hidden.shape, pooled.shape

@@ -37,11 +37,14 @@ def notebook(page: Path) -> dict[str, Any]:
     """The notebook of a page, format 4.5."""
     text, cells = page.read_text("utf-8"), []
     text = re.sub(r"(?<=\n\n)\[.*\]\(\.\./road(?:\.zh)?\.md\).*\n\n", "", text, count=1)     # the way to other pages
-    at = 0
+    at, there = 0, set[str]()
     for found in re.finditer(BLOCK, text, re.DOTALL | re.MULTILINE):
         cells.append(markdown(text[at : found.start()], page))
         command = re.match(r"python examples/(\w+)\.py(.*)", found[1])
         added = parts(*command.groups()) if command else [cell_of_page(DOCS.parent / found[1].strip())]
+        if command and command[1] in there:                             # once more, with other flags
+            added = added[-2:]
+        there |= {command[1]} if command else set()
         if any("EXAMPLES" in cell["source"] or cell["metadata"].get("beside") for cell in added):
             cells.append(code(BESIDE))
         cells += added
@@ -103,7 +106,9 @@ def parts(name: str, flags: str) -> list[dict[str, Any]]:
             cells[-1]["source"] += f"\n{source}"
     if "__main__" in cells[-1]["source"]:
         del cells[-1]
-    run = f"sys.argv = [{name!r}, *{flags.strip()!r}.split()]        # add flags here; --help says which"
+    words = [f'str(EXAMPLES / "{word.removeprefix("examples/")}")' if word.startswith("examples/") else repr(word)
+             for word in (name, *flags.split())]
+    run = f"sys.argv = [{', '.join(words)}]        # add flags here; --help says which"
     cells.append(code(f"import sys\n\n{run}\nmain()", script=name, beside=imports_others(script(name))))
     drawn = dict.fromkeys(re.findall(r'"([\w-]+\.png)"', script(name)))
     shown = "\n".join(f"display(Image({picture!r}))" for picture in drawn)

@@ -15,7 +15,8 @@ async function start({ root, pyodide: home }) {
         fetched(root + "_static/cells/tinyseq.whl"), fetched(root + "_static/cells/cell.py")]);
     python.unpackArchive(wheel, "wheel");
     python.FS.writeFile("cell.py", driver);
-    python.runPython("import logging; logging.getLogger('matplotlib.font_manager').setLevel('ERROR')");  // it warns that it begins
+    // it would warn that it begins
+    python.runPython("import logging; logging.getLogger('matplotlib.font_manager').setLevel('ERROR')");
     return python;
 }
 
